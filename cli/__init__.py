@@ -1,0 +1,1 @@
+"""The fggp-deploy command line: one Typer command a file; parse, call, render."""

@@ -1,0 +1,36 @@
+"""fggp-deploy: prune a trained CNN, export one small sparse ONNX file, and prove that it is good.
+
+Importing this package is cheap and needs no torch; each name is imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+# In a checkout, `cli/` and `exporters/` lie beside this package; installed, they lie inside it.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "exporters").is_dir():
+    __path__.append(str(_checkout))
+
+_PUBLIC = {
+    "MaskSet": "masks",
+    "Cubic": "schedules",
+    "Constant": "schedules",
+    "OneShot": "schedules",
+    "FGGP": "criteria",
+    "Magnitude": "criteria",
+    "Gradual": "methods.gradual",
+    "Pruner": "pruner",
+    "FggpError": "errors",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,69 @@
+"""The errors that a user sees: each states the rule, the values, and the cure, on one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class FggpError(Exception):
+    """Base of every expected error; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UserError(FggpError):
+    """The user asked for something that cannot be done as asked (exit code 2)."""
+
+
+class ConfigError(UserError, ValueError):
+    """An option or argument has a value outside its domain."""
+
+
+class UnknownName(ConfigError):
+    """A model, data set, method or format that is not registered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+
+
+class TargetBelowStart(ConfigError):
+    """The checkpoint is already sparser than the target."""
+
+
+class LayerCollapse(UserError):
+    """A pruning step would remove every weight of a layer."""
+
+
+class TrainingDiverged(UserError):
+    """Loss or weights became NaN or infinite."""
+
+
+class FileError(UserError):
+    """A file is missing, truncated, corrupt, or not what it was said to be."""
+
+
+class CheckpointError(FileError):
+    """A checkpoint cannot be read or does not fit the model."""
+
+
+class ModelFileError(FileError):
+    """An ONNX file or CSR folder cannot be read or breaks the format."""
+
+
+class DataError(FileError):
+    """A data set is missing, damaged, or does not fit the model."""
+
+
+class MachineError(FggpError):
+    """The environment lacks something: a package, a device, disk space, permission (exit 3)."""
+
+    exit_code = 3
+
+
+class FggpWarning(UserWarning):
+    """A warning that a user should act on."""
