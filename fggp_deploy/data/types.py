@@ -110,7 +110,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):
             labels = getattr(self, part).labels
-            if len(labels) and not (0 <= labels.min() and labels.max() < len(self.classes)):
+            if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
                 raise DataError(
                     f"{self.name} {part}: labels span {labels.min()}..{labels.max()}, "
                     f"but there are {len(self.classes)} classes"
