@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 _POOL = 0
-_VGG19 = (64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, 256, _POOL) + (
+_VGG19 = (
+    64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, 256, _POOL,
     512, 512, 512, 512, _POOL, 512, 512, 512, 512,
 )  # fmt: skip
 
