@@ -1,15 +1,11 @@
-"""Who gets how much: per-layer densities for a given overall sparsity, and random masks of them."""
+"""Who gets how much: weights to keep per layer for a given overall sparsity."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.masks import MaskSet
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -43,21 +39,6 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, int]:
 
 
 ALLOCATIONS = {"erk": erk, "uniform": uniform}
-
-
-def random_masks(
-    params: Mapping[str, Tensor], keep: Mapping[str, int], *, generator: torch.Generator
-) -> MaskSet:
-    """Random masks that keep exactly `keep[name]` weights of each parameter.
-
-    `generator` is a CPU generator, so that a seed gives the same masks on every device.
-    """
-    masks = {}
-    for name, p in params.items():
-        flat = torch.zeros(p.numel(), dtype=torch.bool)
-        flat[torch.randperm(p.numel(), generator=generator)[: keep[name]]] = True
-        masks[name] = flat.view(p.shape).to(p.device)
-    return MaskSet(masks)
 
 
 def _check(shapes: Shapes, sparsity: float) -> None:

@@ -91,6 +91,21 @@ class MaskSet(Mapping[str, Tensor]):
         return tensor_digest(self._masks)
 
 
+def random_masks(
+    params: Mapping[str, Tensor], keep: Mapping[str, int], *, generator: torch.Generator
+) -> MaskSet:
+    """Random masks that keep exactly `keep[name]` weights of each parameter.
+
+    `generator` is a CPU generator, so that a seed gives the same masks on every device.
+    """
+    masks = {}
+    for name, p in params.items():
+        flat = torch.zeros(p.numel(), dtype=torch.bool)
+        flat[torch.randperm(p.numel(), generator=generator)[: keep[name]]] = True
+        masks[name] = flat.view(p.shape).to(p.device)
+    return MaskSet(masks)
+
+
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     """Hex SHA-256 over (name, dtype, shape, bytes) of every tensor, in order of iteration."""
     h = hashlib.sha256()

@@ -61,6 +61,25 @@ def prunable_parameters(
     return prunable
 
 
+def initial_masks(
+    model: nn.Module,
+    given: Mapping[str, torch.Tensor] | None = None,
+    *,
+    prune_first: bool = False,
+    keep_dense: Sequence[str] = (),
+) -> MaskSet:
+    """The prunable weights' masks at the start: `given` where it names one, else the non-zeros."""
+    params = prunable_parameters(model, prune_first=prune_first, keep_dense=keep_dense)
+    return MaskSet(_kept(params, given))
+
+
+def _kept(
+    params: Mapping[str, nn.Parameter], given: Mapping[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    given = given or {}
+    return {n: given[n].to(p.device) if n in given else p.detach() != 0 for n, p in params.items()}
+
+
 class Pruner:
     """Prunes a model while anybody's loop trains it.
 
@@ -82,20 +101,17 @@ class Pruner:
         prune_first: bool = False,
         keep_dense: Sequence[str] = (),
     ) -> None:
-        params = prunable_parameters(model, prune_first=prune_first, keep_dense=keep_dense)
-        others = {n: p for n, p in weight_parameters(model).items() if n not in params}
-        given = masks or {}
-        known = MaskSet(
-            {n: given[n].to(p.device) if n in given else p.detach() != 0 for n, p in
-             {**params, **others}.items()}
-        )  # fmt: skip
-        frozen = [n for n in others if not bool(known[n].all())]
+        weights = weight_parameters(model)
+        start = initial_masks(model, masks, prune_first=prune_first, keep_dense=keep_dense)
+        fixed = MaskSet(
+            {n: m for n, m in _kept(weights, masks).items() if n not in start and not m.all()}
+        )
         self.state = PruningState(
-            params=params,
-            masks=MaskSet({n: known[n] for n in params}),
+            params={n: weights[n] for n in start},
+            masks=start,
             optimizer=optimizer,
-            fixed_params={n: others[n] for n in frozen},
-            fixed=MaskSet({n: known[n] for n in frozen}),
+            fixed_params={n: weights[n] for n in fixed},
+            fixed=fixed,
         )
         if schedule is not None:
             check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
@@ -129,6 +145,10 @@ class Pruner:
         self._stepped = self.state.optimizer is None
         self.step += 1
         self.method.after_step(self.state, self.step)
+
+    def all_masks(self) -> MaskSet:
+        """The masks, and those of weights outside the prunable set that stay zero."""
+        return MaskSet({**self.state.masks, **self.state.fixed})
 
     def finish(self) -> MaskSet:
         """The final masks, applied to the weights."""

@@ -30,7 +30,7 @@ def load_embedded(data_dir: Path | None = None) -> Dataset:
     try:
         with np.load(EMBEDDED, allow_pickle=False) as z:
             train, val, test = (
-                Split(z[f"x_{part}"][..., None], z[f"y_{part}"].astype(np.int64))
+                Split(z[f"x_{part}"], z[f"y_{part}"].astype(np.int64))
                 for part in ("train", "val", "test")
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as e:

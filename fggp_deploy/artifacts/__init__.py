@@ -1,0 +1,1 @@
+"""What the stages read and write: checkpoints, sparse models, provenance."""
