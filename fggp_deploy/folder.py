@@ -13,6 +13,8 @@ PRUNED = "pruned.safetensors"
 DENSE = "dense.safetensors"
 PARENT = "parent.safetensors"
 INTERRUPTED = "interrupted.safetensors"
+REFERENCE = "reference.onnx"
+PACKED = "model.onnx"
 
 
 def new_folder(out: Path | None, name: str) -> Path:
