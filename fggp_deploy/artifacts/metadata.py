@@ -1,0 +1,107 @@
+"""What a deployable file says about itself: `fggp.*` keys with JSON values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.errors import ConfigError, ModelFileError
+
+FORMAT_VERSION = 1
+PREFIX = "fggp."
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything but the network itself; `to_props` gives what ONNX calls metadata_props.
+
+    `parent_sha256` is the hash of the dense reference ONNX, `checkpoint_sha256` of the pruned
+    checkpoint; `sparsity` holds counts (n_prunable, n_removed, n_all_weights) and the target;
+    `provenance` the command, resolved configuration, seed, versions, hardware and seconds.
+    """
+
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    selftest: SelfTest | None = None
+    parent_sha256: str | None = None
+    checkpoint_sha256: str | None = None
+    data: str | None = None
+    model: str | None = None
+    sparsity: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_props(self) -> dict[str, str]:
+        """Keys `fggp.*`, values JSON; equal metadata give equal strings."""
+        values = {
+            "format_version": FORMAT_VERSION,
+            "preprocessing": self.preprocessing.to_dict(),
+            "classes": list(self.classes),
+            "selftest": None if self.selftest is None else self.selftest.to_dict(),
+            "parent_sha256": self.parent_sha256,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "data": self.data,
+            "model": self.model,
+            "sparsity": self.sparsity,
+            "provenance": self.provenance,
+        }
+        return {
+            PREFIX + k: json.dumps(v, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+            for k, v in values.items()
+        }
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str]) -> Metadata:
+        """Read what `to_props` wrote; unknown `fggp.*` keys are ignored. Raises ModelFileError."""
+        if PREFIX + "format_version" not in props:
+            raise ModelFileError(
+                "this is an ONNX file that fggp-deploy did not make (it has no fggp.* metadata); "
+                "make one with `fggp-deploy export`"
+            )
+        values = {k.removeprefix(PREFIX): _json(k, v) for k, v in props.items() if k[:5] == PREFIX}
+        if values["format_version"] != FORMAT_VERSION:
+            raise ModelFileError(
+                f"the file's format version is {values['format_version']!r}, this program reads "
+                f"{FORMAT_VERSION}; install a fggp-deploy that matches"
+            )
+        classes = values.get("classes")
+        if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+            raise ModelFileError("the metadata's classes must be a list of strings")
+        try:
+            preprocessing = Preprocessing.from_dict(values.get("preprocessing"))
+        except ConfigError as e:
+            raise ModelFileError(f"the metadata's {e}") from e
+        selftest = values.get("selftest")
+        test = None if selftest is None else SelfTest.from_dict(selftest)
+        if test is not None and test.logits.shape[1] != len(classes):
+            raise ModelFileError(
+                f"the self-test has {test.logits.shape[1]} logits for {len(classes)} classes"
+            )
+        return cls(
+            preprocessing,
+            tuple(classes),
+            test,
+            _typed(values, "parent_sha256", str),
+            _typed(values, "checkpoint_sha256", str),
+            _typed(values, "data", str),
+            _typed(values, "model", str),
+            _typed(values, "sparsity", dict) or {},
+            _typed(values, "provenance", dict) or {},
+        )
+
+
+def _json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ModelFileError(f"metadata {key} is not JSON ({type(e).__name__})") from e
+
+
+def _typed(values: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = values.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise ModelFileError(f"metadata {PREFIX}{key} must be {kind.__name__}, got {value!r:.40}")
+    return value

@@ -1,0 +1,100 @@
+"""Inputs from a seed and the logits they must give: a model file checks itself on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fggp_deploy.errors import ModelFileError
+
+Floats = npt.NDArray[np.float32]
+
+
+def fmix32(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """MurmurHash3's 32-bit finaliser, elementwise, modulo 2^32.
+
+    >>> hex(fmix32(np.array([1], np.uint32))[0])
+    '0x514e28b7'
+    """
+    x = x ^ (x >> np.uint32(16))
+    x = x * np.uint32(0x85EBCA6B)
+    x = x ^ (x >> np.uint32(13))
+    x = x * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
+def probe(seed: int, shape: tuple[int, ...]) -> Floats:
+    """Float32 of `shape` in [−1, 1): element i is (fmix32(seed + i) >> 8) / 2^23 − 1, exactly."""
+    count = int(np.prod(shape, dtype=np.int64))
+    i = (np.arange(count, dtype=np.uint64) + np.uint64(seed)).astype(np.uint32)
+    unit = (fmix32(i) >> np.uint32(8)).astype(np.float32) / np.float32(2**23)
+    return (unit - np.float32(1)).reshape(shape)
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The logits float32 [batch, classes] that the probe of `seed` gave where the file was made.
+
+    A machine passes where |got − logits| ≤ atol + rtol · |logits| everywhere. Raises
+    ModelFileError for anything that cannot be a self-test.
+    """
+
+    seed: int
+    logits: Floats
+    rtol: float = 1e-3
+    atol: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ModelFileError(f"the self-test's seed must be in 0..2^32-1, got {self.seed}")
+        if self.logits.ndim != 2 or self.logits.dtype != np.float32 or not self.logits.size:
+            raise ModelFileError("the self-test's logits must be float32 [batch, classes]")
+        if not np.isfinite(self.logits).all():
+            raise ModelFileError("the self-test's logits hold NaN or inf")
+        if not (0 <= self.rtol < 1 and 0 <= self.atol < np.inf):
+            raise ModelFileError(f"the self-test's tolerances are {self.rtol} and {self.atol}")
+
+    @classmethod
+    def record(
+        cls,
+        run: Callable[[Floats], npt.NDArray[Any]],
+        input_shape: tuple[int, int, int],
+        *,
+        seed: int = 0,
+        batch: int = 4,
+    ) -> SelfTest:
+        """Probe `run` (float32 [batch, C, H, W] → [batch, classes]) and keep what it answers."""
+        logits = np.asarray(run(probe(seed, (batch, *input_shape))), np.float32)
+        return cls(seed, logits)
+
+    def probe(self, input_shape: tuple[int, int, int]) -> Floats:
+        """The inputs, float32 [batch, C, H, W], for an `input_shape` of (C, H, W)."""
+        return probe(self.seed, (len(self.logits), *input_shape))
+
+    def passes(self, got: npt.NDArray[Any]) -> bool:
+        """Whether `got` [batch, classes] lies within the tolerances; NaN never does."""
+        if got.shape != self.logits.shape:
+            return False
+        return bool(np.allclose(got, self.logits, rtol=self.rtol, atol=self.atol))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; a float32 survives as the double of the same value."""
+        return {
+            "seed": self.seed,
+            "logits": self.logits.tolist(),
+            "rtol": self.rtol,
+            "atol": self.atol,
+        }
+
+    @classmethod
+    def from_dict(cls, d: Any) -> SelfTest:
+        """Read what `to_dict` wrote; raises ModelFileError on anything else."""
+        try:
+            logits = np.asarray(d["logits"], np.float32)
+            return cls(int(d["seed"]), logits, float(d["rtol"]), float(d["atol"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
+            raise ModelFileError(f"the self-test needs seed, logits, rtol and atol ({e})") from e
