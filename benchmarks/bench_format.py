@@ -24,6 +24,9 @@ import onnx
 import onnx_ir
 import onnxruntime
 import torch
+from fggp_deploy.exporters import csr, onnx_dense
+from fggp_deploy.exporters import onnx as packed_onnx
+from fggp_deploy.exporters.torch_onnx import to_onnx
 from onnx import numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
@@ -31,9 +34,6 @@ from fggp_deploy import models
 from fggp_deploy.allocation import erk
 from fggp_deploy.artifacts.sparse_model import Metadata, SparseModel
 from fggp_deploy.data.types import Preprocessing
-from fggp_deploy.exporters import csr, onnx_dense
-from fggp_deploy.exporters import onnx as packed_onnx
-from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.packing import entropy_bound_bytes
 
 METADATA = Metadata(Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3), tuple("0123456789"))
@@ -162,7 +162,8 @@ def main() -> None:
                 rows.append(r)
                 equal = r["bit_equal"] and r["numpy_decoder_bit_equal"] and r["csr_bit_equal"]
                 print(
-                    f"{name:9} {sparsity:.2f}   {kind:5} {r['share']:.4f}  {r['over_bound']:+8.2%}  "
+                    f"{name:9} {sparsity:.2f}   {kind:5} {r['share']:.4f}  "
+                    f"{r['over_bound']:+8.2%}  "
                     f"{r['dense_load_s']:9.3f} {r['packed_load_s']:9.3f}  {equal!s:9}  "
                     f"{' '.join(r['encodings'])}",
                     flush=True,

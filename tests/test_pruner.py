@@ -52,7 +52,7 @@ def test_prunable_is_all_but_the_first_convolution():
     net = make()
     assert list(weight_parameters(net)) == ["conv1.weight", "conv2.weight", "fc.weight"]
     assert list(prunable_parameters(net)) == ["conv2.weight", "fc.weight"]
-    assert list(prunable_parameters(net, prune_first=True))[0] == "conv1.weight"
+    assert next(iter(prunable_parameters(net, prune_first=True))) == "conv1.weight"
     assert list(prunable_parameters(net, keep_dense=["fc.*"])) == ["conv2.weight"]
 
 
