@@ -73,8 +73,8 @@ def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
     recorded = packed.metadata.provenance.get("reference_sha256")
     if recorded is not None and recorded != sha256_file(path):
         raise ModelFileError(
-            f"{path} is not the dense parent of {packed.path.name}: its sha256 is not the one recorded "
-            "at export; give the right --reference or export both again"
+            f"{path} is not the dense parent of {packed.path.name}: its sha256 is not the one "
+            "recorded at export; give the right --reference or export both again"
         )
     return path
 
