@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/fggp-deploy demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
