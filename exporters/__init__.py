@@ -1,1 +1,22 @@
-"""Exporters: one format a file."""
+"""Formats that a pruned network can be written in, one a file; each module has the same face.
+
+`SUFFIX`, and `export(dense, metadata, path, …) → path`, whose docstring's first line says in
+--help what the format is for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from fggp_deploy.errors import UnknownName
+
+# By name only: importing a format costs the time of importing onnx, which --help cannot spare.
+FORMATS: dict[str, str] = {"onnx": "onnx", "onnx-dense": "onnx_dense", "csr": "csr"}
+
+
+def load(name: str) -> ModuleType:
+    """The module that writes a format. Raises UnknownName."""
+    if name not in FORMATS:
+        raise UnknownName("format", name, FORMATS)
+    return importlib.import_module(f".{FORMATS[name]}", __name__)

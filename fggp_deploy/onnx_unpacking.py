@@ -152,7 +152,8 @@ def restore_gemms(
         gone.add(matmul.output[0])
         if readers[transpose.output[0]] == 1:
             gone.add(transpose.output[0])
-        add.CopyFrom(helper.make_node("Gemm", inputs, add.output, name=add.name, transB=1))
+        name = add.name or layer_name(transpose.input[0])
+        add.CopyFrom(helper.make_node("Gemm", inputs, add.output, name=name, transB=1))
     kept = [_copy(n) for n in graph.node if gone.isdisjoint(n.output)]
     del graph.node[:]
     graph.node.extend(kept)

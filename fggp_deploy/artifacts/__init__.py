@@ -1,3 +1,1 @@
-"""What the stages read and write; a deployable model is read without torch."""
-
-from __future__ import annotations
+"""What the stages read and write: checkpoints, sparse models, provenance."""

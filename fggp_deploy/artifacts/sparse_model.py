@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
+
+from fggp_deploy.artifacts import csr_folder
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_unpacking import Unpacked, infer_shapes, layer_name, reading, split
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
+
+Shapes = dict[str, tuple[int | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -38,5 +48,148 @@ class Layer:
         return 1 - self.nnz / self.size
 
 
+@dataclass(frozen=True)
 class SparseModel:
-    """A deployable model; `open` reads it (work in progress)."""
+    """A deployable model: an `.onnx` file (packed, flat or dense) or a `.csr` folder.
+
+    Whatever is wrong with the file, `open` says so as one ModelFileError; afterwards every index
+    and length in it has been checked.
+    """
+
+    path: Path
+    metadata: Metadata
+    layers: tuple[Layer, ...]
+    _content: Unpacked = field(repr=False)
+    _serialized: bytes | None = field(repr=False)  # what onnxruntime takes; None for csr
+
+    @classmethod
+    def open(cls, path: Path | str) -> SparseModel:
+        """Read and check the file or folder. Raises ModelFileError, in one clear line."""
+        path = Path(path)
+        try:
+            if path.is_dir():
+                metadata, content = csr_folder.read(path)
+                serialized = None
+            else:
+                serialized = _read_file(path)
+                metadata, content = _parse(serialized)
+            with reading("the graph"):
+                shapes = _check_interface(content, metadata)
+                layers = _layers(content, shapes)
+        except ModelFileError as e:
+            raise ModelFileError(f"{path}: {e}") from e
+        return cls(path, metadata, layers, content, serialized)
+
+    def runnable(self) -> bytes:
+        """Serialized ONNX for onnxruntime: the file itself; for csr, its weights in the graph."""
+        if self._serialized is not None:
+            return self._serialized
+        with reading(str(self.path)):
+            content: bytes = self.dense().SerializeToString()
+            return content
+
+    def dense(self) -> ModelProto:
+        """The dense-with-zeros network in standard operators, decoded by numpy, not by ORT."""
+        return self._content.dense()
+
+    def file_bytes(self) -> int:
+        """Size of the file, or of all files in the folder, in bytes."""
+        if self.path.is_dir():
+            return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
+        return self.path.stat().st_size
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if not path.exists():
+            raise ModelFileError("no such file; make one with `fggp-deploy export`")
+        if path.stat().st_size > csr_folder.MAX_BYTES:
+            raise ModelFileError("larger than 2 GiB, which no ONNX file in one piece can be")
+        return path.read_bytes()
+    except (OSError, MemoryError) as e:
+        raise ModelFileError(f"cannot be read ({e})") from e
+
+
+def _parse(serialized: bytes) -> tuple[Metadata, Unpacked]:
+    with reading("it is truncated, corrupt or no ONNX file: it"):
+        model = ModelProto.FromString(serialized)
+    if not model.graph.node:
+        raise ModelFileError("it is truncated, corrupt or no ONNX file: it has no graph")
+    metadata = Metadata.from_props({p.key: p.value for p in model.metadata_props})
+    return metadata, split(model)
+
+
+def _check_interface(content: Unpacked, metadata: Metadata) -> Shapes:
+    """Shapes at batch 1; raises ModelFileError where graph and metadata contradict each other."""
+    graph = content.graph.graph
+    constants = {t.name for t in graph.initializer} | content.weights.keys()
+    inputs = [v for v in graph.input if v.name not in constants]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise ModelFileError(
+            f"the network has {len(inputs)} inputs and {len(graph.output)} outputs, not one each"
+        )
+    (c, h, w), n_classes = metadata.preprocessing.input_shape, len(metadata.classes)
+    if _sides(inputs[0])[1:] != (c, h, w):
+        raise ModelFileError(
+            f"the network's input is {_sides(inputs[0])}, its metadata says {(c, h, w)}"
+        )
+    single = ModelProto()
+    single.CopyFrom(content.graph)
+    for value in single.graph.input:
+        if value.name == inputs[0].name:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    del single.graph.value_info[:]  # they speak of the symbolic batch
+    sides = single.graph.output[0].type.tensor_type.shape.dim
+    if len(sides) != 2 or sides[1].dim_value not in (0, n_classes):
+        raise ModelFileError(
+            f"the network's output is {_sides(graph.output[0])}, "
+            f"its metadata has {n_classes} classes"
+        )
+    sides[0].Clear()
+    return infer_shapes(single)
+
+
+def _sides(value: ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim)
+
+
+def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
+    """One entry for each weight of a Conv, Gemm or MatMul, in the graph's order."""
+    graph = content.graph.graph
+    dense = {t.name: t for t in graph.initializer}
+    transposed = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose"}
+    users: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
+            continue
+        name = transposed.get(node.input[1], node.input[1])
+        if name in content.weights or name in dense:
+            users.setdefault(name, []).append(node)
+    layers = []
+    for name, nodes in users.items():
+        counts = [_macs(node, shapes) for node in nodes]
+        macs = None if None in counts else sum(c for c in counts if c is not None)
+        if name in content.weights:
+            packed = content.weights[name]
+            how = (packed.shape, packed.encoding, packed.nnz, packed.stored_bytes)
+        else:
+            w = numpy_helper.to_array(dense[name])
+            how = (w.shape, "dense", int(np.count_nonzero(w)), w.nbytes)
+        if not math.prod(how[0]):
+            raise ModelFileError(f"weight {name!r} has no elements")
+        layers.append(Layer(layer_name(name), nodes[0].op_type, *how, macs))
+    return tuple(layers)
+
+
+def _macs(node: NodeProto, shapes: Shapes) -> int | None:
+    """Elements of the output times the length of each one's dot product."""
+    out, w = shapes.get(node.output[0]), shapes.get(node.input[1])
+    if out is None or w is None or not w:
+        return None
+    if node.op_type == "Conv":
+        inner = w[1:]
+    else:
+        flags = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        inner = w[-1:] if flags.get("transB") else w[-2:-1]
+    known = [d for d in (*out, *inner) if d is not None]
+    return math.prod(known) if len(known) == len(out) + len(inner) else None

@@ -11,8 +11,9 @@ from fggp_deploy.errors import UnknownName
 __all__ = ["DATASETS", "Dataset", "Preprocessing", "Split", "load"]
 
 DATASETS = {
-    "fashion-mnist-12k": "fggp_deploy.data.fashion_mnist",
-    "cifar10": "fggp_deploy.data.cifar10",
+    "fashion-mnist-12k": ("fashion_mnist", "load_embedded"),
+    "fashion-mnist": ("fashion_mnist", "load_official"),
+    "cifar10": ("cifar10", "load"),
 }
 DEFAULT = "fashion-mnist-12k"
 
@@ -20,10 +21,11 @@ DEFAULT = "fashion-mnist-12k"
 def load(name: str = DEFAULT, data_dir: Path | None = None) -> Dataset:
     """Load a registered data set.
 
-    `data_dir` is the folder torchvision would use (for cifar10, it holds `cifar-10-batches-py`).
+    `data_dir` is the folder that holds the data, as torchvision would have it.
     Raises UnknownName, and DataError when files are missing or damaged.
     """
     if name not in DATASETS:
         raise UnknownName("data set", name, DATASETS)
-    data: Dataset = importlib.import_module(DATASETS[name]).load(data_dir)
+    module, loader = DATASETS[name]
+    data: Dataset = getattr(importlib.import_module(f"{__name__}.{module}"), loader)(data_dir)
     return data

@@ -1,0 +1,5 @@
+"""`python -m fggp_deploy.cli`."""
+
+from .main import run
+
+run()

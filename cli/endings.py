@@ -1,0 +1,50 @@
+"""How a command ends: every expected error is one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from fggp_deploy.errors import FggpError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED, INTERNAL = 130, 70
+
+
+def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors into exit codes; `FGGP_DEBUG=1` shows tracebacks instead."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except FggpError as e:
+            if os.environ.get("FGGP_DEBUG"):
+                raise
+            code, line = e.exit_code, f"error: {e}"
+        except KeyboardInterrupt:
+            code, line = INTERRUPTED, "interrupted"
+        except BrokenPipeError:  # the reader of our output went away, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as e:
+            if os.environ.get("FGGP_DEBUG"):
+                raise
+            code = INTERNAL
+            line = (
+                f"internal error: {type(e).__name__}: {e}; this is a bug in fggp-deploy: "
+                f"run again with FGGP_DEBUG=1 and report the traceback"
+            )
+        print(" ".join(line.split()), file=sys.stderr)
+        raise typer.Exit(code)
+
+    return wrapped

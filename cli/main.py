@@ -1,0 +1,66 @@
+"""The `fggp-deploy` program."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+import fggp_deploy
+from .demo import demo
+from .doctor import doctor
+from .export import export
+from .inspect import inspect
+from .prune import prune
+from .train import train
+from .verify import verify
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ok, 1 a gate failed, 2 your input, 3 the environment, 130 interrupted.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fggp-deploy {fggp_deploy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+    ] = False,
+) -> None:
+    """Prune a trained CNN to 90-98% sparsity, export one small ONNX file, prove that it is good.
+
+    Three commands that chain through the newest run:  prune --target 0.98,  export --format onnx,
+    verify.  With no other argument they use the data and the network that come with the package.
+    """
+
+
+for command in (prune, export, verify, inspect, train, demo, doctor):
+    app.command()(command)
+
+
+def run() -> None:
+    """Entry point: our warnings as one line on stderr, other people's not at all."""
+    from fggp_deploy.errors import FggpWarning
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", FggpWarning)
+        warnings.showwarning = show
+    app(prog_name="fggp-deploy")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DataName = Annotated[
+    str, typer.Option("--data", help="Data set: fashion-mnist-12k, fashion-mnist or cifar10.")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds the data, as torchvision has it (cifar-10-batches-py)."),
+]
+Model = Annotated[str, typer.Option(help="Network: resnet10s2, resnet20, resnet50 or vgg19.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(help="Images in a training step.")]
+Lr = Annotated[float, typer.Option(help="Peak learning rate.")]
+LrSchedule = Annotated[str, typer.Option(help="cosine, or step (x0.1 at 50% and 75%).")]
+Warmup = Annotated[float, typer.Option(help="Epochs of linear learning-rate growth.")]
+WeightDecay = Annotated[float, typer.Option(help="Weight decay.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result on the same CPU.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")]
+PruneFirst = Annotated[bool, typer.Option("--prune-first", help="Prune the first convolution too.")]
+KeepDense = Annotated[
+    list[str] | None,
+    typer.Option(help="Weights to leave dense, by name pattern (fc.*); may be given repeatedly."),
+]
+Numbers = Annotated[
+    str | None,
+    typer.Option(help="Per channel, as 0.485,0.456,0.406: what the checkpoint was trained with."),
+]
+Out = Annotated[Path | None, typer.Option(help="Where to write; by default a new folder in runs/.")]
+
+
+def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Read comma-separated numbers; raises ConfigError."""
+    from fggp_deploy.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as e:
+        raise ConfigError(f"{name} must be numbers with commas between, got {text!r}") from e

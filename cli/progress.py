@@ -1,0 +1,58 @@
+"""Progress on stderr: a bar on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from fggp_deploy.training.observer import EpochMetrics
+
+stderr = Console(stderr=True, highlight=False)
+
+
+class _Watcher:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("training", total=None, figures="")
+        self._val = ""
+
+    def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:
+        figures = f"loss {loss:.3f}  sparsity {sparsity:.2%}{self._val}"
+        self._progress.update(self._task, completed=step, total=n_steps, figures=figures)
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self._val = f"  val {metrics.val_accuracy:.2%}"
+        self._progress.update(self._task, completed=metrics.step)
+        self._progress.console.print(
+            f"epoch {metrics.epoch:3d}  loss {metrics.loss:.4f}  val {metrics.val_accuracy:.2%}  "
+            f"sparsity {metrics.sparsity:.2%}  {metrics.images_per_second:.0f} images/s"
+        )
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[_Watcher]:
+    """An observer of a training run."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
+        yield _Watcher(progress)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for named parts of a longer job: call it with (part, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def update(part: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{what}: {part}", completed=done, total=total)
+
+        yield update

@@ -1,0 +1,93 @@
+"""fggp-deploy prune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+from fggp_deploy.training.config import PruneConfig as Default
+
+if TYPE_CHECKING:
+    from fggp_deploy.training.run import RunResult
+
+
+@ends_cleanly
+def prune(
+    target: Annotated[
+        float, typer.Option(help="Fraction of prunable weights to remove, in (0, 1).")
+    ] = Default.target,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Dense or sparse network: .safetensors, .pt, .pth. Default: embedded."),
+    ] = None,
+    model: o.Model = Default.model,
+    data: o.DataName = Default.data,
+    data_dir: o.DataDir = None,
+    method: Annotated[str, typer.Option(help="fggp or gmp (magnitude).")] = Default.method,
+    epochs: o.Epochs = Default.epochs,
+    updates: Annotated[
+        int, typer.Option(help="Mask updates, over the first 80% of the run.")
+    ] = Default.updates,
+    rate: Annotated[
+        float,
+        typer.Option(help="FGGP: share of alive weights, smallest gradient first, that may go."),
+    ] = Default.rate,
+    distill: Annotated[
+        float, typer.Option(help="Weight of the parent's soft labels in the loss, 0 to 1.")
+    ] = Default.distill,
+    lr: o.Lr = Default.lr,
+    lr_schedule: o.LrSchedule = Default.lr_schedule,
+    warmup_epochs: o.Warmup = Default.warmup_epochs,
+    weight_decay: o.WeightDecay = Default.weight_decay,
+    batch_size: o.BatchSize = Default.batch_size,
+    mean: o.Numbers = None,
+    std: o.Numbers = None,
+    keep_dense: o.KeepDense = None,
+    prune_first: o.PruneFirst = False,
+    seed: o.Seed = Default.seed,
+    device: o.Device = Default.device,
+    precision: o.Precision = Default.precision,
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """Prune a trained network to --target while fine-tuning it.
+
+    Writes a run folder: pruned.safetensors (weights and masks), the parent, the resolved config,
+    metrics. A checkpoint that has zeros already keeps them: pruning goes on from there.
+    """
+    config = Default(
+        target=target, checkpoint=checkpoint, model=model, data=data, data_dir=data_dir,
+        method=method, epochs=epochs, updates=updates, rate=rate, distill=distill, lr=lr,
+        lr_schedule=lr_schedule, warmup_epochs=warmup_epochs, weight_decay=weight_decay,
+        batch_size=batch_size, mean=o.numbers("--mean", mean), std=o.numbers("--std", std),
+        keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
+        precision=precision,
+    )  # fmt: skip
+    from .progress import watch
+    from fggp_deploy.training.prune import prune as run
+
+    with watch() as observer:
+        result = run(config, observer=observer, out=out)
+    show(result, json=json)
+
+
+def show(result: RunResult, *, json: bool) -> None:
+    """Print what a run made."""
+    from .render import as_json, stdout
+
+    if json:
+        return as_json(result)
+    parent = result.parent_accuracy
+    before = "" if parent is None else f" (parent {parent:.2%})"
+    share = result.n_removed / result.n_prunable
+    stdout.print(
+        f"removed {result.n_removed:,} of {result.n_prunable:,} prunable weights ({share:.2%})\n"
+        f"test accuracy {result.test_accuracy:.2%}{before}, n = {result.n_test:,}\n"
+        f"{result.checkpoint}, made in {result.seconds:.0f} s\n"
+        f"digest of weights and masks {result.digest[:16]}"
+    )
+    return None

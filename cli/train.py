@@ -1,0 +1,58 @@
+"""fggp-deploy train."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+from fggp_deploy.training.config import TrainConfig as Default
+
+
+@ends_cleanly
+def train(
+    model: o.Model = Default.model,
+    data: o.DataName = Default.data,
+    data_dir: o.DataDir = None,
+    sparsity: Annotated[
+        float, typer.Option(help="Train under a fixed random mask of this sparsity; 0 is dense.")
+    ] = Default.sparsity,
+    allocation: Annotated[
+        str, typer.Option(help="Who gets the random mask's weights: erk or uniform.")
+    ] = Default.allocation,
+    epochs: o.Epochs = Default.epochs,
+    lr: o.Lr = Default.lr,
+    lr_schedule: o.LrSchedule = Default.lr_schedule,
+    warmup_epochs: o.Warmup = Default.warmup_epochs,
+    weight_decay: o.WeightDecay = Default.weight_decay,
+    batch_size: o.BatchSize = Default.batch_size,
+    mean: o.Numbers = None,
+    std: o.Numbers = None,
+    keep_dense: o.KeepDense = None,
+    prune_first: o.PruneFirst = False,
+    seed: o.Seed = Default.seed,
+    device: o.Device = Default.device,
+    precision: o.Precision = Default.precision,
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """Train a network from scratch, dense or 50% sparse, for prune to start from.
+
+    Writes a run folder with dense.safetensors; give that to prune --checkpoint.
+    """
+    config = Default(
+        model=model, data=data, data_dir=data_dir, sparsity=sparsity, allocation=allocation,
+        epochs=epochs, lr=lr, lr_schedule=lr_schedule, warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay, batch_size=batch_size, mean=o.numbers("--mean", mean),
+        std=o.numbers("--std", std), keep_dense=tuple(keep_dense or ()), prune_first=prune_first,
+        seed=seed, device=device, precision=precision,
+    )  # fmt: skip
+    from .progress import watch
+    from .prune import show
+    from fggp_deploy.training.train import train as run
+
+    with watch() as observer:
+        result = run(config, observer=observer, out=out)
+    show(result, json=json)

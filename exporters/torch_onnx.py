@@ -1,0 +1,124 @@
+"""From a torch network to a dense-with-zeros ONNX graph, the source of every format."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, numpy_helper
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
+
+from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.errors import CheckpointError
+from fggp_deploy.onnx_unpacking import layer_name
+
+OPSET = 18
+MAX_IR_VERSION = 10  # the newest that onnxruntime 1.20 loads
+INPUT, OUTPUT = "input", "logits"
+
+
+def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
+    """Trace a network in eval mode: float32 [batch, C, H, W] `input` → [batch, classes] `logits`.
+
+    Batch norms that follow a convolution are folded into it, and a zero weight stays exactly zero.
+    Initializers have the torch parameters' names, nodes with weights the layers' names. The model
+    itself is not changed. Raises CheckpointError for a weight that is NaN or infinite.
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"weight {name!r} holds NaN or inf; export a checkpoint from before it diverged"
+            )
+    example = torch.zeros(2, *metadata.preprocessing.input_shape)  # 1 would be specialised
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned nothing")
+        folded = rewrite(program.model_proto, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
+    return tidy(folded)
+
+
+def tidy(model: ModelProto) -> ModelProto:
+    """Name nodes after their layers, make every zero a +0, and drop what a device has no use for.
+
+    The exporter's notes hold stack traces with paths of this machine. Raises CheckpointError when
+    folding made a weight infinite.
+    """
+    out = ModelProto()
+    out.CopyFrom(model)
+    out.ir_version = min(out.ir_version, MAX_IR_VERSION)
+    graph = out.graph
+    del out.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    out.ClearField("doc_string")
+    graph.ClearField("doc_string")
+    graph.name = "network"
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+    weights = set()
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.ClearField("doc_string")
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        w = numpy_helper.to_array(tensor)
+        if not np.isfinite(w).all():
+            raise CheckpointError(
+                f"weight {tensor.name!r} overflows when its batch norm is folded into it; "
+                "its running variance must be wrong"
+            )
+        tensor.CopyFrom(numpy_helper.from_array(w + np.float32(0), tensor.name))  # −0 → +0
+        if w.ndim >= 2:
+            weights.add(tensor.name)
+    taken = {t.name for t in graph.initializer}
+    renamed: dict[str, str] = {}
+    seen: set[str] = set()
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+        if len(node.input) > 1 and node.input[1] in weights - seen:
+            seen.add(node.input[1])
+            node.name = layer_name(node.input[1])
+            bias = f"{node.name}.bias"
+            if node.op_type == "Conv" and len(node.input) > 2 and bias not in taken:
+                renamed[node.input[2]] = node.input[2] = bias  # the rule appends "_bias"
+                taken.add(bias)
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    onnx.checker.check_model(out, full_check=True)
+    return out
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks on both streams and in warnings; the user asked for a file."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,69 @@
+"""Who gets how much: weights to keep per layer for a given overall sparsity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fggp_deploy.errors import ConfigError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def uniform(shapes: Shapes, sparsity: float) -> dict[str, int]:
+    """Number of weights to keep per parameter, the same density everywhere, total exact."""
+    return _round_counts(shapes, dict.fromkeys(shapes, 1 - sparsity), sparsity)
+
+
+def erk(shapes: Shapes, sparsity: float) -> dict[str, int]:
+    """Number of weights to keep per parameter by Erdős–Rényi-kernel densities, total exact.
+
+    density_l = min(1, ε·Σshape/Πshape), with the one ε that meets the total.
+    Source: Evci et al. 2020, RigL (arXiv 1911.11134), section 3.
+    """
+    _check(shapes, sparsity)
+    size = {name: math.prod(s) for name, s in shapes.items()}
+    raw = {name: sum(s) / math.prod(s) for name, s in shapes.items()}
+    budget = (1 - sparsity) * sum(size.values())
+    dense: set[str] = set()
+    while True:
+        rest = [n for n in shapes if n not in dense]
+        left = budget - sum(size[n] for n in dense)
+        eps = left / sum(raw[n] * size[n] for n in rest) if rest else 0.0
+        full = {n for n in rest if raw[n] * eps > 1}
+        if not full:
+            break
+        dense |= full
+    densities = {n: 1.0 if n in dense else eps * raw[n] for n in shapes}
+    return _round_counts(shapes, densities, sparsity)
+
+
+ALLOCATIONS = {"erk": erk, "uniform": uniform}
+
+
+def _check(shapes: Shapes, sparsity: float) -> None:
+    if not 0 <= sparsity < 1:
+        raise ConfigError(f"sparsity must be in [0, 1), got {sparsity}")
+    if not shapes:
+        raise ConfigError("there is no prunable weight: the network has no Conv or Linear to spare")
+
+
+def _round_counts(
+    shapes: Shapes, densities: Mapping[str, float], sparsity: float
+) -> dict[str, int]:
+    """Round densities to whole weights by largest remainder, so that the total is exact."""
+    _check(shapes, sparsity)
+    size = {name: math.prod(s) for name, s in shapes.items()}
+    total = sum(size.values())
+    n_keep = total - round(sparsity * total)
+    exact = {name: densities[name] * size[name] for name in shapes}
+    keep = {name: min(size[name], math.floor(exact[name])) for name in shapes}
+    order = sorted(shapes, key=lambda name: keep[name] - exact[name])
+    while (missing := n_keep - sum(keep.values())) > 0:
+        grow = [n for n in order if keep[n] < size[n]][:missing]
+        for name in grow:
+            keep[name] += 1
+    for name in reversed(order):  # floating error may have kept one too many
+        surplus = sum(keep.values()) - n_keep
+        keep[name] -= min(max(surplus, 0), keep[name])
+    return keep

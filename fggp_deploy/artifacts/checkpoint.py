@@ -1,0 +1,127 @@
+"""Our checkpoint: one safetensors file of weights, masks and what is needed to use them.
+
+Torch-free. Layout: the state dict under its own names; each mask bit-packed (little-endian, row
+major) as uint8 under `fggp.mask.<parameter>`; one JSON object in the header's metadata, key `fggp`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.errors import CheckpointError, ConfigError
+from fggp_deploy.files import atomic_path
+
+Array = npt.NDArray[Any]
+_MASK = "fggp.mask."
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself.
+
+    `macs`: parameter → dense multiply-accumulates for one image. `prunable`: the parameters that
+    sparsity is counted over. `reference_sha256`: hash of the parent checkpoint's file.
+    """
+
+    model: str
+    data: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    prunable: tuple[str, ...] = ()
+    target: float | None = None
+    method: str | None = None
+    macs: Mapping[str, int] = field(default_factory=dict)
+    reference_sha256: str | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        d = {**self.__dict__, "preprocessing": self.preprocessing.to_dict(), "version": _VERSION}
+        return json.dumps(d, ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> CheckpointInfo:
+        """Read what `to_json` wrote; raises CheckpointError on anything else."""
+        try:
+            d = json.loads(text)
+            if d.pop("version") != _VERSION:
+                raise CheckpointError("the checkpoint is of a newer format; upgrade fggp-deploy")
+            d["preprocessing"] = Preprocessing.from_dict(d["preprocessing"])
+            d["classes"] = tuple(str(c) for c in d["classes"])
+            d["prunable"] = tuple(str(n) for n in d["prunable"])
+            d["macs"] = {str(k): int(v) for k, v in d["macs"].items()}
+            return cls(**d)
+        except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise CheckpointError(f"the checkpoint's own description is damaged ({e})") from e
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, masks and description. `info` is None for a plain safetensors state dict."""
+
+    tensors: Mapping[str, Array]
+    masks: Mapping[str, Array]
+    info: CheckpointInfo | None
+
+    def save(self, path: Path) -> None:
+        """Write atomically; raises MachineError when the disk is full or may not be written."""
+        if self.info is None:
+            raise ConfigError("a checkpoint needs its description to be saved")
+        packed = {
+            _MASK + name: np.packbits(mask.reshape(-1), bitorder="little")
+            for name, mask in self.masks.items()
+        }
+        tensors = {name: np.ascontiguousarray(a) for name, a in self.tensors.items()}
+        content = safetensors.numpy.save({**tensors, **packed}, {"fggp": self.info.to_json()})
+        with atomic_path(path) as tmp:
+            tmp.write_bytes(content)
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Read and check a safetensors file; raises CheckpointError on anything wrong with it."""
+        try:
+            with safe_open(path, framework="numpy") as f:
+                text = (f.metadata() or {}).get("fggp")
+                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+        except FileNotFoundError as e:
+            raise CheckpointError(f"{path} does not exist") from e
+        except (SafetensorError, OSError, TypeError, ValueError) as e:
+            raise CheckpointError(
+                f"{path} is no readable safetensors file ({e}); it may be cut off: copy it again"
+            ) from e
+        packed = {n: tensors.pop(n) for n in list(tensors) if n.startswith(_MASK)}
+        info = CheckpointInfo.from_json(text) if text is not None else None
+        check_finite(path, tensors)
+        masks = {n.removeprefix(_MASK): a for n, a in packed.items()}
+        return cls(tensors, {n: _unpack(path, n, a, tensors) for n, a in masks.items()}, info)
+
+
+def check_finite(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Raise CheckpointError at the first tensor that holds NaN or infinity."""
+    for name, a in tensors.items():
+        if np.issubdtype(a.dtype, np.floating) and not np.isfinite(a).all():
+            raise CheckpointError(
+                f"{path}: {name} holds NaN or infinity; its training diverged, use an earlier one"
+            )
+
+
+def _unpack(path: Path, name: str, packed: Array, tensors: Mapping[str, Array]) -> Array:
+    weight = tensors.get(name)
+    if weight is None or packed.dtype != np.uint8 or packed.shape != ((weight.size + 7) // 8,):
+        raise CheckpointError(f"{path}: the mask of {name!r} does not fit any weight")
+    mask = np.unpackbits(packed, count=weight.size, bitorder="little").astype(bool)
+    if np.any(weight.reshape(-1)[~mask]):
+        raise CheckpointError(f"{path}: {name} has non-zero weights that its mask removes")
+    return mask.reshape(weight.shape)

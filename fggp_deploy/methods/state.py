@@ -1,0 +1,54 @@
+"""What a method sees of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fggp_deploy.masks import MaskSet
+
+
+@dataclass
+class PruningState:
+    """A run's prunable parameters, masks and optimiser.
+
+    `params`: name → prunable parameter. `masks`: their masks. `fixed`: masks of weights outside
+    the prunable set that came as zeros and stay zero (`fixed_params` are those parameters).
+    """
+
+    params: Mapping[str, nn.Parameter]
+    masks: MaskSet
+    optimizer: torch.optim.Optimizer | None
+    fixed_params: Mapping[str, nn.Parameter] = field(default_factory=dict)
+    fixed: MaskSet = field(default_factory=lambda: MaskSet({}))
+
+    def flat_weights(self) -> Tensor:
+        """All prunable weights, [P], in the masks' order."""
+        return torch.cat([self.params[n].detach().reshape(-1) for n in self.masks])
+
+    def flat_grads(self) -> Tensor:
+        """All their gradients, [P]; zero where a parameter had no gradient."""
+        return torch.cat(
+            [
+                (torch.zeros_like(p) if p.grad is None else p.grad.detach()).reshape(-1)
+                for p in (self.params[n] for n in self.masks)
+            ]
+        )
+
+    @torch.no_grad()
+    def zero_removed_(self) -> None:
+        """Set removed weights to zero, and every optimiser state of the weight's shape with them.
+
+        Momentum and second moments of a removed weight would otherwise bring it back.
+        """
+        for params, masks in ((self.params, self.masks), (self.fixed_params, self.fixed)):
+            masks.apply_(params)
+            if self.optimizer is None:
+                continue
+            for name, mask in masks.items():
+                for value in self.optimizer.state.get(params[name], {}).values():
+                    if isinstance(value, Tensor) and value.shape == mask.shape:
+                        value.mul_(mask)

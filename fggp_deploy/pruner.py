@@ -1,0 +1,164 @@
+"""Binds a pruning method to anybody's training loop: three hooks.
+
+>>> pruner = Pruner(model, FGGP(), Cubic(0.98, steps=n), optimizer=opt)     # doctest: +SKIP
+>>> loss.backward(); pruner.after_backward(); opt.step(); pruner.after_step()  # doctest: +SKIP
+>>> masks = pruner.finish()                                                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from fggp_deploy.criteria import Criterion
+from fggp_deploy.errors import ConfigError, TargetBelowStart
+from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods import Method
+from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.methods.state import PruningState
+from fggp_deploy.schedules import Schedule
+
+_CONV = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
+)  # fmt: skip
+
+
+def weight_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name → weight of every Conv* and Linear, in the modules' order; a shared weight once."""
+    named = {id(p): (n, p) for n, p in model.named_parameters()}
+    layers = (m for m in model.modules() if isinstance(m, (*_CONV, nn.Linear)))
+    return dict(named[id(m.weight)] for m in layers)
+
+
+def prunable_parameters(
+    model: nn.Module, *, prune_first: bool = False, keep_dense: Sequence[str] = ()
+) -> dict[str, nn.Parameter]:
+    """Name → prunable parameter: every Conv*/Linear weight but the first convolution's.
+
+    `keep_dense`: shell patterns over parameter names (`layer1.*`, `fc.weight`) that stay out.
+    Raises ConfigError when a pattern matches nothing or nothing is left.
+    """
+    weights = weight_parameters(model)
+    out: set[str] = set()
+    if not prune_first:
+        convs = (m.weight for m in model.modules() if isinstance(m, _CONV))
+        first = next(convs, None)
+        out |= {n for n, p in weights.items() if p is first}
+    for pattern in keep_dense:
+        hits = [n for n in weights if fnmatch.fnmatchcase(n, pattern)]
+        if not hits:
+            raise ConfigError(
+                f"--keep-dense {pattern!r} matches no weight; the weights are: {', '.join(weights)}"
+            )
+        out |= set(hits)
+    prunable = {n: p for n, p in weights.items() if n not in out and p.requires_grad}
+    if not prunable:
+        raise ConfigError("no prunable weight is left; relax --keep-dense or use --prune-first")
+    return prunable
+
+
+def initial_masks(
+    model: nn.Module,
+    given: Mapping[str, torch.Tensor] | None = None,
+    *,
+    prune_first: bool = False,
+    keep_dense: Sequence[str] = (),
+) -> MaskSet:
+    """The prunable weights' masks at the start: `given` where it names one, else the non-zeros."""
+    params = prunable_parameters(model, prune_first=prune_first, keep_dense=keep_dense)
+    return MaskSet(_kept(params, given))
+
+
+def _kept(
+    params: Mapping[str, nn.Parameter], given: Mapping[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    given = given or {}
+    return {n: given[n].to(p.device) if n in given else p.detach() != 0 for n, p in params.items()}
+
+
+class Pruner:
+    """Prunes a model while anybody's loop trains it.
+
+    `method`: a Criterion (then `schedule` is needed, and it prunes gradually) or any Method.
+    `masks`: what is kept at the start; by default the non-zero weights, so that a sparse
+    checkpoint's zeros stay zero. Zeros of other Conv/Linear weights stay zero too.
+    Steps count optimiser steps: one that a GradScaler skips is not counted.
+    Raises TargetBelowStart when the start is sparser than the schedule's end.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Criterion | Method,
+        schedule: Schedule | None = None,
+        *,
+        optimizer: torch.optim.Optimizer | None,
+        masks: Mapping[str, torch.Tensor] | None = None,
+        prune_first: bool = False,
+        keep_dense: Sequence[str] = (),
+    ) -> None:
+        weights = weight_parameters(model)
+        start = initial_masks(model, masks, prune_first=prune_first, keep_dense=keep_dense)
+        fixed = MaskSet(
+            {n: m for n, m in _kept(weights, masks).items() if n not in start and not m.all()}
+        )
+        self.state = PruningState(
+            params={n: weights[n] for n in start},
+            masks=start,
+            optimizer=optimizer,
+            fixed_params={n: weights[n] for n in fixed},
+            fixed=fixed,
+        )
+        if schedule is not None:
+            check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
+            self.method: Method = Gradual(cast(Criterion, method), schedule)
+        elif hasattr(method, "drop"):
+            raise ConfigError("a criterion needs a schedule: Pruner(model, FGGP(), Cubic(...))")
+        else:
+            self.method = method
+        self.step = 0
+        self._stepped = optimizer is None
+        if optimizer is not None:
+            optimizer.register_step_post_hook(self._on_optimizer_step)
+        self.method.start(self.state)
+
+    def _on_optimizer_step(self, *_: object) -> None:
+        self._stepped = True
+
+    @property
+    def masks(self) -> MaskSet:
+        """The masks as they are now."""
+        return self.state.masks
+
+    def after_backward(self) -> None:
+        """Call when gradients are complete (accumulated, all-reduced, unscaled), before step()."""
+        self.method.after_backward(self.state, self.step + 1)
+
+    def after_step(self) -> None:
+        """Call after optimizer.step()."""
+        if not self._stepped:
+            return
+        self._stepped = self.state.optimizer is None
+        self.step += 1
+        self.method.after_step(self.state, self.step)
+
+    def all_masks(self) -> MaskSet:
+        """The masks, and those of weights outside the prunable set that stay zero."""
+        return MaskSet({**self.state.masks, **self.state.fixed})
+
+    def finish(self) -> MaskSet:
+        """The final masks, applied to the weights."""
+        return self.method.finish(self.state)
+
+
+def check_reachable(masks: MaskSet, target: float) -> None:
+    """Raise TargetBelowStart when more is removed already than `target` asks for."""
+    if masks.n_removed > round(target * masks.n_total):
+        raise TargetBelowStart(
+            f"the checkpoint is already {masks.sparsity:.2%} sparse but --target is {target:g}; "
+            f"give a target above {masks.sparsity:.4f}"
+        )

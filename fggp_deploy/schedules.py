@@ -1,0 +1,150 @@
+"""How much is removed when: sparsity as a function of the optimiser step.
+
+Steps count from 1: step t is the t-th optimiser step. Sparsity is the fraction removed, in [0, 1).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from fggp_deploy.errors import ConfigError
+
+
+class Schedule(Protocol):
+    """When masks change and to what sparsity."""
+
+    def sparsity(self, step: int) -> float:
+        """Fraction removed after this step, in [0, 1)."""
+        ...
+
+    def is_update(self, step: int) -> bool:
+        """True when the masks change at this step."""
+        ...
+
+    @property
+    def last_update(self) -> int:
+        """The step after which the final sparsity holds; 0 when masks never change."""
+        ...
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name} must be in [0, 1), got {value}")
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """The cubic schedule of gradual pruning, with exactly `updates` mask updates.
+
+    s_t = target + (start − target)·(1 − (t − begin)/(end − begin))³, updates at
+    t_j = begin + round(j·(end − begin)/updates), j = 1…updates, so the last falls on `end` and
+    meets the target however short the run (updates that would share a step are one update).
+    `end` defaults to 0.8·`steps`. Steps count optimiser steps.
+
+    Source: Zhu & Gupta 2017 (arXiv 1710.01878), eq. 1; 50 updates and 0.8 as FGGP's public code.
+
+    >>> s = Cubic(target=0.9, steps=10, updates=2)
+    >>> [t for t in range(1, 11) if s.is_update(t)], s.sparsity(4), s.sparsity(10)
+    ([4, 8], 0.7875, 0.9)
+    """
+
+    target: float
+    steps: int
+    start: float = 0.0
+    updates: int = 50
+    begin: int = 0
+    end: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_fraction("target", self.target)
+        _check_fraction("start", self.start)
+        if self.start > self.target:
+            raise ConfigError(f"start {self.start} is above target {self.target}")
+        if self.updates < 1:
+            raise ConfigError(f"updates must be at least 1, got {self.updates}")
+        if self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, got {self.steps}")
+        if not 0 <= self.begin < self.last_update <= self.steps:
+            raise ConfigError(
+                f"need 0 <= begin < end <= steps, got begin {self.begin}, "
+                f"end {self.last_update}, steps {self.steps}"
+            )
+
+    @property
+    def last_update(self) -> int:
+        """Step of the last update, `end`."""
+        return max(1, round(0.8 * self.steps)) if self.end is None else self.end
+
+    @cached_property
+    def update_steps(self) -> tuple[int, ...]:
+        """The steps at which masks change, increasing."""
+        span, n = self.last_update - self.begin, self.updates
+        at = {self.begin + (2 * j * span + n) // (2 * n) for j in range(1, n + 1)}
+        return tuple(sorted(at - {self.begin}))
+
+    def is_update(self, step: int) -> bool:
+        """True when the masks change at this step."""
+        at = bisect_right(self.update_steps, step)
+        return at > 0 and self.update_steps[at - 1] == step
+
+    def sparsity(self, step: int) -> float:
+        """Fraction removed after this step: the curve's value at the latest update."""
+        at = bisect_right(self.update_steps, step)
+        if at == 0:
+            return self.start
+        t = self.update_steps[at - 1]
+        if t == self.last_update:
+            return self.target
+        left = 1 - (t - self.begin) / (self.last_update - self.begin)
+        return self.target + (self.start - self.target) * left**3
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The masks never change; what is removed stays removed."""
+
+    target: float
+
+    def __post_init__(self) -> None:
+        _check_fraction("target", self.target)
+
+    last_update = 0
+
+    def is_update(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def sparsity(self, step: int) -> float:
+        """Always `target`."""
+        return self.target
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """Everything at one step."""
+
+    target: float
+    at: int = 1
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_fraction("target", self.target)
+        _check_fraction("start", self.start)
+        if self.at < 1:
+            raise ConfigError(f"at must be a step, 1 or later, got {self.at}")
+
+    @property
+    def last_update(self) -> int:
+        """The one update's step."""
+        return self.at
+
+    def is_update(self, step: int) -> bool:
+        """True at the one step."""
+        return step == self.at
+
+    def sparsity(self, step: int) -> float:
+        """`start` before the step, `target` from it on."""
+        return self.target if step >= self.at else self.start

@@ -1,0 +1,85 @@
+"""Prune a trained network while fine-tuning it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fggp_deploy import methods
+from fggp_deploy.artifacts.checkpoint import CheckpointInfo
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.masks import MaskSet
+from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
+from fggp_deploy.schedules import Cubic
+from fggp_deploy.training.batches import n_training_batches
+from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.folder import PARENT, PRUNED, new_folder
+from fggp_deploy.training.loop import make_optimizer, pick_device
+from fggp_deploy.training.observer import Observer
+from fggp_deploy.training.run import Run, RunResult
+from fggp_deploy.training.start import Start, count_macs, load_start, on_device, to_checkpoint
+
+
+def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -> RunResult:
+    """Prune `config.checkpoint` to `config.target` and write a run's folder.
+
+    The parent is kept beside the result, so that the folder is complete in itself. Raises
+    TargetBelowStart, LayerCollapse, TrainingDiverged and the readers' errors; see Run.go for what
+    is kept then.
+    """
+    criterion = methods.criterion(config.method, rate=config.rate)
+    device = pick_device(config.device)
+    if config.checkpoint is None and config.model != PruneConfig.model:
+        raise ConfigError(
+            f"--model {config.model} needs --checkpoint: only {PruneConfig.model} comes trained"
+        )
+    start = load_start(config, config.checkpoint)
+    torch.manual_seed(config.seed)
+    model = on_device(start.model, device)
+    teacher = deepcopy(model).eval()
+    n_steps = config.epochs * n_training_batches(start.data, config.batch_size)
+    masks = initial_masks(
+        model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
+    )
+    check_reachable(masks, config.target)
+    optimizer = make_optimizer(model, config)
+    pruner = Pruner(
+        model,
+        criterion,
+        Cubic(config.target, steps=n_steps, start=masks.sparsity, updates=config.updates),
+        optimizer=optimizer,
+        masks=start.masks,
+        prune_first=config.prune_first,
+        keep_dense=config.keep_dense,
+    )
+    folder = new_folder(out, f"{config.model}-{config.method}-{config.target:g}")
+    _keep_parent(start, teacher, config.model, folder)
+    return Run(
+        folder=folder,
+        result_name=PRUNED,
+        model=model,
+        data=start.data,
+        config=config,
+        pruner=pruner,
+        optimizer=optimizer,
+        device=device,
+        teacher=teacher,
+        parent_sha256=start.sha256,
+    ).go(observer)
+
+
+def _keep_parent(start: Start, model: nn.Module, name: str, folder: Path) -> None:
+    data = start.data
+    info = CheckpointInfo(
+        model=name,
+        data=data.name,
+        classes=data.classes,
+        preprocessing=data.preprocessing,
+        macs=count_macs(model, data.preprocessing.input_shape),
+        reference_sha256=start.sha256,
+        provenance={"copy_of": start.checkpoint.name},
+    )
+    to_checkpoint(model, start.masks or MaskSet({}), info).save(folder / PARENT)
