@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
+from fggp_deploy.onnx_unpacking import reading
 from fggp_deploy.packing import entropy_bound_bytes
 
 
@@ -40,12 +41,14 @@ class Size:
 
 def size(packed: SparseModel, reference: Path | None) -> Size:
     """Measure a model file and, where there is one, its dense parent's file."""
-    dense = packed.dense()
+    with reading(packed.path.name):
+        dense = packed.dense()
+        dense_bytes, bound = dense.ByteSize(), bound_bytes(dense)
     return Size(
         file_bytes=packed.file_bytes(),
-        dense_bytes=dense.ByteSize(),
+        dense_bytes=dense_bytes,
         reference_bytes=reference.stat().st_size if reference is not None else None,
-        bound_bytes=bound_bytes(dense),
+        bound_bytes=bound,
         encodings=encodings(packed.layers),
     )
 

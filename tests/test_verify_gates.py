@@ -1,0 +1,121 @@
+"""Gates: the point estimate decides, --strict the bad end of the interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.verify.accuracy import Paired, Proportion
+from fggp_deploy.verify.gates import Gates, agreement, judge
+from fggp_deploy.verify.latency import Speedup, Timing
+from fggp_deploy.verify.parity import difference
+
+PAIRED = Paired(1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1)
+SPEEDUP = Speedup(n=100, value=2.0, low=1.8, high=2.2)
+TIMING = Timing(100, 5.0, 4.5, 5.5, 6.0, 7.0)
+
+
+def verdicts(**limits):
+    found = judge(Gates(**limits), paired=PAIRED, speedup=SPEEDUP, timing=TIMING, file_bytes=1000)
+    return {v.name: v.passed for v in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "beyond", "strict_at", "strict_beyond"),
+    [
+        ("max_drop_points", 1.0, 0.9, 2.1, 2.0),
+        ("min_speedup", 2.0, 2.1, 1.8, 1.9),
+        ("max_bytes", 1000, 999, 1000, 999),
+        ("max_latency_ms", 5.0, 4.9, 5.5, 5.4),
+    ],
+)
+def test_limits_are_inclusive(name, at, beyond, strict_at, strict_beyond):
+    assert verdicts(**{name: at}) == {name: True}
+    assert verdicts(**{name: beyond}) == {name: False}
+    assert verdicts(**{name: strict_at}, strict=True) == {name: True}
+    assert verdicts(**{name: strict_beyond}, strict=True) == {name: False}
+
+
+def test_a_verdict_says_how():
+    (loose,) = judge(
+        Gates(min_speedup=1.9), paired=None, speedup=SPEEDUP, timing=TIMING, file_bytes=1
+    )
+    (strict,) = judge(
+        Gates(min_speedup=1.9, strict=True),
+        paired=None,
+        speedup=SPEEDUP,
+        timing=TIMING,
+        file_bytes=1,
+    )
+    assert (loose.value, loose.limit, loose.passed) == (2.0, 1.9, True)
+    assert loose.how == "point estimate of the ratio of medians"
+    assert (strict.value, strict.passed) == (1.8, False)
+    assert strict.how == "lower end of the 95% interval of the ratio of medians"
+
+
+def test_no_limits_no_verdicts():
+    assert verdicts() == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "data", "reference", "match"),
+    [
+        ({"max_drop_points": 1}, False, True, "--data"),
+        ({"max_drop_points": 1}, True, False, "--reference"),
+        ({"min_speedup": 1}, True, False, "--reference"),
+    ],
+)
+def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, match):
+    with pytest.raises(ConfigError, match=match):
+        Gates(**limits).require(data=data, reference=reference)
+    with pytest.raises(ConfigError):
+        judge(Gates(**limits), paired=None, speedup=None, timing=TIMING, file_bytes=1)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_drop_points": float("nan")},
+        {"max_drop_points": 101},
+        {"min_speedup": 0},
+        {"min_speedup": float("inf")},
+        {"max_bytes": -1},
+        {"max_latency_ms": float("nan")},
+    ],
+)
+def test_limits_out_of_domain(limits):
+    with pytest.raises(ConfigError):
+        Gates(**limits)
+
+
+def test_difference_by_hand():
+    expected = np.float32([[1, 2], [4, 0]])
+    actual = np.float32([[1, 2], [4.5, 0]])
+    d = difference(actual, expected, rtol=0.1, atol=0.1)
+    assert (d.n, d.bit_equal, d.max_abs, d.max_rel, d.top1_changed) == (2, False, 0.5, 0.125, 0)
+    assert d.worst == pytest.approx(0.5 / (0.1 + 0.1 * 4))
+    assert agreement("parity", d).passed == (d.worst <= 1)
+
+
+def test_equal_bits_pass_without_tolerance_and_others_fail():
+    y = np.float32([[1, 2]])
+    same = difference(y, y.copy(), rtol=0, atol=0)
+    assert same.bit_equal
+    assert same.passed
+    assert same.worst == 0
+    other = difference(np.float32([[1, 2.001]]), y, rtol=0, atol=0)
+    assert not other.passed
+    assert np.isfinite(other.worst)
+
+
+def test_top1_changes_are_counted():
+    d = difference(np.float32([[1, 2], [1, 0]]), np.float32([[2, 1], [1, 0]]))
+    assert d.top1_changed == 1
+    assert not agreement("self-test", d).passed
+
+
+@pytest.mark.parametrize("bad", [np.float32([[1, 2, 3]]), np.float32([[np.nan, 1]])])
+def test_incomparable_logits(bad):
+    with pytest.raises(ModelFileError):
+        difference(bad, np.float32([[1, 2]]))
