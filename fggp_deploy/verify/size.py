@@ -54,11 +54,11 @@ def size(packed: SparseModel, reference: Path | None) -> Size:
 
 
 def bound_bytes(dense: onnx.ModelProto) -> int:
-    """The dense file's bytes with each float initializer at its entropy bound."""
+    """The dense file's bytes with each float initializer of two or more dimensions at its bound."""
     total = dense.ByteSize()
     for t in dense.graph.initializer:
         w = numpy_helper.to_array(t)
-        if w.dtype.kind == "f" and w.size:
+        if w.dtype.kind == "f" and w.ndim > 1 and w.size:
             total += min(0, round(entropy_bound_bytes(w)) - w.nbytes)
     return total
 
