@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,13 +38,13 @@ def speedup_in_words(s: Speedup) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars and line breaks inside cells are made harmless."""
+    """A Markdown table; bars, tags and line breaks in cells are made harmless."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
 def _verdict(r: Report) -> str:
@@ -153,9 +152,8 @@ def _parity(r: Report) -> str:
 def _layers(r: Report) -> str:
     rows = []
     for layer in r.layers:
-        n = math.prod(layer.shape)
         shape = "×".join(map(str, layer.shape))
-        sparsity = f"{1 - layer.nnz / n:.4f}" if n else "0"
+        sparsity = f"{layer.sparsity:.4f}"
         macs = "" if layer.macs is None else f"{layer.macs:,}"
         nnz, stored = f"{layer.nnz:,}", f"{layer.stored_bytes:,}"
         rows.append((layer.name, layer.op, shape, sparsity, nnz, layer.encoding, stored, macs))
@@ -165,20 +163,19 @@ def _layers(r: Report) -> str:
 
 
 def _provenance(r: Report) -> str:
-    m = r.machine
+    m, p = r.machine, r.provenance
     load = "unknown" if m.load_average is None else f"{m.load_average:.2f}"
     rows = [
         ("model", f"{r.model.name}, sha256 {r.model.sha256}"),
-        ("made by", json.dumps(r.provenance.model, ensure_ascii=False)),
-        ("verified by", r.provenance.command),
-        ("at", r.provenance.time_utc),
-        ("options", json.dumps(r.provenance.options, ensure_ascii=False)),
-        ("CPU", f"{m.cpu}; {m.physical_cores} physical cores, {m.usable_cores} usable"),
-        ("features", " ".join(m.features) or "unknown"),
+        ("made by", json.dumps(r.origin)),
+        ("verified by", p.command),
+        ("at", f"{p.started}, in {p.seconds:.1f} s"),
+        ("options", json.dumps(p.config)),
+        ("hardware", ", ".join(f"{key}: {value}" for key, value in p.hardware.items())),
+        ("cores", f"{m.physical_cores} physical, {m.usable_cores} logical ones usable"),
         ("memory", f"{m.memory_bytes / 2**30:.1f} GiB"),
         ("load average at the start", load),
-        ("system", m.os),
-        ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in p.versions.items())),
     ]
     if r.reference is not None:
         rows.insert(1, ("reference", f"{r.reference.name}, sha256 {r.reference.sha256}"))

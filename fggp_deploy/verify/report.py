@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError
@@ -22,7 +22,7 @@ from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.verify.accuracy import Accuracy
 from fggp_deploy.verify.gates import Gates, Verdict, agreement, judge
 from fggp_deploy.verify.latency import Latency, latency, measure
-from fggp_deploy.verify.machine import Machine, default_threads, fingerprint
+from fggp_deploy.verify.machine import Machine, default_threads, machine
 from fggp_deploy.verify.markdown import markdown
 from fggp_deploy.verify.network import SESSION_CONFIG
 from fggp_deploy.verify.parity import Difference
@@ -52,20 +52,11 @@ class File:
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """What made the model, as it says itself, and what made this report."""
-
-    model: dict[str, Any]
-    command: str
-    options: dict[str, Any]
-    time_utc: str
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
-    `latency` and `processes` are keyed "model" and "reference", `parity` by its inputs.
+    `latency` and `processes` are keyed "model" and "reference", `parity` by its inputs. `origin` is
+    what the model says of itself, `provenance` what made this report.
     """
 
     model: File
@@ -80,6 +71,7 @@ class Report:
     processes: dict[str, Cost]
     sparsity: float
     layers: tuple[Layer, ...]
+    origin: dict[str, Any]
     machine: Machine
     provenance: Provenance
 
@@ -125,7 +117,7 @@ def verify(
         raise ConfigError(f"seed must not be negative, got {seed}")
     if not (math.isfinite(seconds) and seconds > 0):
         raise ConfigError(f"seconds must be positive and finite, got {seconds}")
-    machine = fingerprint()
+    started, state = datetime.now(UTC), machine()
     packed = SparseModel.open(model_path)
     reference = find_reference(packed, reference)
     gates.require(data=data is not None, reference=reference is not None)
@@ -150,7 +142,7 @@ def verify(
         file_bytes=sized.file_bytes,
     )
     setting = {"threads": threads, "batch": batch, "seconds": seconds, "seed": seed}
-    n_weights = sum(math.prod(layer.shape) for layer in packed.layers)
+    n_weights = sum(layer.size for layer in packed.layers)
     return Report(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
         reference=_file(reference) if reference else None,
@@ -164,15 +156,18 @@ def verify(
         processes=_processes(subject, threads, batch, progress),
         sparsity=1 - sum(layer.nnz for layer in packed.layers) / max(1, n_weights),
         layers=tuple(packed.layers),
-        machine=machine,
-        provenance=_provenance(packed, setting | asdict(gates)),
+        origin=_origin(packed.metadata),
+        machine=state,
+        provenance=Provenance.of(
+            setting | asdict(gates) | {"session_config": SESSION_CONFIG}, started
+        ),
     )
 
 
 def write(report: Report, folder: Path) -> None:
     """Write report.json and report.md into `folder`, each atomically."""
     write_atomic(folder / "report.json", json.dumps(report.to_dict(), indent=2) + "\n")
-    write_atomic(folder / "report.md", markdown(report))
+    write_atomic(folder / "report.md", markdown(report).encode(errors="replace"))
 
 
 def _time(
@@ -212,22 +207,11 @@ def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -
         )
 
 
-def _provenance(packed: SparseModel, options: dict[str, Any]) -> Provenance:
-    meta = packed.metadata
-    made = {
-        "model": meta.model,
-        "data": meta.data,
-        "parent_sha256": meta.parent_sha256,
-        "checkpoint_sha256": meta.checkpoint_sha256,
-        "sparsity": meta.sparsity,
-        "provenance": meta.provenance,
-    }
-    return Provenance(
-        model=made,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        options=options | {"session_config": SESSION_CONFIG},
-        time_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
+def _origin(meta: Metadata) -> dict[str, Any]:
+    own = asdict(replace(meta, selftest=None))
+    del own["selftest"]  # its logits are many, and its outcome is in the report
+    plain: dict[str, Any] = json.loads(json.dumps(own), parse_constant=str)  # JSON has no NaN
+    return plain
 
 
 def _file(path: Path) -> File:

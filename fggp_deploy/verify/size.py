@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
+from fggp_deploy.onnx_unpacking import reading
 from fggp_deploy.packing import entropy_bound_bytes
 
 
@@ -40,22 +41,24 @@ class Size:
 
 def size(packed: SparseModel, reference: Path | None) -> Size:
     """Measure a model file and, where there is one, its dense parent's file."""
-    dense = packed.dense()
+    with reading(packed.path.name):
+        dense = packed.dense()
+        dense_bytes, bound = dense.ByteSize(), bound_bytes(dense)
     return Size(
         file_bytes=packed.file_bytes(),
-        dense_bytes=dense.ByteSize(),
+        dense_bytes=dense_bytes,
         reference_bytes=reference.stat().st_size if reference is not None else None,
-        bound_bytes=bound_bytes(dense),
+        bound_bytes=bound,
         encodings=encodings(packed.layers),
     )
 
 
 def bound_bytes(dense: onnx.ModelProto) -> int:
-    """The dense file's bytes with each float initializer at its entropy bound."""
+    """The dense file's bytes with each float initializer of two or more dimensions at its bound."""
     total = dense.ByteSize()
     for t in dense.graph.initializer:
         w = numpy_helper.to_array(t)
-        if w.dtype.kind == "f" and w.size:
+        if w.dtype.kind == "f" and w.ndim > 1 and w.size:
             total += min(0, round(entropy_bound_bytes(w)) - w.nbytes)
     return total
 

@@ -13,6 +13,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset, Split
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
+from fggp_deploy.onnx_unpacking import reading
 from fggp_deploy.verify import accuracy, parity
 from fggp_deploy.verify.network import Floats, Network, load
 
@@ -70,8 +71,13 @@ def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
         if given is None:
             return None
         raise ModelFileError(f"the reference {path} is not a file; give the dense parent's ONNX")
-    recorded = packed.metadata.provenance.get("reference_sha256")
-    if recorded is not None and recorded != sha256_file(path):
+    meta = packed.metadata
+    recorded = meta.provenance.get("reference_sha256", meta.parent_sha256)
+    try:
+        found = sha256_file(path)
+    except OSError as e:
+        raise ModelFileError(f"the reference {path} cannot be read ({e.strerror or e})") from e
+    if recorded is not None and recorded != found:
         raise ModelFileError(
             f"{path} is not the dense parent of {packed.path.name}: its sha256 is not the one "
             "recorded at export; give the right --reference or export both again"
@@ -121,7 +127,9 @@ def packed_against_dense(
         else rng.standard_normal((N_PROBES, *shape), dtype=np.float32)
     )
     name = f"the dense form of {subject.model.name}"
-    dense = load(name, subject.packed.dense().SerializeToString(), threads=threads)
+    with reading(name):
+        serialized = subject.packed.dense().SerializeToString()
+    dense = load(name, serialized, threads=threads)
     found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
     if subject.data is not None:
         test = subject.data.test
