@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +46,43 @@ class Program:
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     return Program(tmp_path)
+
+
+def cifar_batch(path: Path, n: int, seed: int) -> None:
+    """A batch file as CIFAR-10 has them, of noise that a network can learn to tell apart."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, n)
+    images = rng.integers(0, 128, (n, 3072)) + 12 * labels[:, None]
+    content = {b"data": images.astype(np.uint8), b"labels": labels.tolist()}
+    path.write_bytes(pickle.dumps(content, protocol=3))
+
+
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory) -> Path:
+    """A folder in CIFAR-10's layout: 250 training images, 1,000 held out, 20 to test."""
+    root = tmp_path_factory.mktemp("cifar")
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    for i in range(1, 6):
+        cifar_batch(folder / f"data_batch_{i}", 250, i)
+    cifar_batch(folder / "test_batch", 20, 0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def half_sparse(tmp_path_factory, cifar: Path) -> Path:
+    """A 50%-sparse resnet20 that `train` made on that folder."""
+    program = Program(tmp_path_factory.mktemp("half"))
+    made = program("train", "--sparsity", "0.5", *tiny(cifar), "--out", "half", "--json")
+    assert made.code == 0, made.err
+    assert made.json["n_removed"] == round(0.5 * made.json["n_prunable"])
+    return program.cwd / "half" / "dense.safetensors"
+
+
+def tiny(cifar: Path) -> list[object]:
+    """Options of a run that takes a second or two."""
+    return ["--model", "resnet20", "--data", "cifar10", "--data-dir", cifar, "--epochs", 1,
+            "--batch-size", 25]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
@@ -57,28 +58,16 @@ def test_images_of_another_size_are_refused():
         Preprocessing(2, 2, (0.5,), (1.0,))(np.zeros((1, 3, 3, 1), np.uint8))
 
 
-def batch(path: Path, n: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    content = {
-        b"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
-        b"labels": rng.integers(0, 10, n).tolist(),
-    }
-    path.write_bytes(pickle.dumps(content, protocol=3))
-
-
 @pytest.fixture
-def cifar(tmp_path: Path) -> Path:
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    for i in range(1, 6):
-        batch(folder / f"data_batch_{i}", 300, i)
-    batch(folder / "test_batch", 20, 0)
+def own_cifar(cifar: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny folder that a test may damage."""
+    shutil.copytree(cifar, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 def test_cifar10_layout(cifar: Path):
     d = data.load("cifar10", cifar)
-    assert (len(d.train), len(d.val), len(d.test)) == (500, 1000, 20)
+    assert (len(d.train), len(d.val), len(d.test)) == (250, 1000, 20)
     raw = pickle.loads((cifar / FOLDER / "test_batch").read_bytes())
     # row-major planes: red, then green, then blue
     assert d.test.images[3, 5, 7].tolist() == raw[b"data"][3].reshape(3, 32, 32)[:, 5, 7].tolist()
@@ -99,10 +88,10 @@ class Evil:
         (pickle.dumps({b"data": np.zeros((2, 5), np.uint8), b"labels": [1, 2]}), "damaged"),
     ],
 )
-def test_a_cifar_batch_is_hostile_until_checked(cifar: Path, capsys, content: bytes, says: str):
-    (cifar / FOLDER / "test_batch").write_bytes(content)
+def test_a_cifar_batch_is_hostile_until_checked(own_cifar: Path, capsys, content: bytes, says: str):
+    (own_cifar / FOLDER / "test_batch").write_bytes(content)
     with pytest.raises(DataError, match=says):
-        data.load("cifar10", cifar)
+        data.load("cifar10", own_cifar)
     assert "this code ran" not in capsys.readouterr().out
 
 
@@ -139,22 +128,22 @@ def test_labels_must_be_classes():
         data.Dataset("d", ("a",), good, good, bad, Preprocessing(2, 2, (0.5,), (1.0,)))
 
 
-def test_torchvision_imports_and_reads_the_same_pixels(cifar: Path, monkeypatch):
+def test_torchvision_imports_and_reads_the_same_pixels(own_cifar: Path, monkeypatch):
     from fggp_deploy.data.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.datasets import CIFAR10
     from torchvision.transforms import v2
 
-    ours = data.load("cifar10", cifar)
+    ours = data.load("cifar10", own_cifar)
     # torchvision decodes Python 2's keys as str, where ours are bytes
-    raw = pickle.loads((cifar / FOLDER / "test_batch").read_bytes())
+    raw = pickle.loads((own_cifar / FOLDER / "test_batch").read_bytes())
     as_str = pickle.dumps({key.decode(): value for key, value in raw.items()})
-    (cifar / FOLDER / "test_batch").write_bytes(as_str)
+    (own_cifar / FOLDER / "test_batch").write_bytes(as_str)
     meta = pickle.dumps({"label_names": ["x"] * 10})
-    (cifar / FOLDER / "batches.meta").write_bytes(meta)
+    (own_cifar / FOLDER / "batches.meta").write_bytes(meta)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
-    theirs = CIFAR10(str(cifar), train=False)
+    theirs = CIFAR10(str(own_cifar), train=False)
     assert np.array_equal(theirs.data, ours.test.images)
     assert theirs.targets == ours.test.labels.tolist()
 

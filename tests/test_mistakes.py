@@ -15,6 +15,7 @@ import onnx
 import pytest
 import safetensors.numpy
 import torch
+from conftest import tiny
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 
@@ -89,9 +90,10 @@ def test_format_names_get_a_suggestion(program):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_keeps_a_checkpoint_that_prune_can_start_from(program):
+def test_ctrl_c_keeps_a_checkpoint_that_prune_can_start_from(program, cifar, half_sparse):
     process = subprocess.Popen(
-        [sys.executable, "-m", "fggp_deploy.cli", "prune", "--epochs", "50", "--out", "run"],
+        [sys.executable, "-m", "fggp_deploy.cli", "prune", "--checkpoint", half_sparse,
+         *map(str, tiny(cifar)), "--epochs", "500", "--target", "0.9", "--out", "run"],
         cwd=program.cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     metrics = program.cwd / "run" / "metrics.jsonl"
@@ -116,8 +118,9 @@ def test_a_folder_that_may_not_be_written(program):
     assert "may not be written" in ended.err
 
 
-def test_a_loss_that_explodes_stops_the_run(program):
-    ended = program("prune", "--lr", "1e9", "--epochs", "1", "--out", "run")
+def test_a_loss_that_explodes_stops_the_run(program, cifar, half_sparse):
+    ended = program("prune", "--checkpoint", half_sparse, *tiny(cifar), "--lr", "1e9",
+                    "--out", "run")  # fmt: skip
     assert ended.code == 2
     assert "the loss is" in ended.err
     assert "try a lower --lr" in ended.err

@@ -32,7 +32,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        if "weights_only" in str(e) or "Unsupported" in str(e):
+        if "GLOBAL" in str(e):
             raise CheckpointError(
                 f"{path} holds Python objects that would run code when loaded; it is refused. "
                 f"Save model.state_dict() alone, best as .safetensors"
