@@ -72,7 +72,7 @@ def test_exporting_is_quiet_and_leaves_the_model_alone(capfd):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_format_gives_the_same_bits(dense, tmp_path, name, options, batch):
     module = load(name)
-    path = module.export(dense, nets.metadata(), tmp_path / f"m{module.SUFFIX}", **options)
+    path = module.export(dense, nets.metadata(), tmp_path / module.DEFAULT_NAME, **options)
     model = SparseModel.open(path)
     x = np.random.default_rng(batch).standard_normal((batch, 3, 12, 12)).astype(np.float32)
     expected = run(dense.SerializeToString(), x).tobytes()
@@ -85,8 +85,8 @@ def test_every_format_gives_the_same_bits(dense, tmp_path, name, options, batch)
 def test_same_input_same_bytes(dense, tmp_path):
     for name in FORMATS:
         module = load(name)
-        a = module.export(dense, nets.metadata(), tmp_path / f"a{module.SUFFIX}")
-        b = module.export(dense, nets.metadata(), tmp_path / f"b{module.SUFFIX}")
+        a = module.export(dense, nets.metadata(), tmp_path / "a" / module.DEFAULT_NAME)
+        b = module.export(dense, nets.metadata(), tmp_path / "b" / module.DEFAULT_NAME)
         files = [a] if a.is_file() else sorted(p for p in a.rglob("*") if p.is_file())
         for file in files:
             twin = b if a.is_file() else b / file.relative_to(a)

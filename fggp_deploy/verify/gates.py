@@ -1,0 +1,109 @@
+"""The limits that decide whether a file may ship, and their verdicts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.verify.accuracy import Paired
+from fggp_deploy.verify.latency import Speedup, Timing
+from fggp_deploy.verify.parity import Difference
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Limits to hold; None is no limit.
+
+    `max_drop_points` is top-1 accuracy lost to the reference, in percentage points (1.0: from 92%
+    to 91%). `min_speedup` is the reference's median latency over the file's. `max_latency_ms` is
+    the file's median latency of one run at the batch asked for. The point estimate decides;
+    with `strict` the bad end of its 95% interval does.
+    """
+
+    max_drop_points: float | None = None
+    min_speedup: float | None = None
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_drop_points is not None and not -100 <= self.max_drop_points <= 100:
+            raise ConfigError(
+                f"max_drop_points must be in [-100, 100] percentage points, "
+                f"got {self.max_drop_points}"
+            )
+        for name in ("min_speedup", "max_bytes", "max_latency_ms"):
+            limit = getattr(self, name)
+            if limit is not None and not (math.isfinite(limit) and limit > 0):
+                raise ConfigError(f"{name} must be positive and finite, got {limit}")
+
+    def require(self, *, data: bool, reference: bool) -> None:
+        """Raise ConfigError where a limit needs data or a reference that is not there."""
+        if self.max_drop_points is not None and not data:
+            raise ConfigError("max_drop_points needs labelled data; give --data")
+        for name in ("max_drop_points", "min_speedup"):
+            if getattr(self, name) is not None and not reference:
+                raise ConfigError(
+                    f"{name} needs the dense parent and there is no reference.onnx beside the "
+                    "model; give --reference"
+                )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate: `value` against `limit` in `unit`, and in words `how` it was decided."""
+
+    name: str
+    limit: float
+    value: float
+    unit: str
+    passed: bool
+    how: str
+
+
+def agreement(name: str, found: Difference) -> Verdict:
+    """The verdict on a self-test or a parity check; no option relaxes it."""
+    how = f"largest difference over its tolerance, {found.rtol:g}·|logit| + {found.atol:g}"
+    return Verdict(name, 1.0, found.worst, "tolerances", found.passed, how)
+
+
+def judge(
+    gates: Gates,
+    *,
+    paired: Paired | None,
+    speedup: Speedup | None,
+    timing: Timing,
+    file_bytes: int,
+) -> tuple[Verdict, ...]:
+    """Judge every limit that is set; `require` must have held, or ConfigError is raised."""
+    gates.require(data=paired is not None, reference=paired is not None or speedup is not None)
+    verdicts = []
+    if gates.max_drop_points is not None and paired is not None:
+        value, how = _decide(gates, paired.drop_points, paired.drop_high, "top-1 drop", "upper")
+        passed = value <= gates.max_drop_points
+        verdicts.append(
+            Verdict("max_drop_points", gates.max_drop_points, value, "points", passed, how)
+        )
+    if gates.min_speedup is not None and speedup is not None:
+        value, how = _decide(gates, speedup.value, speedup.low, "ratio of medians", "lower")
+        passed = value >= gates.min_speedup
+        verdicts.append(Verdict("min_speedup", gates.min_speedup, value, "×", passed, how))
+    if gates.max_bytes is not None:
+        passed = file_bytes <= gates.max_bytes
+        verdicts.append(
+            Verdict("max_bytes", gates.max_bytes, file_bytes, "bytes", passed, "size of the file")
+        )
+    if gates.max_latency_ms is not None:
+        value, how = _decide(
+            gates, timing.median_ms, timing.median_high_ms, "median latency", "upper"
+        )
+        passed = value <= gates.max_latency_ms
+        verdicts.append(Verdict("max_latency_ms", gates.max_latency_ms, value, "ms", passed, how))
+    return tuple(verdicts)
+
+
+def _decide(gates: Gates, point: float, bad: float, what: str, end: str) -> tuple[float, str]:
+    if gates.strict:
+        return bad, f"{end} end of the 95% interval of the {what}"
+    return point, f"point estimate of the {what}"

@@ -1,0 +1,142 @@
+"""Load time and peak memory of a network, each time in a fresh process.
+
+`python -m fggp_deploy.verify.process model.onnx --threads 1 --shape 1,3,32,32` measures itself and
+prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+
+import fggp_deploy
+from fggp_deploy.errors import FggpError, MachineError, ModelFileError
+from fggp_deploy.verify.network import load
+
+TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over `n` fresh processes, and the least and the most of each.
+
+    `load_ms` is the session's creation. `peak_rss_bytes` is the largest resident set after one
+    run; `base_rss_bytes` of it were there before the load (interpreter, numpy, onnxruntime).
+    """
+
+    n: int
+    load_ms: float
+    load_min_ms: float
+    load_max_ms: float
+    peak_rss_bytes: int
+    peak_rss_min_bytes: int
+    peak_rss_max_bytes: int
+    base_rss_bytes: int
+
+
+def measure_processes(
+    models: Mapping[str, Path],
+    *,
+    input_shape: tuple[int, ...],
+    threads: int,
+    rounds: int = 3,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Cost]:
+    """Measure ONNX files `rounds` times each, one after the other in turn: name → Cost.
+
+    `input_shape` is [N, C, H, W] of the one run; `progress(done, total)` counts processes. Raises
+    ModelFileError for a file that does not load and MachineError when no process can be started.
+    """
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    for i in range(rounds):
+        for j, (name, path) in enumerate(models.items()):
+            found[name].append(_child(name, path, input_shape, threads))
+            progress(i * len(models) + j + 1, rounds * len(models))
+    return {name: summary(runs) for name, runs in found.items()}
+
+
+def summary(runs: list[dict[str, float]]) -> Cost:
+    """Summarise what the children printed."""
+    load_ms = [r["load_ms"] for r in runs]
+    peak = [int(r["peak_rss_bytes"]) for r in runs]
+    return Cost(
+        n=len(runs),
+        load_ms=median(load_ms),
+        load_min_ms=min(load_ms),
+        load_max_ms=max(load_ms),
+        peak_rss_bytes=int(median(peak)),
+        peak_rss_min_bytes=min(peak),
+        peak_rss_max_bytes=max(peak),
+        base_rss_bytes=int(median(r["base_rss_bytes"] for r in runs)),
+    )
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set that this process has had so far."""
+    if sys.platform.startswith("linux"):
+        # ru_maxrss would include the parent's memory, which survives fork and exec there.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+        raise MachineError("/proc/self/status has no VmHWM; peak memory cannot be measured here")
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
+
+
+def _child(name: str, path: Path, shape: tuple[int, ...], threads: int) -> dict[str, float]:
+    root = str(Path(fggp_deploy.__file__).parents[1])
+    old = os.environ.get("PYTHONPATH")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, old] if old else [root])}
+    command = [sys.executable, "-P", "-m", __spec__.name, str(path)]
+    command += ["--threads", str(threads), "--shape", ",".join(map(str, shape))]
+    try:
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise MachineError(f"cannot measure {name} in a fresh process: {e}") from e
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ModelFileError(f"{name} fails in a fresh process: {last}")
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure this process: load one file, run it once, print JSON."""
+    parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=main.__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shape", required=True, help="N,C,H,W of the one run")
+    args = parser.parse_args(arguments)
+    x = np.zeros([int(n) for n in args.shape.split(",")], np.float32)
+    base = peak_rss_bytes()
+    start = time.perf_counter()
+    try:
+        network = load(args.model.name, args.model, threads=args.threads)
+        load_ms = 1000 * (time.perf_counter() - start)
+        network.logits(x)
+    except FggpError as e:
+        print(e, file=sys.stderr)
+        return e.exit_code
+    found = {"load_ms": load_ms, "base_rss_bytes": base, "peak_rss_bytes": peak_rss_bytes()}
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

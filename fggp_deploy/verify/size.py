@@ -1,0 +1,74 @@
+"""Bytes of the file, of its dense twin, and the least that any packing could reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import numpy_helper
+
+from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
+from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.packing import entropy_bound_bytes
+
+
+@dataclass(frozen=True)
+class EncodingCount:
+    """How many weight tensors are stored in one encoding, their non-zeros and their bytes."""
+
+    tensors: int
+    nnz: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """File sizes in bytes.
+
+    `dense_bytes` is the same network with its zeros written out; `reference_bytes` the dense
+    parent's file. `bound_bytes` is `dense_bytes` with every weight tensor at the entropy of its
+    mask plus its non-zero values.
+    """
+
+    file_bytes: int
+    dense_bytes: int
+    reference_bytes: int | None
+    bound_bytes: int
+    encodings: dict[str, EncodingCount]
+
+
+def size(packed: SparseModel, reference: Path | None) -> Size:
+    """Measure a model file and, where there is one, its dense parent's file."""
+    with reading(packed.path.name):
+        dense = packed.dense()
+        dense_bytes, bound = dense.ByteSize(), bound_bytes(dense)
+    return Size(
+        file_bytes=packed.file_bytes(),
+        dense_bytes=dense_bytes,
+        reference_bytes=reference.stat().st_size if reference is not None else None,
+        bound_bytes=bound,
+        encodings=encodings(packed.layers),
+    )
+
+
+def bound_bytes(dense: onnx.ModelProto) -> int:
+    """The dense file's bytes with each float initializer of two or more dimensions at its bound."""
+    total = dense.ByteSize()
+    for t in dense.graph.initializer:
+        w = numpy_helper.to_array(t)
+        if w.dtype.kind == "f" and w.ndim > 1 and w.size:
+            total += min(0, round(entropy_bound_bytes(w)) - w.nbytes)
+    return total
+
+
+def encodings(layers: Iterable[Layer]) -> dict[str, EncodingCount]:
+    """Count the layers by their encoding, in alphabetical order."""
+    counts: dict[str, EncodingCount] = {}
+    for layer in sorted(layers, key=lambda layer: layer.encoding):
+        c = counts.get(layer.encoding, EncodingCount(0, 0, 0))
+        counts[layer.encoding] = EncodingCount(
+            c.tensors + 1, c.nnz + layer.nnz, c.stored_bytes + layer.stored_bytes
+        )
+    return counts

@@ -1,0 +1,163 @@
+"""What is verified: a packed model, its dense parent and its data, checked to belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.data.types import Dataset, Split
+from fggp_deploy.errors import DataError, ModelFileError
+from fggp_deploy.files import sha256_file
+from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.verify import accuracy, parity
+from fggp_deploy.verify.network import Floats, Network, load
+
+N_PROBES = 8  # random inputs where the file brings no self-test
+N_PARITY = 256  # test images on which packed and dense are compared
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model file with its network, and where they are there the dense parent's and the data.
+
+    `reference` is the parent's file and `parent` its network: both or neither.
+    """
+
+    packed: SparseModel
+    model: Network
+    reference: Path | None
+    parent: Network | None
+    data: Dataset | None
+
+
+def gather(
+    packed: SparseModel, *, reference: Path | None, data: Dataset | None, threads: int
+) -> Subject:
+    """Load both networks and check that everything fits.
+
+    Raises ModelFileError for a network that does not load or gives another number of logits than
+    the model has classes, and DataError for data of another size or number of classes.
+    """
+    meta = packed.metadata
+    if data is not None:
+        check_data(packed, data)
+    model = load(packed.path.name, packed.runnable(), threads=threads)
+    parent = load(reference.name, reference, threads=threads) if reference else None
+    probe = np.zeros((1, *meta.preprocessing.input_shape), np.float32)
+    for network in (model, parent):
+        if network is not None and (n := network.logits(probe).shape[1]) != len(meta.classes):
+            raise ModelFileError(
+                f"{network.name} gives {n} logits but {packed.path.name} names "
+                f"{len(meta.classes)} classes; they do not belong together, export again"
+            )
+    return Subject(packed, model, reference, parent, data)
+
+
+def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
+    """The dense parent's ONNX: as given, or `reference.onnx` beside the model, or None.
+
+    Raises ModelFileError where the one given is missing, or where the model recorded the hash of
+    another one.
+    """
+    path = given if given is not None else packed.path.parent / "reference.onnx"
+    if not path.is_file():
+        if given is None:
+            return None
+        raise ModelFileError(f"the reference {path} is not a file; give the dense parent's ONNX")
+    meta = packed.metadata
+    recorded = meta.provenance.get("reference_sha256", meta.parent_sha256)
+    try:
+        found = sha256_file(path)
+    except OSError as e:
+        raise ModelFileError(f"the reference {path} cannot be read ({e.strerror or e})") from e
+    if recorded is not None and recorded != found:
+        raise ModelFileError(
+            f"{path} is not the dense parent of {packed.path.name}: its sha256 is not the one "
+            "recorded at export; give the right --reference or export both again"
+        )
+    return path
+
+
+def check_data(packed: SparseModel, data: Dataset) -> None:
+    """Raise DataError where the data's classes or image size are not the model's."""
+    meta, name = packed.metadata, packed.path.name
+    want, have = meta.preprocessing.input_shape, data.preprocessing.input_shape
+    if want != have:
+        raise DataError(
+            f"{data.name} has images of (channels, height, width) {have}, {name} wants {want}; "
+            "give the data that it was trained on"
+        )
+    if len(data.classes) != len(meta.classes):
+        raise DataError(
+            f"{data.name} has {len(data.classes)} classes, {name} has {len(meta.classes)}; "
+            "give the data that it was trained on"
+        )
+
+
+def self_test(subject: Subject) -> parity.Difference | None:
+    """Compare the model with the logits that were recorded at export; None where none were."""
+    test = subject.packed.metadata.selftest
+    if test is None:
+        return None
+    y = subject.model.logits(test.probe(subject.packed.metadata.preprocessing.input_shape))
+    expected = np.asarray(test.logits, np.float32)
+    return parity.difference(y, expected, rtol=test.rtol, atol=test.atol)
+
+
+def packed_against_dense(
+    subject: Subject, *, threads: int, seed: int
+) -> dict[str, parity.Difference]:
+    """Compare the packed file with its dense form under one runtime: inputs' name → Difference.
+
+    The inputs are the self-test's, or normal noise from `seed`, and the first test images.
+    """
+    meta = subject.packed.metadata
+    shape = meta.preprocessing.input_shape
+    rng = np.random.default_rng(seed)
+    x = (
+        meta.selftest.probe(shape)
+        if meta.selftest is not None
+        else rng.standard_normal((N_PROBES, *shape), dtype=np.float32)
+    )
+    name = f"the dense form of {subject.model.name}"
+    with reading(name):
+        serialized = subject.packed.dense().SerializeToString()
+    dense = load(name, serialized, threads=threads)
+    found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
+    if subject.data is not None:
+        test = subject.data.test
+        some = Split(test.images[:N_PARITY], test.labels[:N_PARITY])
+        found["test images"] = parity.difference(
+            accuracy.logits(subject.model, some, meta.preprocessing),
+            accuracy.logits(dense, some, meta.preprocessing),
+        )
+    return found
+
+
+def score(subject: Subject, progress: Progress) -> accuracy.Accuracy | None:
+    """Accuracy on the whole test split, paired with the parent's; None without data."""
+    if subject.data is None:
+        return None
+    test = subject.data.test
+
+    def run(network: Network, stage: str) -> Floats:
+        preprocessing = subject.packed.metadata.preprocessing
+        return accuracy.logits(network, test, preprocessing, partial(progress, stage))
+
+    y = run(subject.model, "accuracy")
+    y_parent = run(subject.parent, "accuracy of the reference") if subject.parent else None
+    return accuracy.Accuracy(
+        data=subject.data.name,
+        split="test",
+        n=len(test),
+        model=accuracy.scores(y, test.labels),
+        reference=None if y_parent is None else accuracy.scores(y_parent, test.labels),
+        paired=None if y_parent is None else accuracy.paired(y, y_parent, test.labels),
+    )

@@ -1,0 +1,87 @@
+"""Gates: the point estimate decides, --strict the bad end of the interval."""
+
+from __future__ import annotations
+
+import pytest
+
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.verify.accuracy import Paired, Proportion
+from fggp_deploy.verify.gates import Gates, judge
+from fggp_deploy.verify.latency import Speedup, Timing
+
+PAIRED = Paired(1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1)
+SPEEDUP = Speedup(n=100, value=2.0, low=1.8, high=2.2)
+TIMING = Timing(100, 5.0, 4.5, 5.5, 6.0, 7.0)
+
+
+def verdicts(**limits):
+    found = judge(Gates(**limits), paired=PAIRED, speedup=SPEEDUP, timing=TIMING, file_bytes=1000)
+    return {v.name: v.passed for v in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "beyond", "strict_at", "strict_beyond"),
+    [
+        ("max_drop_points", 1.0, 0.9, 2.1, 2.0),
+        ("min_speedup", 2.0, 2.1, 1.8, 1.9),
+        ("max_bytes", 1000, 999, 1000, 999),
+        ("max_latency_ms", 5.0, 4.9, 5.5, 5.4),
+    ],
+)
+def test_limits_are_inclusive(name, at, beyond, strict_at, strict_beyond):
+    assert verdicts(**{name: at}) == {name: True}
+    assert verdicts(**{name: beyond}) == {name: False}
+    assert verdicts(**{name: strict_at}, strict=True) == {name: True}
+    assert verdicts(**{name: strict_beyond}, strict=True) == {name: False}
+
+
+def test_a_verdict_says_how():
+    (loose,) = judge(
+        Gates(min_speedup=1.9), paired=None, speedup=SPEEDUP, timing=TIMING, file_bytes=1
+    )
+    (strict,) = judge(
+        Gates(min_speedup=1.9, strict=True),
+        paired=None,
+        speedup=SPEEDUP,
+        timing=TIMING,
+        file_bytes=1,
+    )
+    assert (loose.value, loose.limit, loose.passed) == (2.0, 1.9, True)
+    assert loose.how == "point estimate of the ratio of medians"
+    assert (strict.value, strict.passed) == (1.8, False)
+    assert strict.how == "lower end of the 95% interval of the ratio of medians"
+
+
+def test_no_limits_no_verdicts():
+    assert verdicts() == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "data", "reference", "match"),
+    [
+        ({"max_drop_points": 1}, False, True, "--data"),
+        ({"max_drop_points": 1}, True, False, "--reference"),
+        ({"min_speedup": 1}, True, False, "--reference"),
+    ],
+)
+def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, match):
+    with pytest.raises(ConfigError, match=match):
+        Gates(**limits).require(data=data, reference=reference)
+    with pytest.raises(ConfigError):
+        judge(Gates(**limits), paired=None, speedup=None, timing=TIMING, file_bytes=1)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_drop_points": float("nan")},
+        {"max_drop_points": 101},
+        {"min_speedup": 0},
+        {"min_speedup": float("inf")},
+        {"max_bytes": -1},
+        {"max_latency_ms": float("nan")},
+    ],
+)
+def test_limits_out_of_domain(limits):
+    with pytest.raises(ConfigError):
+        Gates(**limits)

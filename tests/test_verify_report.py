@@ -1,0 +1,382 @@
+"""The whole verification on a small model made by hand, and what damage and misuse do to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fggp_deploy.exporters import csr, onnx_dense
+from fggp_deploy.exporters import onnx as packed_onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.data.types import Dataset, Preprocessing, Split
+from fggp_deploy.errors import ConfigError, DataError, FggpError, ModelFileError
+from fggp_deploy.files import sha256_file
+from fggp_deploy.packing import entropy_bound_bytes
+from fggp_deploy.verify import process, report
+from fggp_deploy.verify.gates import Gates
+from fggp_deploy.verify.markdown import markdown
+from fggp_deploy.verify.network import load
+from fggp_deploy.verify.process import Cost
+from fggp_deploy.verify.report import Report, verify, write
+
+SIDE, CLASSES, N_TEST = 8, 6, 300
+PREPROCESSING = Preprocessing(SIDE, SIDE, (0.5,), (0.25,))
+
+
+def network(sparsity: float, classes: int = CLASSES, side: int = SIDE) -> onnx.ModelProto:
+    """A convolution, a mean over the image and a linear layer; the same seed in every sparsity."""
+    rng = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> TensorProto:
+        w = rng.standard_normal(shape).astype(np.float32)
+        w[rng.random(shape) < sparsity] = 0
+        return numpy_helper.from_array(w, name)
+
+    nodes = [
+        helper.make_node("Conv", ["input", "a.weight"], ["a"], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "b.weight"], ["b"], pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["b"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["logits"], transB=1),
+    ]
+    weights = [
+        weight("a.weight", 64, 1, 3, 3),
+        weight("b.weight", 64, 64, 3, 3),
+        weight("fc.weight", classes, 64),
+        numpy_helper.from_array(np.zeros(classes, np.float32), "fc.bias"),
+    ]
+    x = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, side, side])
+    y = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])
+    graph = helper.make_graph(nodes, "net", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def dataset(side: int = SIDE, classes: int = CLASSES, n: int = N_TEST) -> Dataset:
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (n, side, side, 1), dtype=np.uint8)
+    test = Split(images, rng.integers(0, classes, n))
+    empty = Split(images[:0], test.labels[:0])
+    names = tuple(f"c{i}" for i in range(classes))
+    pre = Preprocessing(side, side, (0.5,), (0.25,))
+    return Dataset("random", names, empty, empty, test, pre)
+
+
+def metadata(dense: onnx.ModelProto, **others) -> Metadata:
+    run = load("dense", dense.SerializeToString(), threads=1).logits
+    recorded = SelfTest.record(run, PREPROCESSING.input_shape)
+    names = tuple(f"c{i}" for i in range(CLASSES))
+    return Metadata(PREPROCESSING, names, recorded, data="random", model="hand", **others)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """model.onnx, model.csr, and the dense parent as reference.onnx whose hash both carry."""
+    (tmp_path / "reference.onnx").write_bytes(network(0.0).SerializeToString())
+    meta = metadata(
+        network(0.95), provenance={"reference_sha256": sha256_file(tmp_path / "reference.onnx")}
+    )
+    packed_onnx.export(network(0.95), meta, tmp_path / "model.onnx")
+    csr.export(network(0.95), meta, tmp_path / "model.csr")
+    return tmp_path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """`verify` on one thread, briefly, and without fresh processes."""
+
+    def no_processes(models, **options):
+        return {name: Cost(3, 1.0, 1.0, 1.0, 9, 9, 9, 5) for name in models}
+
+    monkeypatch.setattr(report, "measure_processes", no_processes)
+
+    def run(path: Path, **options) -> Report:
+        return verify(path, threads=1, seconds=0.001, **options)
+
+    return run
+
+
+def damage(path: Path, name: str, change) -> None:
+    model = onnx.load(path)
+    (tensor,) = [t for t in model.graph.initializer if t.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.csr"])
+def test_everything_is_measured(folder, name):
+    stages = []
+    found = verify(
+        folder / name,
+        data=dataset(),
+        gates=Gates(max_bytes=10**6),
+        threads=1,
+        seconds=0.001,
+        progress=lambda stage, done, total: stages.append((stage, done, total)),
+    )
+    assert found.passed
+    checks = ["self-test", "parity on probe inputs", "parity on test images", "max_bytes"]
+    assert [v.name for v in found.verdicts] == checks
+    assert all(d.bit_equal and d.top1_changed == 0 for d in found.parity.values())
+    assert found.parity["test images"].n == 256
+    assert found.accuracy.n == found.accuracy.paired.n == N_TEST
+    assert found.accuracy.model.top5 is not None
+    assert set(found.latency.timings) == set(found.processes) == {"model", "reference"}
+    assert set(found.latency.speedups) == {"model"}
+    assert found.processes["model"].n == 3
+    assert found.processes["model"].load_ms > 0
+    assert found.processes["model"].peak_rss_bytes > found.processes["model"].base_rss_bytes > 0
+    assert found.model.file_bytes < found.size.dense_bytes
+    assert found.reference.sha256 == sha256_file(folder / "reference.onnx")
+    assert found.notes == ()
+    assert {stage for stage, _, _ in stages} >= {"parity", "accuracy", "latency"}
+    assert all(0 <= done <= total for _, done, total in stages)
+
+
+def test_report_round_trip(folder, quick):
+    found = quick(folder / "model.onnx", data=dataset())
+    write(found, folder / "out")
+    read = json.loads((folder / "out" / "report.json").read_text())
+    assert read == found.to_dict()
+    assert (read["schema_version"], read["passed"]) == (1, True)
+    assert read["origin"]["model"] == "hand"
+    assert (folder / "out" / "report.md").read_text() == markdown(found)
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["report.json", "report.md"]
+
+
+def test_markdown_says_the_verdict_first(folder, quick):
+    passed = markdown(quick(folder / "model.onnx", data=dataset()))
+    assert passed.startswith("# PASSED: model.onnx\n")
+    sections = [line[3:] for line in passed.splitlines() if line.startswith("## ")]
+    assert sections == ["Accuracy", "Speed", "Size", "Parity", "Layers", "Provenance"]
+    assert "n = 300" in passed
+    failed = markdown(quick(folder / "model.onnx", gates=Gates(max_bytes=1)))
+    assert failed.startswith("# FAILED: model.onnx (max_bytes)\n")
+
+
+def test_accuracy_is_that_of_a_plain_loop(folder, quick):
+    data = dataset()
+    found = quick(folder / "model.onnx", data=data).accuracy
+    net = load("dense", network(0.95).SerializeToString(), threads=1)
+    right = [
+        net.logits(PREPROCESSING(data.test.images[i : i + 1])).argmax() == data.test.labels[i]
+        for i in range(N_TEST)
+    ]
+    assert found.model.top1.k == sum(right)
+
+
+def test_size_by_hand(folder, quick):
+    found = quick(folder / "model.onnx").size
+    dense = SparseModel.open(folder / "model.onnx").dense()
+    arrays = [numpy_helper.to_array(t) for t in network(0.95).graph.initializer]
+    weights = [w for w in arrays if w.ndim > 1]
+    bound = dense.ByteSize() - sum(w.nbytes for w in weights)
+    bound += sum(round(entropy_bound_bytes(w)) for w in weights)
+    assert found.file_bytes == (folder / "model.onnx").stat().st_size
+    assert found.reference_bytes == (folder / "reference.onnx").stat().st_size
+    assert found.bound_bytes == bound < found.file_bytes < found.dense_bytes
+    assert sum(c.tensors for c in found.encodings.values()) == 3
+
+
+def test_a_flipped_sign_fails_the_self_test(folder, quick):
+    damage(folder / "model.onnx", "fc.weight.values", lambda v: np.append(-v[:1], v[1:]))
+    found = quick(folder / "model.onnx", data=dataset())
+    assert not found.passed
+    assert [v.name for v in found.verdicts if not v.passed] == ["self-test"]
+    assert markdown(found).startswith("# FAILED: model.onnx (self-test)")
+
+
+def test_packed_that_differs_from_dense_fails(folder, quick, monkeypatch):
+    monkeypatch.setattr(SparseModel, "dense", lambda self: network(0.9))
+    found = quick(folder / "model.onnx", data=dataset())
+    assert not found.passed
+    failed = [v.name for v in found.verdicts if not v.passed]
+    assert failed == ["parity on probe inputs", "parity on test images"]
+
+
+def test_without_reference_data_and_self_test(folder, quick):
+    alone = folder / "alone" / "model.onnx"
+    meta = dataclasses.replace(metadata(network(0.95)), selftest=None)
+    packed_onnx.export(network(0.95), meta, alone)
+    found = quick(alone)
+    assert found.passed
+    assert found.accuracy is found.reference is found.self_test is None
+    assert found.latency.speedups == {}
+    assert len(found.notes) == 3
+    text = markdown(found)
+    for missing in ("No dense parent", "no accuracy drop", "No data was given", "no self-test"):
+        assert missing in text
+
+
+def test_a_dense_file_against_itself_has_no_drop(folder, quick):
+    path = onnx_dense.export(network(0.0), metadata(network(0.0)), folder / "a" / "model.onnx")
+    found = quick(path, reference=path, data=dataset()).accuracy.paired
+    assert (found.lost, found.gained, found.p_value, found.drop_points) == (0, 0, 1, 0)
+    assert found.agreement.value == 1
+
+
+def test_hostile_metadata_is_written_harmlessly(folder, quick):
+    meta = metadata(network(0.95), sparsity={"x": float("nan")})
+    meta = dataclasses.replace(meta, model="a|<b>")
+    path = packed_onnx.export(network(0.95), meta, folder / "own" / "model.onnx")
+    found = quick(path)
+    write(found, folder / "out")
+    assert found.to_dict()["origin"]["sparsity"] == {"x": "NaN"}
+    assert "a\\|&lt;b>" in (folder / "out" / "report.md").read_text()
+
+
+def nan_bias(folder: Path) -> Path:
+    damage(folder / "model.onnx", "fc.bias", lambda v: v * np.nan)
+    return folder / "model.onnx"
+
+
+def truncated(folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def no_metadata(folder: Path) -> Path:
+    return folder / "reference.onnx"
+
+
+def missing(folder: Path) -> Path:
+    return folder / "absent.onnx"
+
+
+def gap_past_the_end(folder: Path) -> Path:
+    damage(folder / "model.onnx", "b.weight.gaps", lambda v: v * 0 + 255)
+    return folder / "model.onnx"
+
+
+def other_reference(folder: Path) -> Path:
+    (folder / "reference.onnx").write_bytes(network(0.5).SerializeToString())
+    return folder / "model.onnx"
+
+
+def unreadable_operator(folder: Path) -> Path:
+    model = onnx.load(folder / "model.onnx")
+    model.graph.node[0].op_type = "Nonsense"
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        nan_bias,
+        truncated,
+        no_metadata,
+        missing,
+        gap_past_the_end,
+        other_reference,
+        unreadable_operator,
+    ],
+)
+def test_damaged_models(folder, quick, make):
+    path = make(folder)
+    with pytest.raises(ModelFileError) as e:
+        quick(path)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None, "classes", "size", "nan"])
+def test_hostile_references(folder, quick, content):
+    meta = metadata(network(0.95))
+    path = packed_onnx.export(network(0.95), meta, folder / "own" / "model.onnx")
+    reference = folder / "own" / "given.onnx"
+    if content == "classes":
+        reference.write_bytes(network(0.0, classes=7).SerializeToString())
+    elif content == "size":
+        reference.write_bytes(network(0.0, side=9).SerializeToString())
+    elif content == "nan":
+        reference.write_bytes(network(0.0).SerializeToString())
+        damage(reference, "fc.bias", lambda v: v * np.nan)
+    elif content is not None:
+        reference.write_bytes(content)
+    with pytest.raises(ModelFileError) as e:
+        quick(path, reference=reference)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (dataset(side=9), "wants"),
+        (dataset(classes=7), "7 classes"),
+        (dataset(n=0), "no images"),
+    ],
+)
+def test_data_that_does_not_fit(folder, quick, data, match):
+    with pytest.raises(DataError, match=match):
+        quick(folder / "model.onnx", data=data)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": 0},
+        {"batch": 0},
+        {"seconds": 0.0},
+        {"seconds": float("nan")},
+        {"seed": -1},
+        {"gates": Gates(max_drop_points=1)},
+    ],
+)
+def test_options_out_of_domain(folder, options):
+    with pytest.raises(ConfigError):
+        verify(folder / "model.onnx", **options)
+
+
+def test_a_speed_gate_needs_the_reference(folder):
+    (folder / "reference.onnx").unlink()
+    with pytest.raises(ConfigError, match="--reference"):
+        verify(folder / "model.onnx", gates=Gates(min_speedup=1))
+
+
+def test_a_child_process_fails_in_one_line(folder):
+    (folder / "bad.onnx").write_bytes(b"garbage")
+    with pytest.raises(ModelFileError, match="fresh process") as e:
+        process.measure_processes(
+            {"bad": folder / "bad.onnx"}, input_shape=(1, 1, SIDE, SIDE), threads=1
+        )
+    assert "\n" not in str(e.value)
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(folder, quick):
+    found = quick(folder / "model.onnx")
+    (folder / "file").write_text("in the way")
+    with pytest.raises(FggpError):
+        write(found, folder / "file")
+    assert (folder / "file").read_text() == "in the way"
+
+
+def test_verify_needs_no_torch(folder):
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision', 'typer'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from pathlib import Path\n"
+        "from fggp_deploy.verify.report import verify, write\n"
+        "found = verify(Path(sys.argv[1]), threads=1, seconds=0.001)\n"
+        "write(found, Path(sys.argv[2]))\n"
+        "assert found.passed and 'torch' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", code, str(folder / "model.onnx"), str(folder / "out")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
