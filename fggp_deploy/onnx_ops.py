@@ -85,7 +85,7 @@ class _Packer:
                 self.captured |= set(_names_read(inner))
         self.taken = set(self.uses) | set(self.constants)
         self.taken |= {o for n in self.graph.node for o in n.output}
-        self.zero_biases: dict[str, TensorProto] = {}
+        self.zero_biases: dict[int, TensorProto] = {}
 
     def run(self) -> ModelProto:
         """The packed model, or a copy of the original where that is no larger."""
@@ -160,7 +160,7 @@ class _Packer:
         shape = plan.packed.shape
         bias = node.input[2] if len(node.input) > 2 else ""
         inputs = [node.input[0], f"{weight}.values", f"{weight}.gaps"]
-        inputs.append(bias or self._zero_bias(weight, shape[0]))
+        inputs.append(bias or self._zero_bias(shape[0]))
         out = helper.make_node(plan.op, inputs, node.output, name=node.name, domain=DOMAIN)
         out.attribute.append(helper.make_attribute("weight_shape", shape))
         if plan.op == "SparseConv":
@@ -170,14 +170,15 @@ class _Packer:
                 out.attribute.append(helper.make_attribute(key, given.get(key, default)))
         return out
 
-    def _zero_bias(self, weight: str, size: int) -> str:
-        if weight not in self.zero_biases:
-            name = weight.removesuffix(".weight") + ".bias"
-            name = f"{weight}.bias" if name in self.taken else name
+    def _zero_bias(self, size: int) -> str:
+        """The name of `size` zeros, one tensor for all layers of that width."""
+        if size not in self.zero_biases:
+            name = f"zeros.{size}"
+            while name in self.taken:
+                name += "_"
             self.taken.add(name)
-            zeros = numpy_helper.from_array(np.zeros(size, np.float32), name)
-            self.zero_biases[weight] = zeros
-        return self.zero_biases[weight].name
+            self.zero_biases[size] = numpy_helper.from_array(np.zeros(size, np.float32), name)
+        return self.zero_biases[size].name
 
 
 # For each operator the attributes it may have, as (default, allowed …) or None for any value, and

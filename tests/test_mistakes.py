@@ -84,7 +84,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(program, args: list[str], s
 
 def test_format_names_get_a_suggestion(program):
     shutil.copytree(Path(__file__).parent / "golden", program.cwd / "golden")
-    ended = program("export", "golden/small.onnx", "--format", "onx")
+    ended = program("export", "golden/tiny.onnx", "--format", "onx")
     assert ended.code == 2
     assert "unknown format 'onx'; did you mean 'onnx'?" in ended.err
 
