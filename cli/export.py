@@ -1,1 +1,64 @@
-def export() -> None: ...
+"""fggp-deploy export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+
+@ends_cleanly
+def export(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run folder or its checkpoint. Default: the newest run."),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy)."),
+    ] = "onnx",
+    flat: Annotated[
+        bool,
+        typer.Option("--flat", help="onnx: inline our functions, for tools that know none."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Write a pruned checkpoint as a file to deploy, and its parent as reference.onnx.
+
+    The file runs on any ONNX Runtime from 1.20 and checks itself: it carries a seed and the
+    logits that it must give.
+    """
+    from fggp_deploy.errors import ConfigError
+    from fggp_deploy.folder import DENSE, PRUNED, newest
+
+    from .progress import working
+    from .render import as_json, size, stdout
+
+    if flat and format != "onnx":
+        raise ConfigError(f"--flat belongs to --format onnx, not {format}")
+    checkpoint = run or newest(PRUNED)
+    if checkpoint.is_dir():
+        pruned = checkpoint / PRUNED
+        checkpoint = pruned if pruned.is_file() else checkpoint / DENSE
+    with working("exporting"):
+        from fggp_deploy.exporters.run import export_run
+
+        result = export_run(checkpoint, format=format, out=out, flat=flat)
+    if json:
+        return as_json(result)
+    stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")
+    if result.reference is not None and result.reference_bytes:
+        share = result.file_bytes / result.reference_bytes
+        stdout.print(
+            f"{result.reference}: {size(result.reference_bytes)}, the parent; not for shipping. "
+            f"The file is {share:.2%} of it"
+        )
+    stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
+    return None

@@ -1,1 +1,143 @@
-def inspect() -> None: ...
+"""fggp-deploy inspect."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight tensor. `macs`: dense multiply-accumulates an image; `n_bytes`: as stored."""
+
+    name: str
+    shape: tuple[int, ...]
+    n_total: int
+    n_removed: int
+    n_bytes: int
+    macs: int | None
+    encoding: str
+    prunable: bool | None
+
+
+@ends_cleanly
+def inspect(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A checkpoint, .onnx, .csr folder or run folder. Default: the newest run."
+        ),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Show what is in a checkpoint or an exported file: sparsity, MACs and bytes by layer."""
+    from fggp_deploy.folder import PRUNED, newest
+
+    from .render import as_json, size, stdout, table
+
+    path = path or newest(PRUNED)
+    if path.is_dir() and (path / PRUNED).is_file():
+        path = path / PRUNED
+    rows, about = _read(path)
+    counted = [r for r in rows if r.prunable] or rows
+    total = {
+        "n_prunable": sum(r.n_total for r in counted),
+        "n_removed": sum(r.n_removed for r in counted),
+        "n_all_weights": sum(r.n_total for r in rows),
+        "n_all_removed": sum(r.n_removed for r in rows),
+    }
+    if json:
+        as_json({"path": path, **about, **total, "layers": [asdict(r) for r in rows]})
+        return
+    macs = sum(r.macs or 0 for r in rows) or 1
+    table(
+        str(path),
+        ("weight", "shape", "sparsity", "kept", "MACs", "bytes", "stored as"),
+        [
+            (
+                r.name + ("" if r.prunable is not False else " (dense by choice)"),
+                "×".join(map(str, r.shape)),
+                f"{r.n_removed / max(r.n_total, 1):.2%}",
+                f"{r.n_total - r.n_removed:,}",
+                "–" if r.macs is None else f"{r.macs / macs:.1%}",
+                size(r.n_bytes),
+                r.encoding,
+            )
+            for r in rows
+        ],
+    )
+    stdout.print(
+        f"prunable weights: {total['n_removed']:,} of {total['n_prunable']:,} removed "
+        f"({total['n_removed'] / max(total['n_prunable'], 1):.4%})\n"
+        f"all conv and linear weights: {total['n_all_removed']:,} of {total['n_all_weights']:,} "
+        f"({total['n_all_removed'] / max(total['n_all_weights'], 1):.4%})"
+    )
+    for key, value in about.items():
+        stdout.print(f"{key.replace('_', ' ')}: {value}")
+
+
+def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    from fggp_deploy.errors import ConfigError
+
+    if path.suffix in (".onnx", ".csr"):
+        return _exported(path)
+    if path.suffix == ".safetensors":
+        return _checkpoint(path)
+    if path.suffix in (".pt", ".pth", ".th", ".ckpt"):
+        from fggp_deploy.artifacts.foreign import read_state_dict
+
+        return _weights({n: t.numpy() for n, t in read_state_dict(path).items()}), {}
+    raise ConfigError(
+        f"{path}: inspect reads .safetensors, .pt, .pth, .th, .ckpt, .onnx, .csr and run folders"
+    )
+
+
+def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    from fggp_deploy.artifacts.sparse_model import SparseModel
+
+    model = SparseModel.open(path)
+    meta = model.metadata
+    prunable = set(meta.sparsity.get("prunable", ()))
+    rows = [
+        Row(
+            layer.name, layer.shape, layer.size, layer.size - layer.nnz, layer.stored_bytes,
+            layer.macs, layer.encoding, layer.name in prunable if prunable else None,
+        )
+        for layer in model.layers
+    ]  # fmt: skip
+    return rows, {
+        "file_bytes": model.file_bytes(), "model": meta.model, "data": meta.data,
+        "parent_sha256": meta.parent_sha256,
+    }  # fmt: skip
+
+
+def _checkpoint(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    from fggp_deploy.artifacts.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(path)
+    info = checkpoint.info
+    if info is None:
+        return _weights(checkpoint.tensors), {}
+    rows = _weights(checkpoint.tensors, info.macs, info.prunable, info.macs)
+    return rows, {
+        "model": info.model, "data": info.data, "method": info.method, "target": info.target,
+        **info.metrics,
+    }  # fmt: skip
+
+
+def _weights(tensors: Any, macs: Any = None, prunable: Any = None, names: Any = None) -> list[Row]:
+    """Every tensor of two or more axes, or those in `names`."""
+    return [
+        Row(
+            name, tuple(a.shape), a.size, int((a == 0).sum()), a.nbytes,
+            (macs or {}).get(name), "dense", name in prunable if prunable else None,
+        )
+        for name, a in tensors.items()
+        if (name in names if names else a.ndim >= 2)
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import fggp_deploy
+
 from .demo import demo
 from .doctor import doctor
 from .export import export

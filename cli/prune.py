@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fggp_deploy.training.config import PruneConfig as Default
+
 from . import options as o
 from .endings import ends_cleanly
-from fggp_deploy.training.config import PruneConfig as Default
 
 if TYPE_CHECKING:
     from fggp_deploy.training.run import RunResult
@@ -67,8 +68,9 @@ def prune(
         keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
         precision=precision,
     )  # fmt: skip
-    from .progress import watch
     from fggp_deploy.training.prune import prune as run
+
+    from .progress import watch
 
     with watch() as observer:
         result = run(config, observer=observer, out=out)

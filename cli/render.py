@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-stdout = Console(highlight=False, soft_wrap=True)
+# 80 columns, which rich assumes where there is no terminal, would fold every table
+_width = None if sys.stdout.isatty() else 120
+stdout = Console(highlight=False, soft_wrap=True, width=_width)
 
 
 def as_json(value: Any) -> None:

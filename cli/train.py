@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from fggp_deploy.training.config import TrainConfig as Default
+
 from . import options as o
 from .endings import ends_cleanly
-from fggp_deploy.training.config import TrainConfig as Default
 
 
 @ends_cleanly
@@ -49,9 +50,10 @@ def train(
         std=o.numbers("--std", std), keep_dense=tuple(keep_dense or ()), prune_first=prune_first,
         seed=seed, device=device, precision=precision,
     )  # fmt: skip
+    from fggp_deploy.training.train import train as run
+
     from .progress import watch
     from .prune import show
-    from fggp_deploy.training.train import train as run
 
     with watch() as observer:
         result = run(config, observer=observer, out=out)

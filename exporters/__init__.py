@@ -1,7 +1,6 @@
 """Formats that a pruned network can be written in, one a file; each module has the same face.
 
-`SUFFIX`, and `export(dense, metadata, path, …) → path`, whose docstring's first line says in
---help what the format is for.
+`DEFAULT_NAME`, the file beside the checkpoint, and `export(dense, metadata, path, …) → path`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.files import atomic_path, sha256_file
 from fggp_deploy.packing import Csr, to_csr
 
-SUFFIX = ".csr"
+DEFAULT_NAME = "model.csr"
 
 
 def export(dense: ModelProto, metadata: Metadata, path: Path) -> Path:

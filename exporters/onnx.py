@@ -11,7 +11,7 @@ from fggp_deploy.onnx_ops import flatten, pack
 
 from .onnx_dense import write
 
-SUFFIX = ".onnx"
+DEFAULT_NAME = "model.onnx"
 
 
 def export(dense: ModelProto, metadata: Metadata, path: Path, *, flat: bool = False) -> Path:

@@ -9,7 +9,7 @@ from onnx import ModelProto, helper
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.files import write_atomic
 
-SUFFIX = ".onnx"
+DEFAULT_NAME = "model.dense.onnx"
 
 
 def export(dense: ModelProto, metadata: Metadata, path: Path) -> Path:

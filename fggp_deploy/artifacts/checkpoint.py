@@ -83,7 +83,7 @@ class Checkpoint:
             _MASK + name: np.packbits(mask.reshape(-1), bitorder="little")
             for name, mask in self.masks.items()
         }
-        tensors = {name: np.ascontiguousarray(a) for name, a in self.tensors.items()}
+        tensors = {name: np.asarray(a, order="C") for name, a in self.tensors.items()}
         content = safetensors.numpy.save({**tensors, **packed}, {"fggp": self.info.to_json()})
         with atomic_path(path) as tmp:
             tmp.write_bytes(content)

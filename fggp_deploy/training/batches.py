@@ -27,9 +27,9 @@ class Batches:
             raise DataError(f"images are {split.images.shape[1:]}, the network wants {want}")
         if not len(split):
             raise DataError("the data set has a part without images")
-        images = torch.from_numpy(split.images).permute(0, 3, 1, 2)
+        images = torch.tensor(split.images).permute(0, 3, 1, 2)
         self.images = images.to(device, memory_format=torch.contiguous_format)
-        self.labels = torch.from_numpy(split.labels).to(device)
+        self.labels = torch.tensor(split.labels).to(device)
         self.batch_size = batch_size
         self._scale = torch.tensor([255.0 * s for s in preprocessing.std], device=device)
         self._mean = torch.tensor([255.0 * m for m in preprocessing.mean], device=device)

@@ -89,7 +89,8 @@ class PruneConfig(TrainConfig):
     updates: int = 50
     rate: float = 0.5
     distill: float = 0.9
-    epochs: int = 8
+    epochs: int = 10
+    lr: float = 0.05
     batch_size: int = 64
 
     def __post_init__(self) -> None:

@@ -141,7 +141,7 @@ def _loss(logits: Tensor, y: Tensor, soft: Tensor | None, distill: float) -> Ten
 
 
 def _finite(loss: Tensor, step: int) -> float:
-    value = float(loss)
+    value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingDiverged(
             f"the loss is {value} near step {step}; try a lower --lr, a longer --warmup-epochs, "

@@ -11,12 +11,12 @@ from torch import nn
 from fggp_deploy import methods
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.folder import PARENT, PRUNED, new_folder
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
 from fggp_deploy.schedules import Cubic
 from fggp_deploy.training.batches import n_training_batches
 from fggp_deploy.training.config import PruneConfig
-from fggp_deploy.training.folder import PARENT, PRUNED, new_folder
 from fggp_deploy.training.loop import make_optimizer, pick_device
 from fggp_deploy.training.observer import Observer
 from fggp_deploy.training.run import Run, RunResult

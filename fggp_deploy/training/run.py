@@ -16,11 +16,12 @@ from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.files import write_atomic
+from fggp_deploy.folder import INTERRUPTED
 from fggp_deploy.masks import tensor_digest
 from fggp_deploy.pruner import Pruner
 from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
-from fggp_deploy.training.folder import INTERRUPTED, RunLog
+from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.loop import accuracy, fit
 from fggp_deploy.training.observer import Observer
 from fggp_deploy.training.start import count_macs, to_checkpoint

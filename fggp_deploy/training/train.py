@@ -8,12 +8,12 @@ import torch
 
 from fggp_deploy import methods
 from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.folder import DENSE, new_folder
 from fggp_deploy.masks import random_masks
 from fggp_deploy.models import build
 from fggp_deploy.pruner import Pruner, prunable_parameters
 from fggp_deploy.schedules import Constant
 from fggp_deploy.training.config import TrainConfig
-from fggp_deploy.training.folder import DENSE, new_folder
 from fggp_deploy.training.loop import make_optimizer, pick_device
 from fggp_deploy.training.observer import Observer
 from fggp_deploy.training.run import Run, RunResult

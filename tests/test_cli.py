@@ -1,0 +1,135 @@
+"""The program as a user has it: its own process, the embedded data, the newest run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import onnx
+import pytest
+
+from fggp_deploy.artifacts.checkpoint import Checkpoint
+
+
+def test_prune_removes_exactly_what_was_asked(demo_run):
+    made = json.loads((demo_run.cwd / "pruned.json").read_text())
+    assert made["n_removed"] == round(0.98 * made["n_prunable"])
+    seen = demo_run("inspect", "--json").json
+    assert (seen["n_removed"], seen["n_prunable"]) == (made["n_removed"], made["n_prunable"])
+    zeros = sum(r["n_removed"] for r in seen["layers"] if r["prunable"])
+    assert zeros == made["n_removed"]
+    assert [r["name"] for r in seen["layers"] if not r["prunable"]] == ["conv1.weight"]
+    assert sum(r["macs"] for r in seen["layers"]) > 1e6
+
+
+def test_a_run_folder_is_complete(demo_run):
+    (folder,) = (demo_run.cwd / "runs").iterdir()
+    names = {p.name for p in folder.iterdir()}
+    assert {"pruned.safetensors", "parent.safetensors", "config.yaml", "metrics.jsonl"} <= names
+    assert {"model.onnx", "reference.onnx", "tensorboard"} <= names
+    assert not [n for n in names if n.endswith((".tmp", ".old"))]
+    c = Checkpoint.open(folder / "pruned.safetensors")
+    assert c.info is not None
+    assert c.info.provenance["config"]["seed"] == 0
+    assert c.info.provenance["seconds"] > 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [m["epoch"] for m in lines] == [1]
+    assert lines[-1]["sparsity"] == pytest.approx(0.98, abs=1e-6)
+
+
+def test_export_is_small_and_names_layers(demo_run):
+    made = json.loads((demo_run.cwd / "exported.json").read_text())
+    assert made["file_bytes"] < 0.028 * made["reference_bytes"]
+    model = onnx.load(demo_run.cwd / made["path"])
+    onnx.checker.check_model(model, full_check=True)
+    assert "layer4.0.conv2.weight.values" in {t.name for t in model.graph.initializer}
+    assert {f.domain for f in model.functions} == {"ai.fggp"}
+
+
+def test_verify_passes_with_no_argument_and_writes_reports(demo_run):
+    ended = demo_run("verify", "--seconds", "1", "--json")
+    assert ended.code == 0, ended.err
+    report = ended.json
+    assert report["passed"]
+    assert report["accuracy"]["n"] == 2000
+    assert report["parity"]["test images"]["bit_equal"]
+    (folder,) = (demo_run.cwd / "runs").iterdir()
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert "PASS" in (folder / "report.md").read_text().upper()
+
+
+def test_a_failed_gate_is_exit_code_1(demo_run):
+    ended = demo_run("verify", "--seconds", "0.5", "--no-data", "--max-bytes", "1000")
+    assert ended.code == 1
+    assert "FAIL  max_bytes" in ended.out
+
+
+@pytest.mark.parametrize("format", ["csr", "onnx-dense"])
+def test_other_formats_export_and_verify(demo_run, format: str):
+    made = demo_run("export", "--format", format, "--json")
+    assert made.code == 0, made.err
+    checked = demo_run("verify", made.json["path"], "--seconds", "0.5", "--json", "--out", "r")
+    assert checked.code == 0, checked.err
+    assert checked.json["parity"]["test images"]["bit_equal"]
+
+
+def test_a_flat_file_has_no_functions(demo_run):
+    made = demo_run("export", "--flat", "--out", "flat.onnx", "--json")
+    assert made.code == 0, made.err
+    model = onnx.load(demo_run.cwd / "flat.onnx")
+    assert not model.functions
+    assert {n.domain for n in model.graph.node} == {""}
+
+
+def test_a_sparse_checkpoint_goes_on_from_its_zeros(demo_run):
+    (folder,) = (demo_run.cwd / "runs").iterdir()
+    start = folder / "pruned.safetensors"
+    below = demo_run("prune", "--checkpoint", start, "--target", "0.5", "--out", "x")
+    assert below.code == 2
+    assert "already 98.00% sparse but --target is 0.5" in below.err
+    ended = demo_run("prune", "--checkpoint", start, "--target", "0.985", "--epochs", "1", "--out",
+                     "further", "--json")  # fmt: skip
+    assert ended.code == 0, ended.err
+    old, new = Checkpoint.open(start), Checkpoint.open(demo_run.cwd / "further/pruned.safetensors")
+    assert ended.json["n_removed"] == round(0.985 * ended.json["n_prunable"])
+    assert all(not new.tensors[n][~m].any() for n, m in old.masks.items())
+
+
+def test_the_same_seed_gives_the_same_bits(demo_run):
+    made = json.loads((demo_run.cwd / "pruned.json").read_text())
+    again = demo_run("prune", "--epochs", "1", "--out", "again", "--json")
+    assert again.json["digest"] == made["digest"]
+
+
+def test_train_from_a_random_sparse_start(program):
+    made = program("train", "--sparsity", "0.5", "--epochs", "1", "--json", "--out", "half")
+    assert made.code == 0, made.err
+    assert made.json["n_removed"] == round(0.5 * made.json["n_prunable"])
+    exported = program("export", "half", "--json")
+    assert exported.code == 0, exported.err
+    assert exported.json["reference"] is None
+
+
+def test_help_is_fast_and_imports_nothing_heavy(program):
+    code = (
+        "import sys, contextlib, io\n"
+        "sys.argv = ['fggp-deploy', 'prune', '--help']\n"
+        "from fggp_deploy.cli.main import run\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): run()\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_doctor_knows_this_machine(program):
+    ended = program("doctor", "--json")
+    assert ended.code == 0
+    assert {c["what"]: c["ok"] for c in ended.json["checks"]}["onnxruntime"]
+
+
+def test_version_and_exit_code_of_wrong_options(program):
+    assert program("--version").out.startswith("fggp-deploy 0.")
+    assert program("prune", "--no-such-option").code == 2

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_plain_loop(capsys):
+    runpy.run_path(str(EXAMPLES / "plain_loop.py"), run_name="__main__")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"removed {round(0.9 * (16 * 64 * 9 + 2560))} of {16 * 64 * 9 + 2560}")

@@ -1,0 +1,123 @@
+"""What a user gets for a mistake, a lack of the machine's, or a change of mind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+import torch
+
+from fggp_deploy.artifacts.checkpoint import Checkpoint
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["prune", "--target", "1"], "--target must be in (0, 1), got 1.0"),
+        (["prune", "--target", "-0.5"], "--target must be in (0, 1), got -0.5"),
+        (["prune", "--method", "fgpp"], "unknown method 'fgpp'; did you mean 'fggp'?"),
+        (["prune", "--data", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'?"),
+        (["prune", "--model", "vgg18", "--checkpoint", "c.pt"], "did you mean 'vgg19'?"),
+        (["prune", "--model", "vgg19"], "--model vgg19 needs --checkpoint"),
+        (["prune", "--rate", "0"], "rate must be in (0, 1], got 0"),
+        (["prune", "--lr", "nan"], "--lr must be at least 0, got nan"),
+        (["prune", "--epochs", "0"], "--epochs must be at least 1"),
+        (["prune", "--updates", "0"], "--updates must be at least 1"),
+        (["prune", "--device", "tpu9"], "--device must be auto, cpu, cuda or cuda:N"),
+        (["prune", "--precision", "fp8"], "unknown precision 'fp8'"),
+        (["prune", "--keep-dense", "layer9.*"], "'layer9.*' matches no weight"),
+        (["prune", "--data", "cifar10"], "give --data-dir"),
+        (["prune", "--mean", "0.5"], "--mean and --std go together"),
+        (["prune", "--mean", "a", "--std", "b"], "--mean must be numbers with commas"),
+        (["prune", "--checkpoint", "none.pt"], "none.pt does not exist"),
+        (["prune", "--checkpoint", "garbage.safetensors"], "no readable safetensors file"),
+        (["prune", "--checkpoint", "garbage.pt"], "garbage.pt is no PyTorch checkpoint"),
+        (["prune", "--checkpoint", "evil.pt"], "would run code when loaded; it is refused"),
+        (["prune", "--checkpoint", "nan.safetensors"], "holds NaN or infinity"),
+        (["prune", "--out", "full"], "full exists and is not empty"),
+        (["prune", "--batch-size", "99999"], "more than the 9000 training images"),
+        (["export"], "run `fggp-deploy prune` or give a path"),
+        (["export", "none.safetensors"], "none.safetensors does not exist"),
+        (["export", "plain.safetensors"], "does not say which network it is"),
+        (["verify"], "run `fggp-deploy export` or give a path"),
+        (["verify", "none.onnx"], "none.onnx"),
+        (["verify", "garbage.onnx"], "garbage.onnx"),
+        (["verify", "foreign.onnx"], "fggp-deploy did not make"),
+        (["inspect", "garbage.txt"], "inspect reads .safetensors"),
+        (["inspect", "garbage.onnx"], "garbage.onnx"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(program, args: list[str], says: str):
+    cwd = program.cwd
+    for name in ("garbage.pt", "garbage.safetensors", "garbage.onnx", "garbage.txt"):
+        (cwd / name).write_bytes(b"\x07garbage")
+    (cwd / "full").mkdir()
+    (cwd / "full" / "thesis.txt").write_text("the only copy")
+    torch.save({"x": Path("y")}, cwd / "evil.pt")
+    nan = safetensors.numpy.save({"w": np.array([np.nan], np.float32)})
+    (cwd / "nan.safetensors").write_bytes(nan)
+    plain = safetensors.numpy.save({"w": np.ones(1, np.float32)})
+    (cwd / "plain.safetensors").write_bytes(plain)
+    x = onnx.helper.make_tensor_value_info("x", 1, [1])
+    y = onnx.helper.make_tensor_value_info("y", 1, [1])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y])),
+              cwd / "foreign.onnx")  # fmt: skip
+    before = sorted(os.listdir(cwd))
+    ended = program(*args)
+    assert ended.code == 2, ended.err
+    assert says in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+    assert ended.out == ""
+    assert sorted(os.listdir(cwd)) == before  # nothing half made, nothing lost
+
+
+def test_format_names_get_a_suggestion(program):
+    shutil.copytree(Path(__file__).parent / "golden", program.cwd / "golden")
+    ended = program("export", "golden/small.onnx", "--format", "onx")
+    assert ended.code == 2
+    assert "unknown format 'onx'; did you mean 'onnx'?" in ended.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_keeps_a_checkpoint_that_prune_can_start_from(program):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fggp_deploy.cli", "prune", "--epochs", "50", "--out", "run"],
+        cwd=program.cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = program.cwd / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err.splitlines()[-1]
+    assert out == ""
+    kept = Checkpoint.open(program.cwd / "run" / "interrupted.safetensors")
+    assert kept.masks
+    assert not (program.cwd / "run" / "pruned.safetensors").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_may_not_be_written(program):
+    (program.cwd / "locked").mkdir(mode=0o500)
+    ended = program("prune", "--out", "locked/run")
+    assert ended.code == 3
+    assert "may not be written" in ended.err
+
+
+def test_a_loss_that_explodes_stops_the_run(program):
+    ended = program("prune", "--lr", "1e9", "--epochs", "1", "--out", "run")
+    assert ended.code == 2
+    assert "the loss is" in ended.err
+    assert "try a lower --lr" in ended.err
