@@ -10,8 +10,8 @@ from fggp_deploy.verify.gates import Gates, judge
 from fggp_deploy.verify.latency import Speedup, Timing
 
 PAIRED = Paired(1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1)
-SPEEDUP = Speedup(n=100, value=2.0, low=1.8, high=2.2)
-TIMING = Timing(100, 5.0, 4.5, 5.5, 6.0, 7.0)
+SPEEDUP = Speedup(n=100, sessions=10, value=2.0, low=1.8, high=2.2)
+TIMING = Timing(100, 10, 5.0, 4.5, 5.5, 6.0, 7.0)
 
 
 def verdicts(**limits):

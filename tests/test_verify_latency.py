@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.verify.latency import MAX_ROUNDS, latency, measure, speedup, timing
+from fggp_deploy.verify.latency import MAX_ROUNDS, N_SESSIONS, latency, measure, speedup, timing
 from fggp_deploy.verify.markdown import speedup_in_words
 
 
@@ -15,49 +15,61 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.runs: list[str] = []
+        self.log: list[str] = []
 
     def __call__(self) -> float:
         return self.now
 
-    def contender(self, name: str, ms: float, *, jitter: float = 0.0, seed: int = 0):
+    def contender(self, name: str, ms: float, *, spread: float = 0.0, seed: int = 0):
+        """Rounds vary by `spread`, and so do sessions, as they do in truth."""
         rng = np.random.default_rng(seed)
 
-        def run() -> None:
-            self.runs.append(name)
-            self.now += ms * (1 + jitter * rng.random()) / 1000
+        def open_session():
+            self.log.append(name.upper())
+            own_ms = ms * (1 + spread * rng.random())
 
-        return run
+            def run() -> None:
+                self.log.append(name)
+                self.now += own_ms * (1 + spread * rng.random()) / 1000
+
+            return run
+
+        return open_session
 
 
-def measured(clock: Clock, contenders: dict, seconds: float = 0.1, seed: int = 0):
+def measured(clock: Clock, contenders: dict, seconds: float = 0.01, seed: int = 0):
     rng = np.random.default_rng(seed)
     return measure(contenders, seconds=seconds, rng=rng, clock=clock)
 
 
-def test_rounds_are_paired_warm_and_shuffled():
+def test_sessions_are_fresh_and_rounds_paired_warm_and_shuffled():
     clock = Clock()
     samples = measured(clock, {"a": clock.contender("a", 1), "b": clock.contender("b", 3)})
-    assert {name: len(ms) for name, ms in samples.items()} == {"a": 30, "b": 30}
-    assert clock.runs[:10] == ["a", "b"] * 5  # the warm-up
-    turns = ["".join(clock.runs[i : i + 4]) for i in range(10, len(clock.runs), 4)]
-    assert set(turns) == {"aabb", "bbaa"}
+    assert {n: [len(s) for s in ms] for n, ms in samples.items()} == {"a": [3] * 10, "b": [3] * 10}
+    length = 2 + 5 * 2 + 3 * 4
+    sessions = ["".join(clock.log[i : i + length]) for i in range(0, len(clock.log), length)]
+    assert len(sessions) == N_SESSIONS
+    assert {s[:2] for s in sessions} == {"AB", "BA"}
+    assert {s[2:12] for s in sessions} == {"ab" * 5, "ba" * 5}  # the warm-up
+    assert {s[i : i + 4] for s in sessions for i in (12, 16, 20)} == {"aabb", "bbaa"}
     np.testing.assert_allclose(samples["a"], 1)
     np.testing.assert_allclose(samples["b"], 3)
 
 
 def test_time_budget_minimum_and_maximum():
     clock = Clock()
-    assert len(measured(clock, {"a": clock.contender("a", 5)}, seconds=1)["a"]) == 100
+    samples = measured(clock, {"a": clock.contender("a", 5)}, seconds=0.99)
+    assert [len(s) for s in samples["a"]] == [10] * 10  # 99 ms each, two runs of 5 ms a round
     frozen = Clock()
-    assert len(measured(frozen, {"a": frozen.contender("a", 0)}, seconds=1)["a"]) == MAX_ROUNDS
+    samples = measured(frozen, {"a": frozen.contender("a", 0)}, seconds=1)
+    assert [len(s) for s in samples["a"]] == [MAX_ROUNDS] * 10
 
 
 def test_the_same_seed_gives_the_same_order():
     clocks = [Clock(), Clock()]
     for clock in clocks:
         measured(clock, {n: clock.contender(n, 1) for n in "abc"}, seed=3)
-    assert clocks[0].runs == clocks[1].runs
+    assert clocks[0].log == clocks[1].log
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
@@ -67,56 +79,69 @@ def test_seconds_out_of_domain(seconds):
 
 
 def test_timing_by_hand():
-    found = timing(np.random.default_rng(0).permutation(np.arange(1.0, 101.0)))
-    assert (found.n, found.median_ms) == (100, 50.5)
-    # ranks 40 and 61: P(Binomial(100, 1/2) <= 39) = 0.0176, and <= 40 would be 0.0284 > 0.025
-    assert (found.median_low_ms, found.median_high_ms) == (40, 61)
-    assert found.p90_ms == pytest.approx(90.1)
-    assert found.p99_ms == pytest.approx(99.01)
+    medians = np.random.default_rng(0).permutation(np.arange(1.0, 11.0))
+    found = timing([np.array([m - 0.5, m, m + 0.5]) for m in medians])
+    assert (found.n, found.sessions, found.median_ms) == (30, 10, 5.5)
+    # ranks 2 and 9: P(Binomial(10, 1/2) <= 1) = 11/1024 = 0.011, and <= 2 would be 0.055 > 0.025
+    assert (found.median_low_ms, found.median_high_ms) == (2, 9)
+    # of 30 rounds 0.5, 1, 1.5, 1.5, 2, … the 27th and 28th are both 9.5: 9 ± 0.5 and 10 − 0.5
+    assert found.p90_ms == pytest.approx(9.5)
 
 
 def test_speedup_of_constant_times_is_exact():
-    found = speedup(np.full(30, 3.0), np.full(30, 2.0), np.random.default_rng(0))
-    assert (found.n, found.value, found.low, found.high) == (30, 1.5, 1.5, 1.5)
+    found = speedup([np.full(3, 3.0)] * 10, [np.full(3, 2.0)] * 10, np.random.default_rng(0))
+    assert (found.n, found.sessions) == (30, 10)
+    assert (found.value, found.low, found.high) == (1.5, 1.5, 1.5)
     assert found.measured
 
 
 def test_bootstrap_against_scipy():
     from scipy import stats
 
-    rng = np.random.default_rng(1)
-    reference, own = rng.gamma(9, 0.2, 80), rng.gamma(9, 0.15, 80)
-
-    def ratio(a, b, axis):
-        return np.median(a, axis=axis) / np.median(b, axis=axis)
-
+    ratios = np.random.default_rng(1).gamma(9, 0.2, 10)
+    tail = stats.norm.cdf(np.sqrt(10 / 9) * stats.t.ppf(0.025, 9))
     expected = stats.bootstrap(
-        (reference, own), ratio, paired=True, n_resamples=20_000, method="percentile"
+        (ratios,), np.median, n_resamples=50_000, method="percentile", confidence_level=1 - 2 * tail
     ).confidence_interval
-    found = speedup(reference, own, np.random.default_rng(2))
-    assert found.low == pytest.approx(expected.low, rel=0.03)
-    assert found.high == pytest.approx(expected.high, rel=0.03)
+    ones = [np.ones(3)] * 10
+    found = speedup([np.full(3, r) for r in ratios], ones, np.random.default_rng(2))
+    assert found.value == pytest.approx(np.median(ratios))
+    assert found.low == pytest.approx(expected.low, rel=0.05)
+    assert found.high == pytest.approx(expected.high, rel=0.05)
 
 
 def test_a_against_a_says_no_difference():
     said = 0
-    for seed in range(40):
+    for seed in range(100):
         clock = Clock()
         contenders = {
-            "model": clock.contender("model", 2, jitter=0.3, seed=2 * seed),
-            "reference": clock.contender("reference", 2, jitter=0.3, seed=2 * seed + 1),
+            "model": clock.contender("model", 2, spread=0.3, seed=2 * seed),
+            "reference": clock.contender("reference", 2, spread=0.3, seed=2 * seed + 1),
         }
         samples = measured(clock, contenders)
-        found = latency(
-            samples, reference="reference", threads=1, batch=1, rng=np.random.default_rng(seed)
-        ).speedups["model"]
-        said += found.measured
-        assert ("no difference measured" in speedup_in_words(found)) != found.measured
-    assert said <= 4  # of 40; 2 are expected at 95%, and the seeds are fixed
+        rng = np.random.default_rng(seed)
+        found = latency(samples, reference="reference", threads=1, batch=1, rng=rng)
+        said += found.speedups["model"].measured
+        words = speedup_in_words(found.speedups["model"])
+        assert ("no difference measured" in words) != found.speedups["model"].measured
+    assert said <= 5  # of 100, with fixed seeds
+
+
+def test_a_difference_larger_than_the_spread_is_measured():
+    clock = Clock()
+    contenders = {
+        "model": clock.contender("model", 1, spread=0.3, seed=1),
+        "reference": clock.contender("reference", 1.5, spread=0.3, seed=2),
+    }
+    samples = measured(clock, contenders)
+    rng = np.random.default_rng(0)
+    found = latency(samples, reference="reference", threads=1, batch=1, rng=rng).speedups["model"]
+    assert found.measured
+    assert found.low < 1.5 < found.high
 
 
 def test_more_contenders_and_no_reference():
-    samples = {name: np.full(30, ms) for name, ms in {"a": 1.0, "b": 2.0, "c": 4.0}.items()}
+    samples = {name: [np.full(3, ms)] * 10 for name, ms in {"a": 1.0, "b": 2.0, "c": 4.0}.items()}
     rng = np.random.default_rng(0)
     found = latency(samples, reference="c", threads=2, batch=8, rng=rng)
     assert {name: s.value for name, s in found.speedups.items()} == {"a": 4, "b": 2}
@@ -126,6 +151,6 @@ def test_more_contenders_and_no_reference():
 
 def test_words_for_slower_and_faster():
     rng = np.random.default_rng(0)
-    two, one = np.full(30, 2.0), np.full(30, 1.0)
+    two, one = [np.full(3, 2.0)] * 10, [np.full(3, 1.0)] * 10
     assert speedup_in_words(speedup(two, one, rng)).startswith("2.00× as fast as the reference")
     assert speedup_in_words(speedup(one, two, rng)).startswith("slower than the reference, 0.50×")

@@ -29,7 +29,8 @@ def markdown(report: Report) -> str:
 
 def speedup_in_words(s: Speedup) -> str:
     """One sentence: how much faster or slower, or that no difference was measured."""
-    interval = f"95% interval {s.low:.3f} to {s.high:.3f}, n = {s.n} rounds"
+    interval = f"95% interval {s.low:.3f} to {s.high:.3f}"
+    interval += f", n = {s.n} rounds in {s.sessions} sessions"
     if not s.measured:
         return f"no difference measured (ratio {s.value:.3f}, {interval})"
     if s.value >= 1:
@@ -91,7 +92,7 @@ def _speed(r: Report) -> str:
     rows = []
     for name, t in lat.timings.items():
         interval = f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}"
-        n, p90, p99 = str(t.n), f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
+        n, p90, p99 = f"{t.n} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
         rows.append((name, n, f"{t.median_ms:.3f}", interval, p90, p99))
     costs = []
     for name, c in r.processes.items():
@@ -100,14 +101,22 @@ def _speed(r: Report) -> str:
         mib = [f"{b / 2**20:.1f}" for b in (*peaks, c.base_rss_bytes)]
         costs.append((name, str(c.n), load, f"{mib[0]} ({mib[1]} to {mib[2]})", mib[3]))
     words = [f"{name}: {speedup_in_words(s)}." for name, s in lat.speedups.items()]
-    head = ["network", "rounds", "median ms", "95% interval of the median", "p90 ms", "p99 ms"]
+    head = [
+        "network",
+        "rounds in sessions",
+        "median ms",
+        "95% interval of the median",
+        "p90 ms",
+        "p99 ms",
+    ]
     cost_head = ["network", "processes", "load ms", "peak memory MiB", "of it before the load MiB"]
     return "\n\n".join(
         [
             "## Speed",
-            f"Stock onnxruntime, {lat.threads} thread(s), batch {lat.batch}, interleaved rounds in "
-            "shuffled order after a warm-up, each run warm; the interval of the ratio is a "
-            "bootstrap over paired rounds.",
+            f"Stock onnxruntime, {lat.threads} thread(s), batch {lat.batch}. Each session loads "
+            "every network afresh, warms up, and times interleaved rounds in shuffled order; the "
+            "median is that of the sessions' medians, and the interval of the ratio a bootstrap "
+            "over sessions.",
             table(head, rows),
             *(words or ["No reference, so no speed-up."]),
             "Load time and memory, medians over fresh processes (least to most):",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,10 +22,10 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.verify.accuracy import Accuracy
 from fggp_deploy.verify.gates import Gates, Verdict, agreement, judge
-from fggp_deploy.verify.latency import Latency, latency, measure
+from fggp_deploy.verify.latency import Latency, Run, latency, measure
 from fggp_deploy.verify.machine import Machine, default_threads, machine
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG
+from fggp_deploy.verify.network import SESSION_CONFIG, load
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.process import Cost, measure_processes
 from fggp_deploy.verify.size import Size, size
@@ -176,18 +177,23 @@ def _time(
     rng = np.random.default_rng(seed)
     shape = (batch, *subject.packed.metadata.preprocessing.input_shape)
     x = rng.standard_normal(shape, dtype=np.float32)
-    contenders = {MODEL: subject.model}
-    if subject.parent is not None:
-        contenders[REFERENCE] = subject.parent
-    for contender in contenders.values():
-        contender.logits(x)  # what cannot take this batch fails here, with one clear line
+    files: dict[str, bytes | Path] = {MODEL: subject.packed.runnable()}
+    if subject.reference is not None:
+        files[REFERENCE] = subject.reference
+    for network in (subject.model, subject.parent):
+        if network is not None:
+            network.logits(x)  # what cannot take this batch fails here, with one clear line
+
+    def opener(name: str) -> Callable[[], Run]:
+        return lambda: load(name, files[name], threads=threads).runner(x)
+
     samples = measure(
-        {name: contender.runner(x) for name, contender in contenders.items()},
+        {name: opener(name) for name in files},
         seconds=seconds,
         rng=rng,
         progress=partial(progress, "latency"),
     )
-    reference = REFERENCE if subject.parent is not None else None
+    reference = REFERENCE if subject.reference is not None else None
     return latency(samples, reference=reference, threads=threads, batch=batch, rng=rng)
 
 
