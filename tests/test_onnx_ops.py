@@ -91,7 +91,9 @@ def test_operators_and_names():
         "SparseGemm",
         "SparseGemm",
     ]
-    assert {"a.weight.values", "a.weight.gaps", "b.weight.bits", "zeros.90"} <= stored(packed).keys()
+    assert {"a.weight.values", "a.weight.gaps", "b.weight.bits", "zeros.90"} <= stored(
+        packed
+    ).keys()
     assert packed.graph.node[1].name == "Conv_a"
     assert stored(packed)["c.weight.gaps"].dtype == np.uint16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,9 +16,10 @@ from torch import nn
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.data.types import Dataset
+from fggp_deploy.errors import FggpWarning
 from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import INTERRUPTED
-from fggp_deploy.masks import tensor_digest
+from fggp_deploy.masks import MaskSet, tensor_digest
 from fggp_deploy.pruner import Pruner
 from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
@@ -80,12 +82,15 @@ class Run:
                 device=self.device, observer=log, distill=distill,
                 teacher=self.teacher if distill else None,
             )  # fmt: skip
-            masks = self.pruner.finish()
+            return self._finish(self.pruner.finish(), began)
         except BaseException:
             self._keep_interrupted()
             raise
         finally:
             log.close()
+
+    def _finish(self, masks: MaskSet, began: datetime) -> RunResult:
+        """Measure on the test split, write the checkpoint."""
         test = Batches(
             self.data.test, self.data.preprocessing,
             batch_size=self.config.batch_size, device=self.device,
@@ -122,6 +127,12 @@ class Run:
             info = self._describe(metrics={}, provenance={})
             checkpoint = to_checkpoint(self.model, self.pruner.all_masks(), info)
             checkpoint.save(self.folder / INTERRUPTED)
+            warnings.warn(
+                f"the weights and masks so far are in {self.folder / INTERRUPTED}; "
+                f"prune --checkpoint goes on from it",
+                FggpWarning,
+                stacklevel=2,
+            )
 
     def _describe(
         self, *, metrics: Mapping[str, Any], provenance: Mapping[str, Any]
