@@ -189,8 +189,8 @@ def test_an_older_onnxruntime() -> None:
     python = os.environ.get("FGGP_OLD_ORT")
     if not python:
         pytest.skip("set FGGP_OLD_ORT")
-    environment = os.environ | {"FGGP_KERNELS": str(kernels.library_path())}
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {"FGGP_KERNELS": str(kernels.library_path()), "PYTHONPATH": "."}
+    command = [python, "-m", "pytest", "-q", "--noconftest", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     sys.stdout.write(done.stdout)
