@@ -143,9 +143,7 @@ class Program:
         """Measure variants for inputs of these shapes (one image); one pair for each step."""
         variants = np.zeros((self.code[2], 2), np.int64)
         index = ctypes.c_int(isa_index(isa))
-        self._call(
-            "fggp_program_tune", index, _dims(shapes), ctypes.c_double(seconds), variants
-        )
+        self._call("fggp_program_tune", index, _dims(shapes), ctypes.c_double(seconds), variants)
         return [(int(a), int(b)) for a, b in variants]
 
     def _call(self, name: str, *arguments: Any) -> None:

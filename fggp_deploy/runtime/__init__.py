@@ -20,9 +20,9 @@ from fggp_deploy import kernels
 from fggp_deploy.errors import MachineError
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.runtime import plan as plans
-from fggp_deploy.runtime.regions import BuiltRegion, find, rewrite
+from fggp_deploy.runtime.regions import MARK, BuiltRegion, find, rewrite
 
-__all__ = ["session"]
+__all__ = ["session", "uses_kernels"]
 
 PROVIDERS = ["CPUExecutionProvider"]
 TUNING_SECONDS = 15.0
@@ -67,6 +67,11 @@ def session(
     return _open(rewrite(dense, regions, threads=count), threads)
 
 
+def uses_kernels(session: ort.InferenceSession) -> bool:
+    """Whether a session that `session` opened runs regions, not the dense model."""
+    return MARK in session.get_modelmeta().custom_metadata_map
+
+
 def _options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -78,7 +83,7 @@ def _options(threads: int | None) -> ort.SessionOptions:
 def _open(model: ModelProto, threads: int | None) -> ort.InferenceSession:
     options = _options(threads)
     library = kernels.library_path()
-    if library is not None and model.functions:
+    if library is not None and any(p.key == MARK for p in model.metadata_props):
         options.register_custom_ops_library(str(library))
     return ort.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
 

@@ -58,10 +58,12 @@ class Graph:
         self.kept = {v.name for v in graph.output}
 
     def constant(self, name: str) -> Array | None:
+        """The constant of that name, if it is one."""
         tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def only_reader(self, value: str) -> NodeProto | None:
+        """The node that reads a value, if nothing else does."""
         readers = self.readers[value]
         return readers[0] if len(readers) == 1 and value not in self.kept else None
 

@@ -36,9 +36,7 @@ class Plan:
 
     def to_json(self) -> str:
         """What the cache holds."""
-        return json.dumps(
-            {"sparse": self.sparse, "variants": self.variants, "ratio": self.ratio}
-        )
+        return json.dumps({"sparse": self.sparse, "variants": self.variants, "ratio": self.ratio})
 
     @staticmethod
     def from_json(text: str) -> Plan:

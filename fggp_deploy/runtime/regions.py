@@ -18,6 +18,7 @@ from fggp_deploy.runtime.chains import Layer, Region, find_regions
 
 Array = npt.NDArray[Any]
 MAX_REGIONS = 64
+MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 # Above this share of non-zeros, gaps are no smaller than the dense weight.
 DENSE_ABOVE = 0.7
 
@@ -34,9 +35,11 @@ class BuiltRegion:
     shapes: list[list[int]] | None
 
     def program(self) -> p.Program:
+        """The region in the library; raises ModelFileError where the library refuses it."""
         return p.Program(self.code(), self.constants)
 
     def code(self) -> list[int]:
+        """The integers of its program."""
         return p.encode(self.steps, n_inputs=len(self.region.inputs), outputs=self.outputs)
 
 
@@ -45,7 +48,7 @@ def find(model: ModelProto) -> list[BuiltRegion]:
     inferred = onnx.shape_inference.infer_shapes(model)
     known = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     shapes = {v.name: _shape(v) for v in known}
-    built = []
+    built: list[BuiltRegion] = []
     for region in find_regions(model.graph)[:MAX_REGIONS]:
         candidate = _build(f"Region_{len(built)}", region, shapes)
         if candidate is not None:
@@ -119,8 +122,7 @@ def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> Mod
             region = ends[node.output[0]]
             names = [f"{region.name}.{i}" for i in range(len(region.constants))]
             tensors += [
-                numpy_helper.from_array(a, n)
-                for a, n in zip(region.constants, names, strict=True)
+                numpy_helper.from_array(a, n) for a, n in zip(region.constants, names, strict=True)
             ]
             nodes.append(_node(region, names, threads))
     _put(out, _sorted(nodes, model), tensors)
@@ -129,6 +131,7 @@ def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> Mod
     opset = _standard(model)
     out.functions.extend(function(name, opset) for name in sorted(used))
     out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+    out.metadata_props.add(key=MARK, value=str(len(built)))
     return out
 
 
@@ -223,7 +226,7 @@ def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
     inputs = [original.input[0], *names[first : first + (3 if sparse else 2)]]
     outputs = [original.output[0]]
     assert layer.weight is not None
-    window = {
+    window: dict[str, Any] = {
         "pads": list(step.pads),
         "strides": list(step.strides),
         "dilations": list(step.dilations),
