@@ -1,0 +1,147 @@
+"""VGG-19 and ResNet-50 with random sparse weights, as plain ONNX graphs (no torch needed)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+
+@dataclass
+class Weight:
+    name: str
+    shape: tuple[int, ...]
+    gain: float
+    density: float = 1.0
+
+
+@dataclass
+class Net:
+    """A graph under construction; `shapes` are (channels, height) of the values so far."""
+
+    size: int
+    nodes: list[Any] = field(default_factory=list)
+    weights: list[Weight] = field(default_factory=list)
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shapes["x"] = (3, self.size)
+
+    def _add(self, op: str, inputs: list[str], shape: tuple[int, int], **attributes: Any) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], **attributes))
+        self.shapes[name] = shape
+        return name
+
+    def conv(self, x: str, channels: int, kernel: int, *, stride: int = 1, gain: float = 2) -> str:
+        cin, size = self.shapes[x]
+        weight = f"w{len(self.weights)}"
+        self.weights.append(Weight(weight, (channels, cin, kernel, kernel), gain))
+        return self._add(
+            "Conv",
+            [x, weight, f"{weight}.bias"],
+            (channels, (size - 1) // stride + 1),
+            kernel_shape=[kernel] * 2,
+            strides=[stride] * 2,
+            pads=[kernel // 2] * 4,
+        )
+
+    def relu(self, x: str) -> str:
+        return self._add("Relu", [x], self.shapes[x])
+
+    def add(self, a: str, b: str) -> str:
+        return self._add("Add", [a, b], self.shapes[a])
+
+    def pool(self, x: str, kernel: int, *, pad: int = 0) -> str:
+        channels, size = self.shapes[x]
+        shape = (channels, (size + 2 * pad - kernel) // 2 + 1)
+        window = {"kernel_shape": [kernel] * 2, "strides": [2] * 2, "pads": [pad] * 4}
+        return self._add("MaxPool", [x], shape, **window)
+
+    def classify(self, x: str, classes: int) -> None:
+        pooled = self._add("GlobalAveragePool", [x], (self.shapes[x][0], 1))
+        flat = self._add("Flatten", [pooled], (self.shapes[x][0], 1))
+        weight = f"w{len(self.weights)}"
+        self.weights.append(Weight(weight, (classes, self.shapes[x][0]), 1))
+        self._add("Gemm", [flat, weight, f"{weight}.bias"], (classes, 1), transB=1)
+
+
+def vgg19() -> Net:
+    net = Net(32)
+    x = "x"
+    for width in (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4):
+        x = net.relu(net.conv(x, width, 3)) if width else net.pool(x, 2)
+    net.classify(x, 10)
+    return net
+
+
+def resnet50(size: int) -> Net:
+    net = Net(size)
+    if size == 224:
+        x = net.pool(net.relu(net.conv("x", 64, 7, stride=2)), 3, pad=1)
+    else:
+        x = net.relu(net.conv("x", 64, 3))
+    for stage, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512))):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            skip = x if block else net.conv(x, 4 * width, 1, stride=stride, gain=1)
+            y = net.relu(net.conv(x, width, 1))
+            y = net.relu(net.conv(y, width, 3, stride=stride))
+            x = net.relu(net.add(net.conv(y, 4 * width, 1, gain=0.5), skip))
+    net.classify(x, 1000 if size == 224 else 100)
+    return net
+
+
+def set_densities(net: Net, sparsity: float, mask: str) -> None:
+    """`uniform`: all but the first and the last layer alike; `erk`: Erdős–Rényi kernel."""
+    sizes = {w.name: math.prod(w.shape) for w in net.weights}
+    budget = (1 - sparsity) * sum(sizes.values())
+    if mask == "uniform":
+        ends = (net.weights[0], net.weights[-1])
+        rest = [w for w in net.weights if w not in ends]
+        share = (budget - sum(sizes[w.name] for w in ends)) / sum(sizes[w.name] for w in rest)
+        for w in rest:
+            w.density = share
+        return
+    raw = {w.name: sum(w.shape) / sizes[w.name] for w in net.weights}
+    dense: set[str] = set()
+    while True:
+        open_ = [n for n in raw if n not in dense]
+        left = budget - sum(sizes[n] for n in dense)
+        scale = left / sum(raw[n] * sizes[n] for n in open_)
+        too_dense = [n for n in open_ if raw[n] * scale > 1]
+        if not too_dense:
+            break
+        dense.add(max(too_dense, key=lambda n: raw[n]))
+    for w in net.weights:
+        w.density = 1.0 if w.name in dense else raw[w.name] * scale
+
+
+def to_onnx(net: Net, *, batch: int, seed: int = 0) -> ModelProto:
+    """The network with exactly density * size non-zeros in each layer, at random places."""
+    rng = np.random.default_rng(seed)
+    tensors = []
+    for w in net.weights:
+        size = math.prod(w.shape)
+        n = max(1, round(w.density * size))
+        flat = np.zeros(size, np.float32)
+        fan_in = size / w.shape[0] * w.density
+        flat[rng.permutation(size)[:n]] = rng.standard_normal(n) * math.sqrt(w.gain / fan_in)
+        bias = (0.1 * rng.standard_normal(w.shape[0])).astype(np.float32)
+        tensors.append(numpy_helper.from_array(flat.reshape(w.shape), w.name))
+        tensors.append(numpy_helper.from_array(bias, f"{w.name}.bias"))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, net.size, net.size])
+    last = net.nodes[-1].output[0]
+    y = helper.make_tensor_value_info(last, TensorProto.FLOAT, [batch, net.weights[-1].shape[0]])
+    graph = helper.make_graph(net.nodes, "net", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+NETWORKS = {
+    "vgg19-32": vgg19,
+    "resnet50-32": lambda: resnet50(32),
+    "resnet50-224": lambda: resnet50(224),
+}

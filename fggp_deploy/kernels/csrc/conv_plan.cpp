@@ -1,0 +1,202 @@
+#include "conv_plan.h"
+
+#include <algorithm>
+
+namespace fggp {
+namespace {
+
+int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+bool fits(const FggpConvVariant& v, const ConvShape& s, const Layout& out) {
+  if (s.cout % v.group || out.tile_h % v.rows || out.tile_w % v.cols) return false;
+  if (v.cols > 1 && s.stride_w > 2) return false;
+  return out.lanes() == 16 || v.run4;
+}
+
+}  // namespace
+
+Layout output_layout(const ConvShape& s, int64_t in_h, int64_t in_w) {
+  Layout l = choose_layout(s.cout, s.out_h(in_h), s.out_w(in_w));
+  // The input's tiles are `stride` times as large, and must cover all of the input.
+  l.tile_h = std::max(l.tile_h, ceil_div(in_h, l.grid_h * s.stride_h));
+  l.tile_w = std::max(l.tile_w, ceil_div(in_w, l.grid_w * s.stride_w));
+  return l;
+}
+
+Layout input_layout(const ConvShape& s, const Layout& out, int64_t in_h, int64_t in_w) {
+  Layout l = out;
+  l.channels = static_cast<int>(s.cin);
+  l.height = static_cast<int>(in_h);
+  l.width = static_cast<int>(in_w);
+  const int64_t h = s.stride_h * out.tile_h, w = s.stride_w * out.tile_w;
+  const int64_t below = s.dilation_h * (s.kh - 1) - s.top - (s.stride_h - 1);
+  const int64_t beside = s.dilation_w * (s.kw - 1) - s.left - (s.stride_w - 1);
+  const int64_t halo = std::max({s.top, s.left, below, beside, int64_t{0}});
+  if ((h + 2 * halo) * (w + 2 * halo) > (int64_t{1} << 25)) throw Error("a plane is too large");
+  l.tile_h = static_cast<int>(h);
+  l.tile_w = static_cast<int>(w);
+  l.halo = static_cast<int>(halo);
+  return l;
+}
+
+void ConvPlan::pack(const SparseRows& rows, const std::vector<float>& bias, Variant v) {
+  if (v.conv < 0 || v.conv >= isa->n_conv || !fits(isa->conv[v.conv], shape, out))
+    v = rank_variants(*isa, shape, out, rows.nonzeros()).front();
+  const int group = isa->conv[v.conv].group;
+  const int64_t plane = static_cast<int64_t>(in.plane_vectors()), taps = shape.taps();
+  const int64_t reach = shape.dilation_h * (shape.kh - 1) * in.row_vectors() +
+                        shape.dilation_w * (shape.kw - 1);
+  if (reach > 0xffff) throw Error("a kernel reaches over more than 65535 vectors");
+  v.input_blocks = std::clamp(v.input_blocks, 1, static_cast<int>(shape.cin));
+  channels_per_block_ = ceil_div(shape.cin, v.input_blocks);
+  n_groups_ = static_cast<int>(shape.cout) / group;
+
+  // A group's offsets count from its first input channel, which keeps grouped convolutions in
+  // reach; where even so they do not fit sixteen bits, smaller blocks of input channels do.
+  const int64_t per_group = shape.group == 1 ? shape.cin : shape.cin / shape.group * group;
+  if ((std::min<int64_t>(channels_per_block_, per_group) - 1) * plane + reach > 0xffff)
+    channels_per_block_ = static_cast<int>(std::max<int64_t>(1, (0xffff - reach) / plane + 1));
+  v.input_blocks = ceil_div(shape.cin, channels_per_block_);
+  variant_ = v;
+
+  offset_.clear();
+  weight_.clear();
+  begin_.assign(1, 0);
+  base_.clear();
+  bias_ = bias;
+  std::vector<uint32_t> at(rows.begin.begin(), rows.begin.end() - 1);
+  for (int block = 0; block < v.input_blocks; block++) {
+    const int64_t end = std::min<int64_t>(shape.cin, int64_t{block + 1} * channels_per_block_);
+    for (int o = 0; o < shape.cout; o += group) {
+      int64_t base = -1;
+      for (;;) {
+        // The next column that any row of the group has.
+        uint32_t column = UINT32_MAX;
+        for (int g = o; g < o + group; g++)
+          if (at[g] < rows.begin[g + 1]) column = std::min(column, rows.column[at[g]]);
+        if (column == UINT32_MAX || column / taps >= end) break;
+        const int64_t channel = column / taps, tap = column % taps;
+        if (base < 0) base = channel * plane;
+        const int64_t offset = channel * plane - base +
+                               tap / shape.kw * shape.dilation_h * in.row_vectors() +
+                               tap % shape.kw * shape.dilation_w;
+        if (offset > 0xffff) throw Error("an input offset does not fit sixteen bits");
+        offset_.push_back(static_cast<uint16_t>(offset));
+        for (int g = o; g < o + group; g++) {
+          const bool has = at[g] < rows.begin[g + 1] && rows.column[at[g]] == column;
+          weight_.push_back(has ? rows.value[at[g]++] : 0.0f);
+        }
+      }
+      begin_.push_back(static_cast<uint32_t>(offset_.size()));
+      base_.push_back(static_cast<uint32_t>(std::max<int64_t>(base, 0)));
+    }
+  }
+  mask_ = lane_masks(out);
+  halo_ = Halo(out);
+}
+
+void ConvPlan::run(const float* x, const float* r, float* y, int first, int last) const {
+  const FggpConvVariant& v = isa->conv[variant_.conv];
+  const FggpConvFn kernel = out.lanes() == 16 ? v.run16[shape.stride_w == 2] : v.run4;
+  const ptrdiff_t lanes = out.lanes();
+  FggpConvTile a;
+  a.x_row = in.row_vectors() * lanes * static_cast<ptrdiff_t>(shape.stride_h);
+  a.y_row = out.row_vectors() * lanes;
+  a.y_channel = static_cast<ptrdiff_t>(out.plane());
+  a.residual_row = residual.row_vectors() * lanes;
+  a.residual_channel = static_cast<ptrdiff_t>(residual.plane());
+  a.mask_row = out.tile_w;
+  a.n_groups = static_cast<uint32_t>((last - first) / v.group);
+  a.lo = act.lo;
+  a.hi = act.hi;
+  a.offset = offset_.data();
+  a.weight = weight_.data();
+  for (int i = 0; i < out.tile_h; i += v.rows)
+    for (int j = 0; j < out.tile_w; j += v.cols) {
+      const float* x0 = x + in.at(static_cast<int>(i * shape.stride_h - shape.top),
+                                  static_cast<int>(j * shape.stride_w - shape.left));
+      a.y = y + static_cast<size_t>(first) * out.plane() + out.at(i, j);
+      for (int block = 0; block < variant_.input_blocks; block++) {
+        const bool ends = block == variant_.input_blocks - 1;
+        const size_t entry = static_cast<size_t>(block) * n_groups_ + first / v.group;
+        a.x = x0;
+        a.begin = &begin_[entry];
+        a.base = &base_[entry];
+        a.bias = block == 0 ? &bias_[first] : nullptr;
+        a.residual = ends && r ? r + static_cast<size_t>(first) * residual.plane() +
+                                     residual.at(i, j)
+                               : nullptr;
+        a.clamp = ends && act.on;
+        a.mask = ends && !mask_.empty() ? &mask_[static_cast<size_t>(i * out.tile_w + j)] : nullptr;
+        kernel(&a);
+      }
+    }
+  halo_.fill(*isa, out, y, first, last);
+}
+
+std::vector<int> ConvPlan::split(int n) const {
+  const int group = isa->conv[variant_.conv].group;
+  std::vector<double> done{0};
+  for (int g = 0; g < n_groups_; g++) {
+    double work = 8;
+    for (int b = 0; b < variant_.input_blocks; b++) {
+      const size_t e = static_cast<size_t>(b) * n_groups_ + g;
+      work += begin_[e + 1] - begin_[e];
+    }
+    done.push_back(done.back() + work);
+  }
+  std::vector<int> borders{0};
+  for (int i = 1; i < n; i++) {
+    const auto it = std::lower_bound(done.begin(), done.end(), done.back() * i / n);
+    const int border = static_cast<int>(it - done.begin()) * group;
+    if (border > borders.back() && border < shape.cout) borders.push_back(border);
+  }
+  borders.push_back(static_cast<int>(shape.cout));
+  return borders;
+}
+
+std::vector<Variant> rank_variants(const FggpIsa& isa, const ConvShape& s, const Layout& out,
+                                   size_t nonzeros) {
+  struct Ranked {
+    double cycles;
+    Variant variant;
+  };
+  std::vector<Ranked> ranked;
+  const double cols = static_cast<double>(s.cin / s.group * s.taps());
+  const double density = static_cast<double>(nonzeros) / (cols * static_cast<double>(s.cout));
+  const double registers = isa.conv[0].registers;  // per vector of sixteen lanes
+  for (int i = 0; i < isa.n_conv; i++) {
+    const FggpConvVariant& v = isa.conv[i];
+    if (!fits(v, s, out)) continue;
+    for (int blocks : {1, 2, 4, 8}) {
+      if (blocks > 1 && (s.cin / blocks < 8 || density * cols / blocks < 3)) continue;
+      double missing = 1;
+      for (int g = 0; g < v.group; g++) missing *= 1 - density;
+      const double entries = cols * (1 - missing);
+      const double vectors = v.rows * v.cols * (out.lanes() == 16 ? registers : 1);
+      // What the block reads of the input: from L1, L2 or beyond.
+      const double touched = static_cast<double>(s.cin) / blocks *
+                             static_cast<double>((v.rows - 1) * s.stride_h + s.kh) *
+                             static_cast<double>((v.cols - 1) * s.stride_w + s.kw) *
+                             out.lanes() * 4;
+      const double load = touched < 36e3 ? 0.5 : touched < 700e3 ? 0.9 : 2.5;
+      const double weights = entries * static_cast<double>(s.cout) / v.group * (2 + 4 * v.group);
+      const double stream = weights < 700e3 ? 1.0 / 40 : 1.0 / 16;
+      const double per_entry =
+          std::max({vectors * v.group * 0.5, vectors * load + (v.group + 1) * 0.5,
+                    (vectors * v.group + v.group + 3) / 6}) +
+          (2 + 4 * v.group) * stream;
+      const double per_group = blocks * (14 + vectors * v.group * 1.2 + 2 * v.group);
+      const double tiles = static_cast<double>(out.tile_h / v.rows) * (out.tile_w / v.cols);
+      const double groups = static_cast<double>(s.cout) / v.group;
+      ranked.push_back({tiles * groups * (entries * per_entry + per_group), {i, blocks}});
+    }
+  }
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const Ranked& a, const Ranked& b) { return a.cycles < b.cycles; });
+  std::vector<Variant> out_variants;
+  for (const Ranked& r : ranked) out_variants.push_back(r.variant);
+  return out_variants;
+}
+
+}  // namespace fggp

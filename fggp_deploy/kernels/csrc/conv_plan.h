@@ -1,0 +1,53 @@
+// One convolution, bound to layouts and to a compiled variant: weights packed, offsets resolved.
+#pragma once
+#include <vector>
+
+#include "layout.h"
+#include "weights.h"
+
+namespace fggp {
+
+struct Activation {
+  bool on = false;
+  float lo = 0, hi = 0;
+};
+
+// Which compiled block shape, and in how many blocks the input channels are taken.
+struct Variant {
+  int conv = -1;  // index into FggpIsa::conv; -1: let the cost model choose
+  int input_blocks = 1;
+};
+
+// The layout that a convolution (or pooling) writes, and the one that it then must read.
+Layout output_layout(const ConvShape& s, int64_t in_h, int64_t in_w);
+Layout input_layout(const ConvShape& s, const Layout& out, int64_t in_h, int64_t in_w);
+
+struct ConvPlan {
+  const FggpIsa* isa = nullptr;
+  ConvShape shape;
+  Layout in, out, residual;
+  Activation act;
+
+  // Throws an Error when an offset does not fit; every offset made here stays inside its plane.
+  void pack(const SparseRows& rows, const std::vector<float>& bias, Variant v);
+  // Output channels [first, last), whole groups of the variant's; with their halos.
+  void run(const float* x, const float* r, float* y, int first, int last) const;
+  // Borders of `n` runs of output channels with about the same work.
+  std::vector<int> split(int n) const;
+  Variant variant() const { return variant_; }
+
+ private:
+  Variant variant_;
+  int channels_per_block_ = 0, n_groups_ = 0;
+  std::vector<uint16_t> offset_;
+  std::vector<float> weight_, bias_;
+  std::vector<uint32_t> begin_, base_;
+  std::vector<uint16_t> mask_;
+  Halo halo_;
+};
+
+// Those worth measuring for this layer, the most promising by the cost model first.
+std::vector<Variant> rank_variants(const FggpIsa& isa, const ConvShape& s, const Layout& out,
+                                   size_t nonzeros);
+
+}  // namespace fggp

@@ -1,0 +1,91 @@
+// The kernels: one plain C function per job, one table of them per instruction set.
+//
+// Nothing here allocates, throws or checks: every offset in an argument struct was computed, and
+// checked against its buffer, when the plan was made. All strides are counted in floats.
+//
+// Activations are tile-interleaved (layout.h): a plane is cut into a grid of equal tiles, and lane
+// l of a vector belongs to tile l. A kernel tap is then one aligned load, whatever its offset.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+extern "C" {
+
+// One spatial block of one convolution, for a run of output channels.
+typedef struct {
+  const float* x;          // first input vector of the block at tap (0, 0), channel 0
+  ptrdiff_t x_row;         // between the input rows of two successive output rows
+  const uint16_t* offset;  // per entry: where its input vector lies from x, in vectors
+  const float* weight;     // per entry: one weight for each channel of the group
+  const uint32_t* begin;   // [n_groups + 1] first entry of each group of output channels
+  const uint32_t* base;   // [n_groups] added to the offsets of a group, in vectors
+  uint32_t n_groups;
+  const float* bias;  // null: add to what y holds (a later block of input channels)
+  float* y;
+  ptrdiff_t y_row, y_channel;
+  const float* residual;  // null: none
+  ptrdiff_t residual_row, residual_channel;
+  const uint16_t* mask;  // per output vector of the tile, which lanes are real; null: all
+  ptrdiff_t mask_row;
+  float lo, hi;  // clamp, if any
+  int clamp;
+} FggpConvTile;
+
+// One channel of a pooling whose input tiles are `stride` times the output tiles.
+typedef struct {
+  const float* x;  // first input vector of the tile at tap (0, 0)
+  float* y;
+  ptrdiff_t x_row, x_step, y_row;  // x_step: between two successive outputs of a row
+  int rows, cols, kernel_h, kernel_w;
+  ptrdiff_t x_tap_row;    // between two rows of taps
+  const uint16_t* valid;  // [rows][cols][kernel_h][kernel_w] lanes whose tap is inside the plane
+  const float* scale;     // average: [rows][cols][lanes] 1 / taps counted; null: maximum
+  const uint16_t* mask;   // [rows][cols] lanes that exist; null: all
+} FggpPool;
+
+// Halo of `channels` planes: vector `to` becomes a masked permutation of vector `from`.
+typedef struct {
+  float* y;
+  ptrdiff_t channel;
+  uint32_t channels, n;
+  const uint32_t *from, *to;  // floats from the start of the plane
+  const int32_t* lane;        // [n][lanes]
+  const uint16_t* mask;
+} FggpHalo;
+
+typedef void (*FggpConvFn)(const FggpConvTile*);
+
+// A compiled form of the convolution: `group` output channels by a block of rows x cols vectors.
+typedef struct {
+  int group, rows, cols;
+  int registers;           // that hold one vector of sixteen lanes
+  FggpConvFn run16[2];  // by column stride - 1; both the same where cols is 1
+  FggpConvFn run4;      // for 2x2 planes, four lanes; null: none
+} FggpConvVariant;
+
+typedef struct {
+  const char* name;
+  int (*supported)(void);
+  const FggpConvVariant* conv;
+  int n_conv;
+  void (*pool16)(const FggpPool*);
+  void (*pool4)(const FggpPool*);
+  void (*halo16)(const FggpHalo*);
+  void (*halo4)(const FggpHalo*);
+  // y[i] = index[i] < 0 ? 0 : x[index[i]]
+  void (*gather)(const int32_t* index, size_t n, const float* x, float* y);
+  // Sum of a tile's real lanes: rows x cols vectors, `row` floats apart.
+  float (*sum16)(const float* x, ptrdiff_t row, int rows, int cols);
+  float (*sum4)(const float* x, ptrdiff_t row, int rows, int cols);
+  // sum of weight[i] * x[column[i]]
+  float (*dot)(const float* weight, const uint32_t* column, size_t n, const float* x);
+} FggpIsa;
+
+extern const FggpIsa fggp_avx512, fggp_avx2, fggp_portable;
+
+}  // extern "C"
+
+// Those compiled into this library, best first; `supported()` asks the processor.
+const FggpIsa* const* fggp_isas(int* n);
+// The best one that this processor has.
+const FggpIsa& fggp_best_isa();

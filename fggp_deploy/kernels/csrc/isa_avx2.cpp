@@ -1,0 +1,89 @@
+// Compiled with -mavx2 -mfma. A vector of sixteen lanes is two registers here, so blocks are
+// smaller; layouts and weights are the same as for AVX-512.
+#include "isa.h"
+
+#include <immintrin.h>
+
+namespace {
+
+// All ones in the lanes whose bit is set.
+inline __m256 lane_mask(uint32_t m) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm256_castsi256_ps(
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(m)), bit), bit));
+}
+
+struct Lanes16 {
+  using Reg = __m256;
+  static constexpr int kRegs = 2, kWidth = 8;
+  static Reg load(const float* p) { return _mm256_load_ps(p); }
+  static Reg load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm256_store_ps(p, v); }
+  static Reg set1(float v) { return _mm256_set1_ps(v); }
+  static Reg zero() { return _mm256_setzero_ps(); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+  static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
+  static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
+  static Reg min(Reg a, Reg b) { return _mm256_min_ps(a, b); }
+  static Reg keep(Reg v, uint32_t m) { return _mm256_and_ps(v, lane_mask(m)); }
+  static Reg select(Reg a, Reg b, uint32_t m) { return _mm256_blendv_ps(b, a, lane_mask(m)); }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+};
+
+struct Lanes4 {
+  using Reg = __m128;
+  static constexpr int kRegs = 1, kWidth = 4;
+  static Reg load(const float* p) { return _mm_load_ps(p); }
+  static Reg load_unaligned(const float* p) { return _mm_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm_store_ps(p, v); }
+  static Reg set1(float v) { return _mm_set1_ps(v); }
+  static Reg zero() { return _mm_setzero_ps(); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
+  static Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm_mul_ps(a, b); }
+  static Reg max(Reg a, Reg b) { return _mm_max_ps(a, b); }
+  static Reg min(Reg a, Reg b) { return _mm_min_ps(a, b); }
+  static Reg keep(Reg v, uint32_t m) {
+    return _mm_and_ps(v, _mm256_castps256_ps128(lane_mask(m)));
+  }
+  static Reg select(Reg a, Reg b, uint32_t m) {
+    return _mm_blendv_ps(b, a, _mm256_castps256_ps128(lane_mask(m)));
+  }
+  static void prefetch(const void* p) { Lanes16::prefetch(p); }
+};
+
+}  // namespace
+
+#include "isa_body.inl"
+
+namespace {
+
+float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
+  __m256 acc = _mm256_setzero_ps();
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(column + i));
+    acc = _mm256_fmadd_ps(_mm256_loadu_ps(weight + i), _mm256_i32gather_ps(x, at, 4), acc);
+  }
+  alignas(32) float lanes[8];
+  _mm256_store_ps(lanes, acc);
+  float total = dot_by_element(weight + i, column + i, n - i, x);
+  for (float lane : lanes) total += lane;
+  return total;
+}
+
+int supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+const FggpConvVariant kConv[] = {
+    FGGP_CONV_ONE(1, 4, 8), FGGP_CONV(1, 1, 2, 2), FGGP_CONV(1, 2, 1, 2), FGGP_CONV(1, 1, 4, 1),
+    FGGP_CONV(1, 4, 1, 1),  FGGP_CONV(1, 2, 2, 1), FGGP_CONV(1, 1, 7, 1), FGGP_CONV(1, 7, 1, 1),
+    FGGP_CONV_ONE(2, 2, 4), FGGP_CONV(2, 1, 2, 1), FGGP_CONV(2, 2, 1, 1), FGGP_CONV_ONE(4, 1, 2),
+};
+
+}  // namespace
+
+extern "C" const FggpIsa fggp_avx2 = {
+    "avx2", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    halo_by_lane<16>, halo_by_lane<4>, gather_by_element, sum<Lanes16>, sum<Lanes4>, dot,
+};

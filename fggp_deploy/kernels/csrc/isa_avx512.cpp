@@ -1,0 +1,131 @@
+// Compiled with -mavx512f -mavx512vl -mavx512bw -mavx512dq -mavx2 -mfma. See isa_body.inl for why
+// this file uses nothing but intrinsics.
+#include "isa.h"
+
+#include <immintrin.h>
+
+namespace {
+
+struct Lanes16 {
+  using Reg = __m512;
+  static constexpr int kRegs = 1, kWidth = 16;
+  static Reg load(const float* p) { return _mm512_load_ps(p); }
+  static Reg load_unaligned(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm512_store_ps(p, v); }
+  static Reg set1(float v) { return _mm512_set1_ps(v); }
+  static Reg zero() { return _mm512_setzero_ps(); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
+  static Reg min(Reg a, Reg b) { return _mm512_min_ps(a, b); }
+  static Reg keep(Reg v, uint32_t m) {
+    return _mm512_maskz_mov_ps(static_cast<__mmask16>(m), v);
+  }
+  static Reg select(Reg a, Reg b, uint32_t m) {
+    return _mm512_mask_blend_ps(static_cast<__mmask16>(m), b, a);
+  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+};
+
+struct Lanes4 {
+  using Reg = __m128;
+  static constexpr int kRegs = 1, kWidth = 4;
+  static Reg load(const float* p) { return _mm_load_ps(p); }
+  static Reg load_unaligned(const float* p) { return _mm_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm_store_ps(p, v); }
+  static Reg set1(float v) { return _mm_set1_ps(v); }
+  static Reg zero() { return _mm_setzero_ps(); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
+  static Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm_mul_ps(a, b); }
+  static Reg max(Reg a, Reg b) { return _mm_max_ps(a, b); }
+  static Reg min(Reg a, Reg b) { return _mm_min_ps(a, b); }
+  static Reg keep(Reg v, uint32_t m) { return _mm_maskz_mov_ps(static_cast<__mmask8>(m & 15), v); }
+  static Reg select(Reg a, Reg b, uint32_t m) {
+    return _mm_mask_blend_ps(static_cast<__mmask8>(m & 15), b, a);
+  }
+  static void prefetch(const void* p) { Lanes16::prefetch(p); }
+};
+
+}  // namespace
+
+#include "isa_body.inl"
+
+namespace {
+
+void halo16(const FggpHalo* h) {
+  // Channels in the inner loop, so that a permutation is read once for a run of them.
+  for (uint32_t c0 = 0; c0 < h->channels; c0 += 16) {
+    const uint32_t c1 = c0 + 16 < h->channels ? c0 + 16 : h->channels;
+    for (uint32_t k = 0; k < h->n; k++) {
+      const __m512i lane = _mm512_loadu_si512(h->lane + k * 16);
+      const __mmask16 mask = h->mask[k];
+      float* plane = h->y + static_cast<ptrdiff_t>(c0) * h->channel;
+      for (uint32_t c = c0; c < c1; c++, plane += h->channel)
+        _mm512_store_ps(plane + h->to[k], _mm512_maskz_permutexvar_ps(
+                                              mask, lane, _mm512_load_ps(plane + h->from[k])));
+    }
+  }
+}
+
+void halo4(const FggpHalo* h) {
+  for (uint32_t c = 0; c < h->channels; c++) {
+    float* plane = h->y + static_cast<ptrdiff_t>(c) * h->channel;
+    for (uint32_t k = 0; k < h->n; k++) {
+      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h->lane + k * 4));
+      _mm_store_ps(plane + h->to[k],
+                   _mm_maskz_permutevar_ps(static_cast<__mmask8>(h->mask[k]),
+                                           _mm_load_ps(plane + h->from[k]), lane));
+    }
+  }
+}
+
+void gather(const int32_t* index, size_t n, const float* x, float* y) {
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const __m512i at = _mm512_loadu_si512(index + i);
+    const __mmask16 mask = _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512());
+    _mm512_storeu_ps(y + i, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, at, x, 4));
+  }
+  gather_by_element(index + i, n - i, x, y + i);
+}
+
+float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
+  __m512 acc = _mm512_setzero_ps();
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    acc = _mm512_fmadd_ps(_mm512_loadu_ps(weight + i),
+                          _mm512_i32gather_ps(_mm512_loadu_si512(column + i), x, 4), acc);
+  return _mm512_reduce_add_ps(acc) + dot_by_element(weight + i, column + i, n - i, x);
+}
+
+int supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("fma");
+}
+
+const FggpConvVariant kConv[] = {
+    FGGP_CONV_ONE(1, 8, 8), FGGP_CONV(1, 1, 2, 4),  FGGP_CONV(1, 2, 1, 4),
+    FGGP_CONV(1, 2, 2, 3),  FGGP_CONV(1, 1, 4, 3),  FGGP_CONV(1, 4, 1, 3),
+    FGGP_CONV(1, 1, 7, 2),  FGGP_CONV(1, 7, 1, 2),  FGGP_CONV(1, 1, 8, 2),
+    FGGP_CONV(1, 2, 4, 2),  FGGP_CONV(1, 4, 2, 2),  FGGP_CONV(1, 4, 4, 1),
+    FGGP_CONV(1, 2, 7, 1),  FGGP_CONV(1, 7, 2, 1),  FGGP_CONV(1, 2, 8, 1),
+    FGGP_CONV(1, 1, 14, 1), FGGP_CONV(1, 2, 14, 1), FGGP_CONV(1, 7, 4, 1),
+    FGGP_CONV(1, 4, 7, 1),  FGGP_CONV_ONE(2, 4, 4), FGGP_CONV(2, 1, 2, 3),
+    FGGP_CONV(2, 2, 1, 3),  FGGP_CONV(2, 2, 2, 2),  FGGP_CONV(2, 1, 4, 2),
+    FGGP_CONV(2, 1, 7, 1),  FGGP_CONV(2, 7, 1, 1),  FGGP_CONV(2, 1, 8, 1),
+    FGGP_CONV(2, 2, 4, 1),  FGGP_CONV(2, 4, 2, 1),  FGGP_CONV(2, 1, 14, 1),
+    FGGP_CONV(2, 2, 7, 1),  FGGP_CONV(2, 7, 2, 1),  FGGP_CONV_ONE(4, 4, 4),
+    FGGP_CONV(4, 1, 2, 2),  FGGP_CONV(4, 2, 1, 2),  FGGP_CONV(4, 2, 2, 1),
+    FGGP_CONV(4, 1, 4, 1),  FGGP_CONV(4, 4, 1, 1),  FGGP_CONV(4, 1, 7, 1),
+    FGGP_CONV_ONE(8, 2, 1), FGGP_CONV(8, 1, 2, 1),  FGGP_CONV(8, 2, 1, 1),
+};
+
+}  // namespace
+
+extern "C" const FggpIsa fggp_avx512 = {
+    "avx512", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    halo16,   halo4,     gather, sum<Lanes16>, sum<Lanes4>, dot,
+};

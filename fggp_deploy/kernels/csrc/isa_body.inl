@@ -1,0 +1,185 @@
+// The kernels, written once over a vector type; included by one file per instruction set, each
+// compiled with its own flags. Everything is in an unnamed namespace and no standard header is
+// used, so the linker can never merge a wide-instruction copy of an inline function into the rest.
+//
+// A `Lanes` type says how a vector of kLanes floats is held: kRegs registers of kWidth floats.
+
+namespace {
+
+template <class V, int G, int BH, int BW, int S, int U>
+void conv_tile(const FggpConvTile* args) {
+  constexpr int R = V::kRegs, L = V::kRegs * V::kWidth, T = BH * BW * R;
+  using Reg = typename V::Reg;
+  const FggpConvTile a = *args;
+  for (uint32_t block = 0; block < a.n_groups; block++) {
+    const uint32_t first = a.begin[block];
+    const int n = static_cast<int>(a.begin[block + 1] - first);
+    const uint16_t* offset = a.offset + first;
+    const float* input = a.x + static_cast<size_t>(a.base[block]) * L;
+    const float* weight = a.weight + static_cast<size_t>(first) * G;
+    float* y = a.y + static_cast<ptrdiff_t>(block) * G * a.y_channel;
+    // The next groups' weights: they are streamed, and a short group ends before hardware notices.
+    V::prefetch(weight + static_cast<size_t>(n) * G * 2);
+    V::prefetch(weight + static_cast<size_t>(n) * G * 2 + 16);
+    V::prefetch(offset + n * 2);
+
+    Reg acc[U][G][T];
+#pragma GCC unroll 8
+    for (int g = 0; g < G; g++) {
+      const Reg start = a.bias ? V::set1(a.bias[block * G + g]) : V::zero();
+#pragma GCC unroll 32
+      for (int t = 0; t < T; t++) acc[0][g][t] = start;
+#pragma GCC unroll 8
+      for (int u = 1; u < U; u++)
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++) acc[u][g][t] = V::zero();
+    }
+    int i = 0;
+    for (; i + U <= n; i += U) {
+#pragma GCC unroll 8
+      for (int u = 0; u < U; u++) {
+        const float* x = input + static_cast<size_t>(offset[i + u]) * L;
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++) {
+          const int v = t / R, part = t % R;
+          const Reg in = V::load(x + (v / BW) * a.x_row + (v % BW) * S * L + part * V::kWidth);
+#pragma GCC unroll 8
+          for (int g = 0; g < G; g++)
+            acc[u][g][t] = V::fma(V::set1(weight[(i + u) * G + g]), in, acc[u][g][t]);
+        }
+      }
+    }
+    for (; U > 1 && i < n; i++) {
+      const float* x = input + static_cast<size_t>(offset[i]) * L;
+#pragma GCC unroll 32
+      for (int t = 0; t < T; t++) {
+        const int v = t / R, part = t % R;
+        const Reg in = V::load(x + (v / BW) * a.x_row + (v % BW) * S * L + part * V::kWidth);
+#pragma GCC unroll 8
+        for (int g = 0; g < G; g++)
+          acc[0][g][t] = V::fma(V::set1(weight[i * G + g]), in, acc[0][g][t]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < G; g++) {
+      float* yg = y + g * a.y_channel;
+#pragma GCC unroll 8
+      for (int u = 1; u < U; u++)
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++) acc[0][g][t] = V::add(acc[0][g][t], acc[u][g][t]);
+      if (!a.bias)
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++)
+          acc[0][g][t] = V::add(acc[0][g][t], V::load(yg + (t / R / BW) * a.y_row +
+                                                      (t / R % BW) * L + t % R * V::kWidth));
+      if (a.residual) {
+        const float* r = a.residual + (static_cast<ptrdiff_t>(block) * G + g) * a.residual_channel;
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++)
+          acc[0][g][t] = V::add(acc[0][g][t], V::load(r + (t / R / BW) * a.residual_row +
+                                                      (t / R % BW) * L + t % R * V::kWidth));
+      }
+      if (a.clamp) {
+        const Reg lo = V::set1(a.lo), hi = V::set1(a.hi);
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++) acc[0][g][t] = V::min(V::max(acc[0][g][t], lo), hi);
+      }
+      if (a.mask) {
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++)
+          V::store(yg + (t / R / BW) * a.y_row + (t / R % BW) * L + t % R * V::kWidth,
+                   V::keep(acc[0][g][t], static_cast<uint32_t>(a.mask[(t / R / BW) * a.mask_row +
+                                                                      t / R % BW]) >>
+                                             (t % R * V::kWidth)));
+      } else {
+#pragma GCC unroll 32
+        for (int t = 0; t < T; t++)
+          V::store(yg + (t / R / BW) * a.y_row + (t / R % BW) * L + t % R * V::kWidth,
+                   acc[0][g][t]);
+      }
+    }
+  }
+}
+
+template <class V>
+void pool(const FggpPool* p) {
+  constexpr int R = V::kRegs, L = V::kRegs * V::kWidth;
+  const int taps = p->kernel_h * p->kernel_w;
+  const auto lowest = V::set1(-__builtin_inff());
+  for (int i = 0; i < p->rows; i++)
+    for (int j = 0; j < p->cols; j++) {
+      const float* x = p->x + i * p->x_row + j * p->x_step;
+      const uint16_t* valid = p->valid + static_cast<size_t>(i * p->cols + j) * taps;
+      const uint32_t mask = p->mask ? p->mask[i * p->cols + j] : 0xffffu;
+      for (int r = 0; r < R; r++) {
+        auto acc = p->scale ? V::zero() : lowest;
+        for (int a = 0; a < p->kernel_h; a++)
+          for (int b = 0; b < p->kernel_w; b++) {
+            const uint32_t ok = static_cast<uint32_t>(valid[a * p->kernel_w + b]) >> (r * V::kWidth);
+            const auto v = V::load(x + a * p->x_tap_row + b * L + r * V::kWidth);
+            acc = p->scale ? V::add(acc, V::keep(v, ok)) : V::max(acc, V::select(v, lowest, ok));
+          }
+        if (p->scale)
+          acc = V::mul(acc, V::load_unaligned(p->scale + static_cast<size_t>(i * p->cols + j) * L +
+                                              r * V::kWidth));
+        V::store(p->y + i * p->y_row + j * L + r * V::kWidth,
+                 V::keep(acc, mask >> (r * V::kWidth)));
+      }
+    }
+}
+
+template <class V>
+float sum(const float* x, ptrdiff_t row, int rows, int cols) {
+  constexpr int R = V::kRegs, L = V::kRegs * V::kWidth;
+  typename V::Reg acc = V::zero();
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < cols * R; j++)
+      acc = V::add(acc, V::load(x + i * row + (j / R) * L + j % R * V::kWidth));
+  alignas(64) float lanes[V::kWidth];
+  V::store(lanes, acc);
+  float total = 0;
+  for (int l = 0; l < V::kWidth; l++) total += lanes[l];
+  return total;
+}
+
+template <int L>
+void halo_by_lane(const FggpHalo* h) {
+  for (uint32_t c = 0; c < h->channels; c++) {
+    float* plane = h->y + static_cast<ptrdiff_t>(c) * h->channel;
+    for (uint32_t k = 0; k < h->n; k++)
+      for (int l = 0; l < L; l++)
+        plane[h->to[k] + l] =
+            h->mask[k] >> l & 1 ? plane[h->from[k] + h->lane[k * L + l]] : 0.0f;
+  }
+}
+
+inline void gather_by_element(const int32_t* index, size_t n, const float* x, float* y) {
+  for (size_t i = 0; i < n; i++) y[i] = index[i] < 0 ? 0.0f : x[index[i]];
+}
+
+inline float dot_by_element(const float* weight, const uint32_t* column, size_t n,
+                            const float* x) {
+  float total[4] = {0, 0, 0, 0};
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4)
+    for (int k = 0; k < 4; k++) total[k] += weight[i + k] * x[column[i + k]];
+  for (; i < n; i++) total[0] += weight[i] * x[column[i]];
+  return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+}  // namespace
+
+#define FGGP_CONV(g, rows, cols, unroll)                                    \
+  {                                                                         \
+    g, rows, cols, Lanes16::kRegs,                                          \
+        {conv_tile<Lanes16, g, rows, cols, 1, unroll>,                      \
+         conv_tile<Lanes16, g, rows, cols, (cols) == 1 ? 1 : 2, unroll>},   \
+        nullptr                                                             \
+  }
+// A block of one vector also has a four-lane form, for 2x2 planes.
+#define FGGP_CONV_ONE(g, unroll, unroll4)                                                       \
+  {                                                                                             \
+    g, 1, 1, Lanes16::kRegs,                                                                    \
+        {conv_tile<Lanes16, g, 1, 1, 1, unroll>, conv_tile<Lanes16, g, 1, 1, 1, unroll>},       \
+        conv_tile<Lanes4, g, 1, 1, 1, unroll4>                                                  \
+  }

@@ -1,0 +1,128 @@
+#include "layout.h"
+
+namespace fggp {
+namespace {
+
+constexpr int64_t kMaxDim = 1 << 20;
+constexpr size_t kMaxPlane = size_t{1} << 30;  // offsets inside a plane are 32-bit
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+}  // namespace
+
+size_t Layout::plane_vectors() const {
+  const size_t n = static_cast<size_t>(tile_h + 2 * halo) * static_cast<size_t>(row_vectors());
+  // An odd number of cache lines, so that the same position of many channels does not fall into
+  // one set of the cache.
+  return lanes() == 16 && n > 4 && n % 2 == 0 ? n + 1 : n;
+}
+
+Layout choose_layout(int64_t channels, int64_t height, int64_t width) {
+  for (int64_t d : {channels, height, width})
+    if (d < 1 || d >= kMaxDim)
+      throw Error("a dimension is " + std::to_string(d) + "; it must be from 1 to 2^20");
+  Layout l;
+  l.channels = static_cast<int>(channels);
+  l.height = static_cast<int>(height);
+  l.width = static_cast<int>(width);
+  if (height <= 2 && width <= 2) {
+    l.grid_h = l.grid_w = 2;
+  } else {
+    // In order of preference when two waste the same: square tiles have the smallest halo.
+    constexpr int kGrids[][2] = {{4, 4}, {2, 8}, {8, 2}, {1, 16}, {16, 1}};
+    int64_t fewest = INT64_MAX;
+    for (const auto& g : kGrids) {
+      const int64_t vectors = int64_t{ceil_div(l.height, g[0])} * ceil_div(l.width, g[1]);
+      if (vectors < fewest) {
+        fewest = vectors;
+        l.grid_h = g[0];
+        l.grid_w = g[1];
+      }
+    }
+  }
+  l.tile_h = ceil_div(l.height, l.grid_h);
+  l.tile_w = ceil_div(l.width, l.grid_w);
+  if (l.plane() >= kMaxPlane) throw Error("a plane is too large");
+  return l;
+}
+
+std::vector<uint16_t> lane_masks(const Layout& l) {
+  std::vector<uint16_t> masks;
+  if (l.full()) return masks;
+  for (int i = 0; i < l.tile_h; i++)
+    for (int j = 0; j < l.tile_w; j++) {
+      uint16_t m = 0;
+      for (int k = 0; k < l.lanes(); k++)
+        if (k / l.grid_w * l.tile_h + i < l.height && k % l.grid_w * l.tile_w + j < l.width)
+          m = static_cast<uint16_t>(m | 1u << k);
+      masks.push_back(m);
+    }
+  return masks;
+}
+
+std::vector<int32_t> plane_index(const Layout& l) {
+  if (l.plane() >= kMaxPlane) throw Error("a plane is too large");
+  std::vector<int32_t> index(l.plane(), -1);
+  for (int i = -l.halo; i < l.tile_h + l.halo; i++)
+    for (int j = -l.halo; j < l.tile_w + l.halo; j++)
+      for (int k = 0; k < l.lanes(); k++) {
+        const int y = k / l.grid_w * l.tile_h + i, x = k % l.grid_w * l.tile_w + j;
+        if (y >= 0 && y < l.height && x >= 0 && x < l.width)
+          index[l.at(i, j) + static_cast<size_t>(k)] = y * l.width + x;
+      }
+  return index;
+}
+
+std::vector<int32_t> inverse_index(const Layout& l) {
+  std::vector<int32_t> index(static_cast<size_t>(l.height) * static_cast<size_t>(l.width));
+  for (int y = 0; y < l.height; y++)
+    for (int x = 0; x < l.width; x++)
+      index[static_cast<size_t>(y) * static_cast<size_t>(l.width) + static_cast<size_t>(x)] =
+          static_cast<int32_t>(l.at(y % l.tile_h, x % l.tile_w)) + y / l.tile_h * l.grid_w +
+          x / l.tile_w;
+  return index;
+}
+
+std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
+  const std::vector<int32_t> source = inverse_index(from);
+  std::vector<int32_t> index = plane_index(to);
+  for (int32_t& i : index)
+    if (i >= 0) i = source[static_cast<size_t>(i)];
+  return index;
+}
+
+Halo::Halo(const Layout& l) {
+  for (int i = -l.halo; i < l.tile_h + l.halo; i++)
+    for (int j = -l.halo; j < l.tile_w + l.halo; j++) {
+      if (i >= 0 && i < l.tile_h && j >= 0 && j < l.tile_w) continue;
+      // The tile that owns this position lies (dy, dx) tiles away.
+      const int dy = floor_div(i, l.tile_h), dx = floor_div(j, l.tile_w);
+      to.push_back(static_cast<uint32_t>(l.at(i, j)));
+      from.push_back(static_cast<uint32_t>(l.at(i - dy * l.tile_h, j - dx * l.tile_w)));
+      uint16_t m = 0;
+      for (int k = 0; k < l.lanes(); k++) {
+        const int y = k / l.grid_w + dy, x = k % l.grid_w + dx;
+        const bool inside = y >= 0 && y < l.grid_h && x >= 0 && x < l.grid_w;
+        lane.push_back(inside ? y * l.grid_w + x : 0);
+        if (inside) m = static_cast<uint16_t>(m | 1u << k);
+      }
+      mask.push_back(m);
+    }
+}
+
+void Halo::fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last) const {
+  if (to.empty() || first >= last) return;
+  FggpHalo h;
+  h.channel = static_cast<ptrdiff_t>(l.plane());
+  h.y = y + static_cast<ptrdiff_t>(first) * h.channel;
+  h.channels = static_cast<uint32_t>(last - first);
+  h.n = static_cast<uint32_t>(to.size());
+  h.from = from.data();
+  h.to = to.data();
+  h.lane = lane.data();
+  h.mask = mask.data();
+  (l.lanes() == 16 ? isa.halo16 : isa.halo4)(&h);
+}
+
+}  // namespace fggp

@@ -1,0 +1,352 @@
+"""Every instruction set against the naive reference, over named stress cases and random shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fggp_deploy import kernels
+from fggp_deploy.errors import MachineError, ModelFileError
+from fggp_deploy.kernels.program import (
+    AVERAGE_POOL,
+    CONV,
+    DENSE,
+    FLATTEN,
+    GEMM,
+    GLOBAL_AVERAGE,
+    MAX_POOL,
+    REFERENCE,
+    Program,
+    Step,
+    encode,
+)
+
+try:
+    ISAS = kernels.isas()
+except MachineError as e:
+    pytest.skip(f"no kernel library: {e}", allow_module_level=True)
+
+
+def weights(rng: np.random.Generator, shape: tuple[int, ...], density: float) -> np.ndarray:
+    w = rng.standard_normal(shape).astype(np.float32)
+    w[rng.random(shape) >= density] = 0
+    return w
+
+
+def check(program: Program, inputs: list[np.ndarray], isa: str, tasks: int = 1) -> None:
+    wanted = program.run(inputs, isa=REFERENCE)
+    for got, want in zip(program.run(inputs, isa=isa, tasks=tasks), wanted, strict=True):
+        scale = max(1.0, float(np.abs(want).max(initial=0)))
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    cin: int = 16
+    cout: int = 8
+    size: tuple[int, int] = (8, 8)
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    group: int = 1
+    density: float = 0.2
+    batch: int = 1
+    residual: bool = False
+    clip: tuple[float, float] | None = None
+    tasks: int = 1
+    variant: tuple[int, int] = (-1, 1)
+
+    def run(self, rng: np.random.Generator, isa: str) -> None:
+        w = weights(rng, (self.cout, self.cin // self.group, *self.kernel), self.density)
+        step = Step(
+            CONV,
+            0,
+            cout=self.cout,
+            cin=self.cin,
+            kernel=self.kernel,
+            strides=self.strides,
+            dilations=self.dilations,
+            pads=self.pads,
+            group=self.group,
+            weights=DENSE,
+            clip=self.clip,
+            variant=self.variant,
+            residual=1 if self.residual else -1,
+        )
+        bias = rng.standard_normal(self.cout).astype(np.float32)
+        inputs = [rng.standard_normal((self.batch, self.cin, *self.size)).astype(np.float32)]
+        if self.residual:
+            out = self.out_size()
+            inputs.append(rng.standard_normal((self.batch, self.cout, *out)).astype(np.float32))
+        code = encode([step], n_inputs=len(inputs), outputs=[len(inputs)])
+        check(Program(code, [w, bias]), inputs, isa, self.tasks)
+
+    def out_size(self) -> list[int]:
+        return [
+            (self.size[i] + self.pads[i] + self.pads[i + 2] - self.dilations[i] * (k - 1) - 1)
+            // self.strides[i]
+            + 1
+            for i, k in enumerate(self.kernel)
+        ]
+
+
+ONE = {"kernel": (1, 1), "pads": (0, 0, 0, 0)}
+CASES = {
+    "k_lt_tile": Case(cin=3, size=(56, 56)),
+    "m_tail": Case(cout=7),
+    "stride2": Case(strides=(2, 2)),
+    "stride2_onebyone": Case(size=(14, 14), strides=(2, 2), **ONE),
+    "stride3": Case(size=(19, 19), strides=(3, 3)),
+    "uneven_strides": Case(size=(16, 12), strides=(1, 2)),
+    "empty_row": Case(cin=2, cout=32, density=0.05),
+    "all_zero": Case(density=0.0),
+    "dense": Case(density=1.0, cin=24, cout=16, size=(28, 28)),
+    "plane7": Case(size=(7, 7)),
+    "plane7_stride2": Case(size=(7, 7), strides=(2, 2)),
+    "plane14": Case(size=(14, 14)),
+    "plane14_to_7": Case(size=(14, 14), strides=(2, 2)),
+    "plane2": Case(size=(2, 2), cin=64, cout=64),
+    "plane1": Case(size=(1, 1), **ONE),
+    "plane4_to_2": Case(size=(4, 4), strides=(2, 2)),
+    "batch1": Case(batch=1),
+    "batch3": Case(batch=3),
+    "batch8": Case(batch=8),
+    "no_padding": Case(size=(9, 11), kernel=(5, 3), pads=(0, 0, 0, 0)),
+    "uneven_padding": Case(pads=(0, 2, 1, 0)),
+    "dilated": Case(size=(20, 20), dilations=(3, 2), pads=(3, 2, 3, 2)),
+    "depthwise": Case(cin=24, cout=24, group=24, density=1.0, size=(28, 28)),
+    "grouped": Case(cin=12, cout=18, group=3, size=(14, 14)),
+    "stem": Case(cin=3, cout=16, size=(64, 64), kernel=(7, 7), strides=(2, 2), pads=(3, 3, 3, 3)),
+    "residual": Case(residual=True),
+    "residual_relu": Case(residual=True, clip=(0.0, float("inf")), size=(7, 7)),
+    "relu6": Case(clip=(0.0, 6.0), cin=64),
+    "threads": Case(cout=64, size=(32, 32), tasks=5),
+    "offsets_past_16_bits": Case(cin=80, cout=8, size=(120, 120)),
+    "wide_row": Case(size=(1, 50), kernel=(1, 3), pads=(0, 1, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", CASES)
+def test_named_case(name: str, isa: str) -> None:
+    CASES[name].run(np.random.default_rng(0), isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_variant(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    for variant in range(kernels.load().fggp_isa_variants(kernels.isa_index(isa))):
+        for case in (
+            Case(cin=20, size=(112, 112), cout=8, density=0.3, variant=(variant, 2)),
+            Case(size=(56, 56), strides=(2, 2), density=0.3, variant=(variant, 1), residual=True),
+            Case(size=(16, 31), variant=(variant, 3), clip=(-0.5, 0.5)),
+        ):
+            case.run(rng, isa)
+
+
+def random_case(rng: np.random.Generator) -> Case:
+    def pick(*options: int) -> int:
+        return int(rng.choice(options))
+
+    group = pick(1, 1, 1, 2, 4)
+    kernel = (pick(1, 1, 2, 3, 3, 5), pick(1, 1, 2, 3, 3, 5))
+    dilations = (pick(1, 1, 1, 2), pick(1, 1, 1, 2))
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+    pads = tuple(int(rng.integers(0, r + 1)) for r in (*reach, *reach))
+    size = tuple(int(rng.integers(r + 1, 34)) for r in reach)
+    return Case(
+        cin=group * int(rng.integers(1, 20)),
+        cout=group * int(rng.integers(1, 12)),
+        size=size,
+        kernel=kernel,
+        strides=(pick(1, 1, 2, 3), pick(1, 1, 2, 3)),
+        dilations=dilations,
+        pads=pads,
+        group=group,
+        density=float(rng.choice([0.02, 0.1, 0.3, 1.0])),
+        batch=pick(1, 1, 2, 3),
+        residual=bool(rng.integers(2)),
+        clip=(None, (0.0, float("inf")), (0.0, 6.0))[pick(0, 1, 2)],
+        tasks=pick(1, 3),
+        variant=(int(rng.integers(-1, 42)), pick(1, 1, 2, 4)),
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_random_shapes(isa: str) -> None:
+    sweep(isa, seed=1, n=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ISAS)
+def test_many_random_shapes(isa: str) -> None:
+    sweep(isa, seed=2, n=2500)
+
+
+def sweep(isa: str, *, seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        case = random_case(rng)
+        try:
+            case.run(rng, isa)
+        except AssertionError as e:
+            raise AssertionError(f"{isa}: {case}: {e}") from e
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("op", [MAX_POOL, AVERAGE_POOL])
+def test_pooling(isa: str, op: int) -> None:
+    rng = np.random.default_rng(0)
+    for size in (2, 4, 7, 14, 16, 31, 56):
+        for kernel, stride, pad in ((2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 1, 0), (1, 2, 0)):
+            for count in (False, True):
+                step = Step(
+                    op,
+                    0,
+                    cout=5,
+                    cin=5,
+                    kernel=(kernel, kernel),
+                    strides=(stride, stride),
+                    pads=(pad,) * 4,
+                    count_padding=count,
+                )
+                x = rng.standard_normal((2, 5, size, size)).astype(np.float32)
+                check(Program(encode([step], n_inputs=1, outputs=[1]), []), [x], isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", [1, 2, 4, 7, 8, 13])
+def test_chain(isa: str, size: int) -> None:
+    """A residual block, pooling, both ways to a vector, and a Gemm, with three outputs."""
+    rng = np.random.default_rng(size)
+    relu = (0.0, float("inf"))
+    conv = {"cin": 12, "cout": 12, "kernel": (3, 3), "pads": (1,) * 4, "weights": DENSE}
+    steps = [
+        Step(CONV, 0, **conv, clip=relu),
+        Step(CONV, 1, **conv, constant=2, residual=0, clip=relu),
+        Step(CONV, 2, **conv | {"strides": (2, 2)}, constant=4),
+        Step(MAX_POOL, 3, cout=12, cin=12, kernel=(3, 3), strides=(2, 2), pads=(1,) * 4),
+        Step(GLOBAL_AVERAGE, 2),
+        Step(FLATTEN, 5),
+        Step(GEMM, 6, cout=9, cin=12, constant=6, weights=DENSE),
+        Step(FLATTEN, 2),
+    ]
+    constants = []
+    for shape in ((12, 12, 3, 3),) * 3 + ((9, 12),):
+        constants += [weights(rng, shape, 0.3), np.ones(shape[0], np.float32)]
+    program = Program(encode(steps, n_inputs=1, outputs=[4, 7, 8]), constants)
+    x = rng.standard_normal((3, 12, size, size)).astype(np.float32)
+    check(program, [x], isa)
+
+
+def test_the_reference_is_torch_conv() -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, 11, 9)).astype(np.float32)
+    w = weights(rng, (8, 3, 3, 2), 0.5)
+    b = rng.standard_normal(8).astype(np.float32)
+    step = Step(
+        CONV,
+        0,
+        cout=8,
+        cin=6,
+        kernel=(3, 2),
+        strides=(2, 1),
+        dilations=(1, 2),
+        pads=(1, 2, 1, 2),
+        group=2,
+        weights=DENSE,
+    )
+    (got,) = Program(encode([step], n_inputs=1, outputs=[1]), [w, b]).run([x], isa=REFERENCE)
+    want = torch.nn.functional.conv2d(
+        *(torch.from_numpy(a) for a in (x, w, b)), (2, 1), (1, 2), (1, 2), 2
+    )
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-5)
+
+
+GAP_CONV = Step(CONV, 0, cout=2, cin=2)
+ONES2 = np.ones(2, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("values", "gaps", "message"),
+    [
+        ([1, 2], [1, 4], "element 4 of a weight of 4"),
+        ([1, 2], [0, 1], "gap 0 is 0"),
+        ([1, 2], [1], "2 values but 1 gaps"),
+        ([1] * 300, [255] * 300, "lead to element"),
+    ],
+)
+def test_hostile_gaps(values: list[float], gaps: list[int], message: str) -> None:
+    constants = [np.array(values, np.float32), np.array(gaps, np.uint8), ONES2]
+    with pytest.raises(ModelFileError, match=message):
+        Program(encode([GAP_CONV], n_inputs=1, outputs=[1]), constants)
+
+
+def test_gaps_of_both_types_and_half_values() -> None:
+    x = np.array([[3, 5]], np.float32).reshape(1, 2, 1, 1)
+    for gap in (np.uint8, np.uint16):
+        for value in (np.float32, np.float16):
+            constants = [np.array([2, 0.5], value), np.array([2, 1], gap), ONES2]
+            program = Program(encode([GAP_CONV], n_inputs=1, outputs=[1]), constants)
+            for isa in (*ISAS, REFERENCE):
+                (y,) = program.run([x], isa=isa)
+                # W = [[0, 2], [0.5, 0]], bias 1
+                assert y.ravel().tolist() == [11.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": 1},
+        {"input": -1},
+        {"residual": 1},
+        {"cout": 0},
+        {"cin": 1 << 40},
+        {"group": 3},
+        {"kernel": (1 << 30, 1)},
+        {"strides": (0, 1)},
+        {"dilations": (1, -1)},
+        {"pads": (-1, 0, 0, 0)},
+        {"pads": (1 << 40, 0, 0, 0)},
+        {"constant": 7},
+        {"op": 99},
+        {"weights": 5},
+        {"variant": (1, 0)},
+    ],
+)
+def test_hostile_program(change: dict[str, object]) -> None:
+    step = dataclasses.replace(GAP_CONV, **change)
+    constants = [ONES2, np.array([1, 1], np.uint8), ONES2]
+    with pytest.raises(ModelFileError):
+        Program(encode([step], n_inputs=1, outputs=[1]), constants)
+
+
+def test_truncated_program() -> None:
+    code = encode([GAP_CONV], n_inputs=1, outputs=[1])
+    constants = [ONES2, np.array([1, 1], np.uint8), ONES2]
+    for n in range(len(code)):
+        with pytest.raises(ModelFileError):
+            Program(code[:n] if n > 3 else [*code[:n], *[0] * (4 - n)], constants)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (1, 2, 0, 4), (1, 2, 1 << 21, 1)])
+def test_wrong_input_shape(shape: tuple[int, ...]) -> None:
+    constants = [ONES2, np.array([1, 1], np.uint8), ONES2]
+    program = Program(encode([GAP_CONV], n_inputs=1, outputs=[1]), constants)
+    with pytest.raises(ModelFileError):
+        program.run([np.zeros(shape, np.float32)], isa=ISAS[0])
+
+
+def test_tuning_keeps_the_result() -> None:
+    rng = np.random.default_rng(0)
+    step = Step(CONV, 0, cout=16, cin=16, kernel=(3, 3), pads=(1,) * 4, weights=DENSE)
+    constants = [weights(rng, (16, 16, 3, 3), 0.1), np.zeros(16, np.float32)]
+    program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
+    ((variant, blocks),) = program.tune([(16, 28, 28)], isa=ISAS[0], seconds=0.05)
+    assert variant >= 0
+    assert blocks >= 1
+    check(program, [rng.standard_normal((1, 16, 28, 28)).astype(np.float32)], ISAS[0])
