@@ -73,6 +73,13 @@ def _torchvision() -> Check:
         return Check("torchvision", False, str(e), needed=False)
 
 
+def _kernels() -> Check:
+    from fggp_deploy.kernels import status
+
+    found = status()
+    return Check("sparse kernels", found.path is not None, found.text, needed=False)
+
+
 def _gpu() -> Check:
     try:
         import torch
@@ -92,6 +99,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     _package("scipy", for_what="csr and statistics", needed=True),
     _package("safetensors", for_what="checkpoints", needed=True),
     _package("torch", for_what="train, prune and export", needed=False),
+    _kernels,
     _torchvision,
     _package("onnxscript", for_what="export", needed=False),
     _package("tensorboard", for_what="watching a run", needed=False),

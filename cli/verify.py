@@ -147,6 +147,16 @@ def figures(report: Report) -> list[tuple[str, str, str, str]]:
             faster,
         )
     )
+    if "kernels" in times:
+        fast = report.latency.speedups.get("kernels")
+        rows.append(
+            (
+                "the same on the sparse kernels",
+                "",
+                f"{times['kernels'].median_ms:.3f} ms",
+                f"{fast.value:.2f}× [{fast.low:.2f}, {fast.high:.2f}]" if fast else "–",
+            )
+        )
     costs = report.processes
     parent = costs.get("reference")
     rows.append(

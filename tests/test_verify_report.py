@@ -15,6 +15,7 @@ from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
@@ -22,10 +23,10 @@ from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, DataError, FggpError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
-from fggp_deploy.verify import process, report
+from fggp_deploy.verify import process, report, subject
 from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import load
+from fggp_deploy.verify.network import Network, load
 from fggp_deploy.verify.process import Cost
 from fggp_deploy.verify.report import Report, verify, write
 
@@ -93,7 +94,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """`verify` on one thread, briefly, and without fresh processes."""
+    """`verify` on one thread, briefly, without fresh processes and without kernels.
+
+    Whether kernels are used is for a measurement to decide, and no test may hang on one.
+    """
+    monkeypatch.setenv("FGGP_KERNELS", "none")
 
     def no_processes(models, **options):
         return {name: Cost(3, 1.0, 1.0, 1.0, 9, 9, 9, 5) for name in models}
@@ -380,3 +385,23 @@ def test_verify_needs_no_torch(folder):
     command = [sys.executable, "-c", code, str(folder / "model.onnx"), str(folder / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_kernels_are_a_third_contender(folder: Path, quick, monkeypatch):
+    monkeypatch.delenv("FGGP_KERNELS")
+    if kernels.library_path() is None:
+        pytest.skip("the kernels are not built")
+
+    def forced(name: str, model: bytes, *, threads: int) -> Network:
+        return Network(name, runtime.session(model, threads=threads, measure=False, cache=False))
+
+    monkeypatch.setattr(subject, "load_on_kernels", forced)
+    monkeypatch.setattr(report, "load_on_kernels", forced)
+    found = quick(folder / "model.onnx", data=dataset())
+    assert set(found.latency.timings) == {"model", "reference", "kernels"}
+    assert set(found.latency.speedups) == {"model", "kernels"}
+    assert found.kernels_parity.n == N_TEST
+    assert found.kernels_parity.passed
+    assert found.kernels_parity.top1_changed == 0
+    assert [v.name for v in found.verdicts][-1] == "kernels against stock"
+    assert "kernels against stock, test images" in markdown(found)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +31,24 @@ TUNING_SECONDS = 15.0
 
 
 def session(
-    path: str | Path,
+    model: str | Path | bytes,
     *,
     threads: int | None = None,
     measure: bool = True,
     cache: bool = True,
+    config: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
     """A session for a packed file, or for any ONNX file whose weights hold many zeros.
 
-    `threads` as in ONNX Runtime's intra_op_num_threads; None leaves its default. The first call
+    `model` is a path or a serialised model. `threads` as in ONNX Runtime's intra_op_num_threads;
+    None leaves its default. `config` holds further session configuration entries. The first call
     for a model tunes the kernels and compares with plain ONNX Runtime, which it then returns
     unless the kernels are faster beyond doubt; later calls read the cached plan. With
     `measure=False` nothing is timed and the cost model's choice is taken as it is.
     Raises ModelFileError for a file that cannot be read.
     """
-    data = Path(path).read_bytes()
+    data = model if isinstance(model, bytes) else Path(model).read_bytes()
+    options = _Options(threads, dict(config or {}))
     dense = _simplified(unpack(onnx.load_model_from_string(data)))
     try:
         kernels.load()
@@ -51,20 +56,20 @@ def session(
     except MachineError:
         regions = []
     if not regions:
-        return _open(dense, threads)
+        return _open(dense, options)
     count = threads or os.cpu_count() or 1
     place = plans.cache_path(data, threads=count)
     plan = plans.load(place) if cache else None
     if plan is None or not _fits(plan, regions):
         if not measure:
-            return _open(rewrite(dense, regions, threads=count), threads)
-        plan = _make_plan(dense, regions, threads, count)
+            return _open(rewrite(dense, regions, threads=count), options)
+        plan = _make_plan(dense, regions, options, count)
         if cache:
             plans.save(place, plan)
     if not plan.sparse:
-        return _open(dense, threads)
+        return _open(dense, options)
     _apply(plan.variants, regions)
-    return _open(rewrite(dense, regions, threads=count), threads)
+    return _open(rewrite(dense, regions, threads=count), options)
 
 
 def uses_kernels(session: ort.InferenceSession) -> bool:
@@ -72,16 +77,25 @@ def uses_kernels(session: ort.InferenceSession) -> bool:
     return MARK in session.get_modelmeta().custom_metadata_map
 
 
-def _options(threads: int | None) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
+@dataclass(frozen=True)
+class _Options:
+    """What a caller asked of every session that is opened on the way."""
+
+    threads: int | None
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def make(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        for key, value in self.config.items():
+            options.add_session_config_entry(key, value)
+        return options
 
 
-def _open(model: ModelProto, threads: int | None) -> ort.InferenceSession:
-    options = _options(threads)
+def _open(model: ModelProto, asked: _Options) -> ort.InferenceSession:
+    options = asked.make()
     library = kernels.library_path()
     if library is not None and any(p.key == MARK for p in model.metadata_props):
         options.register_custom_ops_library(str(library))
@@ -91,7 +105,7 @@ def _open(model: ModelProto, threads: int | None) -> ort.InferenceSession:
 def _simplified(model: ModelProto) -> ModelProto:
     """The model after ONNX Runtime's basic optimisations: constants and batch norms folded."""
     with tempfile.TemporaryDirectory() as folder:
-        options = _options(1)
+        options = _Options(1).make()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
         ort.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
@@ -110,7 +124,7 @@ def _apply(variants: list[list[tuple[int, int]]], regions: list[BuiltRegion]) ->
 
 
 def _make_plan(
-    dense: ModelProto, regions: list[BuiltRegion], threads: int | None, count: int
+    dense: ModelProto, regions: list[BuiltRegion], options: _Options, count: int
 ) -> plans.Plan:
     isa = os.environ.get("FGGP_ISA") or kernels.isas()[0]
     variants = [
@@ -120,8 +134,8 @@ def _make_plan(
         for r in regions
     ]
     _apply(variants, regions)
-    plain = _open(dense, threads)
-    fast = _open(rewrite(dense, regions, threads=count), threads)
+    plain = _open(dense, options)
+    fast = _open(rewrite(dense, regions, threads=count), options)
     feeds = _feeds(plain)
     if feeds is None:
         return plans.Plan(False, variants, 0.0)

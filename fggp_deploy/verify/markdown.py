@@ -113,7 +113,8 @@ def _speed(r: Report) -> str:
     return "\n\n".join(
         [
             "## Speed",
-            f"Stock onnxruntime, {lat.threads} thread(s), batch {lat.batch}. Each session loads "
+            f"{lat.threads} thread(s), batch {lat.batch}; model and reference on stock "
+            "onnxruntime, kernels is the model on the sparse kernels in onnxruntime. Each session loads "
             "every network afresh, warms up, and times interleaved rounds in shuffled order; the "
             "median is that of the sessions' medians, and the interval of the ratio a bootstrap "
             "over sessions.",
@@ -149,6 +150,8 @@ def _size(r: Report) -> str:
 def _parity(r: Report) -> str:
     found = {} if r.self_test is None else {"self-test": r.self_test}
     found |= {f"packed against dense, {inputs}": d for inputs, d in r.parity.items()}
+    if r.kernels_parity is not None:
+        found["kernels against stock, test images"] = r.kernels_parity
     rows = []
     for name, d in found.items():
         top1 = f"{d.n - d.top1_changed} of {d.n}"

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from fggp_deploy import kernels, runtime
 from fggp_deploy.errors import ConfigError, ModelFileError
 
 Floats = npt.NDArray[np.float32]
@@ -97,6 +98,17 @@ def load(name: str, model: bytes | Path, *, threads: int) -> Network:
     except Exception as e:  # onnxruntime's exceptions have no common base
         raise ModelFileError(f"onnxruntime cannot load {name}: {brief(e)}") from e
     return Network(name, session)
+
+
+def load_on_kernels(name: str, model: bytes, *, threads: int) -> Network | None:
+    """Start a session on the sparse kernels; None where they are missing or plain is as fast.
+
+    The first time for a model and a machine this tunes for some seconds; the plan is cached.
+    """
+    if kernels.library_path() is None:
+        return None
+    session = runtime.session(model, threads=threads, config=SESSION_CONFIG)
+    return Network(name, session) if runtime.uses_kernels(session) else None
 
 
 def brief(e: Exception, *, limit: int = 160) -> str:

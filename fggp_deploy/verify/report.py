@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.verify.accuracy import Accuracy
 from fggp_deploy.verify.gates import Gates, Verdict, agreement, judge
 from fggp_deploy.verify.latency import Latency, Run, latency, measure
 from fggp_deploy.verify.machine import Machine, default_threads, machine
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG, load
+from fggp_deploy.verify.network import SESSION_CONFIG, load, load_on_kernels
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.process import Cost, measure_processes
 from fggp_deploy.verify.size import Size, size
@@ -40,7 +41,7 @@ from fggp_deploy.verify.subject import (
 )
 
 SCHEMA_VERSION = 1
-MODEL, REFERENCE = "model", "reference"  # the contenders' names in the report
+MODEL, REFERENCE, KERNELS = "model", "reference", "kernels"  # the contenders' names in the report
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class File:
 class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
-    `latency` and `processes` are keyed "model" and "reference", `parity` by its inputs. `origin` is
-    what the model says of itself, `provenance` what made this report.
+    `latency` and `processes` are keyed "model" (on stock onnxruntime) and "reference", latency
+    also "kernels" where the model runs on them: then the gates on latency judge those. `parity` is
+    packed against dense by inputs, `kernels_parity` kernels against stock on the test images.
+    `origin` is what the model says of itself, `provenance` what made this report.
     """
 
     model: File
@@ -66,6 +69,7 @@ class Report:
     notes: tuple[str, ...]
     self_test: Difference | None
     parity: dict[str, Difference]
+    kernels_parity: Difference | None
     accuracy: Accuracy | None
     size: Size
     latency: Latency
@@ -100,7 +104,7 @@ def verify(
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
-    """Verify a packed .onnx file or .csr folder under stock onnxruntime on the CPU.
+    """Verify a packed .onnx file or .csr folder on the CPU, on stock onnxruntime and the kernels.
 
     `reference` is the dense parent's ONNX, by default `reference.onnx` beside the model if there
     is one. `data` brings the test split. `threads` (default: one a physical core) and `batch` hold
@@ -128,18 +132,21 @@ def verify(
     tested = self_test(subject)
     compared = packed_against_dense(subject, threads=threads, seed=seed)
     progress("parity", 1, 1)
-    scored = score(subject, progress)
+    scored, on_kernels = score(subject, progress)
     timed = _time(subject, threads, batch, seconds, seed, progress)
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
     checks |= {f"parity on {inputs}": found for inputs, found in compared.items()}
+    if on_kernels is not None:
+        checks["kernels against stock"] = on_kernels
+    best = KERNELS if subject.kernels is not None else MODEL
     verdicts = [agreement(name, found) for name, found in checks.items()]
     verdicts += judge(
         gates,
         paired=scored.paired if scored else None,
-        speedup=timed.speedups.get(MODEL),
-        timing=timed.timings[MODEL],
+        speedup=timed.speedups.get(best),
+        timing=timed.timings[best],
         file_bytes=sized.file_bytes,
     )
     setting = {"threads": threads, "batch": batch, "seconds": seconds, "seed": seed}
@@ -151,6 +158,7 @@ def verify(
         notes=_notes(subject),
         self_test=tested,
         parity=compared,
+        kernels_parity=on_kernels,
         accuracy=scored,
         size=sized,
         latency=timed,
@@ -187,8 +195,17 @@ def _time(
     def opener(name: str) -> Callable[[], Run]:
         return lambda: load(name, files[name], threads=threads).runner(x)
 
+    def open_on_kernels() -> Run:
+        network = load_on_kernels(KERNELS, subject.packed.runnable(), threads=threads)
+        if network is None:
+            raise ModelFileError(f"{subject.packed.path.name} ran on the kernels and now does not")
+        return network.runner(x)
+
+    contenders = {name: opener(name) for name in files}
+    if subject.kernels is not None:
+        contenders[KERNELS] = open_on_kernels
     samples = measure(
-        {name: opener(name) for name in files},
+        contenders,
         seconds=seconds,
         rng=rng,
         progress=partial(progress, "latency"),
@@ -233,6 +250,10 @@ def _notes(subject: Subject) -> tuple[str, ...]:
         )
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
+    if subject.kernels is None:
+        lost = kernels.library_path() is None
+        why = kernels.status().text if lost else "plain onnxruntime is as fast here"
+        notes.append(f"The sparse kernels were not used: {why}.")
     if subject.packed.metadata.selftest is None:
         notes.append("The file brings no self-test, so no recorded logits were checked.")
     return tuple(notes)

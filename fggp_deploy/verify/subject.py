@@ -15,7 +15,7 @@ from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.onnx_unpacking import reading
 from fggp_deploy.verify import accuracy, parity
-from fggp_deploy.verify.network import Floats, Network, load
+from fggp_deploy.verify.network import Floats, Network, load, load_on_kernels
 
 N_PROBES = 8  # random inputs where the file brings no self-test
 N_PARITY = 256  # test images on which packed and dense are compared
@@ -27,7 +27,8 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total)
 class Subject:
     """A model file with its network, and where they are there the dense parent's and the data.
 
-    `reference` is the parent's file and `parent` its network: both or neither.
+    `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
+    same model on the sparse kernels, None where they are missing or no faster.
     """
 
     packed: SparseModel
@@ -35,6 +36,7 @@ class Subject:
     reference: Path | None
     parent: Network | None
     data: Dataset | None
+    kernels: Network | None = None
 
 
 def gather(
@@ -57,7 +59,8 @@ def gather(
                 f"{network.name} gives {n} logits but {packed.path.name} names "
                 f"{len(meta.classes)} classes; they do not belong together, export again"
             )
-    return Subject(packed, model, reference, parent, data)
+    fast = load_on_kernels(f"{packed.path.name} on the kernels", packed.runnable(), threads=threads)
+    return Subject(packed, model, reference, parent, data, fast)
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
@@ -141,10 +144,15 @@ def packed_against_dense(
     return found
 
 
-def score(subject: Subject, progress: Progress) -> accuracy.Accuracy | None:
-    """Accuracy on the whole test split, paired with the parent's; None without data."""
+def score(
+    subject: Subject, progress: Progress
+) -> tuple[accuracy.Accuracy | None, parity.Difference | None]:
+    """Accuracy on the whole test split, paired with the parent's, and kernels against stock there.
+
+    Either is None where there are no data, or no kernels.
+    """
     if subject.data is None:
-        return None
+        return None, None
     test = subject.data.test
 
     def run(network: Network, stage: str) -> Floats:
@@ -153,7 +161,10 @@ def score(subject: Subject, progress: Progress) -> accuracy.Accuracy | None:
 
     y = run(subject.model, "accuracy")
     y_parent = run(subject.parent, "accuracy of the reference") if subject.parent else None
-    return accuracy.Accuracy(
+    fast = None
+    if subject.kernels is not None:
+        fast = parity.difference(run(subject.kernels, "accuracy on the kernels"), y)
+    scored = accuracy.Accuracy(
         data=subject.data.name,
         split="test",
         n=len(test),
@@ -161,3 +172,4 @@ def score(subject: Subject, progress: Progress) -> accuracy.Accuracy | None:
         reference=None if y_parent is None else accuracy.scores(y_parent, test.labels),
         paired=None if y_parent is None else accuracy.paired(y, y_parent, test.labels),
     )
+    return scored, fast
