@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ import onnxruntime as ort
 from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime.plan import cpu_name, interleaved
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,18 +34,29 @@ TOLERANCE = 1e-5
 
 
 def measure(
-    network: str, mask: str, sparsity: float, *, threads: int, batch: int, seconds: float
+    network: str,
+    mask: str,
+    sparsity: float,
+    *,
+    threads: int,
+    batch: int,
+    seconds: float,
+    bare: bool,
 ) -> dict[str, Any]:
     net = NETWORKS[network]()
     set_densities(net, sparsity, mask)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx.save(to_onnx(net, batch=batch), path)
-        start = time.perf_counter()
-        sparse = runtime.session(path, threads=threads, cache=False)
-        opened = time.perf_counter() - start
+        model = to_onnx(net, batch=batch)
+        onnx.save(model, path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        start = time.perf_counter()
+        if bare:
+            sparse = bare_session(model, threads)
+        else:
+            sparse = runtime.session(path, threads=threads, cache=False)
+        opened = time.perf_counter() - start
         dense = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).standard_normal((batch, 3, net.size, net.size))
     feeds = {"x": x.astype(np.float32)}
@@ -77,6 +90,15 @@ def measure(
     }
 
 
+def bare_session(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """The packed file with only the library registered: each layer changes layout twice."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.register_custom_ops_library(str(kernels.library_path()))
+    packed = pack(model).SerializeToString()
+    return ort.InferenceSession(packed, options, providers=["CPUExecutionProvider"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default=",".join(NETWORKS))
@@ -85,6 +107,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--bare", action="store_true", help="no regions: the library alone")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     rows = []
@@ -98,6 +121,7 @@ def main() -> int:
                     threads=args.threads,
                     batch=args.batch,
                     seconds=args.seconds,
+                    bare=args.bare,
                 )
                 rows.append(row)
                 print(
@@ -109,6 +133,7 @@ def main() -> int:
         "cpu": cpu_name(),
         "isa": kernels.status().isa,
         "onnxruntime": ort.__version__,
+        "load_average": [round(x, 1) for x in os.getloadavg()],
         "command": " ".join(["python", "benchmarks/bench_kernels.py", *sys.argv[1:]]),
         "rows": rows,
     }

@@ -96,13 +96,12 @@ def resnet50(size: int) -> Net:
 
 
 def set_densities(net: Net, sparsity: float, mask: str) -> None:
-    """`uniform`: all but the first and the last layer alike; `erk`: Erdős–Rényi kernel."""
+    """`uniform`: all layers but the first alike; `erk`: Erdős–Rényi kernel."""
     sizes = {w.name: math.prod(w.shape) for w in net.weights}
     budget = (1 - sparsity) * sum(sizes.values())
     if mask == "uniform":
-        ends = (net.weights[0], net.weights[-1])
-        rest = [w for w in net.weights if w not in ends]
-        share = (budget - sum(sizes[w.name] for w in ends)) / sum(sizes[w.name] for w in rest)
+        first, *rest = net.weights
+        share = (budget - sizes[first.name]) / sum(sizes[w.name] for w in rest)
         for w in rest:
             w.density = share
         return
