@@ -39,7 +39,7 @@ class Program:
             [sys.executable, "-m", "fggp_deploy.cli", *map(str, args)],
             cwd=self.cwd, capture_output=True, text=True, timeout=280,
             env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1",
-                 "XDG_CACHE_HOME": str(self.cwd / ".cache"), **env},
+                 "XDG_CACHE_HOME": str(self.cwd.parent / "cache"), **env},
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)
 

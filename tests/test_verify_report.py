@@ -119,7 +119,8 @@ def damage(path: Path, name: str, change) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.csr"])
-def test_everything_is_measured(folder, name):
+def test_everything_is_measured(folder, monkeypatch, name):
+    monkeypatch.setenv("FGGP_KERNELS", "none")
     stages = []
     found = verify(
         folder / name,
@@ -143,7 +144,7 @@ def test_everything_is_measured(folder, name):
     assert found.processes["model"].peak_rss_bytes > found.processes["model"].base_rss_bytes > 0
     assert found.model.file_bytes < found.size.dense_bytes
     assert found.reference.sha256 == sha256_file(folder / "reference.onnx")
-    assert found.notes == ()
+    assert [n.partition(" were")[0] for n in found.notes] == ["The sparse kernels"]
     assert {stage for stage, _, _ in stages} >= {"parity", "accuracy", "latency"}
     assert all(0 <= done <= total for _, done, total in stages)
 
@@ -217,9 +218,15 @@ def test_without_reference_data_and_self_test(folder, quick):
     assert found.passed
     assert found.accuracy is found.reference is found.self_test is None
     assert found.latency.speedups == {}
-    assert len(found.notes) == 3
+    assert len(found.notes) == 4  # the fourth: no kernels
     text = markdown(found)
-    for missing in ("No dense parent", "no accuracy drop", "No data was given", "no self-test"):
+    for missing in (
+        "No dense parent",
+        "no accuracy drop",
+        "No data was given",
+        "no self-test",
+        "kernels",
+    ):
         assert missing in text
 
 

@@ -114,7 +114,7 @@ def _speed(r: Report) -> str:
         [
             "## Speed",
             f"{lat.threads} thread(s), batch {lat.batch}; model and reference on stock "
-            "onnxruntime, kernels is the model on the sparse kernels in onnxruntime. Each session loads "
+            "onnxruntime, kernels is the model on the sparse kernels in it. Each session loads "
             "every network afresh, warms up, and times interleaved rounds in shuffled order; the "
             "median is that of the sessions' medians, and the interval of the ratio a bootstrap "
             "over sessions.",
