@@ -257,9 +257,11 @@ def _flatten(node: NodeProto, g: Graph) -> Layer | None:
 
 def _reshape(node: NodeProto, g: Graph) -> Layer | None:
     constant = g.constant(node.input[1])
-    if constant is None or constant.size != 2 or _attributes(node).get("allowzero", 0):
+    if constant is None or constant.size != 2:
         return None
     first, rest = (int(d) for d in constant)
+    if first == 0 and _attributes(node).get("allowzero", 0):  # then 0 means an empty tensor
+        return None
     known = g.shapes.get(node.input[0], [])
     batch = known[0] if known else 0
     per_image = math.prod(known[1:])  # 0 where a dimension is not known
