@@ -131,7 +131,7 @@ def main() -> int:
                 )
     report = {
         "cpu": cpu_name(),
-        "isa": kernels.status().isa,
+        "isa": os.environ.get("FGGP_ISA") or kernels.status().isa,
         "onnxruntime": ort.__version__,
         "load_average": [round(x, 1) for x in os.getloadavg()],
         "command": " ".join(["python", "benchmarks/bench_kernels.py", *sys.argv[1:]]),

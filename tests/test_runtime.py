@@ -153,6 +153,27 @@ def test_regions_found(name: str, regions: int, steps: int) -> None:
 
 
 @needs_library
+@pytest.mark.parametrize(
+    ("target", "batch", "inside"),
+    [
+        ([0, -1], "n", True),
+        ([-1, 8 * 256], "n", True),
+        ([4, -1], 4, True),
+        ([4, 8 * 256], 4, True),
+        ([-1, 8 * 128], 4, False),
+        ([2, -1], 4, False),
+        ([1, -1], "n", False),
+    ],
+)
+def test_reshape_that_flattens(target: list[int], batch: Any, inside: bool) -> None:
+    b = Builder()
+    shape = b.tensor(np.array(target))
+    model = b.model(b.op("Reshape", b.conv("x", 8, 3), shape), batch=batch)
+    (region,) = find(model)
+    assert len(region.steps) == (2 if inside else 1)
+
+
+@needs_library
 @pytest.mark.parametrize("name", ["residual", "mobile", "split"])
 def test_a_region_file_still_runs_on_a_stock_runtime(name: str) -> None:
     model = NETS[name]()

@@ -7,6 +7,7 @@ comes back, because a layer behind a foreign node that reads a region belongs to
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,8 +46,9 @@ class Region:
 class Graph:
     """A graph with its constants and the readers of each value."""
 
-    def __init__(self, graph: GraphProto) -> None:
+    def __init__(self, graph: GraphProto, shapes: dict[str, list[int]]) -> None:
         self.proto = graph
+        self.shapes = shapes
         self.constants = {t.name: t for t in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -68,9 +70,12 @@ class Graph:
         return readers[0] if len(readers) == 1 and value not in self.kept else None
 
 
-def find_regions(graph: GraphProto) -> list[Region]:
-    """The regions of a topologically sorted graph of standard operators, in order."""
-    g = Graph(graph)
+def find_regions(graph: GraphProto, shapes: dict[str, list[int]]) -> list[Region]:
+    """The regions of a topologically sorted graph of standard operators, in order.
+
+    `shapes` holds what is known of the values' shapes, 0 for a dimension that is not.
+    """
+    g = Graph(graph, shapes)
     layers, owner = _match_layers(g)
     stage: dict[str, tuple[int, bool]] = {}  # value -> stage, made by a layer
     regions: dict[int, Region] = {}
@@ -251,9 +256,18 @@ def _flatten(node: NodeProto, g: Graph) -> Layer | None:
 
 
 def _reshape(node: NodeProto, g: Graph) -> Layer | None:
-    shape = g.constant(node.input[1])
-    # [0, -1] keeps the batch; [-1, K] does as well where K is all the rest, which a Gemm checks.
-    if shape is None or shape.tolist() != [0, -1] or _attributes(node).get("allowzero", 0):
+    constant = g.constant(node.input[1])
+    if constant is None or constant.size != 2:
+        return None
+    first, rest = (int(d) for d in constant)
+    if first == 0 and _attributes(node).get("allowzero", 0):  # then 0 means an empty tensor
+        return None
+    known = g.shapes.get(node.input[0], [])
+    batch = known[0] if known else 0
+    per_image = math.prod(known[1:])  # 0 where a dimension is not known
+    keeps_batch = first == 0 or (batch > 0 and first == batch)
+    keeps_rest = per_image > 0 and rest == per_image
+    if not (keeps_batch and rest == -1) and not (keeps_rest and (keeps_batch or first == -1)):
         return None
     return _single(node, p.FLATTEN)
 

@@ -49,7 +49,7 @@ def find(model: ModelProto) -> list[BuiltRegion]:
     known = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     shapes = {v.name: _shape(v) for v in known}
     built: list[BuiltRegion] = []
-    for region in find_regions(model.graph)[:MAX_REGIONS]:
+    for region in find_regions(model.graph, shapes)[:MAX_REGIONS]:
         candidate = _build(f"Region_{len(built)}", region, shapes)
         if candidate is not None:
             built.append(candidate)
