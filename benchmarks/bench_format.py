@@ -32,6 +32,7 @@ from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import models
 from fggp_deploy.allocation import erk
+from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.artifacts.sparse_model import Metadata, SparseModel
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.packing import entropy_bound_bytes
@@ -175,7 +176,7 @@ def main() -> None:
     about = {
         "command": "python benchmarks/bench_format.py",
         "repeats": args.repeats,
-        "cpu": _cpu(),
+        "cpu": machine()["cpu"],
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
@@ -183,12 +184,6 @@ def main() -> None:
         "torch": torch.__version__,
     }
     args.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((s.split(": ")[1] for s in lines if s.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ import onnxruntime as ort
 from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.onnx_ops import pack
-from fggp_deploy.runtime.plan import cpu_name, interleaved
+from fggp_deploy.runtime.plan import interleaved
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-5
@@ -130,7 +131,7 @@ def main() -> int:
                     flush=True,
                 )
     report = {
-        "cpu": cpu_name(),
+        "cpu": machine()["cpu"],
         "isa": os.environ.get("FGGP_ISA") or kernels.status().isa,
         "onnxruntime": ort.__version__,
         "load_average": [round(x, 1) for x in os.getloadavg()],

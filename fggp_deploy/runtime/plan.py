@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from fggp_deploy import kernels
+from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.files import atomic_path
 
 # Pairs of runs behind the choice, and the seconds after which no new pair starts.
@@ -46,24 +46,13 @@ class Plan:
         return Plan(bool(data["sparse"]), variants, float(data["ratio"]))
 
 
-def cpu_name() -> str:
-    """The processor's name, as the operating system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def cache_path(model: bytes, *, threads: int) -> Path:
     """Where the plan for this model on this machine lies."""
     library = kernels.library_path()
     parts = [
         hashlib.sha256(model).hexdigest(),
         hashlib.sha256(library.read_bytes()).hexdigest() if library else "",
-        cpu_name(),
+        machine()["cpu"],
         os.environ.get("FGGP_ISA", "") or ",".join(kernels.isas()),
         str(os.cpu_count()),
         str(ort.__version__),
