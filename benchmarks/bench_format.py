@@ -24,9 +24,6 @@ import onnx
 import onnx_ir
 import onnxruntime
 import torch
-from fggp_deploy.exporters import csr, onnx_dense
-from fggp_deploy.exporters import onnx as packed_onnx
-from fggp_deploy.exporters.torch_onnx import to_onnx
 from onnx import numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
@@ -35,6 +32,9 @@ from fggp_deploy.allocation import erk
 from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.artifacts.sparse_model import Metadata, SparseModel
 from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.exporters import csr, onnx_dense
+from fggp_deploy.exporters import onnx as packed_onnx
+from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.packing import entropy_bound_bytes
 
 METADATA = Metadata(Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3), tuple("0123456789"))

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from fggp_deploy.errors import FggpError
+from fggp_deploy.errors import FggpError, MachineError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +36,11 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
             raise
+        except ModuleNotFoundError as e:
+            if e.name is None or e.name.startswith("fggp_deploy"):
+                raise
+            code = MachineError.exit_code
+            line = f"error: this needs {e.name}, which is not installed; pip install {e.name}"
         except Exception as e:
             if os.environ.get("FGGP_DEBUG"):
                 raise

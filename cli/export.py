@@ -36,7 +36,7 @@ def export(
     logits that it must give.
     """
     from fggp_deploy.errors import ConfigError
-    from fggp_deploy.folder import DENSE, PRUNED, newest
+    from fggp_deploy.folder import PRUNED, checkpoint_in, newest
 
     from .progress import working
     from .render import as_json, size, stdout
@@ -45,8 +45,7 @@ def export(
         raise ConfigError(f"--flat belongs to --format onnx, not {format}")
     checkpoint = run or newest(PRUNED)
     if checkpoint.is_dir():
-        pruned = checkpoint / PRUNED
-        checkpoint = pruned if pruned.is_file() else checkpoint / DENSE
+        checkpoint = checkpoint_in(checkpoint)
     with working("exporting"):
         from fggp_deploy.exporters.run import export_run
 

@@ -37,13 +37,13 @@ def inspect(
     json: o.Json = False,
 ) -> None:
     """Show what is in a checkpoint or an exported file: sparsity, MACs and bytes by layer."""
-    from fggp_deploy.folder import PRUNED, newest
+    from fggp_deploy.folder import PRUNED, checkpoint_in, newest
 
     from .render import as_json, size, stdout, table
 
     path = path or newest(PRUNED)
-    if path.is_dir() and (path / PRUNED).is_file():
-        path = path / PRUNED
+    if path.is_dir() and path.suffix != ".csr":
+        path = checkpoint_in(path)
     rows, about = _read(path)
     counted = [r for r in rows if r.prunable] or rows
     total = {
@@ -85,6 +85,8 @@ def inspect(
 def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
     from fggp_deploy.errors import ConfigError
 
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist")
     if path.suffix in (".onnx", ".csr"):
         return _exported(path)
     if path.suffix == ".safetensors":
@@ -107,7 +109,8 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
     rows = [
         Row(
             layer.name, layer.shape, layer.size, layer.size - layer.nnz, layer.stored_bytes,
-            layer.macs, layer.encoding, layer.name in prunable if prunable else None,
+            layer.macs, layer.encoding,
+            bool(prunable & {layer.name, f"{layer.name}.weight"}) if prunable else None,
         )
         for layer in model.layers
     ]  # fmt: skip

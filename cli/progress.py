@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from fggp_deploy.training.observer import EpochMetrics
 
+_TELL_EVERY_S = 20.0  # where there is no bar
 stderr = Console(stderr=True, highlight=False)
 
 
@@ -20,10 +23,17 @@ class _Watcher:
         self._progress = progress
         self._task = progress.add_task("training", total=None, figures="")
         self._val = ""
+        self._told = time.monotonic()
+
+    def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
+        stderr.print(f"{epochs} epochs, {n_steps} steps; writing to {folder}", markup=False)
 
     def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:
         figures = f"loss {loss:.3f}  sparsity {sparsity:.2%}{self._val}"
         self._progress.update(self._task, completed=step, total=n_steps, figures=figures)
+        if not stderr.is_terminal and time.monotonic() - self._told > _TELL_EVERY_S:
+            self._told = time.monotonic()
+            stderr.print(f"step {step} of {n_steps}  {figures}")
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         self._val = f"  val {metrics.val_accuracy:.2%}"

@@ -23,7 +23,7 @@ def prune(
     ] = Default.target,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Dense or sparse network: .safetensors, .pt, .pth. Default: embedded."),
+        typer.Option(help="Trained network: .safetensors, .pt, .pth, .th. Default: embedded."),
     ] = None,
     model: o.Model = Default.model,
     data: o.DataName = Default.data,

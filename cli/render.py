@@ -14,7 +14,14 @@ from rich.table import Table
 
 # 80 columns, which rich assumes where there is no terminal, would fold every table
 _width = None if sys.stdout.isatty() else 120
-stdout = Console(highlight=False, soft_wrap=True, width=_width)
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # `| head` is no failure; see endings
+
+
+stdout = _Stdout(highlight=False, soft_wrap=True, width=_width)
 
 
 def as_json(value: Any) -> None:

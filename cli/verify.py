@@ -74,6 +74,8 @@ def verify(
     if no_data and data:
         raise ConfigError("--data and --no-data exclude each other")
     path = model or newest(PACKED)
+    if path.is_dir() and (path / PACKED).is_file():
+        path = path / PACKED
     gates = Gates(max_drop, min_speedup, max_bytes, max_latency_ms, strict)
     name = None if no_data else data or SparseModel.open(path).metadata.data
     loaded = datasets.load(name, data_dir) if name else None

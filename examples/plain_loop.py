@@ -1,20 +1,24 @@
-"""Pruning inside a training loop of your own: three hooks.
+"""Pruning inside a training loop of your own: three hooks, then one ONNX file.
 
-python examples/plain_loop.py
+python examples/plain_loop.py model.onnx
 """
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fggp_deploy import FGGP, Cubic, Pruner, data
+from fggp_deploy.exporters.run import export_model
 
 EPOCHS, BATCH = 1, 128
 
 
-def main() -> None:
+def main(out: Path) -> None:
     torch.manual_seed(0)
     images = data.load()
     x = torch.from_numpy(images.preprocessing(images.train.images))
@@ -38,8 +42,10 @@ def main() -> None:
             pruner.after_step()
         print(f"loss {loss.item():.3f}  sparsity {pruner.masks.sparsity:.2%}")
     masks = pruner.finish()
+    path = export_model(model, out, preprocessing=images.preprocessing, classes=images.classes)
+    print(f"{path.name}: {path.stat().st_size} bytes")
     print(f"removed {masks.n_removed} of {masks.n_total}, digest {masks.digest()[:16]}")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "model.onnx"))

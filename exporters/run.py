@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
@@ -16,7 +18,8 @@ from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats, SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.errors import CheckpointError, ModelFileError
+from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, REFERENCE
 from fggp_deploy.training.start import restore
@@ -49,6 +52,14 @@ def export_run(
     """
     began = datetime.now(UTC)
     exporter = load(format)
+    name = "model.flat.onnx" if flat else exporter.DEFAULT_NAME
+    if out is not None and out.suffix != Path(name).suffix:
+        raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
+    if checkpoint.suffix != ".safetensors":
+        raise CheckpointError(
+            f"export reads what prune or train wrote (.safetensors), not {checkpoint}; "
+            f"prune it first"
+        )
     content = Checkpoint.open(checkpoint)
     if content.info is None:
         raise CheckpointError(
@@ -56,14 +67,14 @@ def export_run(
             f"be exported"
         )
     model = restore(content, checkpoint)
-    path = out or checkpoint.with_name(exporter.DEFAULT_NAME)
+    path = out or checkpoint.with_name(name)
     reference = _reference(checkpoint.with_name(PARENT), path.parent)
     provenance = Provenance.of({"format": format, "flat": flat}, began).to_dict()
     metadata = dataclasses.replace(
         _metadata(model, content.info, content),
         checkpoint_sha256=sha256_file(checkpoint),
         parent_sha256=sha256_file(reference) if reference else None,
-        provenance={"export": provenance, "prune": dict(content.info.provenance)},
+        provenance={"export": _to_ship(provenance), "prune": _to_ship(content.info.provenance)},
     )
     dense = to_onnx(model, metadata)
     options = {"flat": True} if flat else {}
@@ -79,6 +90,34 @@ def export_run(
         sparsity=n_removed / n_prunable if n_prunable else 0.0,
         self_test_error=_self_test(written),
     )
+
+
+def export_model(
+    model: nn.Module,
+    path: Path,
+    *,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    format: str = "onnx",
+) -> Path:
+    """Write any pruned network of your own, [N, C, H, W] images → [N, classes] logits.
+
+    The file carries a self-test, as those of a run do, and is checked against it. Raises as
+    `export_run`.
+    """
+    metadata = Metadata(preprocessing, tuple(classes), _record(model.eval(), preprocessing))
+    load(format).export(to_onnx(model, metadata), metadata, path)
+    _self_test(SparseModel.open(path))
+    return path
+
+
+def _to_ship(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance without the command line and the folders of the machine that made the file."""
+    kept = {k: v for k, v in provenance.items() if k != "command"}
+    paths = ("checkpoint", "data_dir")
+    config = dict(kept.get("config") or {})
+    config |= {k: Path(config[k]).name for k in paths if config.get(k)}
+    return kept | {"config": config} if kept else {}
 
 
 def _reference(parent: Path, folder: Path) -> Path | None:
@@ -103,17 +142,12 @@ def _reference(parent: Path, folder: Path) -> Path | None:
 
 
 def _metadata(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> Metadata:
-    @torch.no_grad()
-    def run(x: Floats) -> Floats:
-        logits: Floats = model(torch.from_numpy(x)).numpy()
-        return logits
-
     prunable = [content.tensors[n] for n in info.prunable]
     weights = [content.tensors[n] for n in info.macs]
     return Metadata(
         preprocessing=info.preprocessing,
         classes=info.classes,
-        selftest=SelfTest.record(run, info.preprocessing.input_shape),
+        selftest=_record(model, info.preprocessing),
         data=info.data,
         model=info.model,
         sparsity={
@@ -126,6 +160,15 @@ def _metadata(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> Me
             "n_all_removed": sum(int((w == 0).sum()) for w in weights),
         },
     )
+
+
+def _record(model: nn.Module, preprocessing: Preprocessing) -> SelfTest:
+    @torch.no_grad()
+    def run(x: Floats) -> Floats:
+        logits: Floats = model(torch.from_numpy(x)).numpy()
+        return logits
+
+    return SelfTest.record(run, preprocessing.input_shape)
 
 
 def _self_test(written: SparseModel) -> float:

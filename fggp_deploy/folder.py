@@ -33,6 +33,14 @@ def new_folder(out: Path | None, name: str) -> Path:
     return folder
 
 
+def checkpoint_in(folder: Path) -> Path:
+    """The checkpoint of a run's folder: pruned, trained, or what an interrupted run kept."""
+    for name in (PRUNED, DENSE, INTERRUPTED):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"{folder} holds no checkpoint of a run ({PRUNED}, {DENSE})")
+
+
 def newest(file: str, runs: Path = RUNS) -> Path:
     """The newest run's file of that name; raises ConfigError when there is none."""
     found = sorted(runs.glob(f"*/{file}"), key=lambda p: p.stat().st_mtime_ns)

@@ -113,6 +113,12 @@ class Pruner:
             fixed_params={n: weights[n] for n in fixed},
             fixed=fixed,
         )
+        if optimizer is not None:
+            theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if foreign := [n for n, p in self.state.params.items() if id(p) not in theirs]:
+                raise ConfigError(
+                    f"the optimizer does not train {foreign[0]}; give the one of this model"
+                )
         if schedule is not None:
             check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
             self.method: Method = Gradual(cast(Criterion, method), schedule)

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 from fggp_deploy.cli.progress import watch
-
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.start import EMBEDDED_CHECKPOINT
 from fggp_deploy.training.train import train

@@ -42,7 +42,13 @@ def test_a_run_folder_is_complete(demo_run):
 def test_export_is_small_and_names_layers(demo_run):
     made = json.loads((demo_run.cwd / "exported.json").read_text())
     assert made["file_bytes"] < 0.028 * made["reference_bytes"]
+    seen = demo_run("inspect", made["path"], "--json").json
+    assert seen["n_removed"] == round(0.98 * seen["n_prunable"])
+    assert [r["name"] for r in seen["layers"] if not r["prunable"]] == ["conv1"]
     model = onnx.load(demo_run.cwd / made["path"])
+    shipped = "".join(p.value for p in model.metadata_props)
+    assert str(demo_run.cwd) not in shipped
+    assert '"command"' not in shipped
     onnx.checker.check_model(model, full_check=True)
     assert "layer4.0.conv2.weight.values" in {t.name for t in model.graph.initializer}
     assert {f.domain for f in model.functions} == {"ai.fggp"}
@@ -76,9 +82,10 @@ def test_other_formats_export_and_verify(demo_run, format: str):
 
 
 def test_a_flat_file_has_no_functions(demo_run):
-    made = demo_run("export", "--flat", "--out", "flat.onnx", "--json")
+    made = demo_run("export", "--flat", "--json")
     assert made.code == 0, made.err
-    model = onnx.load(demo_run.cwd / "flat.onnx")
+    assert made.json["path"].endswith("model.flat.onnx")  # the packed file stays
+    model = onnx.load(demo_run.cwd / made.json["path"])
     assert not model.functions
     assert {n.domain for n in model.graph.node} == {""}
 

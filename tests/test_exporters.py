@@ -9,11 +9,11 @@ import onnxruntime
 import pytest
 import scipy.sparse
 import torch
-from fggp_deploy.exporters import FORMATS, load
-from fggp_deploy.exporters.torch_onnx import to_onnx
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import CheckpointError, MachineError, UnknownName
+from fggp_deploy.exporters import FORMATS, load
+from fggp_deploy.exporters.torch_onnx import to_onnx
 
 WAYS = [("onnx", {}), ("onnx", {"flat": True}), ("onnx-dense", {}), ("csr", {})]
 

@@ -53,6 +53,11 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["verify", "none.onnx"], "none.onnx"),
         (["verify", "garbage.onnx"], "garbage.onnx"),
         (["verify", "foreign.onnx"], "fggp-deploy did not make"),
+        (["export", "garbage.pt"], "export reads what prune or train wrote"),
+        (["export", "plain.safetensors", "--out", "m.txt"], "must end in .onnx"),
+        (["export", "full"], "holds no checkpoint of a run"),
+        (["inspect", "nowhere"], "nowhere does not exist"),
+        (["prune", "--model", "resnet18"], "unknown model 'resnet18'"),
         (["inspect", "garbage.txt"], "inspect reads .safetensors"),
         (["inspect", "garbage.onnx"], "garbage.onnx"),
     ],
@@ -110,6 +115,18 @@ def test_ctrl_c_keeps_a_checkpoint_that_prune_can_start_from(program, cifar, hal
     assert kept.masks
     assert not (program.cwd / "run" / "pruned.safetensors").exists()
 
+    # going on keeps the parent of the run that was interrupted, to be compared with
+    again = program("prune", "--checkpoint", "run/interrupted.safetensors", *tiny(cifar),
+                    "--target", 0.95, "--out", "again", "--json")  # fmt: skip
+    assert again.code == 0, again.err
+    parents = [program.cwd / r / "parent.safetensors" for r in ("run", "again")]
+    digests = [Checkpoint.open(p).tensors["fc.weight"].tobytes() for p in parents]
+    assert digests[0] == digests[1]
+    exported = program("export", "again")
+    assert exported.code == 0, exported.err
+    checked = program("verify", "again", "--data-dir", cifar, "--seconds", "0.2")
+    assert "The parent is itself 49." in checked.out
+
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_may_not_be_written(program):
@@ -125,3 +142,10 @@ def test_a_loss_that_explodes_stops_the_run(program, cifar, half_sparse):
     assert ended.code == 2
     assert "the loss is" in ended.err
     assert "try a lower --lr" in ended.err
+
+
+def test_a_missing_package_is_the_environments_lack(program):
+    (program.cwd / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
+    ended = program("prune", PYTHONPATH=str(program.cwd))
+    assert ended.code == 3
+    assert ended.err == "error: this needs torch, which is not installed; pip install torch\n"

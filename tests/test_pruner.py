@@ -159,7 +159,7 @@ def test_finish_before_the_end_is_an_error():
     net = make()
     pruner = Pruner(net, FGGP(), Cubic(0.5, steps=10, updates=2), optimizer=sgd(net))
     steps(net, pruner, 4)
-    with pytest.raises(ConfigError, match="train to its end before finish"):
+    with pytest.raises(ConfigError, match=r"train to its end, with after_backward\(\)"):
         pruner.finish()
 
 
@@ -190,3 +190,8 @@ def test_a_shared_weight_is_counted_once():
             self.b.weight = self.a.weight
 
     assert list(prunable_parameters(Tied())) == ["a.weight"]
+
+
+def test_the_optimizer_of_another_model_is_refused():
+    with pytest.raises(ConfigError, match=r"does not train conv2\.weight; give the one of this"):
+        Pruner(make(), FGGP(), Cubic(0.9, steps=5), optimizer=sgd(make()))

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fggp_deploy.exporters import csr, onnx_dense
-from fggp_deploy.exporters import onnx as packed_onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels, runtime
@@ -21,6 +19,8 @@ from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, DataError, FggpError, ModelFileError
+from fggp_deploy.exporters import csr, onnx_dense
+from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
 from fggp_deploy.verify import process, report, subject

@@ -64,7 +64,8 @@ class Gradual:
         if self.schedule.last_update and state.masks.n_removed != want:
             raise ConfigError(
                 f"the schedule ends at step {self.schedule.last_update} with {want} weights "
-                f"removed, but {state.masks.n_removed} are; train to its end before finish()"
+                f"removed, but {state.masks.n_removed} are; train to its end, with "
+                f"after_backward() in every step, before finish()"
             )
         state.zero_removed_()
         return state.masks

@@ -21,6 +21,10 @@ class RunLog:
         self._board = SummaryWriter(str(folder / "tensorboard"))
         self._observer = observer
 
+    def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
+        """Pass on."""
+        self._observer.on_start(folder, epochs, n_steps)
+
     def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:
         """Pass on."""
         self._observer.on_step(step, n_steps, loss, sparsity)

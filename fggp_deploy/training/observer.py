@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 
@@ -22,6 +23,10 @@ class EpochMetrics:
 
 class Observer(Protocol):
     """Who watches a run: the progress bar, a log."""
+
+    def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
+        """Once, before the first step."""
+        ...
 
     def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:
         """Every few steps."""

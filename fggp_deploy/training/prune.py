@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,9 +11,10 @@ from torch import nn
 
 from fggp_deploy import methods
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
-from fggp_deploy.errors import ConfigError
-from fggp_deploy.folder import PARENT, PRUNED, new_folder
+from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.folder import INTERRUPTED, PARENT, PRUNED, new_folder
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.models import MODELS
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
 from fggp_deploy.schedules import Cubic
 from fggp_deploy.training.batches import n_training_batches
@@ -32,14 +34,17 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
     """
     criterion = methods.criterion(config.method, rate=config.rate)
     device = pick_device(config.device)
+    if config.model not in MODELS:
+        raise UnknownName("model", config.model, MODELS)
     if config.checkpoint is None and config.model != PruneConfig.model:
         raise ConfigError(
             f"--model {config.model} needs --checkpoint: only {PruneConfig.model} comes trained"
         )
     start = load_start(config, config.checkpoint)
+    parent = _parent(config, start)
     torch.manual_seed(config.seed)
     model = on_device(start.model, device)
-    teacher = deepcopy(model).eval()
+    teacher = on_device(parent.model, device).eval()
     n_steps = config.epochs * n_training_batches(start.data, config.batch_size)
     masks = initial_masks(
         model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
@@ -56,7 +61,7 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
         keep_dense=config.keep_dense,
     )
     folder = new_folder(out, f"{config.model}-{config.method}-{config.target:g}")
-    _keep_parent(start, teacher, config.model, folder)
+    _keep_parent(parent, teacher, config.model, folder)
     return Run(
         folder=folder,
         result_name=PRUNED,
@@ -67,8 +72,19 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
         optimizer=optimizer,
         device=device,
         teacher=teacher,
-        parent_sha256=start.sha256,
+        parent_sha256=parent.sha256,
     ).go(observer)
+
+
+def _parent(config: PruneConfig, start: Start) -> Start:
+    """What the result is compared with and learns from: the checkpoint as it came.
+
+    Of an interrupted run it is that run's parent, not the half-pruned network.
+    """
+    kept = start.checkpoint.with_name(PARENT)
+    if start.checkpoint.name == INTERRUPTED and kept.is_file():
+        return load_start(config, kept)
+    return replace(start, model=deepcopy(start.model))
 
 
 def _keep_parent(start: Start, model: nn.Module, name: str, folder: Path) -> None:

@@ -21,7 +21,7 @@ from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import INTERRUPTED
 from fggp_deploy.masks import MaskSet, tensor_digest
 from fggp_deploy.pruner import Pruner
-from fggp_deploy.training.batches import Batches
+from fggp_deploy.training.batches import Batches, n_training_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.loop import accuracy, fit
@@ -76,7 +76,10 @@ class Run:
         write_atomic(self.folder / "config.yaml", config)
         distill = self.config.distill if isinstance(self.config, PruneConfig) else 0.0
         log = RunLog(self.folder, observer)
+        epochs = self.config.epochs
+        n_steps = epochs * n_training_batches(self.data, self.config.batch_size)
         try:
+            log.on_start(self.folder, epochs, n_steps)
             fit(
                 self.model, self.data, self.config, optimizer=self.optimizer, pruner=self.pruner,
                 device=self.device, observer=log, distill=distill,

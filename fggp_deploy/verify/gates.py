@@ -41,12 +41,12 @@ class Gates:
     def require(self, *, data: bool, reference: bool) -> None:
         """Raise ConfigError where a limit needs data or a reference that is not there."""
         if self.max_drop_points is not None and not data:
-            raise ConfigError("max_drop_points needs labelled data; give --data")
-        for name in ("max_drop_points", "min_speedup"):
+            raise ConfigError("the gate on lost accuracy needs labelled data; give --data")
+        for name, what in (("max_drop_points", "lost accuracy"), ("min_speedup", "speed-up")):
             if getattr(self, name) is not None and not reference:
                 raise ConfigError(
-                    f"{name} needs the dense parent and there is no reference.onnx beside the "
-                    "model; give --reference"
+                    f"the gate on {what} needs the dense parent and there is no reference.onnx "
+                    "beside the model; give --reference"
                 )
 
 

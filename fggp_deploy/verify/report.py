@@ -36,6 +36,7 @@ from fggp_deploy.verify.subject import (
     find_reference,
     gather,
     packed_against_dense,
+    parent_sparsity,
     score,
     self_test,
 )
@@ -248,6 +249,8 @@ def _notes(subject: Subject) -> tuple[str, ...]:
             "No dense parent: reference.onnx is not beside the model and no --reference was given, "
             "so there is no accuracy drop and no speed-up."
         )
+    elif (share := parent_sparsity(subject.reference)) > 0.01:
+        notes.append(f"The parent is itself {share:.1%} sparse; the drop is counted from it.")
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
     if subject.kernels is None:

@@ -89,6 +89,15 @@ def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
     return path
 
 
+def parent_sparsity(reference: Path) -> float:
+    """Share of zeros in the parent's weights as its file tells it; 0 where it tells nothing."""
+    try:
+        told = SparseModel.open(reference).metadata.sparsity
+        return float(told["n_all_removed"]) / max(1, int(told["n_all_weights"]))
+    except (ModelFileError, KeyError, TypeError, ValueError):
+        return 0.0
+
+
 def check_data(packed: SparseModel, data: Dataset) -> None:
     """Raise DataError where the data's classes or image size are not the model's."""
     meta, name = packed.metadata, packed.path.name
