@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from torch import nn
 
@@ -23,6 +22,7 @@ from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, REFERENCE
 from fggp_deploy.training.start import restore
+from fggp_deploy.verify.network import load as load_network
 
 from . import load, onnx_dense
 from .torch_onnx import to_onnx
@@ -175,13 +175,8 @@ def _self_test(written: SparseModel) -> float:
     """Largest logit difference of the file under onnxruntime; raises when it is out of bounds."""
     meta = written.metadata
     assert meta.selftest is not None  # _metadata recorded it
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        written.runnable(), options, providers=["CPUExecutionProvider"]
-    )
-    x = meta.selftest.probe(meta.preprocessing.input_shape)
-    got = session.run(None, {session.get_inputs()[0].name: x})[0]
+    network = load_network(written.path.name, written.runnable(), threads=1)
+    got = network.logits(meta.selftest.probe(meta.preprocessing.input_shape))
     if not meta.selftest.passes(got):
         raise ModelFileError(
             f"{written.path} gives other logits than the network that it was made from; "

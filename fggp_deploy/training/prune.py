@@ -49,7 +49,7 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
     masks = initial_masks(
         model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
     )
-    check_reachable(masks, config.target)
+    check_reachable(masks, config.target)  # before Cubic, whose error does not know the checkpoint
     optimizer = make_optimizer(model, config)
     pruner = Pruner(
         model,

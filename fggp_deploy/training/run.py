@@ -141,7 +141,6 @@ class Run:
         self, *, metrics: Mapping[str, Any], provenance: Mapping[str, Any]
     ) -> CheckpointInfo:
         config = self.config
-        pruned = isinstance(config, PruneConfig)
         return CheckpointInfo(
             model=config.model,
             data=self.data.name,
@@ -151,7 +150,7 @@ class Run:
             target=config.target if isinstance(config, PruneConfig) else config.sparsity,
             method=config.method if isinstance(config, PruneConfig) else None,
             macs=count_macs(self.model, self.data.preprocessing.input_shape),
-            reference_sha256=self.parent_sha256 if pruned else None,
+            reference_sha256=self.parent_sha256,
             metrics=metrics,
             provenance=provenance,
         )
