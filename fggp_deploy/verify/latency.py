@@ -22,6 +22,7 @@ N_SESSIONS = 10
 N_WARMUP = 5  # rounds in each session that are not counted
 MIN_ROUNDS, MAX_ROUNDS = 3, 1_000  # in each session
 N_RESAMPLES = 10_000
+PERCENTILES = tuple(range(0, 101, 2))
 
 Run = Callable[[], object]
 Milliseconds = Sequence[npt.NDArray[np.float64]]  # for each session, one entry a round
@@ -32,7 +33,8 @@ class Timing:
     """One network's latency over `n` rounds in `sessions` sessions.
 
     `median_ms` is the median of the sessions' medians and [median_low_ms, median_high_ms] its 95%
-    interval by order statistics; `p90_ms` and `p99_ms` are over all rounds.
+    interval by order statistics; `p90_ms` and `p99_ms` are over all rounds, and so are
+    `percentiles_ms`, the 0th to the 100th in steps of 2.
     """
 
     n: int
@@ -42,6 +44,7 @@ class Timing:
     median_high_ms: float
     p90_ms: float
     p99_ms: float
+    percentiles_ms: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def timing(ms: Milliseconds) -> Timing:
     rounds = np.concatenate(ms)
     p90, p99 = (float(q) for q in np.percentile(rounds, [90, 99]))
     low, high = float(interval.low), float(interval.high)
-    return Timing(len(rounds), len(medians), float(np.median(medians)), low, high, p90, p99)
+    every = tuple(float(q) for q in np.percentile(rounds, PERCENTILES))
+    return Timing(len(rounds), len(medians), float(np.median(medians)), low, high, p90, p99, every)
 
 
 def speedup(reference_ms: Milliseconds, ms: Milliseconds, rng: np.random.Generator) -> Speedup:
