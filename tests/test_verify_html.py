@@ -211,24 +211,24 @@ def test_the_schema_file_is_that_of_the_code():
     assert json.loads(written) == make(), "run python scripts/make_report_schema.py"
 
 
-def opened(page: str, folder: Path, *, width: int, scheme: str) -> tuple[list[str], Path]:
+def opened(page: str, place: Path, *, width: int, scheme: str) -> tuple[list[str], Path]:
     """What the console of a headless Chromium says to a page, and its screenshot."""
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((b for b in names if shutil.which(b)), None)
     if browser is None:
         pytest.skip("no Chromium")
-    (folder / "page.html").write_text(page)
+    (place / "page.html").write_text(page)
     # a window cannot be as narrow as a telephone, a frame can
     style = f"border:0;width:{width}px;height:2000px"
     frame = f"<body style='margin:0'><iframe src='page.html' style='{style}'></iframe></body>"
-    (folder / "frame.html").write_text(f"<!doctype html>{frame}")
-    shot = folder / "shot.png"
+    (place / "frame.html").write_text(f"<!doctype html>{frame}")
+    shot = place / "shot.png"
     done = subprocess.run(
         [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
          "--allow-file-access-from-files", "--enable-logging=stderr",
-         f"--user-data-dir={folder / 'profile'}",
+         f"--user-data-dir={place / 'profile'}",
          f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
-         f"--window-size={width},2000", f"--screenshot={shot}", f"file://{folder}/frame.html"],
+         f"--window-size={width},2000", f"--screenshot={shot}", f"file://{place}/frame.html"],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
