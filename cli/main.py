@@ -10,11 +10,14 @@ import typer
 
 import fggp_deploy
 
+from .compare import compare
 from .demo import demo
 from .doctor import doctor
+from .explain import explain
 from .export import export
 from .inspect import inspect
 from .prune import prune
+from .sensitivity import sensitivity
 from .train import train
 from .verify import verify
 
@@ -45,7 +48,7 @@ def main(
     """
 
 
-for command in (prune, export, verify, inspect, train, demo, doctor):
+for command in (prune, export, verify, compare, sensitivity, explain, inspect, train, demo, doctor):
     app.command()(command)
 
 

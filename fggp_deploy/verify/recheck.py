@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.errors import FileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.gates import Verdict, agreement, equality
 from fggp_deploy.verify.network import load
 from fggp_deploy.verify.parity import Difference, difference
-from fggp_deploy.verify.schema import SCHEMA_VERSION
-
-MAX_BYTES = 64 << 20
+from fggp_deploy.verify.schema import read_report
 
 
 def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ...]:
@@ -25,7 +22,7 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
     the report itself passed. Raises FileError for what is no report, ModelFileError for a file
     that cannot be read.
     """
-    told = read(report)
+    told = read_report(report)
     packed = SparseModel.open(model)
     meta = packed.metadata
     own = certificate.weights(packed.dense())
@@ -49,37 +46,6 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
     how = "what the report says" if not failed else f"the report says that {failed[0]} failed"
     verdicts.append(Verdict("report", 0, len(failed), "failed gates", not failed, how))
     return tuple(verdicts)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A report.json of this version, its parts checked for what is used of them here."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FileError(f"{path} is larger than any report; give the report.json of a verify")
-        told = json.loads(path.read_bytes())
-        version = told["schema_version"]
-    except OSError as e:
-        raise FileError(f"the report {path} cannot be read ({e.strerror or e})") from e
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise FileError(f"{path} is no report of verify; give its report.json") from e
-    if version != SCHEMA_VERSION:
-        raise FileError(
-            f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
-            "verify the file again"
-        )
-    try:
-        fits = (
-            isinstance(told["model"]["sha256"], str)
-            and isinstance(told["certificate"]["masks_sha256"], str)
-            and isinstance(told["certificate"]["layers"], dict)
-            and isinstance(told["origin"]["preprocessing"], dict)
-            and all(isinstance(v["name"], str) and "passed" in v for v in told["verdicts"])
-        )
-    except (KeyError, TypeError) as e:
-        raise FileError(f"{path} lacks {e} of a report; verify the file again") from e
-    if not fits:
-        raise FileError(f"{path} is damaged; verify the file again")
-    return dict(told)
 
 
 def _layers(own: dict[str, str], recorded: dict[str, Any]) -> Verdict:
