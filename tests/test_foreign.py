@@ -6,6 +6,8 @@ import argparse
 import collections
 import os
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,15 @@ WRAPPED = {
 def test_wrappers_and_prefixes_come_off(tmp_path: Path, state: dict, form: str, zipped: bool):
     content = WRAPPED[form](state)
     path = saved(tmp_path, content, "m.ckpt", _use_new_zipfile_serialization=zipped)
+    assert same(read_foreign(path), state)
+
+
+def test_hyper_parameters_of_lightning_are_passed_over(tmp_path: Path, state: dict, monkeypatch):
+    module = "lightning_fabric.utilities.data"
+    kind = type("AttributeDict", (dict,), {"__module__": module})
+    for name in ("lightning_fabric", "lightning_fabric.utilities", module):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(AttributeDict=kind))
+    path = saved(tmp_path, {"state_dict": state, "hyper_parameters": kind(lr=0.1)})
     assert same(read_foreign(path), state)
 
 
@@ -310,5 +321,5 @@ def test_a_name_that_is_no_text(tmp_path: Path, state: dict):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pt"))
     saved(tmp_path, state).rename(path)
     for read in (read_foreign, is_ours):
-        with pytest.raises(CheckpointError, match="is not UTF-8 text.*rename it"):
+        with pytest.raises(CheckpointError, match=r"is not UTF-8 text.*rename it"):
             read(path)

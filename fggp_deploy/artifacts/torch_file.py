@@ -37,31 +37,34 @@ _PLAIN = re.compile(
 _LITTER = (
     "argparse.Namespace",
     *(f"builtins.{t}" for t in ("dict", "list", "int", "float")),
-    "collections.defaultdict",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
     *(f"numpy.dtypes.{t}DType" for t in ("Float64", "Float32", "Int64", "Int32", "Bool")),
     *(f"pathlib.{p}Path" for p in ("", "Posix", "Windows", "PurePosix", "PureWindows")),
     *(f"pathlib._local.{p}Path" for p in ("", "Posix", "Windows", "PurePosix", "PureWindows")),
+)
+_DICTS = (
+    "collections.defaultdict",
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
 )
 
 
-class _Nothing(dict[Any, Any]):
+class _Nothing:
     """Stands for an object beside the weights; takes whatever is done to it and keeps nothing."""
 
-    def __new__(cls, *_: Any, **__: Any) -> _Nothing:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
+    def __init__(self, *_: Any) -> None: ...
 
     def __setstate__(self, _: Any) -> None: ...
 
-    def __setitem__(self, _: Any, __: Any) -> None: ...
+
+class _Dict:
+    """Stands for a kind of dict beside the weights, of which it makes a plain one."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return {}
 
 
 def read_torch(path: Path, size: int) -> Any:
@@ -74,7 +77,8 @@ def read_torch(path: Path, size: int) -> Any:
             names = _names_in_zip(path, f, size) if f.read(2) == ZIP else _names_in_stream(f)
             _refuse_objects(path, names)
             f.seek(0)
-            with torch.serialization.safe_globals([(_Nothing, name) for name in _LITTER]):
+            inert: list[Any] = [(_Nothing, n) for n in _LITTER] + [(_Dict, n) for n in _DICTS]
+            with torch.serialization.safe_globals(inert):
                 return torch.load(f, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -114,7 +118,7 @@ def _names_in_stream(f: BinaryIO) -> set[str]:
     if not any(argument == _LEGACY_MAGIC for _, argument, _ in first):
         f.seek(0)
         return _globals(f)
-    f.seek(first[-1][2] + 1)  # behind its STOP
+    f.seek((first[-1][2] or 0) + 1)  # behind its STOP
     return set().union(*(_globals(f) for _ in range(_N_AFTER_MAGIC)))
 
 
@@ -133,7 +137,7 @@ def _globals(f: BinaryIO) -> set[str]:
 
 
 def _refuse_objects(path: Path, names: set[str]) -> None:
-    foreign = sorted(n for n in names if not _PLAIN.fullmatch(n) and n not in _LITTER)
+    foreign = sorted(n for n in names if not _PLAIN.fullmatch(n) and n not in _LITTER + _DICTS)
     if not foreign:
         return
     save = "torch.save(model.state_dict(), 'weights.pt')"
