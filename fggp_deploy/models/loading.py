@@ -83,20 +83,16 @@ def translate(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
 
     None marks what the network does without: auxiliary classifiers.
     """
-    names: dict[str, str | None] = {n: n for n in state}
-    rules = [_prefix(state), *_PARTS, _head(state, own)]
-    for rule in rules:
-        tried = {n: _replaced(now or n, rule) for n, now in names.items()}
-        if _n_hits(tried.values(), own) > _n_hits(names.values(), own):
-            names = dict(tried)
-    for n, now in names.items():
-        if now not in own and n.startswith(torchvision_models.AUXILIARY):
-            names[n] = None
-    return names
-
-
-def _n_hits(names: Iterable[str | None], own: Mapping[str, Tensor]) -> int:
-    return sum(n in own for n in set(names))
+    names = {n: n for n in state}
+    for rule in (_prefix, *_PARTS, _head):
+        change = rule(names.values(), own) if callable(rule) else rule
+        tried = {n: _replaced(now, change) for n, now in names.items()}
+        if sum(n in own for n in {*tried.values()}) > sum(n in own for n in {*names.values()}):
+            names = tried
+    return {
+        n: None if now not in own and now.startswith(torchvision_models.AUXILIARY) else now
+        for n, now in names.items()
+    }
 
 
 def _replaced(name: str, rule: Mapping[str, str]) -> str:
@@ -107,15 +103,15 @@ def _replaced(name: str, rule: Mapping[str, str]) -> str:
     return name
 
 
-def _prefix(names: Iterable[str]) -> dict[str, str]:
+def _prefix(names: Iterable[str], _: Mapping[str, Tensor]) -> dict[str, str]:
     """What every name begins with, in whole parts."""
     levels = zip(*(n.split(".") for n in names), strict=False)
     shared = [level[0] for level in itertools.takewhile(lambda level: len({*level}) == 1, levels)]
     return {f"{'.'.join(shared)}.": ""} if shared else {}
 
 
-def _head(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    theirs = {h for h in _HEADS for n in state if n.startswith(h)}
+def _head(names: Iterable[str], own: Mapping[str, Tensor]) -> dict[str, str]:
+    theirs = {h for h in _HEADS for n in names if n.startswith(h)}
     ours = {h for h in _HEADS for n in own if n.startswith(h)}
     if len(theirs) == len(ours) == 1 and theirs != ours:
         return {theirs.pop(): ours.pop()}
