@@ -8,7 +8,7 @@ namespace {
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 bool fits(const FggpConvVariant& v, const ConvShape& s, const Layout& out) {
-  if (s.cout % v.group || out.tile_h % v.rows || out.tile_w % v.cols) return false;
+  if (s.cout / s.group % v.group || out.tile_h % v.rows || out.tile_w % v.cols) return false;
   if (v.cols > 1 && s.stride_w > 2) return false;
   return out.lanes() == 16 || v.run4;
 }

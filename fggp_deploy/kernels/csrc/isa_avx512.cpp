@@ -92,6 +92,7 @@ void gather(const int32_t* index, size_t n, const float* x, float* y) {
 }
 
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
+  if (!column) return dot_dense<Lanes16>(weight, n, x);
   __m512 acc = _mm512_setzero_ps();
   size_t i = 0;
   for (; i + 16 <= n; i += 16)
@@ -127,5 +128,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_avx512 = {
     "avx512", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    halo16,   halo4,     gather, sum<Lanes16>, sum<Lanes4>, dot,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, gather,
+    sum<Lanes16>, sum<Lanes4>, dot,
 };

@@ -116,7 +116,7 @@ void pool(const FggpPool* p) {
         for (int a = 0; a < p->kernel_h; a++)
           for (int b = 0; b < p->kernel_w; b++) {
             const uint32_t ok = static_cast<uint32_t>(valid[a * p->kernel_w + b]) >> (r * V::kWidth);
-            const auto v = V::load(x + a * p->x_tap_row + b * L + r * V::kWidth);
+            const auto v = V::load(x + a * p->x_tap_row + b * p->x_tap + r * V::kWidth);
             acc = p->scale ? V::add(acc, V::keep(v, ok)) : V::max(acc, V::select(v, lowest, ok));
           }
         if (p->scale)
@@ -126,6 +126,57 @@ void pool(const FggpPool* p) {
                  V::keep(acc, mask >> (r * V::kWidth)));
       }
     }
+}
+
+// The taps of B outputs of a row at once, from (i, j). N: their number, where it is known.
+template <class V, int N, int B>
+inline void depthwise_block(const FggpDepthwise& p, int i, int j) {
+  constexpr int R = V::kRegs, L = V::kRegs * V::kWidth;
+  const int n = N ? N : p.n_taps;
+  for (int r = 0; r < R; r++) {
+    const float* x = p.x + i * p.x_row + j * p.x_step + r * V::kWidth;
+    typename V::Reg acc[B];
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++) acc[b] = V::set1(p.bias);
+#pragma GCC unroll 9
+    for (int k = 0; k < n; k++) {
+      const auto w = V::set1(p.weight[k]);
+#pragma GCC unroll 8
+      for (int b = 0; b < B; b++)
+        acc[b] = V::fma(w, V::load(x + p.tap[k] + b * p.x_step), acc[b]);
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++) {
+      const int at = (j + b) * L + r * V::kWidth;
+      if (p.residual)
+        acc[b] = V::add(acc[b], V::load(p.residual + i * p.residual_row + at));
+      if (p.clamp) acc[b] = V::min(V::max(acc[b], V::set1(p.lo)), V::set1(p.hi));
+      if (p.mask)
+        acc[b] = V::keep(acc[b], static_cast<uint32_t>(p.mask[i * p.cols + j + b]) >>
+                                     (r * V::kWidth));
+      V::store(p.y + i * p.y_row + at, acc[b]);
+    }
+  }
+}
+
+template <class V, int N>
+inline void depthwise_tile(const FggpDepthwise& p) {
+  for (int i = 0; i < p.rows; i++) {
+    int j = 0;
+    for (; j + 4 <= p.cols; j += 4) depthwise_block<V, N, 4>(p, i, j);
+    for (; j < p.cols; j++) depthwise_block<V, N, 1>(p, i, j);
+  }
+}
+
+template <class V>
+void depthwise(const FggpDepthwise* args) {
+  const FggpDepthwise p = *args;  // a copy that no store can alias
+  if (p.n_taps == 9)
+    depthwise_tile<V, 9>(p);
+  else if (p.n_taps == 1)
+    depthwise_tile<V, 1>(p);
+  else
+    depthwise_tile<V, 0>(p);
 }
 
 template <class V>
@@ -161,10 +212,30 @@ inline float dot_by_element(const float* weight, const uint32_t* column, size_t 
                             const float* x) {
   float total[4] = {0, 0, 0, 0};
   size_t i = 0;
-  for (; i + 4 <= n; i += 4)
+  for (; column && i + 4 <= n; i += 4)
     for (int k = 0; k < 4; k++) total[k] += weight[i + k] * x[column[i + k]];
-  for (; i < n; i++) total[0] += weight[i] * x[column[i]];
+  for (; i < n; i++) total[0] += weight[i] * x[column ? column[i] : i];
   return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+// Sum of weight[i] * x[i].
+template <class V>
+float dot_dense(const float* weight, size_t n, const float* x) {
+  constexpr int W = V::kWidth;
+  typename V::Reg acc[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  size_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++)
+      acc[k] = V::fma(V::load_unaligned(weight + i + k * W), V::load_unaligned(x + i + k * W),
+                      acc[k]);
+  for (; i + W <= n; i += W)
+    acc[0] = V::fma(V::load_unaligned(weight + i), V::load_unaligned(x + i), acc[0]);
+  alignas(64) float lanes[W];
+  V::store(lanes, V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
+  float total = dot_by_element(weight + i, nullptr, n - i, x + i);
+  for (int l = 0; l < W; l++) total += lanes[l];
+  return total;
 }
 
 }  // namespace
