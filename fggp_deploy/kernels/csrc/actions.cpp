@@ -7,6 +7,22 @@
 #include "pool_plan.h"
 
 namespace fggp {
+namespace {
+
+// Floats that two chained steps keep between them, about an eighth of a usual second-level cache.
+constexpr size_t kChunk = 32768;
+
+// In multiply-adds, bias and activation included.
+double conv_work(const Step& s, const ValueShape& out) {
+  return static_cast<double>(s.rows->nonzeros() + 4 * s.rows->begin.size()) *
+         static_cast<double>(out.height * out.width);
+}
+
+double depthwise_work(const ConvShape& s, const ValueShape& out) {
+  return (static_cast<double>(s.taps()) + kCopyWork) * static_cast<double>(out.size());
+}
+
+}  // namespace
 
 void Execution::plan_actions(const Program& program) {
   for (int i = 0; i < program.n_inputs; i++) {
@@ -19,7 +35,10 @@ void Execution::plan_actions(const Program& program) {
     const int out = program.n_inputs + static_cast<int>(i);
     switch (s.op) {
       case Op::kConv:
-        if (is_depthwise(s.shape))
+        if (i + 1 < program.steps.size() && can_chain(s, program.steps[i + 1], out)) {
+          add_conv_depthwise(s, program.steps[i + 1], i, out);
+          i++;
+        } else if (is_depthwise(s.shape))
           add_depthwise(s, s.shape, out);
         else
           add_conv(s, i, out);
@@ -67,51 +86,101 @@ void Execution::add_gather(std::vector<int32_t> index, int channels, int x, size
   });
 }
 
-void Execution::add_conv(const Step& s, size_t step, int out) {
-  const ValueShape in = value(s.input).shape, shape = value(out).shape;
+ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
+  const ValueShape in = value(s.input).shape;
   auto plan = std::make_unique<ConvPlan>();
   plan->isa = &isa_;
   plan->shape = s.shape;
   plan->out = value(out).places.front().layout;
   plan->act = s.act;
-  const int x = find(s.input, input_layout(s.shape, plan->out, in.height, in.width), &plan->in);
-  const int r = s.residual >= 0 ? find(s.residual, plan->out, &plan->residual) : -1;
+  *x = find(s.input, input_layout(s.shape, plan->out, in.height, in.width), &plan->in);
+  *r = s.residual >= 0 ? find(s.residual, plan->out, &plan->residual) : -1;
+  touch(*x);
   plan->pack(*s.rows, *s.bias, s.variant);
-  const int y = value(out).places.front().buffer = new_buffer(plan->out.size());
-  const double work = static_cast<double>(s.rows->nonzeros() + 4 * s.rows->begin.size()) *
-                      static_cast<double>(shape.height * shape.width);
-  touch(x);
-  if (r >= 0) touch(r);
-  add_action([this, conv = plan.get(), x, r, y,
-              borders = plan->split(pieces(work, tasks_))](const Context& c) {
+  convs_.push_back(std::move(plan));
+  return convs_.back().get();
+}
+
+void Execution::add_conv(const Step& s, size_t step, int out) {
+  int x, r;
+  const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
+  const int y = value(out).places.front().buffer = new_buffer(conv->out.size());
+  add_action([this, conv, x, r, y,
+              borders = conv->split(pieces(conv_work(s, value(out).shape), tasks_))](
+                 const Context& c) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
     in_parallel(*c.threads, borders.size() - 1,
                 [&](size_t t) { conv->run(from, add, to, borders[t], borders[t + 1]); });
   });
-  conv_of_step_[step] = plan.get();
-  convs_.push_back(std::move(plan));
 }
 
-void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
-  const ValueShape in = value(s.input).shape;
+// Whether a convolution's only reader is the depthwise one behind it, in the same tiles.
+bool Execution::can_chain(const Step& s, const Step& next, int out) {
+  if (s.op != Op::kConv || is_depthwise(s.shape)) return false;
+  if (next.op != Op::kConv || !is_depthwise(next.shape)) return false;
+  return next.input == out && value(out).readers == 1 && value(out).places.size() == 1;
+}
+
+// Both, some channels at a time: what lies between them never leaves the nearest caches.
+void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step, int out) {
+  int x, r, r2;
+  const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
+  const auto depthwise = make_depthwise(next, next.shape, conv->out, out + 1, &r2);
+  touch(x);
+  if (r >= 0) touch(r);
+  const size_t plane = conv->out.plane();
+  const auto chunk = static_cast<int>(std::max<size_t>(kChunk / plane, 1));
+  const int run = (chunk + conv->group() - 1) / conv->group() * conv->group();
+  const double work = conv_work(s, value(out).shape) + depthwise_work(next.shape, value(out + 1).shape);
+  std::vector<int> borders = conv->split(pieces(work, tasks_));
+  const size_t between = static_cast<size_t>(run) * plane;
+  const int scratch = new_buffer(between * (borders.size() - 1));
+  const int y = value(out + 1).places.front().buffer =
+      new_buffer(value(out + 1).places.front().layout.size());
+  add_action([this, conv, depthwise, x, r, r2, y, scratch, between, run,
+              borders = std::move(borders)](const Context& c) {
+    const float* from = source(c, x);
+    const float* add = r >= 0 ? source(c, r) : nullptr;
+    const float* add2 = r2 >= 0 ? source(c, r2) : nullptr;
+    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
+      float* middle = address(c, scratch) + t * between;
+      for (int first = borders[t]; first < borders[t + 1]; first += run) {
+        const int last = std::min(first + run, borders[t + 1]), m = depthwise->multiplier();
+        conv->run(from, add, middle, first, last, first);
+        depthwise->run(middle, add2, address(c, y), first * m, last * m, first);
+      }
+    });
+  });
+}
+
+std::shared_ptr<DepthwisePlan> Execution::make_depthwise(const Step& s, const ConvShape& shape,
+                                                         const Layout& from, int out, int* r) {
   const Layout to = value(out).places.front().layout;
-  Layout from, residual;
-  const int x = find(s.input, input_layout(shape, to, in.height, in.width), &from);
-  const int r = s.residual >= 0 ? find(s.residual, to, &residual) : -1;
+  Layout residual;
+  *r = s.residual >= 0 ? find(s.residual, to, &residual) : -1;
   auto plan = std::make_shared<DepthwisePlan>(isa_, shape, s.act, from, residual, to);
   if (s.rows)
     plan->set_weights(*s.rows, *s.bias);
   else
     plan->set_identity();
-  const int y = value(out).places.front().buffer = new_buffer(to.size());
-  const double work =
-      (static_cast<double>(shape.taps()) + kCopyWork) * static_cast<double>(value(out).shape.size());
+  return plan;
+}
+
+void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
+  const ValueShape in = value(s.input).shape;
+  const Layout to = value(out).places.front().layout;
+  Layout from;
+  int r;
+  const int x = find(s.input, input_layout(shape, to, in.height, in.width), &from);
+  const auto plan = make_depthwise(s, shape, from, out, &r);
   touch(x);
-  if (r >= 0) touch(r);
+  const int y = value(out).places.front().buffer = new_buffer(to.size());
   add_action([this, plan, x, r, y,
-              borders = even_split(to.channels, pieces(work, tasks_))](const Context& c) {
+              borders = even_split(to.channels,
+                                   pieces(depthwise_work(shape, value(out).shape), tasks_))](
+                 const Context& c) {
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
       plan->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), borders[t],
                 borders[t + 1]);

@@ -34,7 +34,8 @@ void DepthwisePlan::set_identity() {
   bias_.assign(channels, 0.0f);
 }
 
-void DepthwisePlan::run(const float* x, const float* r, float* y, int first, int last) const {
+void DepthwisePlan::run(const float* x, const float* r, float* y, int first, int last,
+                        int origin) const {
   const ptrdiff_t lanes = out_.lanes();
   FggpDepthwise p;
   p.x_row = in_.row_vectors() * lanes * static_cast<ptrdiff_t>(shape_.stride_h);
@@ -47,17 +48,19 @@ void DepthwisePlan::run(const float* x, const float* r, float* y, int first, int
   p.lo = act_.lo;
   p.hi = act_.hi;
   p.clamp = act_.on;
-  const auto per_input = static_cast<int>(shape_.cout / shape_.cin);
+  const bool square = shape_.kh == 3 && shape_.kw == 3 && shape_.dilation_w == 1;
+  const ptrdiff_t square_row = in_.row_vectors() * lanes * static_cast<ptrdiff_t>(shape_.dilation_h);
   const size_t corner = in_.at(static_cast<int>(-shape_.top), static_cast<int>(-shape_.left));
   for (int c = first; c < last; c++) {
     const auto channel = static_cast<size_t>(c);
-    p.x = x + static_cast<size_t>(c / per_input) * in_.plane() + corner;
+    p.x = x + static_cast<size_t>(c / multiplier() - origin) * in_.plane() + corner;
     p.y = y + channel * out_.plane() + out_.at(0, 0);
     p.residual = r ? r + channel * residual_.plane() + residual_.at(0, 0) : nullptr;
     p.tap = tap_.data() + begin_[channel];
     p.weight = weight_.data() + begin_[channel];
     p.n_taps = static_cast<int>(begin_[channel + 1] - begin_[channel]);
     p.bias = bias_[channel];
+    p.square_row = square && p.n_taps == 9 ? square_row : 0;
     (lanes == 16 ? isa_->depthwise16 : isa_->depthwise4)(&p);
     halo_.fill(*isa_, out_, y, c, c + 1);  // while the plane is in the nearest cache
   }

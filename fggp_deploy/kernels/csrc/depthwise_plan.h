@@ -14,8 +14,11 @@ class DepthwisePlan {
   void set_weights(const SparseRows& rows, const std::vector<float>& bias);
   // Every output channel is its input channel.
   void set_identity();
-  // Output channels [first, last), with their halos; `r` may be null.
-  void run(const float* x, const float* r, float* y, int first, int last) const;
+  // Output channels [first, last), with their halos; `r` may be null. `x` starts at input channel
+  // `origin`.
+  void run(const float* x, const float* r, float* y, int first, int last, int origin = 0) const;
+  // Output channels for each input channel.
+  int multiplier() const { return static_cast<int>(shape_.cout / shape_.cin); }
 
  private:
   const FggpIsa* isa_;

@@ -39,7 +39,10 @@ void Execution::need(int i, const Layout& wanted) {
 void Execution::plan_layouts(const Program& program) {
   // What a step writes follows from what it reads; halos grow with what the readers need.
   int made = program.n_inputs;
+  for (int o : program.outputs) value(o).readers++;
   for (const Step& s : program.steps) {
+    value(s.input).readers++;
+    if (s.residual >= 0) value(s.residual).readers++;
     Value& v = value(made++);
     const Value& in = value(s.input);
     switch (s.op) {

@@ -20,6 +20,8 @@ class Workspace {
   float* aligned_ = nullptr;
 };
 
+class DepthwisePlan;
+
 class Execution {
  public:
   // `tasks`: into how many pieces a large step is cut; 1 without threads. Throws an Error when
@@ -53,6 +55,7 @@ class Execution {
     std::vector<Place> places;
     bool in_layout = false;
     Layout own;
+    int readers = 0;  // steps, and one for each output
   };
   struct Context {
     const float* const* inputs;
@@ -79,7 +82,12 @@ class Execution {
   void add_action(Action action) { actions_.push_back(std::move(action)); }
   void add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
                   size_t y_plane);
+  ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);
+  bool can_chain(const Step& s, const Step& next, int out);
+  void add_conv_depthwise(const Step& s, const Step& next, size_t step, int out);
+  std::shared_ptr<DepthwisePlan> make_depthwise(const Step& s, const ConvShape& shape,
+                                                const Layout& from, int out, int* r);
   void add_depthwise(const Step& s, const ConvShape& shape, int out);
   void add_flat_sum(const Step& s, int out);
   void add_pool(const Step& s, int out);

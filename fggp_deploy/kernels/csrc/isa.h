@@ -53,6 +53,7 @@ typedef struct {
   const ptrdiff_t* tap;  // [n_taps] floats from x
   const float* weight;   // [n_taps]
   int n_taps;
+  ptrdiff_t square_row;  // if the taps are a whole 3x3 kernel: between two rows of them; else 0
   float bias;
   const uint16_t* mask;  // [rows][cols] lanes that exist; null: all
   float lo, hi;          // clamp, if any

@@ -128,55 +128,71 @@ void pool(const FggpPool* p) {
     }
 }
 
-// The taps of B outputs of a row at once, from (i, j). N: their number, where it is known.
-template <class V, int N, int B>
-inline void depthwise_block(const FggpDepthwise& p, int i, int j) {
+// What follows the taps of one output register: residual, clamp, lanes that do not exist.
+template <class V>
+inline void depthwise_end(const FggpDepthwise& p, int i, int j, int part, typename V::Reg acc) {
+  const ptrdiff_t at = static_cast<ptrdiff_t>(j) * (V::kRegs * V::kWidth) + part * V::kWidth;
+  if (p.residual) acc = V::add(acc, V::load(p.residual + i * p.residual_row + at));
+  if (p.clamp) acc = V::min(V::max(acc, V::set1(p.lo)), V::set1(p.hi));
+  if (p.mask)
+    acc = V::keep(acc, static_cast<uint32_t>(p.mask[i * p.cols + j]) >> (part * V::kWidth));
+  V::store(p.y + i * p.y_row + at, acc);
+}
+
+// A 3x3 kernel: its weights stay in registers.
+template <class V>
+void depthwise_square(const FggpDepthwise& p) {
   constexpr int R = V::kRegs, L = V::kRegs * V::kWidth;
-  const int n = N ? N : p.n_taps;
-  for (int r = 0; r < R; r++) {
+  typename V::Reg w[9];
+  for (int k = 0; k < 9; k++) w[k] = V::set1(p.weight[k]);
+  const auto bias = V::set1(p.bias);
+  for (int i = 0; i < p.rows; i++) {
+    const float* x = p.x + i * p.x_row;
+    for (int j = 0; j < p.cols; j++, x += p.x_step)
+      for (int r = 0; r < R; r++) {
+        const float *x0 = x + r * V::kWidth, *x1 = x0 + p.square_row, *x2 = x1 + p.square_row;
+        auto acc = V::fma(w[0], V::load(x0), bias);
+        auto other = V::mul(w[1], V::load(x0 + L));
+        acc = V::fma(w[2], V::load(x0 + 2 * L), acc);
+        other = V::fma(w[3], V::load(x1), other);
+        acc = V::fma(w[4], V::load(x1 + L), acc);
+        other = V::fma(w[5], V::load(x1 + 2 * L), other);
+        acc = V::fma(w[6], V::load(x2), acc);
+        other = V::fma(w[7], V::load(x2 + L), other);
+        acc = V::fma(w[8], V::load(x2 + 2 * L), acc);
+        depthwise_end<V>(p, i, j, r, V::add(acc, other));
+      }
+  }
+}
+
+// Any taps, for B outputs of a row from (i, j).
+template <class V, int B>
+inline void depthwise_block(const FggpDepthwise& p, int i, int j) {
+  for (int r = 0; r < V::kRegs; r++) {
     const float* x = p.x + i * p.x_row + j * p.x_step + r * V::kWidth;
     typename V::Reg acc[B];
 #pragma GCC unroll 8
     for (int b = 0; b < B; b++) acc[b] = V::set1(p.bias);
-#pragma GCC unroll 9
-    for (int k = 0; k < n; k++) {
+    for (int k = 0; k < p.n_taps; k++) {
       const auto w = V::set1(p.weight[k]);
 #pragma GCC unroll 8
       for (int b = 0; b < B; b++)
         acc[b] = V::fma(w, V::load(x + p.tap[k] + b * p.x_step), acc[b]);
     }
 #pragma GCC unroll 8
-    for (int b = 0; b < B; b++) {
-      const int at = (j + b) * L + r * V::kWidth;
-      if (p.residual)
-        acc[b] = V::add(acc[b], V::load(p.residual + i * p.residual_row + at));
-      if (p.clamp) acc[b] = V::min(V::max(acc[b], V::set1(p.lo)), V::set1(p.hi));
-      if (p.mask)
-        acc[b] = V::keep(acc[b], static_cast<uint32_t>(p.mask[i * p.cols + j + b]) >>
-                                     (r * V::kWidth));
-      V::store(p.y + i * p.y_row + at, acc[b]);
-    }
-  }
-}
-
-template <class V, int N>
-inline void depthwise_tile(const FggpDepthwise& p) {
-  for (int i = 0; i < p.rows; i++) {
-    int j = 0;
-    for (; j + 4 <= p.cols; j += 4) depthwise_block<V, N, 4>(p, i, j);
-    for (; j < p.cols; j++) depthwise_block<V, N, 1>(p, i, j);
+    for (int b = 0; b < B; b++) depthwise_end<V>(p, i, j + b, r, acc[b]);
   }
 }
 
 template <class V>
 void depthwise(const FggpDepthwise* args) {
   const FggpDepthwise p = *args;  // a copy that no store can alias
-  if (p.n_taps == 9)
-    depthwise_tile<V, 9>(p);
-  else if (p.n_taps == 1)
-    depthwise_tile<V, 1>(p);
-  else
-    depthwise_tile<V, 0>(p);
+  if (p.square_row) return depthwise_square<V>(p);
+  for (int i = 0; i < p.rows; i++) {
+    int j = 0;
+    for (; j + 4 <= p.cols; j += 4) depthwise_block<V, 4>(p, i, j);
+    for (; j < p.cols; j++) depthwise_block<V, 1>(p, i, j);
+  }
 }
 
 template <class V>
