@@ -36,44 +36,91 @@ void Execution::need(int i, const Layout& wanted) {
   value(i).places.push_back({wanted, -1, false});
 }
 
+// What a step writes follows from what it reads, unless all its readers want it otherwise.
 void Execution::plan_layouts(const Program& program) {
-  // What a step writes follows from what it reads; halos grow with what the readers need.
-  int made = program.n_inputs;
+  choose_own(program);
   for (int o : program.outputs) value(o).readers++;
-  for (const Step& s : program.steps) {
+  for (size_t i = program.steps.size(); i-- > 0;) {
+    const Step& s = program.steps[i];
+    const int made = program.n_inputs + static_cast<int>(i);
     value(s.input).readers++;
     if (s.residual >= 0) value(s.residual).readers++;
+    const Value& in = value(s.input);
+    if (!value(made).in_layout) {
+      if (s.op == Op::kGlobalAverage && !in.in_layout)
+        need(s.input, choose_layout(in.shape.channels, in.shape.height, in.shape.width));
+      continue;
+    }
+    adopt_tiles(s, made);
+    const Layout& own = value(made).own;
+    need(s.input, input_layout(window(s), own, in.shape.height, in.shape.width));
+    if (s.residual >= 0) need(s.residual, own);
+  }
+  // First the place that is written, with the halo that its readers want.
+  for (Value& v : values_) {
+    if (!v.in_layout) continue;
+    Place own{v.own, -1, true};
+    for (size_t k = 0; k < v.places.size(); k++)
+      if (v.places[k].layout.same_tiles(v.own)) {
+        own.layout = v.places[k].layout;
+        v.places.erase(v.places.begin() + static_cast<ptrdiff_t>(k));
+        break;
+      }
+    v.places.insert(v.places.begin(), own);
+  }
+}
+
+// What a step does to a plane; an Add is a depthwise convolution with one tap.
+ConvShape Execution::window(const Step& s) {
+  if (s.op != Op::kAdd) return s.shape;
+  ConvShape identity;
+  identity.cout = identity.cin = identity.group = value(s.input).shape.channels;
+  return identity;
+}
+
+void Execution::choose_own(const Program& program) {
+  int made = program.n_inputs;
+  for (const Step& s : program.steps) {
     Value& v = value(made++);
     const Value& in = value(s.input);
-    switch (s.op) {
-      case Op::kConv:
-      case Op::kMaxPool:
-      case Op::kAveragePool:
-        v.own = output_layout(s.shape, in.shape.height, in.shape.width);
-        need(s.input, input_layout(s.shape, v.own, in.shape.height, in.shape.width));
-        break;
-      case Op::kAdd:
-        if (v.shape.vector()) continue;
-        // As its input lies, or its residual, so that one of them need not be moved.
-        if (in.in_layout)
-          v.own = in.own;
-        else if (s.residual >= 0 && value(s.residual).in_layout)
-          v.own = value(s.residual).own;
-        else
-          v.own = choose_layout(v.shape.channels, v.shape.height, v.shape.width);
-        need(s.input, v.own);
-        break;
-      case Op::kGlobalAverage:
-        if (!in.in_layout)
-          need(s.input, choose_layout(in.shape.channels, in.shape.height, in.shape.width));
-        continue;
-      default:
-        continue;
-    }
+    if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
+      v.own = output_layout(s.shape, in.shape.height, in.shape.width);
+    else if (s.op != Op::kAdd || v.shape.vector())
+      continue;
+    else if (in.in_layout)  // as its input lies, or its residual, so that one need not be moved
+      v.own = in.own;
+    else if (s.residual >= 0 && value(s.residual).in_layout)
+      v.own = value(s.residual).own;
+    else
+      v.own = choose_layout(v.shape.channels, v.shape.height, v.shape.width);
+    v.own.halo = 0;
     v.in_layout = true;
-    v.places.push_back({v.own, -1, true});
-    if (s.residual >= 0) need(s.residual, v.own);
   }
+}
+
+bool Execution::has_tiles(int i, const Layout& wanted) {
+  if (!value(i).in_layout || value(i).own.same_tiles(wanted)) return true;
+  for (const Place& p : value(i).places)
+    if (p.layout.same_tiles(wanted)) return true;
+  return false;
+}
+
+// Where all readers want the same other tiles, a step may write these: then its input is moved
+// from tiles to tiles instead of its output, which pays where the input is smaller.
+void Execution::adopt_tiles(const Step& s, int made) {
+  Value& v = value(made);
+  if (v.places.size() != 1 || v.places[0].layout.same_tiles(v.own)) return;
+  Layout wanted = v.places[0].layout;
+  wanted.halo = 0;
+  const ValueShape in = value(s.input).shape;
+  const ConvShape shape = window(s);
+  if (wanted.grid_h * wanted.tile_h * shape.stride_h < in.height ||
+      wanted.grid_w * wanted.tile_w * shape.stride_w < in.width)
+    return;
+  const Layout input = input_layout(shape, wanted, in.height, in.width);
+  size_t cost = has_tiles(s.input, input) ? 0 : in.size();
+  if (s.residual >= 0 && !has_tiles(s.residual, wanted)) cost += v.shape.size();
+  if (cost < v.shape.size()) v.own = wanted;
 }
 
 int Execution::new_buffer(size_t floats) {
@@ -116,12 +163,13 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
     if (p.ready) return touch(p.buffer);
     p.ready = true;
     const Layout& own = v.places.front().layout;
-    const size_t plane = v.shape.size() / static_cast<size_t>(v.shape.channels);
     const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
     p.buffer = new_buffer(p.layout.size());
-    add_gather(v.in_layout ? relayout_index(own, p.layout) : plane_index(p.layout),
-               p.layout.channels, from, v.in_layout ? own.plane() : plane, p.buffer,
-               p.layout.plane());
+    if (v.in_layout)
+      add_gather(relayout_index(own, p.layout), p.layout.channels, from, own.plane(), p.buffer,
+                 p.layout.plane());
+    else
+      add_pack(p.layout, from, p.buffer);
     return touch(p.buffer);
   }
   throw Error("internal: a layout was not planned");

@@ -54,7 +54,7 @@ class Execution {
     int row_major = -1;  // buffer, -1: none
     std::vector<Place> places;
     bool in_layout = false;
-    Layout own;
+    Layout own;  // without halo
     int readers = 0;  // steps, and one for each output
   };
   struct Context {
@@ -67,6 +67,10 @@ class Execution {
 
   // execution.cpp: where values lie.
   void plan_layouts(const Program& program);
+  ConvShape window(const Step& s);
+  void choose_own(const Program& program);
+  void adopt_tiles(const Step& s, int made);
+  bool has_tiles(int value, const Layout& wanted);
   void need(int value, const Layout& wanted);
   Value& value(int i) { return values_[static_cast<size_t>(i)]; }
   int new_buffer(size_t floats);
@@ -82,6 +86,7 @@ class Execution {
   void add_action(Action action) { actions_.push_back(std::move(action)); }
   void add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
                   size_t y_plane);
+  void add_pack(const Layout& to, int x, int y);
   ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);
   bool can_chain(const Step& s, const Step& next, int out);

@@ -70,6 +70,15 @@ typedef struct {
   const uint16_t* mask;
 } FggpHalo;
 
+// A row of tiles from a row-major plane: y[j * lanes + l] = x[l][j - first[l]] where first[l] <= j
+// < last[l], else 0.
+typedef struct {
+  const float* x[16];
+  int first[16], last[16];
+  float* y;
+  int lanes, n;
+} FggpPack;
+
 typedef void (*FggpConvFn)(const FggpConvTile*);
 
 // A compiled form of the convolution: `group` output channels by a block of rows x cols vectors.
@@ -91,6 +100,7 @@ typedef struct {
   void (*depthwise4)(const FggpDepthwise*);
   void (*halo16)(const FggpHalo*);
   void (*halo4)(const FggpHalo*);
+  void (*pack)(const FggpPack*);
   // y[i] = index[i] < 0 ? 0 : x[index[i]]
   void (*gather)(const int32_t* index, size_t n, const float* x, float* y);
   // Sum of a tile's real lanes: rows x cols vectors, `row` floats apart.

@@ -220,6 +220,13 @@ void halo_by_lane(const FggpHalo* h) {
   }
 }
 
+inline void pack_by_element(const FggpPack* p) {
+  for (int l = 0; l < p->lanes; l++)
+    for (int j = 0; j < p->n; j++)
+      p->y[j * p->lanes + l] =
+          j >= p->first[l] && j < p->last[l] ? p->x[l][j - p->first[l]] : 0.0f;
+}
+
 inline void gather_by_element(const int32_t* index, size_t n, const float* x, float* y) {
   for (size_t i = 0; i < n; i++) y[i] = index[i] < 0 ? 0.0f : x[index[i]];
 }
