@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -16,6 +17,7 @@ from .doctor import doctor
 from .explain import explain
 from .export import export
 from .inspect import inspect
+from .models import models
 from .prune import prune
 from .sensitivity import sensitivity
 from .train import train
@@ -48,7 +50,10 @@ def main(
     """
 
 
-for command in (prune, export, verify, compare, sensitivity, explain, inspect, train, demo, doctor):
+COMMANDS = (
+    prune, export, verify, compare, sensitivity, explain, inspect, models, train, demo, doctor,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 
 
@@ -59,6 +64,8 @@ def run() -> None:
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FggpWarning)

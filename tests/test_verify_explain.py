@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from test_verify_report import PREPROCESSING, dataset, folder, metadata, network, quick
+from test_verify_report import PREPROCESSING, dataset, folder, metadata, network
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Split
@@ -26,25 +27,40 @@ from fggp_deploy.verify.explain import page as explain_page
 from fggp_deploy.verify.html import html
 from fggp_deploy.verify.network import load
 from fggp_deploy.verify.proportions import proportion
-from fggp_deploy.verify.report import write
+from fggp_deploy.verify.report import verify, write
 from fggp_deploy.verify.sensitivity import Drop, sensitivity, smallest_removed, worth_sparing
 from fggp_deploy.verify.sensitivity import page as sensitivity_page
 
-__all__ = ["folder", "quick"]
+__all__ = ["folder"]
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory) -> Path:
+    """Two verified run folders of one parent, at 80% and 95%."""
+    root = tmp_path_factory.mktemp("verified")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FGGP_KERNELS", "none")
+        for sparsity in (0.8, 0.95):
+            place = root / f"r{sparsity}"
+            place.mkdir()
+            (place / "reference.onnx").write_bytes(network(0.0).SerializeToString())
+            packed_onnx.export(network(sparsity), metadata(network(sparsity)), place / "model.onnx")
+            found = verify(
+                place / "model.onnx",
+                data=dataset(n=60),
+                robustness="quick",
+                threads=1,
+                seconds=0.001,
+            )
+            write(found, place)
+    return root
 
 
 @pytest.fixture
-def runs(tmp_path: Path, quick) -> list[Path]:
-    """Two verified run folders of one parent, at 80% and 95%."""
-    found = []
-    for sparsity in (0.8, 0.95):
-        place = tmp_path / f"r{sparsity}"
-        place.mkdir()
-        (place / "reference.onnx").write_bytes(network(0.0).SerializeToString())
-        packed_onnx.export(network(sparsity), metadata(network(sparsity)), place / "model.onnx")
-        write(quick(place / "model.onnx", data=dataset(), robustness="quick"), place)
-        found.append(place)
-    return found
+def runs(verified, tmp_path) -> list[Path]:
+    """Copies of both, to be damaged."""
+    shutil.copytree(verified, tmp_path / "runs")
+    return [tmp_path / "runs" / "r0.8", tmp_path / "runs" / "r0.95"]
 
 
 def test_compare_reads_what_verify_wrote(runs):

@@ -28,7 +28,7 @@ from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.verify import charts
 from fggp_deploy.verify.html import html
 from fggp_deploy.verify.page import Bars, Glance, Lines, Page, Section, Table
-from fggp_deploy.verify.report import write
+from fggp_deploy.verify.report import verify, write
 from fggp_deploy.verify.schema import SCHEMA_FILE, schema
 
 ROOT = Path(__file__).parents[1]
@@ -82,14 +82,26 @@ def small_page(text: str = "a") -> Page:
                 [Section(text, [text, *tables])])  # fmt: skip
 
 
-@pytest.fixture
-def page(folder, quick) -> str:  # noqa: F811
-    (folder / "metrics.jsonl").write_text(
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    """The page of a whole verification."""
+    place = tmp_path_factory.mktemp("page")
+    (place / "reference.onnx").write_bytes(network(0.0).SerializeToString())
+    packed_onnx.export(network(0.95), metadata(network(0.95)), place / "model.onnx")
+    (place / "metrics.jsonl").write_text(
         '{"epoch": 1, "loss": 1.5, "val_accuracy": 0.5, "sparsity": 0.9}\nnonsense\n'
     )
-    found = quick(folder / "model.onnx", data=dataset(), robustness="quick")
-    write(found, folder / "out")
-    return (folder / "out" / "report.html").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FGGP_KERNELS", "none")
+        found = verify(
+            place / "model.onnx",
+            data=dataset(n=60),
+            robustness="quick",
+            threads=1,
+            seconds=0.001,
+        )
+    write(found, place)
+    return (place / "report.html").read_text()
 
 
 def test_the_page_stands_alone(page):
@@ -194,7 +206,7 @@ def test_colours_have_contrast_in_light_and_dark():
 def test_report_json_holds_to_its_schema(folder, quick):  # noqa: F811
     jsonschema.Draft202012Validator.check_schema(schema())
     validator = jsonschema.Draft202012Validator(schema())
-    full = quick(folder / "model.onnx", data=dataset(), robustness="quick").to_dict()
+    full = quick(folder / "model.onnx", data=dataset(n=60), robustness="quick").to_dict()
     validator.validate(full)
     validator.validate(quick(folder / "model.csr").to_dict())
     del full["verdicts"]
