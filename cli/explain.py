@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,7 @@ def explain(
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.files import write_atomic
     from fggp_deploy.verify.explain import explain as run
-    from fggp_deploy.verify.explain import page
+    from fggp_deploy.verify.explanation import findings, page
     from fggp_deploy.verify.html import html
 
     from .progress import working
@@ -45,7 +46,7 @@ def explain(
     if out is not None:
         write_atomic(out, html(laid_out).encode(errors="replace"))
     if json:
-        as_json(found)
+        as_json({**asdict(found), "findings": findings(found)})
     else:
         columns = ("weight", "zeros", "now", "packed", "why")
         rows = [
@@ -53,5 +54,5 @@ def explain(
             for w in found.weights
         ]
         table(str(model), columns, rows)
-        for finding in found.findings:
+        for finding in findings(found):
             stdout.print(finding, markup=False)

@@ -23,7 +23,8 @@ from fggp_deploy.verify import accuracy
 from fggp_deploy.verify import compare as comparison
 from fggp_deploy.verify.compare import Candidate, Measure, compare
 from fggp_deploy.verify.explain import explain
-from fggp_deploy.verify.explain import page as explain_page
+from fggp_deploy.verify.explanation import findings
+from fggp_deploy.verify.explanation import page as explain_page
 from fggp_deploy.verify.html import html
 from fggp_deploy.verify.network import load
 from fggp_deploy.verify.proportions import proportion
@@ -196,18 +197,18 @@ def test_explain_a_foreign_dense_file(tmp_path):
     macs = {w.name: (w.macs, 1 - w.sparsity) for w in found.weights}
     total = sum(m for m, _ in macs.values())
     assert found.macs_left == pytest.approx(sum(m * d for m, d in macs.values()) / total)
-    assert "(measured, by packing it)" in found.findings[0]
-    assert any("estimate" in f for f in found.findings)
+    assert "(measured, by packing it)" in findings(found)[0]
+    assert any("estimate" in f for f in findings(found))
 
 
 def test_explain_what_is_dense_and_what_is_packed(tmp_path, folder):
     path = tmp_path / "dense.onnx"
     path.write_bytes(network(0.0).SerializeToString())
     dense = explain(path, seconds=0)
-    assert "would save nothing" in dense.findings[0]
+    assert "would save nothing" in findings(dense)[0]
     assert all(w.why.startswith("dense") for w in dense.weights)
     packed = explain(folder / "model.onnx", seconds=0)
-    assert "is packed" in packed.findings[0]
+    assert "is packed" in findings(packed)[0]
     assert any(w.why.startswith("packed for size") for w in packed.weights)
     assert "<svg" in html(explain_page(packed))
 
@@ -251,7 +252,7 @@ def test_explain_measures(tmp_path, monkeypatch):
     found = explain(path, seconds=0.001)
     assert found.speed.stock_ms > 0
     assert found.speed.ratio is None
-    assert "(measured)" in found.findings[-1]
+    assert "(measured)" in findings(found)[-1]
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None])

@@ -15,9 +15,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import pack, unpack
 from fggp_deploy.onnx_unpacking import infer_shapes, layer_name, reading, split
 from fggp_deploy.packing import ENCODINGS, choose
-from fggp_deploy.verify import latency, words
+from fggp_deploy.verify import latency
 from fggp_deploy.verify.network import SESSION_CONFIG, load
-from fggp_deploy.verify.page import Bars, Page, Section, Table
 
 MAX_BYTES = 2 << 30
 WORTH = 0.05  # a smaller share of zeros saves nothing
@@ -65,7 +64,7 @@ class Explanation:
 
     `packed_bytes` is the size of the file that `pack` makes, by making it. `macs_left` is the share
     of multiply-accumulates that meet a non-zero: its inverse is an estimate of the gain that no
-    kernel exceeds by skipping zeros alone. `findings` say the same in words.
+    kernel exceeds by skipping zeros alone.
     """
 
     model: str
@@ -76,7 +75,6 @@ class Explanation:
     macs_left: float | None
     weights: tuple[Weight, ...]
     speed: Speed | None
-    findings: tuple[str, ...]
 
 
 def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanation:
@@ -97,7 +95,7 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
     macs = [(w.macs, w.sparsity) for w in weights if w.macs]
     left = sum(m * (1 - s) for m, s in macs) / sum(m for m, _ in macs) if macs else None
     speed = _speed(path.name, content, dense, threads, seconds) if seconds > 0 else None
-    found = Explanation(
+    return Explanation(
         model=path.name,
         file_bytes=len(content),
         dense_bytes=dense.ByteSize(),
@@ -106,47 +104,7 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
         macs_left=left,
         weights=weights,
         speed=speed,
-        findings=(),
     )
-    return Explanation(**{**found.__dict__, "findings": _findings(found)})
-
-
-def page(e: Explanation) -> Page:
-    """Lay out an explanation."""
-    rows = [
-        (
-            w.name,
-            w.op,
-            "×".join(map(str, w.shape)),
-            w.dtype,
-            f"{w.sparsity:.2%}",
-            f"{w.stored_bytes:,}",
-            f"{w.packed_bytes:,}",
-            "–" if w.macs is None else f"{w.macs:,}",
-            w.why,
-        )
-        for w in e.weights
-    ]
-    head = [
-        "weight", "read by", "shape", "type", "zeros", "bytes now", "bytes packed", "dense MACs",
-        "why",
-    ]  # fmt: skip
-    names = [w.name for w in e.weights]
-    chart = Bars(
-        "Bytes by weight, now and packed",
-        names,
-        {
-            "now": [w.stored_bytes / 1000 for w in e.weights],
-            "packed": [w.packed_bytes / 1000 for w in e.weights],
-        },
-        "kB",
-    )
-    lead = e.findings[0] if e.findings else ""
-    sections = [
-        Section("Findings", list(e.findings)),
-        Section("Weights", [Table("Counted in the file; exact.", head, rows, chart)]),
-    ]
-    return Page(f"Why {e.model} is as large and as fast as it is", lead, None, [], [], sections)
 
 
 def _read(path: Path) -> bytes:
@@ -181,29 +139,30 @@ def _weights(
     for node in dense.graph.node:
         for name in node.input:
             readers.setdefault(transposed.get(name, name), []).append(node)
+    constants = {t.name: t for t in dense.graph.initializer}
     found = []
-    for tensor in dense.graph.initializer:
-        w = numpy_helper.to_array(tensor)
-        users = [n for n in readers.get(tensor.name, []) if n.op_type != "Transpose"]
+    for name in readers:  # in the graph's order
+        if name not in constants:
+            continue
+        w = numpy_helper.to_array(constants[name])
+        users = [n for n in readers[name] if n.op_type != "Transpose"]
         if w.ndim < 2 or not w.size or not users or w.dtype.kind not in "fiu":
             continue
         small = choose(w, encodings=ENCODINGS) if w.dtype == np.float32 else None
-        now = packed.get(tensor.name, w.nbytes)
-        flat = w.reshape(len(w), -1)
-        sparsity = 1 - np.count_nonzero(w) / w.size
+        sparsity = float(1 - np.count_nonzero(w) / w.size)
         op = users[0].op_type
         found.append(
             Weight(
-                name=layer_name(tensor.name),
+                name=layer_name(name),
                 op=op,
                 shape=w.shape,
                 dtype=str(w.dtype),
-                sparsity=float(sparsity),
-                stored_bytes=now,
+                sparsity=sparsity,
+                stored_bytes=packed.get(name, w.nbytes),
                 packed_bytes=min(w.nbytes, small.stored_bytes if small else w.nbytes),
-                dead_channels=int((~flat.any(axis=1)).sum()),
+                dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
                 macs=_macs(users, shapes, w.shape),
-                why=_why(op, w.dtype, float(sparsity), packed=tensor.name in packed),
+                why=_why(op, w.dtype, sparsity, packed=name in packed),
             )
         )
     return tuple(found)
@@ -271,59 +230,3 @@ def _speed(
     ratio = latency.speedup(samples["stock"], samples["kernels"], rng)
     fast_ms = latency.timing(samples["kernels"]).median_ms
     return Speed(threads, stock_ms, fast_ms, ratio.value, ratio.low, ratio.high)
-
-
-def _findings(e: Explanation) -> tuple[str, ...]:
-    said = []
-    gain = e.file_bytes / e.packed_bytes
-    if gain > 1.02:
-        said.append(
-            f"Size: packing would make the file {gain:.2f}× smaller, {words.size(e.file_bytes)} to "
-            f"{words.size(e.packed_bytes)} (measured, by packing it)."
-        )
-    elif e.file_bytes < 0.98 * e.dense_bytes:
-        said.append(
-            f"Size: the file is packed; its zeros written out it would have "
-            f"{words.size(e.dense_bytes)} instead of {words.size(e.file_bytes)} (measured)."
-        )
-    else:
-        said.append(f"Size: packing would save nothing; {e.sparsity:.1%} of the weights are zero.")
-    dense = [w for w in e.weights if w.sparsity < WORTH]
-    if dense:
-        n_bytes = sum(w.stored_bytes for w in dense)
-        said.append(
-            f"Dense layers: {len(dense)} of {len(e.weights)} weights have no zeros to save on and "
-            f"hold {n_bytes / e.file_bytes:.0%} of the file: {_listed([w.name for w in dense])}."
-        )
-    others = sorted({w.dtype for w in e.weights if w.dtype != "float32" and w.sparsity >= WORTH})
-    if others:
-        said.append(f"Zeros in {', '.join(others)} weights are not exploited by anything here.")
-    if dead := sum(w.dead_channels for w in e.weights):
-        said.append(f"{dead} output channels are zero throughout; they could be removed whole.")
-    if e.macs_left is not None:
-        said.append(
-            f"Work: {e.macs_left:.1%} of the multiply-accumulates meet a non-zero, so skipping "
-            f"zeros can gain at most {1 / max(e.macs_left, 1e-9):.1f}× in these layers (estimate, "
-            "from counts)."
-        )
-    said.append(_speed_in_words(e.speed))
-    return tuple(said)
-
-
-def _speed_in_words(s: Speed | None) -> str:
-    if s is None:
-        return "Speed: not measured."
-    text = f"Speed, {s.threads} thread(s), one image: {s.stock_ms:.3f} ms on stock onnxruntime"
-    if s.kernels_ms is None:
-        return (
-            f"{text} (measured), which makes sparse weights dense at load. The sparse kernels are "
-            "not used: they are missing here, know none of the layers, or are no faster."
-        )
-    return (
-        f"{text}, which multiplies the zeros, and {s.kernels_ms:.3f} ms on the sparse kernels: "
-        f"{s.ratio:.2f}× [{s.ratio_low:.2f}, {s.ratio_high:.2f}] (measured)."
-    )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + ("" if len(names) <= 5 else f" and {len(names) - 5} more")

@@ -53,7 +53,7 @@ class Mismatch:
             f"{self.max_abs:.3g} where values reach {self.scale:.3g}"
         )
         if self.tensors:
-            text += f". Other constants: {', '.join(self.tensors[:4])}"
+            text += f". Constants that differ: {', '.join(self.tensors[:4])}"
             text += "" if len(self.tensors) <= 4 else f" and {len(self.tensors) - 4} more"
         return text
 
