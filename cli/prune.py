@@ -47,6 +47,15 @@ def prune(
     batch_size: o.BatchSize = Default.batch_size,
     mean: o.Numbers = None,
     std: o.Numbers = None,
+    image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    augment: o.Augment = Default.augment,
+    flip: o.Flip = None,
+    stream: o.Stream = None,
+    workers: o.Workers = None,
+    skip_unreadable: o.SkipUnreadable = False,
+    split_seed: o.SplitSeed = 0,
+    trust_code: o.TrustCode = False,
     keep_dense: o.KeepDense = None,
     prune_first: o.PruneFirst = False,
     seed: o.Seed = Default.seed,
@@ -66,7 +75,9 @@ def prune(
         lr_schedule=lr_schedule, warmup_epochs=warmup_epochs, weight_decay=weight_decay,
         batch_size=batch_size, mean=o.numbers("--mean", mean), std=o.numbers("--std", std),
         keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
-        precision=precision,
+        precision=precision, image_size=image_size, resize=resize, augment=augment, flip=flip,
+        stream=stream, workers=workers, skip_unreadable=skip_unreadable, split_seed=split_seed,
+        trust_code=trust_code,
     )  # fmt: skip
     from fggp_deploy.training.prune import prune as run
 

@@ -12,7 +12,7 @@ import pytest
 
 from fggp_deploy import data
 from fggp_deploy.data import Preprocessing, Split
-from fggp_deploy.data.cifar10 import FOLDER
+from fggp_deploy.data.cifar import FOLDER
 from fggp_deploy.errors import ConfigError, DataError, UnknownName
 
 

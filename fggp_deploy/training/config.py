@@ -11,6 +11,7 @@ from typing import Any
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.errors import ConfigError, UnknownName
 
+PRESETS = ("none", "basic", "strong")  # of augmentation
 PRECISIONS = ("fp32", "bf16")
 LR_SCHEDULES = ("cosine", "step")
 
@@ -21,7 +22,9 @@ class TrainConfig:
 
     `lr_schedule`: cosine to zero, or ×0.1 at 50% and 75% of the run; both after `warmup_epochs`
     of linear growth. `device`: auto, cpu, cuda, cuda:N. `mean`, `std`: preprocessing of a
-    checkpoint trained elsewhere, in place of the data set's own.
+    checkpoint trained elsewhere, in place of the data set's own. `augment`: none, basic, strong;
+    `flip`: whether mirror images keep their label, None for what the data set says. The other
+    options on data are those of data.Reading.
     `sparsity` > 0 trains from a random mask of that sparsity, fixed, by `allocation`.
     """
 
@@ -30,6 +33,15 @@ class TrainConfig:
     data_dir: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    augment: str = "basic"
+    flip: bool | None = None
+    stream: bool | None = None
+    workers: int | None = None
+    skip_unreadable: bool = False
+    split_seed: int = 0
+    trust_code: bool = False
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
@@ -62,6 +74,9 @@ class TrainConfig:
             raise ConfigError(f"--sparsity must be in [0, 1), got {self.sparsity}")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean and --std go together")
+        _known("augment", self.augment, PRESETS)
+        if self.workers is not None:
+            _at_least("workers", self.workers, 0)
         _known("precision", self.precision, PRECISIONS)
         _known("lr-schedule", self.lr_schedule, LR_SCHEDULES)
         _known("allocation", self.allocation, ALLOCATIONS)

@@ -40,7 +40,7 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
         raise ConfigError(
             f"--model {config.model} needs --checkpoint: only {PruneConfig.model} comes trained"
         )
-    start = load_start(config, config.checkpoint)
+    start = load_start(config, config.checkpoint, progress=observer.on_data)
     parent = _parent(config, start)
     torch.manual_seed(config.seed)
     model = on_device(start.model, device)

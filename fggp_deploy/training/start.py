@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from fggp_deploy import data as datasets
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.foreign import load_into, read_state_dict
-from fggp_deploy.data.types import Dataset, Preprocessing
-from fggp_deploy.errors import CheckpointError, ConfigError
+from fggp_deploy.data.reading import Reading
+from fggp_deploy.data.splits import SPLIT, HeldOut
+from fggp_deploy.data.types import Dataset, Progress
+from fggp_deploy.errors import CheckpointError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models import build
@@ -37,28 +39,54 @@ class Start:
     sha256: str
 
 
-def load_data(config: TrainConfig) -> Dataset:
-    """The run's data set, with the preprocessing that the options ask for."""
-    data = datasets.load(config.data, config.data_dir)
-    if config.mean is None or config.std is None:
-        return data
-    old = data.preprocessing
-    new = Preprocessing(old.height, old.width, config.mean, config.std)
-    if new.channels != old.channels:
-        raise ConfigError(f"--mean has {new.channels} entries but the images {old.channels}")
-    return dataclasses.replace(data, preprocessing=new)
+def load_data(
+    config: TrainConfig,
+    *,
+    like: CheckpointInfo | None = None,
+    held_out: HeldOut | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The run's data set, prepared as the options ask, and else as `like` was trained on.
+
+    `held_out`: what `like` did not see of its data. `progress(what, done, total)` counts images.
+    """
+    reading = Reading(
+        preprocessing=like.preprocessing if like else None,
+        classes=like.classes if like else None,
+        trained_on=like.data if like else None,
+        image_size=config.image_size,
+        resize=config.resize,
+        mean=config.mean,
+        std=config.std,
+        stream=config.stream,
+        workers=config.workers,
+        skip_unreadable=config.skip_unreadable,
+        trust_code=config.trust_code,
+        split_seed=config.split_seed,
+        held_out=held_out,
+    )
+    if progress is not None:
+        reading = dataclasses.replace(reading, progress=progress)
+    data = datasets.load(config.data, config.data_dir, reading)
+    flip = data.flip if config.flip is None else config.flip
+    return dataclasses.replace(data, augment=config.augment, flip=flip)
 
 
-def load_start(config: TrainConfig, checkpoint: Path | None) -> Start:
+def load_start(
+    config: TrainConfig, checkpoint: Path | None, *, progress: Progress | None = None
+) -> Start:
     """Load what is to be pruned; raises CheckpointError when it does not fit model or data."""
     path = checkpoint or EMBEDDED_CHECKPOINT
-    data = load_data(config)
-    model = _new(config.model, data)
     ours = Checkpoint.open(path) if path.suffix == ".safetensors" else None
-    if ours is not None and ours.info is not None:
-        _check_fits(ours.info, config, data, path)
-        if config.mean is None:
-            data = dataclasses.replace(data, preprocessing=ours.info.preprocessing)
+    info = ours.info if ours is not None else None
+    if info is not None:
+        _check_model(info, config, path)
+    split = path.with_name(SPLIT)
+    held_out = HeldOut.open(split) if info is not None and split.is_file() else None
+    data = load_data(config, like=info, held_out=held_out, progress=progress)
+    model = _new(config.model, data)
+    if ours is not None and info is not None:
+        _check_classes(info, data, path)
         state = {n: torch.from_numpy(a.copy()) for n, a in ours.tensors.items()}
         masks = MaskSet({n: torch.from_numpy(m) for n, m in ours.masks.items()})
     else:
@@ -123,11 +151,14 @@ def _new(name: str, data: Dataset) -> nn.Module:
     return build(name, num_classes=len(data.classes), in_channels=data.preprocessing.channels)
 
 
-def _check_fits(info: CheckpointInfo, config: TrainConfig, data: Dataset, path: Path) -> None:
+def _check_model(info: CheckpointInfo, config: TrainConfig, path: Path) -> None:
     if info.model != config.model:
         raise CheckpointError(
             f"{path} is a {info.model}, not a {config.model}; give --model {info.model}"
         )
+
+
+def _check_classes(info: CheckpointInfo, data: Dataset, path: Path) -> None:
     if len(info.classes) != len(data.classes):
         raise CheckpointError(
             f"{path} knows {len(info.classes)} classes but {data.name} has {len(data.classes)}; "

@@ -23,7 +23,7 @@ from fggp_deploy.training.start import load_data, on_device
 def train(config: TrainConfig, *, observer: Observer, out: Path | None = None) -> RunResult:
     """Train `config.model`; with `config.sparsity`, that share of weights is never there."""
     device = pick_device(config.device)
-    data = load_data(config)
+    data = load_data(config, progress=observer.on_data)
     torch.manual_seed(config.seed)
     channels = data.preprocessing.channels
     model = build(config.model, num_classes=len(data.classes), in_channels=channels)
