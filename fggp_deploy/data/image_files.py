@@ -78,7 +78,8 @@ def check(
     share = f"{len(bad):,} of {len(files):,} images in {files.root} cannot be read"
     named = "; ".join(str(e).partition(";")[0] for e in bad[:_NAMED])
     if not skip:
-        raise DataError(f"{share}: {named}; mend or remove them, or give --skip-unreadable")
+        kind = type(bad[0])  # a lack of permission is the environment's
+        raise kind(f"{share}: {named}; mend or remove them, or give --skip-unreadable")
     if not headers:
         raise DataError(f"{share}, so none is left: {named}")
     warnings.warn(f"{share} and are left out: {named}", FggpWarning, stacklevel=2)

@@ -51,9 +51,9 @@ def _move(x: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
         at = operation == OPERATIONS.index(name)
         s = strength[at]
         if name == "shear_x":
-            theta[at, 0, 1] = theta[at, 0, 2] = -0.99 * s * h / w
+            theta[at, 0, 1] = theta[at, 0, 2] = 0.99 * s * h / w
         elif name == "shear_y":
-            theta[at, 1, 0] = theta[at, 1, 2] = -0.99 * s * w / h
+            theta[at, 1, 0] = theta[at, 1, 2] = 0.99 * s * w / h
         elif name == "translate_x":
             theta[at, 0, 2] = -2 * (s * min(_MOST_SHIFT, _MOST_SHIFT_SHARE * w)).trunc() / w
         elif name == "translate_y":
