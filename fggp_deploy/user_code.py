@@ -28,6 +28,8 @@ def load_function(spec: str, *, trust_code: bool) -> Callable[..., Any]:
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules.setdefault(file.stem, module)  # worker processes may need to name its classes
+    if (folder := str(file.parent.absolute())) not in sys.path:
+        sys.path.append(folder)  # it may import files that lie beside it
     try:
         module_spec.loader.exec_module(module)
     except Exception as e:  # the user's code may raise anything

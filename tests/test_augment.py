@@ -19,7 +19,9 @@ from fggp_deploy.training.batches import open_batches
 from fggp_deploy.training.trivial_augment import OPERATIONS, trivial_augment
 
 CPU = torch.device("cpu")
-PRESETS = [Augmentation(preset, flip=True, crop_padding=2) for preset in ("none", "basic", "strong")]
+PRESETS = [
+    Augmentation(preset, flip=True, crop_padding=2) for preset in ("none", "basic", "strong")
+]
 by_preset = pytest.mark.parametrize("augmentation", PRESETS, ids=lambda a: a.preset)
 
 

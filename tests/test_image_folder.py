@@ -219,7 +219,9 @@ def truncated(root: Path) -> None:
 def huge(root: Path) -> None:
     header = struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    raw = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    raw = [
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    ]
     (root / "cat" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(raw))
 
 
@@ -270,7 +272,7 @@ def test_roots(tmp_path: Path):
         load(tmp_path / "twice")
     parts(tmp_path / "more", "train", "test")
     picture(tmp_path / "more" / "test" / "cow" / "1.png")
-    with pytest.raises(DataError, match="has the class 'cow', which .*train has not"):
+    with pytest.raises(DataError, match=r"has the class 'cow', which .*train has not"):
         load(tmp_path / "more")
 
 
@@ -306,7 +308,7 @@ def test_no_permission_is_the_environments_lack(pets: Path, monkeypatch):
 
     with monkeypatch.context() as m:
         m.setattr(Path, "open", refuse)
-        with pytest.raises(MachineError, match="16 of 16 images .* may not be read"):
+        with pytest.raises(MachineError, match=r"16 of 16 images .* may not be read"):
             load(pets)
     with monkeypatch.context() as m:
         m.setattr(os, "scandir", refuse)

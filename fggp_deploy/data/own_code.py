@@ -32,11 +32,16 @@ class _Items:
         self.pair = (
             isinstance(items, tuple | list) and len(items) == 2 and hasattr(items[0], "shape")
         )
-        self.items = tuple(_array(a) for a in items) if self.pair else items
-        if self.pair and len(self.items[0]) != len(self.items[1]):
+        if self.pair:
+            items = tuple(_array(a) for a in items)
+            if len(items[0]) != len(items[1]):
+                raise DataError(f"{name} has {len(items[0])} images and {len(items[1])} labels")
+        elif not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
             raise DataError(
-                f"{name} has {len(self.items[0])} images and {len(self.items[1])} labels"
+                f"{name} must be (images, labels) or a data set of pairs with a length, "
+                f"got {type(items).__name__}"
             )
+        self.items = items
 
     def __len__(self) -> int:
         return len(self.items[0] if self.pair else self.items)
@@ -48,17 +53,21 @@ class _Items:
         elif hasattr(self.items, "targets"):
             found = self.items.targets
         else:
-            found = [self.items[i][1] for i in range(len(self))]
+            found = [self._item(i)[1] for i in range(len(self))]
         y = np.asarray(found)
         if y.shape != (len(self),) or y.dtype.kind not in "iu":
             raise DataError(f"{self.title}: labels must be {len(self)} integers, got {y.dtype}")
         return y.astype(np.int64)
 
-    def open(self, i: int) -> Image.Image:
+    def _item(self, i: int) -> Any:
         try:
-            item = self.items[0][i] if self.pair else self.items[i][0]
+            image, label = self.items[i]
         except Exception as e:  # the user's code may raise anything
             raise DataError(f"{self.name(i)}: {type(e).__name__}: {e!s:.120}") from e
+        return image, label
+
+    def open(self, i: int) -> Image.Image:
+        item = self.items[0][i] if self.pair else self._item(i)[0]
         if isinstance(item, Image.Image):
             return item
         pixels = _array(item)

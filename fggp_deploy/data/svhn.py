@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from fggp_deploy.data.download import Download, located
+from fggp_deploy.data.mat5 import read_arrays
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import DataError
 
@@ -19,7 +21,6 @@ DOWNLOAD = Download(
 )  # fmt: skip
 N_VAL = 1_000  # the last training images, held out to watch a run
 _MOST_BYTES = 400 << 20
-_MOST_IMAGES = 100_000
 
 
 def load(data_dir: Path | None = None) -> Dataset:
@@ -48,26 +49,29 @@ def load(data_dir: Path | None = None) -> Dataset:
 
 def read(path: Path) -> Split:
     """One .mat file: X uint8 [32, 32, 3, N] and y [N, 1] in 1…10, where 10 is the digit 0."""
-    from scipy.io import loadmat, whosmat
-
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MOST_BYTES:
             raise DataError(f"{path} has {n_bytes:,} bytes, no file of SVHN's; fetch it again")
-        shapes = {name: shape for name, shape, _ in whosmat(str(path))}
-        n = shapes["X"][3]
-        if shapes["X"] != (32, 32, 3, n) or shapes["y"] != (n, 1) or not 0 < n <= _MOST_IMAGES:
-            raise DataError(f"{path} must hold X [32, 32, 3, N] and y [N, 1], not {shapes}")
-        content = loadmat(str(path), variable_names=["X", "y"])
-        images, labels = content["X"], content["y"].reshape(-1)
-    except DataError:
-        raise
+        content = read_arrays(path.read_bytes(), most_bytes=_MOST_BYTES)
     except FileNotFoundError as e:
         raise DataError(f"{path} is missing; {DOWNLOAD.by_hand(path.parent)}") from e
-    except Exception as e:  # a reader fed with garbage raises almost anything
+    except (OSError, ValueError, zlib.error) as e:
         raise DataError(f"{path} is damaged or no .mat file ({e}); fetch it again") from e
-    if images.dtype != np.uint8 or labels.dtype.kind not in "uif" or len(labels) != n:
-        raise DataError(f"{path} is damaged: X must be uint8 and y numbers; fetch it again")
-    if not np.isin(labels, np.arange(11)).all():
+    shapes = {name: (a.dtype.name, a.shape) for name, a in content.items()}
+    images, labels = content.get("X"), content.get("y")
+    if (
+        images is None
+        or labels is None
+        or images.dtype != np.uint8
+        or images.shape[:-1] != (32, 32, 3)
+        or labels.shape != (images.shape[-1], 1)
+    ):
+        raise DataError(
+            f"{path} must hold X uint8 [32, 32, 3, N] and y [N, 1], not {shapes!s:.120}; "
+            f"fetch it again"
+        )
+    labels = labels.reshape(-1)
+    if not len(labels) or not np.isin(labels, np.arange(11)).all():
         raise DataError(f"{path} is damaged: y must be in 0..10; fetch it again")
     return Split(np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels.astype(np.int64) % 10)
