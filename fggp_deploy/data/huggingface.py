@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def _tables(where: str) -> dict[str, Any]:
         raise MachineError(
             "--data hf:... needs the datasets package; pip install 'fggp-deploy[hf]'"
         ) from e
+    for noisy in ("huggingface_hub", "datasets"):  # their retries are part of one failure
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         on_disk = any((Path(where) / f).is_file() for f in ("dataset_dict.json", "state.json"))
         found = datasets.load_from_disk(where) if on_disk else datasets.load_dataset(where)
