@@ -65,10 +65,30 @@ SplitSeed = Annotated[
     int,
     typer.Option(help="Chooses the tenths held out for val and test where the data have none."),
 ]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the Python of FILE.py:FUNCTION.")
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Network: one that `fggp-deploy models` lists, as resnet20 or torchvision:resnet50, "
+        "or FILE.py:FACTORY, your own function (num_classes, in_channels) -> nn.Module."
+    ),
 ]
-Model = Annotated[str, typer.Option(help="Network: resnet10s2, resnet20, resnet50 or vgg19.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights to start from: a state dict in .safetensors, .pt, .pth, .th or .ckpt, from "
+        "any training code. No code in it is run."
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Published weights of torchvision:NAME or timm:NAME: DEFAULT, a name as "
+        "IMAGENET1K_V1, or the file fetched by hand. Their mean and std are used."
+    ),
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the Python of a FILE.py:FUNCTION.")
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images in a training step.")]
 Lr = Annotated[float, typer.Option(help="Peak learning rate.")]

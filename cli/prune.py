@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,11 +20,10 @@ def prune(
     target: Annotated[
         float, typer.Option(help="Fraction of prunable weights to remove, in (0, 1).")
     ] = Default.target,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Trained network: .safetensors, .pt, .pth, .th. Default: embedded."),
-    ] = None,
+    checkpoint: o.Checkpoint = None,
+    weights: o.Weights = None,
     model: o.Model = Default.model,
+    trust_code: o.TrustCode = False,
     data: o.DataName = Default.data,
     data_dir: o.DataDir = None,
     method: Annotated[str, typer.Option(help="fggp or gmp (magnitude).")] = Default.method,
@@ -55,7 +53,6 @@ def prune(
     workers: o.Workers = None,
     skip_unreadable: o.SkipUnreadable = False,
     split_seed: o.SplitSeed = 0,
-    trust_code: o.TrustCode = False,
     keep_dense: o.KeepDense = None,
     prune_first: o.PruneFirst = False,
     seed: o.Seed = Default.seed,
@@ -70,14 +67,14 @@ def prune(
     metrics. A checkpoint that has zeros already keeps them: pruning goes on from there.
     """
     config = Default(
-        target=target, checkpoint=checkpoint, model=model, data=data, data_dir=data_dir,
-        method=method, epochs=epochs, updates=updates, rate=rate, distill=distill, lr=lr,
-        lr_schedule=lr_schedule, warmup_epochs=warmup_epochs, weight_decay=weight_decay,
-        batch_size=batch_size, mean=o.numbers("--mean", mean), std=o.numbers("--std", std),
-        keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
-        precision=precision, image_size=image_size, resize=resize, augment=augment, flip=flip,
-        stream=stream, workers=workers, skip_unreadable=skip_unreadable, split_seed=split_seed,
-        trust_code=trust_code,
+        target=target, checkpoint=checkpoint, weights=weights, model=model, trust_code=trust_code,
+        data=data, data_dir=data_dir, method=method, epochs=epochs, updates=updates, rate=rate,
+        distill=distill, lr=lr, lr_schedule=lr_schedule, warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay, batch_size=batch_size, mean=o.numbers("--mean", mean),
+        std=o.numbers("--std", std), keep_dense=tuple(keep_dense or ()), prune_first=prune_first,
+        seed=seed, device=device, precision=precision,
+        image_size=image_size, resize=resize, augment=augment, flip=flip, stream=stream,
+        workers=workers, skip_unreadable=skip_unreadable, split_seed=split_seed,
     )  # fmt: skip
     from fggp_deploy.training.prune import prune as run
 

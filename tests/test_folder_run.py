@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,13 +21,6 @@ from fggp_deploy.training.train import train
 from fggp_deploy.verify import accuracy
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import load
-
-
-class Nobody:
-    """Watches nothing."""
-
-    def __getattr__(self, name: str):
-        return quiet
 
 
 def quiet(*_) -> None:
@@ -48,7 +42,7 @@ def shirts(tmp_path_factory) -> Path:
 def test_prune_export_and_measure(tmp_path: Path, shirts: Path):
     config = PruneConfig(data=f"folder:{shirts}", target=0.9, epochs=1, augment="strong",
                          stream=True, workers=0, device="cpu")  # fmt: skip
-    made = prune(config, observer=Nobody(), out=tmp_path / "run")
+    made = prune(config, observer=Mock(), out=tmp_path / "run")
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     n_test = len(split["test"])
     assert 15 <= n_test <= 25
@@ -100,11 +94,11 @@ def test_the_three_commands(program, shirts: Path):
 
 def test_pruning_a_trained_network_keeps_its_split(tmp_path: Path, shirts: Path):
     options = {"data": f"folder:{shirts}", "epochs": 1, "image_size": 8, "device": "cpu"}
-    first = train(TrainConfig(split_seed=3, **options), observer=Nobody(), out=tmp_path / "first")
+    first = train(TrainConfig(split_seed=3, **options), observer=Mock(), out=tmp_path / "first")
     held_out = HeldOut.open(tmp_path / "first" / "split.json")
     assert held_out.seed == 3
     config = PruneConfig(target=0.5, batch_size=32, **options)
-    prune(dataclasses.replace(config, checkpoint=first.checkpoint), observer=Nobody(),
+    prune(dataclasses.replace(config, checkpoint=first.checkpoint), observer=Mock(),
           out=tmp_path / "second")  # fmt: skip
     assert HeldOut.open(tmp_path / "second" / "split.json") == held_out
 
