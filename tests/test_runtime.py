@@ -12,8 +12,12 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.onnx_ops import pack
-from fggp_deploy.runtime import plan as plans
+from fggp_deploy.runtime import cache as disk
+from fggp_deploy.runtime import compiler
+from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
+from fggp_deploy.runtime.plan import DENSE, Choice, Compiled, Plan, choose
 from fggp_deploy.runtime.regions import find, rewrite
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
@@ -184,45 +188,163 @@ def test_a_region_file_still_runs_on_a_stock_runtime(name: str) -> None:
     agree(plain_run(rewritten, x), plain_run(model, x))
 
 
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Instead of timing: what `choose` is to say, and the contenders that it was given."""
+    said: dict[str, Any] = {"choice": Choice("whole", 2.0, 3.0), "contenders": []}
+
+    def instead(contenders: dict[str, Any]) -> Choice:
+        said["contenders"].append(sorted(contenders))
+        for contender in contenders.values():
+            contender()()
+        return said["choice"]
+
+    monkeypatch.setattr(compiler.plans, "choose", instead)
+    return said
+
+
 @needs_library
-def test_the_plan_is_cached(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_compiled_model_is_cached(tmp_path: Path, own_cache: Path, chosen: Any) -> None:
+    path = tmp_path / "m.onnx"
+    model = residual_net()
+    onnx.save(pack(model), path)
+    first = runtime.session(path, threads=1)
+    (kept,) = own_cache.rglob("*.json")
+    assert kept.with_suffix(".onnx").is_file()
+    second = runtime.session(path, threads=1)
+    assert len(chosen["contenders"]) == 1  # the second session planned nothing
+    x = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    for session in (first, second):
+        assert runtime.uses_kernels(session)
+        assert runtime.explain(session).startswith("kernels: 6 layers in 1 region")
+        assert "at least 2.00" in runtime.explain(session)
+        agree(session.run(None, {"x": x}), plain_run(model, x))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "how", ["cut plan", "not a plan", "strange ratio", "other model", "no model", "cut model"]
+)
+def test_a_damaged_cache_is_made_again(
+    how: str, tmp_path: Path, own_cache: Path, chosen: Any
 ) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(residual_net(), path)
     runtime.session(path, threads=1)
-    (cached,) = own_cache.rglob("*.json")
-    first = cached.read_text()
-
-    def fail(*_: Any) -> None:
-        raise AssertionError("a cached plan is not made again")
-
-    monkeypatch.setattr(runtime, "_make_plan", fail)
-    runtime.session(path, threads=1)
-    assert cached.read_text() == first
+    (kept,) = own_cache.rglob("*.json")
+    model = kept.with_suffix(".onnx")
+    if how == "cut plan":
+        kept.write_text(kept.read_text()[:-9])
+    elif how == "not a plan":
+        kept.write_text('{"plan": {"sparse": 1, "reason": []}, "model_sha256": null}')
+    elif how == "strange ratio":
+        kept.write_text(kept.read_text().replace("2.0,", "NaN,"))
+    elif how == "other model":
+        onnx.save(mobile_net(), model)
+    elif how == "no model":
+        model.unlink()
+    else:
+        model.write_bytes(model.read_bytes()[:-9])
+    assert disk.load(kept) is None
+    assert runtime.uses_kernels(runtime.session(path, threads=1))
+    assert disk.load(kept) is not None
 
 
 @needs_library
-def test_a_damaged_cache_is_made_again(tmp_path: Path, own_cache: Path) -> None:
+def test_plans_depend_on_batch_and_threads(tmp_path: Path, own_cache: Path, chosen: Any) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(residual_net(), path)
-    runtime.session(path, threads=1)
-    (cached,) = own_cache.rglob("*.json")
-    cached.write_text('{"sparse": true, "variants": [[')
-    runtime.session(path, threads=1)
-    assert plans.load(cached) is not None
+    for threads, batch in ((1, 1), (2, 1), (1, 8), (1, 1)):
+        runtime.session(path, threads=threads, batch=batch)
+    assert len(list(own_cache.rglob("*.json"))) == 3
 
 
 @needs_library
-def test_dense_where_sparse_does_not_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "ratio_lower_bound", lambda _: 0.99)
+def test_an_unmeasured_plan_is_measured_when_asked(
+    tmp_path: Path, own_cache: Path, chosen: Any
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(residual_net(), path)
+    text = runtime.explain(runtime.session(path, threads=1, measure=False))
+    assert "not measured" in text
+    assert chosen["contenders"] == []
+    runtime.session(path, threads=1)
+    assert len(chosen["contenders"]) == 1
+    assert "at least" in runtime.explain(runtime.session(path, threads=1, measure=False))
+
+
+@needs_library
+def test_old_entries_leave_the_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "KEPT", 2)
+    for i in range(4):
+        disk.save(own_cache / f"{i}.json", Compiled(Plan(True, "r", 2.0), bytes([i])))
+    assert len(list(own_cache.iterdir())) == 4  # two plans and their models
+
+
+@needs_library
+def test_dense_where_sparse_does_not_pay(tmp_path: Path, chosen: Any) -> None:
+    chosen["choice"] = Choice(None, 0.9, 1.1)
     path = tmp_path / "m.onnx"
     model = residual_net()
-    onnx.save(model, path)
-    session = runtime.session(path, threads=1)
-    assert not runtime.uses_kernels(session)
+    onnx.save(pack(model), path)
     x = np.zeros((1, 3, 16, 16), np.float32)
+    for _ in range(2):  # planned, and from the cache
+        session = runtime.session(path, threads=1)
+        assert not runtime.uses_kernels(session)
+        assert runtime.explain(session) == "plain: no faster beyond doubt, ratio 0.90 to 1.10"
+        agree(session.run(None, {"x": x}), plain_run(model, x))
+
+
+@needs_library
+def test_layers_that_lose_are_left_to_onnxruntime(
+    tmp_path: Path, chosen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = residual_net()
+    first = model.graph.node[1].output[0]  # the first Conv with its Relu
+    monkeypatch.setattr(compiler, "leave_to_ort", lambda costs, entering: {first})
+    chosen["choice"] = Choice("cut", 2.0, 3.0)
+    session = runtime.session(model.SerializeToString(), threads=1)
+    assert chosen["contenders"] == [["cut", "dense", "whole"]]
+    assert "5 layers in 1 region" in runtime.explain(session)
+    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
     agree(session.run(None, {"x": x}), plain_run(model, x))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("dense", "only 0% of its weights are zeros"), ("open", "not known: [n, 3, h, 16]")],
+)
+def test_plain_with_a_reason(how: str, reason: str) -> None:
+    b = Builder()
+    y = b.conv("x", 8, 3, density=1.0 if how == "dense" else 0.1)
+    model = b.model(y)
+    if how == "open":
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
+    session = runtime.session(model.SerializeToString(), threads=1)
+    assert not runtime.uses_kernels(session)
+    assert runtime.explain(session).startswith("plain: ")
+    assert reason in runtime.explain(session)
+
+
+def test_explain_a_session_of_somebody_else() -> None:
+    session = ort.InferenceSession(residual_net().SerializeToString())
+    assert runtime.explain(session).startswith("plain: ")
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"threads": -1}, {"tuning_seconds": -1.0}])
+def test_options_out_of_domain(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        runtime.session(b"", **wrong)
+
+
+@pytest.mark.parametrize("what", ["nothing there", "empty", "noise"])
+def test_what_cannot_be_read(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    if what != "nothing there":
+        path.write_bytes(b"" if what == "empty" else bytes(range(256)))
+    with pytest.raises(ModelFileError):
+        runtime.session(path, threads=1)
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +356,76 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         onnx.save(pack(residual_net()), path)
         session = runtime.session(path, threads=1)
         assert not runtime.uses_kernels(session)
+        assert "not built" in runtime.explain(session)
+        with pytest.raises(ModelFileError, match="missing"):
+            runtime.session(tmp_path / "missing.onnx", threads=1)
     finally:
         kernels.load.cache_clear()
 
 
-def test_ratio_lower_bound() -> None:
-    # 25 values: rank floor(12.5 - 4.9) = 7, counted from the smallest.
-    assert plans.ratio_lower_bound(np.arange(25.0)) == 7.0
+def cost(output: str, dense_us: float, kernels_us: float, elements: int) -> LayerCost:
+    return LayerCost(output, "Conv", (), 0.1, 1, dense_us, kernels_us, "–", output, elements)
+
+
+@pytest.mark.parametrize(
+    ("costs", "left"),
+    [
+        ([("a", 100, 50, 100), ("b", 100, 50, 100)], set()),
+        ([("a", 100, 200, 100), ("b", 300, 50, 100)], {"a"}),
+        # a change of layout of 100,000 floats costs 150 µs, more than a's 100 µs less
+        ([("a", 100, 200, 100_000), ("b", 300, 50, 100)], set()),
+        ([("a", 300, 50, 100), ("b", 100, 400, 100), ("c", 300, 50, 100)], {"b"}),
+        ([("a", 100, 200, 100), ("b", 100, 200, 100)], {"a", "b"}),
+    ],
+)
+def test_which_layers_are_left(costs: list[Any], left: set[str]) -> None:
+    assert leave_to_ort([cost(*c) for c in costs], entering=100) == left
+
+
+class Sessions:
+    """Contenders that take a given time a run, session by session, measured without a clock."""
+
+    def __init__(self, **ms: list[float]) -> None:
+        self.ms = {name: iter(values) for name, values in ms.items()}
+        self.opened: list[str] = []
+
+    def choose(self) -> Choice:
+        def opener(name: str) -> Any:
+            def open_session() -> Any:
+                self.opened.append(name)
+                return next(self.ms[name])
+
+            return open_session
+
+        def measure(runs: dict[str, float], **limits: Any) -> dict[str, list[float]]:
+            return {name: [ms] * limits["least"] for name, ms in runs.items()}
+
+        return choose({name: opener(name) for name in self.ms}, measure=measure)
+
+
+def test_faster_in_two_fresh_sessions() -> None:
+    sessions = Sessions(dense=[6.0, 6.0], whole=[3.0, 4.0], cut=[2.0, 4.0])
+    assert sessions.choose() == Choice("cut", 1.5, 3.0)
+    assert sessions.opened == [DENSE, "whole", "cut", DENSE, "cut"]
+
+
+@pytest.mark.parametrize("second", [1.0, 0.9])
+def test_faster_only_in_one_session(second: float) -> None:
+    found = Sessions(dense=[2.0, second], whole=[1.0, 1.0]).choose()
+    assert found == Choice(None, second, second)
+
+
+def test_more_rounds_while_the_interval_holds_one() -> None:
+    asked: list[bool] = []
+
+    def measure(runs: Any, *, enough: Any, **_: Any) -> dict[str, list[float]]:
+        even = [1.1, 0.9] * 3
+        asked.append(enough({DENSE: even, "whole": [1.0] * 6}))
+        asked.append(enough({DENSE: [*even, 1.1], "whole": [1.0] * 7}))
+        asked.append(enough({DENSE: [1.1] * 6, "whole": [1.0] * 6}))
+        asked.append(enough({DENSE: [0.9] * 6, "whole": [1.0] * 6}))
+        return {DENSE: even, "whole": [1.0] * 6}
+
+    contenders = {DENSE: lambda: None, "whole": lambda: None}
+    assert choose(contenders, measure=measure).name is None
+    assert asked == [False, False, True, True]

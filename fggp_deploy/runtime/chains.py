@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,13 +71,16 @@ class Graph:
         return readers[0] if len(readers) == 1 and value not in self.kept else None
 
 
-def find_regions(graph: GraphProto, shapes: dict[str, list[int]]) -> list[Region]:
+def find_regions(
+    graph: GraphProto, shapes: dict[str, list[int]], *, without: Collection[str] = ()
+) -> list[Region]:
     """The regions of a topologically sorted graph of standard operators, in order.
 
-    `shapes` holds what is known of the values' shapes, 0 for a dimension that is not.
+    `shapes` holds what is known of the values' shapes, 0 for a dimension that is not. Layers whose
+    output is in `without` are left alone.
     """
     g = Graph(graph, shapes)
-    layers, owner = _match_layers(g)
+    layers, owner = _match_layers(g, without)
     stage: dict[str, tuple[int, bool]] = {}  # value -> stage, made by a layer
     regions: dict[int, Region] = {}
     done: set[int] = set()
@@ -112,7 +116,7 @@ def _find_borders(region: Region, g: Graph) -> None:
             region.outputs.append(layer.output)
 
 
-def _match_layers(g: Graph) -> tuple[list[Layer], dict[str, int]]:
+def _match_layers(g: Graph, without: Collection[str]) -> tuple[list[Layer], dict[str, int]]:
     layers: list[Layer] = []
     owner: dict[str, int] = {}
     position = {name: i for i, node in enumerate(g.proto.node) for name in node.output}
@@ -125,6 +129,8 @@ def _match_layers(g: Graph) -> tuple[list[Layer], dict[str, int]]:
             continue
         if node.op_type == "Conv":
             _extend(layer, g, position, owner)
+        if layer.output in without:
+            continue
         for n in layer.nodes:
             owner[n.output[0]] = len(layers)
         layers.append(layer)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
@@ -127,7 +126,9 @@ def verify(
     packed = SparseModel.open(model_path)
     reference = find_reference(packed, reference)
     gates.require(data=data is not None, reference=reference is not None)
-    subject = gather(packed, reference=reference, data=data, threads=threads)
+    subject = gather(
+        packed, reference=reference, data=data, threads=threads, batch=batch, progress=progress
+    )
 
     progress("parity", 0, 1)
     tested = self_test(subject)
@@ -197,7 +198,9 @@ def _time(
         return lambda: load(name, files[name], threads=threads).runner(x)
 
     def open_on_kernels() -> Run:
-        network = load_on_kernels(KERNELS, subject.packed.runnable(), threads=threads)
+        network, _ = load_on_kernels(
+            KERNELS, subject.packed.runnable(), threads=threads, batch=batch
+        )
         if network is None:
             raise ModelFileError(f"{subject.packed.path.name} ran on the kernels and now does not")
         return network.runner(x)
@@ -254,8 +257,7 @@ def _notes(subject: Subject) -> tuple[str, ...]:
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
     if subject.kernels is None:
-        lost = kernels.library_path() is None
-        why = kernels.status().text if lost else "plain onnxruntime is as fast here"
+        why = subject.speed.removeprefix("plain: ")
         notes.append(f"The sparse kernels were not used: {why}.")
     if subject.packed.metadata.selftest is None:
         notes.append("The file brings no self-test, so no recorded logits were checked.")

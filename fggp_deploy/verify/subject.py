@@ -29,7 +29,7 @@ class Subject:
     """A model file with its network, and where they are there the dense parent's and the data.
 
     `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
-    same model on the sparse kernels, None where they are missing or no faster.
+    same model on the sparse kernels, None where they are missing or no faster; `speed` says why.
     """
 
     packed: SparseModel
@@ -38,10 +38,17 @@ class Subject:
     parent: Network | None
     data: Dataset | None
     kernels: Network | None = None
+    speed: str = ""
 
 
 def gather(
-    packed: SparseModel, *, reference: Path | None, data: Dataset | None, threads: int
+    packed: SparseModel,
+    *,
+    reference: Path | None,
+    data: Dataset | None,
+    threads: int,
+    batch: int = 1,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Subject:
     """Load both networks and check that everything fits.
 
@@ -60,8 +67,14 @@ def gather(
                 f"{network.name} gives {n} logits but {packed.path.name} names "
                 f"{len(meta.classes)} classes; they do not belong together, export again"
             )
-    fast = load_on_kernels(f"{packed.path.name} on the kernels", packed.runnable(), threads=threads)
-    return Subject(packed, model, reference, parent, data, fast)
+    fast, speed = load_on_kernels(
+        f"{packed.path.name} on the kernels",
+        packed.runnable(),
+        threads=threads,
+        batch=batch,
+        progress=progress,
+    )
+    return Subject(packed, model, reference, parent, data, fast, speed)
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
