@@ -10,6 +10,7 @@ import typer
 
 import fggp_deploy
 
+from .bench import bench
 from .demo import demo
 from .doctor import doctor
 from .export import export
@@ -45,7 +46,7 @@ def main(
     """
 
 
-for command in (prune, export, verify, inspect, train, demo, doctor):
+for command in (prune, export, verify, bench, inspect, train, demo, doctor):
     app.command()(command)
 
 

@@ -403,8 +403,8 @@ def test_kernels_are_a_third_contender(folder: Path, quick, monkeypatch):
         session = runtime.session(model, threads=threads, measure=False, cache=False)
         return Network(name, session), runtime.explain(session)
 
-    monkeypatch.setattr(subject, "load_on_kernels", forced)
-    monkeypatch.setattr(report, "load_on_kernels", forced)
+    monkeypatch.setattr(subject, "open_by_runtime", forced)
+    monkeypatch.setattr(report, "open_by_runtime", forced)
     found = quick(folder / "model.onnx", data=dataset())
     assert set(found.latency.timings) == {"model", "reference", "kernels"}
     assert set(found.latency.speedups) == {"model", "kernels"}

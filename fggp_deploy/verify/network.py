@@ -87,21 +87,20 @@ def load(name: str, model: bytes | Path, *, threads: int) -> Network:
     return Network(name, session)
 
 
-def load_on_kernels(
+def open_by_runtime(
     name: str,
-    model: bytes,
+    model: bytes | Path,
     *,
     threads: int,
     batch: int = 1,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> tuple[Network | None, str]:
-    """Start a session on the sparse kernels, or None where they are missing or plain is as fast.
+) -> tuple[Network, str]:
+    """Start `runtime.session`, on the kernels where they are faster, and what it says of itself.
 
-    The text is why, as `runtime.explain` gives it. The first time for a model and a machine this
-    plans for some seconds, for `batch` images at once; the plan is cached.
+    The first time for a model and a machine this plans for some seconds, for `batch` images at
+    once; the plan is cached.
     """
     session = runtime.session(
         model, threads=threads, batch=batch, config=SESSION_CONFIG, progress=progress
     )
-    found = Network(name, session) if runtime.uses_kernels(session) else None
-    return found, runtime.explain(session)
+    return Network(name, session), runtime.explain(session)
