@@ -1,4 +1,4 @@
-"""VGG-19 and ResNet-50 with random sparse weights, as plain ONNX graphs (no torch needed)."""
+"""VGG-19, ResNet-50 and MobileNet-V2 with random sparse weights, as ONNX graphs (no torch)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Weight:
     name: str
     shape: tuple[int, ...]
     gain: float
+    prunable: bool = True
     density: float = 1.0
 
 
@@ -36,10 +37,20 @@ class Net:
         self.shapes[name] = shape
         return name
 
-    def conv(self, x: str, channels: int, kernel: int, *, stride: int = 1, gain: float = 2) -> str:
+    def conv(
+        self,
+        x: str,
+        channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        gain: float = 2,
+        group: int = 1,
+    ) -> str:
         cin, size = self.shapes[x]
         weight = f"w{len(self.weights)}"
-        self.weights.append(Weight(weight, (channels, cin, kernel, kernel), gain))
+        shape = (channels, cin // group, kernel, kernel)
+        self.weights.append(Weight(weight, shape, gain, prunable=group == 1))
         return self._add(
             "Conv",
             [x, weight, f"{weight}.bias"],
@@ -47,7 +58,11 @@ class Net:
             kernel_shape=[kernel] * 2,
             strides=[stride] * 2,
             pads=[kernel // 2] * 4,
+            group=group,
         )
+
+    def relu6(self, x: str) -> str:
+        return self._add("Clip", [x, "zero", "six"], self.shapes[x])
 
     def relu(self, x: str) -> str:
         return self._add("Relu", [x], self.shapes[x])
@@ -95,17 +110,37 @@ def resnet50(size: int) -> Net:
     return net
 
 
+def mobilenet_v2() -> Net:
+    net = Net(224)
+    x = net.relu6(net.conv("x", 32, 3, stride=2))
+    plan = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2))
+    for expansion, width, blocks, first in (*plan, (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):
+        for block in range(blocks):
+            stride = 1 if block else first
+            skip, hidden = x, net.shapes[x][0] * expansion
+            y = net.relu6(net.conv(x, hidden, 1)) if expansion > 1 else x
+            y = net.relu6(net.conv(y, hidden, 3, stride=stride, group=hidden))
+            x = net.conv(y, width, 1, gain=1)
+            x = net.add(x, skip) if block else x
+    net.classify(net.relu6(net.conv(x, 1280, 1)), 1000)
+    return net
+
+
 def set_densities(net: Net, sparsity: float, mask: str) -> None:
-    """`uniform`: all layers but the first alike; `erk`: Erdős–Rényi kernel."""
-    sizes = {w.name: math.prod(w.shape) for w in net.weights}
+    """`uniform`: all layers but the first alike; `erk`: Erdős–Rényi kernel.
+
+    Depthwise weights are not pruned and not counted.
+    """
+    weights = [w for w in net.weights if w.prunable]
+    sizes = {w.name: math.prod(w.shape) for w in weights}
     budget = (1 - sparsity) * sum(sizes.values())
     if mask == "uniform":
-        first, *rest = net.weights
+        first, *rest = weights
         share = (budget - sizes[first.name]) / sum(sizes[w.name] for w in rest)
         for w in rest:
             w.density = share
         return
-    raw = {w.name: sum(w.shape) / sizes[w.name] for w in net.weights}
+    raw = {w.name: sum(w.shape) / sizes[w.name] for w in weights}
     dense: set[str] = set()
     while True:
         open_ = [n for n in raw if n not in dense]
@@ -115,14 +150,16 @@ def set_densities(net: Net, sparsity: float, mask: str) -> None:
         if not too_dense:
             break
         dense.add(max(too_dense, key=lambda n: raw[n]))
-    for w in net.weights:
+    for w in weights:
         w.density = 1.0 if w.name in dense else raw[w.name] * scale
 
 
-def to_onnx(net: Net, *, batch: int, seed: int = 0) -> ModelProto:
+def to_onnx(net: Net, *, batch: int | str, seed: int = 0) -> ModelProto:
     """The network with exactly density * size non-zeros in each layer, at random places."""
     rng = np.random.default_rng(seed)
-    tensors = []
+    read = {name for node in net.nodes for name in node.input}
+    limits = {"zero": np.array(0, np.float32), "six": np.array(6, np.float32)}
+    tensors = [numpy_helper.from_array(v, n) for n, v in limits.items() if n in read]
     for w in net.weights:
         size = math.prod(w.shape)
         n = max(1, round(w.density * size))
@@ -143,4 +180,5 @@ NETWORKS = {
     "vgg19-32": vgg19,
     "resnet50-32": lambda: resnet50(32),
     "resnet50-224": lambda: resnet50(224),
+    "mobilenet-v2-224": mobilenet_v2,
 }
