@@ -12,7 +12,7 @@ memory    peak resident memory of fresh processes, plan cached.
 
 All contenders of a row run interleaved, each in ten fresh sessions; a figure is the median of the
 sessions' ratios of medians with its 95% bootstrap interval over the sessions. Outputs are compared
-with dense to 1e-5 of the largest. Writes benchmarks/results/kernels.json.
+with dense to 1e-5 of the largest. Writes benchmarks/results/kernels-<isa>.json.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from fggp_deploy.verify.latency import N_SESSIONS, Milliseconds, measure, speedu
 from fggp_deploy.verify.network import SESSION_CONFIG
 from fggp_deploy.verify.process import measure_processes
 
-RESULTS = Path(__file__).parent / "results" / "kernels.json"
+RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("speed", "variants", "creation", "memory")
 TOLERANCE = 1e-5
 PLANNED_SECONDS = 15.0
@@ -249,7 +249,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rows, sessions and seconds")
     parser.add_argument("--seconds", type=float, help="for each row (6; quick: 2)")
     parser.add_argument("--sessions", type=int, help=f"of each contender ({N_SESSIONS}; quick: 6)")
-    parser.add_argument("--output", type=Path, help=f"default: {RESULTS.name}; quick: nothing")
+    parser.add_argument("--output", type=Path, help="default: in results/; quick: nothing")
     options = parser.parse_args()
     options.seconds = options.seconds or (2.0 if options.quick else 6.0)
     options.sessions = options.sessions or (6 if options.quick else N_SESSIONS)
@@ -275,7 +275,9 @@ def main() -> int:
                 report[section].append(RUN[section](files, options))
                 files.dense.unlink()
     report["load_average_after"] = load()
-    output = options.output or (None if options.quick else RESULTS)
+    output = options.output or (
+        None if options.quick else RESULTS / f"kernels-{report['isa']}.json"
+    )
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(report, indent=2) + "\n")

@@ -170,7 +170,7 @@ def test_without_its_data_inputs_are_random(tmp_path: Path) -> None:
 
 @needs_library
 def test_wrong_answers_are_an_error(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "_max_rel", lambda got, want: 2e-5)
+    monkeypatch.setattr(report, "largest_difference", lambda got, want: 2e-5)
     with pytest.raises(ModelFileError, match=r"packed and dense outputs differ by 2\.0e-05"):
         bench(packed, int8=False, **BRIEF)
 

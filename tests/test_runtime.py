@@ -20,6 +20,7 @@ from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
 from fggp_deploy.runtime.plan import DENSE, Choice, Compiled, Plan, choose
 from fggp_deploy.runtime.regions import find, rewrite
+from fggp_deploy.runtime.sessions import largest_difference
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 
@@ -240,6 +241,21 @@ def test_plain_with_a_reason(how: str, reason: str) -> None:
     assert not runtime.uses_kernels(session)
     assert runtime.explain(session).startswith("plain: ")
     assert reason in runtime.explain(session)
+
+
+@needs_library
+def test_wrong_answers_are_never_chosen(monkeypatch: pytest.MonkeyPatch, chosen: Any) -> None:
+    monkeypatch.setattr(compiler, "largest_difference", lambda got, want: 2e-4)
+    session = runtime.session(residual_net().SerializeToString(), threads=1)
+    assert not runtime.uses_kernels(session)
+    assert "differ by 2.0e-04" in runtime.explain(session)
+
+
+def test_largest_difference() -> None:
+    want = [np.array([1.0, -4.0]), np.zeros(2)]
+    assert largest_difference([np.array([1.0, -3.0]), np.zeros(2)], want) == 0.25
+    assert largest_difference([want[0], np.array([0.0, 0.5])], want) == 0.5
+    assert np.isnan(largest_difference([np.array([np.nan, -4.0]), np.zeros(2)], want))
 
 
 def test_explain_a_session_of_somebody_else() -> None:

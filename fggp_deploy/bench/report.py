@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.provenance import Provenance
@@ -24,7 +23,7 @@ from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.costs import LayerCost
-from fggp_deploy.runtime.sessions import Options, brief
+from fggp_deploy.runtime.sessions import Options, largest_difference, run
 from fggp_deploy.timing import Run
 from fggp_deploy.verify.accuracy import Proportion, proportion
 from fggp_deploy.verify.latency import N_SESSIONS, Speedup, Timing, measure, speedup, timing
@@ -214,11 +213,11 @@ def _setting(
     plan = ""
     for c in rivals:
         session = c.open(threads, batch)
-        outputs[c.name] = _run(session, feeds, f"{subject.path.name} ({c.name})")
+        outputs[c.name] = run(session, feeds, f"{subject.path.name} ({c.name})")
         if c.name == KERNELS:
             plan = runtime.explain(session)
         del session
-    differs = {name: _max_rel(y, outputs[DENSE]) for name, y in outputs.items()}
+    differs = {name: largest_difference(y, outputs[DENSE]) for name, y in outputs.items()}
     for name in (PACKED, KERNELS):
         if not differs.get(name, 0.0) <= TOLERANCE:
             raise ModelFileError(
@@ -249,22 +248,6 @@ def _setting(
         for name, ms in samples.items()
     ]
     return cells, plan
-
-
-def _run(session: ort.InferenceSession, feeds: dict[str, Any], name: str) -> list[Any]:
-    try:
-        return [np.asarray(y) for y in session.run(None, feeds)]
-    except Exception as e:  # onnxruntime's exceptions have no common base
-        raise ModelFileError(f"{name} does not run: {brief(e)}") from e
-
-
-def _max_rel(got: list[Any], want: list[Any]) -> float:
-    """Largest difference over the largest value, over all outputs."""
-    worst = 0.0
-    for g, w in zip(got, want, strict=True):
-        largest = float(np.abs(w).max(initial=0.0)) or 1.0
-        worst = max(worst, float(np.abs(g - w).max(initial=0.0)) / largest)
-    return worst
 
 
 def _top1(subject: Subject, rivals: Sequence[Contender], threads: int) -> dict[str, Scored]:

@@ -16,7 +16,7 @@ import numpy as np
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.chains import Layer
 from fggp_deploy.runtime.regions import BuiltRegion, Shapes
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import Options, run
 
 DENSE_RUNS, KERNEL_RUNS = 5, 11
 # Changing to the kernels' layout, or back, reads and writes each value once, and so does ONNX
@@ -62,7 +62,7 @@ def dense_costs(
     with tempfile.TemporaryDirectory(prefix="fggp-profile-") as folder:
         session = Options(1).open(model, profile=Path(folder) / "profile")
         for _ in range(DENSE_RUNS):
-            session.run(None, feeds)
+            run(session, feeds, "the model")
         events = json.loads(Path(session.end_profiling()).read_text())
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 
+Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
 MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 
@@ -65,6 +69,23 @@ class Options:
             return ort.InferenceSession(source, options, providers=PROVIDERS)
         except Exception as e:  # onnxruntime's exceptions have no common base
             raise ModelFileError(f"onnxruntime cannot load {name}: {brief(e)}") from e
+
+
+def run(session: ort.InferenceSession, feeds: Mapping[str, Any], name: str) -> list[Array]:
+    """All outputs; raises ModelFileError where the model does not run on these inputs."""
+    try:
+        return [np.asarray(y) for y in session.run(None, dict(feeds))]
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        raise ModelFileError(f"{name} does not run: {brief(e)}") from e
+
+
+def largest_difference(got: Sequence[Array], want: Sequence[Array]) -> float:
+    """The largest difference of any output over its largest value; NaN where one holds NaN."""
+    worst = [0.0]
+    for g, w in zip(got, want, strict=True):
+        largest = np.abs(w).max(initial=0.0) or 1.0
+        worst.append(float(np.abs(g - w).max(initial=0.0) / largest))
+    return float(np.max(worst))
 
 
 def brief(e: Exception, *, limit: int = 160) -> str:
