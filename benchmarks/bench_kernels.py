@@ -237,7 +237,8 @@ def plan(section: str, quick: bool) -> list[tuple[str, str, float]]:
             (("erk",), (0.9, 0.98)) if quick else (("erk", "uniform"), (0.9, 0.95, 0.98))
         )
         rows = [(n, m, s) for n in networks for m in masks for s in sparsities]
-        return [*rows, ("mobilenet-v2-224", "uniform", 0.9)]
+        mobile = ("mobilenetv2-32",) if quick else ("mobilenetv2-32", "mobilenetv2-224")
+        return rows + [(n, "uniform", 0.9) for n in mobile]
     if section == "variants":
         return [(n, "erk", s) for n in networks for s in (0.9, 0.98)]
     return [(n, "erk", 0.98) for n in BIG[:2]]

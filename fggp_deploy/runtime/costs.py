@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.chains import Layer
+from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.regions import BuiltRegion, Shapes
 from fggp_deploy.runtime.sessions import Options, run
 

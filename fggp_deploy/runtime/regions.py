@@ -17,7 +17,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import program as p
 from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
 from fggp_deploy.packing import to_gaps
-from fggp_deploy.runtime.chains import Layer, Region, find_regions
+from fggp_deploy.runtime.chains import Region, find_regions
+from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.sessions import MARK
 
 Array = npt.NDArray[Any]
@@ -68,10 +69,10 @@ Shapes = dict[str, list[int]]
 
 
 def value_shapes(model: ModelProto) -> Shapes:
-    """What is known of the shapes of a model's values; 0 for a dimension that is not."""
+    """What is known of the shapes of float values but constants; 0 for an unknown dimension."""
     inferred = onnx.shape_inference.infer_shapes(_without_weights(model))
-    known = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-    return {v.name: _shape(v) for v in known}
+    known = [*inferred.graph.value_info, *model.graph.input, *inferred.graph.output]
+    return {v.name: _shape(v) for v in known if _is_float(v)}
 
 
 def _without_weights(model: ModelProto) -> ModelProto:
@@ -108,6 +109,10 @@ def find(
     return built
 
 
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
+
+
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
     return [int(d.dim_value) for d in value.type.tensor_type.shape.dim]
 
@@ -125,9 +130,6 @@ def _build(name: str, region: Region, shapes: dict[str, list[int]]) -> BuiltRegi
                 constants += _packed(layer, extra)
             if len(layer.inputs) > 1:
                 extra["residual"] = numbers[layer.inputs[1]]
-            if extra["op"] in (p.MAX_POOL, p.AVERAGE_POOL):
-                channels = shapes.get(layer.inputs[0], [0, 0])[1]
-                extra |= {"cout": channels, "cin": channels}
             steps.append(p.Step(input=source, **extra))
             source = len(region.inputs) + len(steps) - 1
         numbers[layer.output] = source
@@ -245,12 +247,11 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
     embedded: set[str] = set()
     step = 0
     for layer in b.region.layers:
-        for node in layer.nodes:
+        if layer.weight is not None:
+            body.append(_weighted(layer, b.steps[step], names))
+        for node in layer.nodes[layer.n_weighted :]:
             copy = NodeProto()
             copy.CopyFrom(node)
-            if node.output[0] == layer.nodes[0].output[0] and layer.weight is not None:
-                body.append(_weighted(layer, b.steps[step], names))
-                continue
             for name in node.input:
                 if name in known and name not in embedded:
                     embedded.add(name)
@@ -273,10 +274,9 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
 
 
 def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
-    original = layer.nodes[0]
     first, sparse = step.constant, step.weights == p.GAPS
-    inputs = [original.input[0], *names[first : first + (3 if sparse else 2)]]
-    outputs = [original.output[0]]
+    inputs = [layer.inputs[0], *names[first : first + (3 if sparse else 2)]]
+    outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
     assert layer.weight is not None
     window: dict[str, Any] = {
         "pads": list(step.pads),
