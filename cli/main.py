@@ -11,6 +11,7 @@ import typer
 
 import fggp_deploy
 
+from .bench import bench
 from .compare import compare
 from .demo import demo
 from .doctor import doctor
@@ -51,7 +52,8 @@ def main(
 
 
 COMMANDS = (
-    prune, export, verify, compare, sensitivity, explain, inspect, models, train, demo, doctor,
+    prune, export, verify, compare, sensitivity, explain, bench, inspect, models, train, demo,
+    doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

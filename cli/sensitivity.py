@@ -47,13 +47,12 @@ def sensitivity(
 
     On the held-out images, never on the test images; needs no torch and trains nothing.
     """
-    from fggp_deploy import data as datasets
     from fggp_deploy.artifacts.sparse_model import SparseModel
-    from fggp_deploy.data.types import Split
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.files import write_atomic
     from fggp_deploy.folder import REFERENCE, newest
     from fggp_deploy.verify.html import html
+    from fggp_deploy.verify.material import images_for
     from fggp_deploy.verify.sensitivity import page
     from fggp_deploy.verify.sensitivity import sensitivity as run
     from fggp_deploy.verify.subject import check_data
@@ -65,16 +64,15 @@ def sensitivity(
     if path.is_dir() and path.suffix != ".csr":
         path = path / REFERENCE
     packed = SparseModel.open(path)
-    name = data or packed.metadata.data
-    if name is None:
-        raise ConfigError(f"{path} does not say what data it was made with; give --data")
     if images is not None and images < 1:
         raise ConfigError(f"--images must be at least 1, got {images}")
-    loaded = datasets.load(name, data_dir)
-    check_data(packed, loaded)
-    val = Split(loaded.val.images[:images], loaded.val.labels[:images])
     levels = o.numbers("--sparsities", sparsities) or ()
     with working("pruning one layer at a time") as progress:
+        loaded = images_for(path, data, data_dir, parts=("val",), progress=progress)
+        if loaded is None:
+            raise ConfigError(f"{path} does not say what data it was made with; give --data")
+        check_data(packed, loaded)
+        val = loaded.val if images is None else loaded.val.first(images)
         found = run(
             packed, val, data=loaded.name, sparsities=levels, tolerance_points=tolerance,
             budget=budget, threads=threads, progress=progress,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.data.types import Labels, Preprocessing, Split
+from fggp_deploy.data.types import Labels, Part, Preprocessing
 from fggp_deploy.errors import DataError
 from fggp_deploy.verify.calibration import Calibration, calibration
 from fggp_deploy.verify.classes import ClassChange, by_class
@@ -76,7 +76,7 @@ class Accuracy:
 
 def logits(
     network: Network,
-    split: Split,
+    split: Part,
     preprocessing: Preprocessing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Floats:
@@ -90,7 +90,7 @@ def logits(
     batch = min(MAX_BATCH, max(1, BATCH_BYTES // (4 * math.prod(preprocessing.input_shape))))
     parts = []
     for i in range(0, len(split), batch):
-        parts.append(network.logits(preprocessing(split.images[i : i + batch])))
+        parts.append(network.logits(preprocessing(split.read(slice(i, i + batch)))))
         progress(min(i + batch, len(split)), len(split))
     return np.concatenate(parts)
 
@@ -133,7 +133,7 @@ def paired(y: Floats, reference: Floats, labels: Labels) -> Paired:
 
 
 def accuracy(
-    y: Floats, reference: Floats | None, split: Split, *, data: str, classes: Sequence[str]
+    y: Floats, reference: Floats | None, split: Part, *, data: str, classes: Sequence[str]
 ) -> Accuracy:
     """Everything that is told about logits y [N, classes] on the test split of a data set."""
     both = {"model": y} if reference is None else {"model": y, "reference": reference}

@@ -37,8 +37,8 @@ class File:
 class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
-    `latency` and `processes` are keyed "model" (on stock onnxruntime) and "reference", latency
-    also "kernels" where the model runs on them: then the gates on latency judge those. `parity` is
+    `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
+    model runs on them, "kernels": then the gates on latency judge those. `parity` is
     packed against dense by inputs, `kernels_parity` kernels against stock on the test images;
     `mismatch` is the first layer that differs where one of these or the self-test fails. `load` is
     what else ran while latency was measured, `history` the curves of the run that lies beside the

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.data.types import Preprocessing, Split
+from fggp_deploy.data.types import Part, Preprocessing, Split
 from fggp_deploy.verify import accuracy
 from fggp_deploy.verify.network import Network
 from fggp_deploy.verify.proportions import Proportion, holm, mcnemar, proportion
@@ -18,6 +18,14 @@ MAX_IMAGES, MIN_IMAGES = 512, 64
 MAX_PIXELS = 512 * 32 * 32  # larger images, fewer of them
 MAX_GAIN_POINTS = 1.0
 ALPHA = 0.001
+_USUAL: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
+    1: {"no mean and std at all": ((0.0,), (1.0,)), "mean and std 0.5": ((0.5,), (0.5,))},
+    3: {
+        "no mean and std at all": ((0.0,) * 3, (1.0,) * 3),
+        "mean and std 0.5": ((0.5,) * 3, (0.5,) * 3),
+        "the mean and std of ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    },
+}
 REVERSED = "the channels in reverse order (RGB and BGR swapped)"
 
 
@@ -43,14 +51,15 @@ class InputCheck:
 
 
 def check_inputs(
-    network: Network, split: Split, given: Preprocessing, others: Mapping[str, Preprocessing]
+    network: Network, split: Part, given: Preprocessing, others: Mapping[str, Preprocessing]
 ) -> InputCheck:
     """Compare the preprocessing `given` with `others` by name and with the common mistakes.
 
     Those equal to `given` are not tried. Raises DataError for an empty split.
     """
     n = int(np.clip(MAX_PIXELS // (given.height * given.width), MIN_IMAGES, MAX_IMAGES))
-    some = Split(split.images[:n], split.labels[:n])
+    n = min(n, len(split))
+    some = Split(split.read(slice(0, n)), split.labels[:n])
 
     def right(images: Split, preprocessing: Preprocessing) -> npt.NDArray[np.bool_]:
         return accuracy.hits(accuracy.logits(network, images, preprocessing), images.labels, 1)
@@ -80,9 +89,12 @@ def _alternatives(
     given: Preprocessing, others: Mapping[str, Preprocessing]
 ) -> dict[str, Preprocessing]:
     """By name; of two equal ones the first."""
-    plain = dataclasses.replace(given, mean=(0.0,) * given.channels, std=(1.0,) * given.channels)
+    usual = {
+        name: dataclasses.replace(given, mean=mean, std=std)
+        for name, (mean, std) in _USUAL.get(given.channels, {}).items()
+    }
     ways: dict[str, Preprocessing] = {}
-    for name, way in {**others, "no mean and std at all": plain}.items():
+    for name, way in {**others, **usual}.items():
         if way.input_shape == given.input_shape and way not in ways.values():
             ways[name] = way
     return ways

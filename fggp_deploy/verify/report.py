@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fggp_deploy import runtime
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import SparseModel
@@ -37,7 +38,7 @@ from fggp_deploy.verify.latency import Latency, Run, latency, measure
 from fggp_deploy.verify.localise import layers_by_node
 from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG, Floats, load_on_kernels
+from fggp_deploy.verify.network import SESSION_CONFIG, Floats, open_by_runtime
 from fggp_deploy.verify.network import load as load_network
 from fggp_deploy.verify.process import Cost, measure_processes
 from fggp_deploy.verify.profile import LayerTime, profile
@@ -107,7 +108,9 @@ def verify(
         )
     if robustness is not None and robustness not in EXTENTS:
         raise UnknownName("robustness", robustness, EXTENTS)
-    subject = gather(packed, reference=reference, data=data, threads=threads)
+    subject = gather(
+        packed, reference=reference, data=data, threads=threads, batch=batch, progress=progress
+    )
 
     progress("parity", 0, 1)
     tested = self_test(subject)
@@ -198,9 +201,12 @@ def _time(
         return lambda: load_network(name, files[name], threads=threads).runner(x)
 
     def open_on_kernels() -> Run:
-        network = load_on_kernels(KERNELS, subject.packed.runnable(), threads=threads)
-        if network is None:
-            raise ModelFileError(f"{subject.packed.path.name} ran on the kernels and now does not")
+        content = subject.packed.runnable()
+        network, speed = open_by_runtime(KERNELS, content, threads=threads, batch=batch)
+        if not runtime.uses_kernels(network.session):
+            raise ModelFileError(
+                f"{subject.packed.path.name} ran on the kernels and now is {speed}"
+            )
         return network.runner(x)
 
     contenders = {name: opener(name) for name in files}
@@ -233,12 +239,15 @@ def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -
         copy = Path(folder) / "model.onnx"  # a CSR folder is not a file that onnxruntime loads
         write_atomic(copy, packed.runnable())
         paths = {MODEL: copy}
+        if subject.kernels is not None:
+            paths[KERNELS] = copy
         if subject.reference is not None:
             paths[REFERENCE] = subject.reference
         return measure_processes(
             paths,
             input_shape=(batch, *packed.metadata.preprocessing.input_shape),
             threads=threads,
+            on_kernels=[KERNELS],
             progress=partial(progress, "load time and memory"),
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fggp_deploy.data.types import Preprocessing, Split
+from fggp_deploy.data.types import Part, Preprocessing, Split
 from fggp_deploy.errors import UnknownName
 from fggp_deploy.verify import accuracy, corruptions
 from fggp_deploy.verify.network import Floats, Network
@@ -102,7 +102,7 @@ class Robustness:
 def robustness(
     model: Network,
     reference: Network,
-    split: Split,
+    split: Part,
     preprocessing: Preprocessing,
     *,
     extent: str,
@@ -116,7 +116,8 @@ def robustness(
     if extent not in EXTENTS:
         raise UnknownName("robustness", extent, EXTENTS)
     size = EXTENTS[extent]
-    some = Split(split.images[: size.n], split.labels[: size.n])
+    n = min(size.n, len(split))
+    some = Split(split.read(slice(0, n)), split.labels[:n])
     kinds = corruptions.kinds(some.images.shape[-1])
     total = len(EPSILONS) + len(kinds) * len(size.severities)
     levels = []

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data.types import Split
+from fggp_deploy.data.types import Part
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.onnx_unpacking import layer_name, reading
 from fggp_deploy.verify import accuracy, words
@@ -74,7 +74,7 @@ class Sensitivity:
 
 def sensitivity(
     packed: SparseModel,
-    split: Split,
+    split: Part,
     *,
     data: str,
     sparsities: Sequence[float] = (0.5, 0.8, 0.9, 0.95),

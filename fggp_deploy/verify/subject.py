@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from fggp_deploy import kernels
+from fggp_deploy import runtime
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data.types import Dataset, Preprocessing, Split
+from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.onnx_unpacking import reading
@@ -23,7 +23,7 @@ from fggp_deploy.verify.localise import (
     first_difference,
     first_difference_on_kernels,
 )
-from fggp_deploy.verify.network import Floats, Network, load, load_on_kernels
+from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime
 from fggp_deploy.verify.robustness import Robustness, robustness
 
 N_PROBES = 8  # random inputs where the file brings no self-test
@@ -44,7 +44,7 @@ class Subject:
     """A model file with its network, and where they are there the dense parent's and the data.
 
     `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
-    same model on the sparse kernels, None where they are missing or no faster.
+    same model on the sparse kernels, None where they are missing or no faster; `speed` says why.
     """
 
     packed: SparseModel
@@ -53,10 +53,17 @@ class Subject:
     parent: Network | None
     data: Dataset | None
     kernels: Network | None = None
+    speed: str = ""
 
 
 def gather(
-    packed: SparseModel, *, reference: Path | None, data: Dataset | None, threads: int
+    packed: SparseModel,
+    *,
+    reference: Path | None,
+    data: Dataset | None,
+    threads: int,
+    batch: int = 1,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Subject:
     """Load both networks and check that everything fits.
 
@@ -75,8 +82,15 @@ def gather(
                 f"{network.name} gives {n} logits but {packed.path.name} names "
                 f"{len(meta.classes)} classes; they do not belong together, export again"
             )
-    fast = load_on_kernels(f"{packed.path.name} on the kernels", packed.runnable(), threads=threads)
-    return Subject(packed, model, reference, parent, data, fast)
+    fast, speed = open_by_runtime(
+        f"{packed.path.name} on the kernels",
+        packed.runnable(),
+        threads=threads,
+        batch=batch,
+        progress=progress,
+    )
+    on_kernels = fast if runtime.uses_kernels(fast.session) else None
+    return Subject(packed, model, reference, parent, data, on_kernels, speed)
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
@@ -168,8 +182,7 @@ def packed_against_dense(
     dense = load(name, serialized, threads=threads)
     found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
     if subject.data is not None:
-        test = subject.data.test
-        some = Split(test.images[:N_PARITY], test.labels[:N_PARITY])
+        some = subject.data.test.first(N_PARITY)
         found["test images"] = parity.difference(
             accuracy.logits(subject.model, some, meta.preprocessing),
             accuracy.logits(dense, some, meta.preprocessing),
@@ -283,8 +296,7 @@ def notes(subject: Subject) -> tuple[str, ...]:
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
     if subject.kernels is None:
-        lost = kernels.library_path() is None
-        why = kernels.status().text if lost else "plain onnxruntime is as fast here"
+        why = subject.speed.removeprefix("plain: ")
         notes.append(f"The sparse kernels were not used: {why}.")
     if subject.packed.metadata.selftest is None:
         notes.append("The file brings no self-test, so no recorded logits were checked.")

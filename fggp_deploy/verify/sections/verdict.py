@@ -83,9 +83,12 @@ def glance(r: Report) -> list[Glance]:
                 "–",
             )
         )
-    own, theirs = r.processes["model"], r.processes.get("reference")
-    load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
-    rows.append(Glance("load time", load, f"{own.load_ms:.0f} ms", "–"))
-    peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
-    rows.append(Glance("peak memory of a process", peak, words.size(own.peak_rss_bytes), "–"))
+    theirs = r.processes.get("reference")
+    for name, what in (("model", ""), ("kernels", " on the sparse kernels")):
+        if (cost := r.processes.get(name)) is not None:
+            load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
+            rows.append(Glance(f"load time{what}", load, f"{cost.load_ms:.0f} ms", "–"))
+            peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
+            own = words.size(cost.peak_rss_bytes)
+            rows.append(Glance(f"peak memory of a process{what}", peak, own, "–"))
     return rows
