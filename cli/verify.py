@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -130,7 +130,7 @@ def verify(
     )
     if policy is not None:
         gates = overridden(read_policy(policy), gates)
-    options = {
+    options: dict[str, Any] = {
         "skip_unreadable": skip_unreadable, "workers": workers, "trust_code": trust_code,
         "split_seed": split_seed,
     }  # fmt: skip

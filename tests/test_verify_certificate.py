@@ -145,6 +145,7 @@ def test_a_report_that_failed_fails(folder, quick):
         lambda r: json.dumps(r | {"certificate": None}).encode(),
         lambda r: json.dumps(r | {"verdicts": [1]}).encode(),
         lambda r: json.dumps(r | {"model": {"sha256": 5}}).encode(),
+        lambda r: json.dumps(r | {"origin": {"preprocessing": {"mean": 1}}}).encode(),
     ],
 )
 def test_hostile_reports(folder, quick, change):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.gates import Verdict, agreement, equality
@@ -35,8 +36,8 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
         ),
         equality(
             "preprocessing",
-            json.dumps(meta.preprocessing.to_dict()),
-            json.dumps(told["origin"]["preprocessing"]),
+            str(meta.preprocessing),
+            str(_preprocessing(report, told["origin"]["preprocessing"])),
             "size, mean and std in the file",
         ),
     ]
@@ -54,6 +55,13 @@ def _layers(own: dict[str, str], recorded: dict[str, Any]) -> Verdict:
     if differ:
         how += f"; the first that differs is {differ[0]}"
     return Verdict("layers", 0, len(differ), "layers that differ", not differ, how)
+
+
+def _preprocessing(report: Path, told: dict[str, Any]) -> Preprocessing:
+    try:
+        return Preprocessing.from_dict(told)
+    except ConfigError as e:
+        raise FileError(f"{report} is damaged: {e}") from e
 
 
 def _self_test(packed: SparseModel, threads: int) -> Difference | None:
