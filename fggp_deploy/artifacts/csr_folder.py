@@ -22,7 +22,8 @@ from onnx import TensorProto
 
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_unpacking import Unpacked, reading, reject_foreign
+from fggp_deploy.onnx_reading import reading, reject_foreign
+from fggp_deploy.onnx_unpacking import Unpacked
 from fggp_deploy.packing import Array, Csr, checked_size
 
 FORMAT = "fggp-csr"

@@ -14,11 +14,10 @@ from fggp_deploy.artifacts import csr_folder
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_unpacking import Unpacked, infer_shapes, layer_name, reading, split
+from fggp_deploy.onnx_reading import Shapes, infer_shapes, reading
+from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
-
-Shapes = dict[str, tuple[int | None, ...]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset, Split
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
-from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.onnx_reading import reading
 from fggp_deploy.verify import accuracy, parity
 from fggp_deploy.verify.network import Floats, Network, load, load_on_kernels
 
