@@ -15,11 +15,13 @@ from fggp_deploy.onnx_reading import integers
 class Decoder:
     """Nodes that make a weight of `shape` from the initializers `values` and `index`.
 
-    `output` is the tensor that holds the weight; `inside` every tensor that the nodes make.
+    `part` is what `index` holds, gaps or bits; `output` the tensor that holds the weight; `inside`
+    every tensor that the nodes make.
     """
 
     values: str
     index: str
+    part: str
     shape: tuple[int, ...]
     output: str
     inside: frozenset[str]
@@ -35,10 +37,11 @@ def find_decoders(model: ModelProto) -> list[Decoder]:
         if source is None or source.op_type not in ("ScatterElements", "Where"):
             continue
         cone, leaves = _cone(end, made_by)
-        body = gaps_body() if source.op_type == "ScatterElements" else unmask_body()
+        part = "gaps" if source.op_type == "ScatterElements" else "bits"
+        body = gaps_body() if part == "gaps" else unmask_body()
         if Counter(n.op_type for n in cone) != Counter(n.op_type for n in body):
             continue
-        index = [leaf for leaf in leaves if leaf.endswith((".gaps", ".bits"))]
+        index = [leaf for leaf in leaves if leaf.endswith(f".{part}")]
         if len(leaves) != 2 or len(index) != 1 or not leaves <= initializers:
             continue
         shape_node = made_by.get(end.input[1])
@@ -47,7 +50,7 @@ def find_decoders(model: ModelProto) -> list[Decoder]:
         (values,) = leaves - {index[0]}
         shape = integers(shape_node, "value_ints")
         inside = frozenset(o for n in cone for o in n.output)
-        found.append(Decoder(values, index[0], shape, end.output[0], inside))
+        found.append(Decoder(values, index[0], part, shape, end.output[0], inside))
     return found
 
 

@@ -15,9 +15,9 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from fggp_deploy.encodings import Array
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_functions import DOMAIN, is_ours
-from fggp_deploy.packing import Array
 
 Shapes = dict[str, tuple[int | None, ...]]
 

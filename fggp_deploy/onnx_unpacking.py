@@ -13,8 +13,16 @@ from dataclasses import dataclass
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps, Packed, checked_size
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, CONV_INPUTS, DOMAIN, UNMASK_INPUTS
+from fggp_deploy.onnx_functions import (
+    CONV_ATTRIBUTES,
+    CONV_INPUTS,
+    DOMAIN,
+    GEMM_INPUTS,
+    UNGAP_INPUTS,
+    UNMASK_INPUTS,
+)
 from fggp_deploy.onnx_inlined import find_decoders
 from fggp_deploy.onnx_reading import (
     Shapes,
@@ -24,7 +32,6 @@ from fggp_deploy.onnx_reading import (
     reject_foreign,
     tensor_array,
 )
-from fggp_deploy.packing import MAX_ELEMENTS, Array, Bitmask, Gaps, Packed, checked_size
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,12 @@ def split(model: ModelProto) -> Unpacked:
         onnx.checker.check_model(model)
         reject_foreign(model)
         out = _Splitter(model).run()
-        restore_gemms(out.graph.graph, infer_shapes(out.graph), set(out.weights))
+        restore_gemms(out.graph.graph, infer_shapes(out.graph), out.weights)
+        name_layers(out.graph.graph, out.weights)
         return out
 
 
-def restore_gemms(graph: GraphProto, shapes: Shapes, weights: set[str]) -> None:
+def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Packed]) -> None:
     """X·Wᵀ + B of a packed W becomes one Gemm again wherever X is known to be a matrix."""
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(v.name for v in graph.output)
@@ -79,17 +87,37 @@ def restore_gemms(graph: GraphProto, shapes: Shapes, weights: set[str]) -> None:
         transpose = made_by.get(matmul.input[1])
         if transpose is None or transpose.op_type != "Transpose":
             continue
-        if transpose.input[0] not in weights or len(shapes.get(matmul.input[0], ())) != 2:
+        weight = weights.get(transpose.input[0])
+        if weight is None or len(weight.shape) != 2 or len(shapes.get(matmul.input[0], ())) != 2:
+            continue
+        if shapes.get(add.input[1]) != weight.shape[:1]:
             continue
         inputs = [matmul.input[0], transpose.input[0], add.input[1]]
         gone.add(matmul.output[0])
         if readers[transpose.output[0]] == 1:
             gone.add(transpose.output[0])
-        name = add.name or layer_name(transpose.input[0])
-        add.CopyFrom(helper.make_node("Gemm", inputs, add.output, name=name, transB=1))
+        add.CopyFrom(helper.make_node("Gemm", inputs, add.output, name=add.name, transB=1))
     kept = [_copy(n) for n in graph.node if gone.isdisjoint(n.output)]
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def name_layers(graph: GraphProto, weights: dict[str, Packed]) -> None:
+    """Nameless nodes get their layer's name, of those that share a weight the first."""
+    taken = {node.name for node in graph.node}
+    for node in graph.node:
+        weight = node.input[1] if len(node.input) > 1 else ""
+        if not node.name and weight in weights and layer_name(weight) not in taken:
+            node.name = layer_name(weight)
+            taken.add(node.name)
+
+
+_INPUTS = {
+    "SparseConv": CONV_INPUTS,
+    "SparseGemm": GEMM_INPUTS,
+    "Ungap": UNGAP_INPUTS,
+    "Unmask": UNMASK_INPUTS,
+}
 
 
 class _Splitter:
@@ -112,7 +140,9 @@ class _Splitter:
         inlined: dict[str, str] = {}  # tensor that a decoder makes → the weight it is
         inside: set[str] = set()
         for decoder in find_decoders(self.model):
-            inlined[decoder.output] = self._weight(decoder.values, decoder.index, decoder.shape)
+            inlined[decoder.output] = self._weight(
+                decoder.values, decoder.index, decoder.part, decoder.shape
+            )
             inside |= decoder.inside
         nodes = []
         for node in graph.node:
@@ -124,8 +154,6 @@ class _Splitter:
             for index, name in enumerate(node.input):
                 if name in inlined:
                     node.input[index] = inlined[name]
-            if not node.name and len(node.input) > 1 and node.input[1] in self.weights:
-                node.name = layer_name(node.input[1])
             nodes.append(_copy(node))
         if sum(math.prod(p.shape) for p in self.weights.values()) > MAX_ELEMENTS:
             raise ModelFileError(f"the weights exceed {MAX_ELEMENTS} elements in all")
@@ -144,22 +172,26 @@ class _Splitter:
         return Unpacked(out, self.weights)
 
     def _standard(self, node: NodeProto) -> list[NodeProto]:
-        wanted = UNMASK_INPUTS if node.op_type == "Unmask" else CONV_INPUTS
-        if node.op_type not in ("SparseConv", "SparseGemm", "Unmask"):
+        wanted = _INPUTS.get(node.op_type)
+        if wanted is None:
             raise ModelFileError(f"unknown operator {DOMAIN}::{node.op_type}")
         if len(node.input) != len(wanted) or len(node.output) != 1 or not all(node.input):
             raise ModelFileError(f"{node.op_type} {node.name!r} must have inputs {wanted}")
-        attributes = {a.name: a for a in node.attribute}
         shape = integers(node, "weight_shape")
-        if node.op_type == "Unmask":
-            if self._weight(node.input[0], node.input[1], shape) != node.output[0]:
-                raise ModelFileError(f"Unmask {node.name!r} must make the weight it is named for")
+        inputs = dict(zip(wanted, node.input, strict=True))
+        part = "bits" if "bits" in inputs else "gaps"
+        weight = self._weight(inputs["values"], inputs[part], part, shape)
+        if "X" not in inputs:  # a decoder alone
+            if weight != node.output[0]:
+                raise ModelFileError(
+                    f"{node.op_type} {node.name!r} must make the weight it is named for"
+                )
             return []
-        x, values, gaps, bias = node.input
-        weight = self._weight(values, gaps, shape)
+        x, bias = inputs["X"], inputs["B"]
         if node.op_type == "SparseConv":
             conv = helper.make_node("Conv", [x, weight, bias], node.output, name=node.name)
             conv.attribute.append(helper.make_attribute("kernel_shape", shape[2:]))
+            attributes = {a.name: a for a in node.attribute}
             for key in CONV_ATTRIBUTES:
                 if key not in attributes:
                     raise ModelFileError(f"SparseConv {node.name!r} lacks {key}")
@@ -172,10 +204,10 @@ class _Splitter:
             helper.make_node("Add", [product, bias], node.output, name=node.name),
         ]
 
-    def _weight(self, values: str, index: str, shape: tuple[int, ...]) -> str:
+    def _weight(self, values: str, index: str, part: str, shape: tuple[int, ...]) -> str:
         """Read and check a weight once; returns its name, that of `values` without the suffix."""
-        name, _, part = index.rpartition(".")
-        if values != f"{name}.values" or part not in ("gaps", "bits"):
+        name = values.removesuffix(".values")
+        if values != f"{name}.values" or index != f"{name}.{part}":
             raise ModelFileError(f"{values!r} and {index!r} are not the parts of one weight")
         if name in self.weights:
             if self.sources[name] != (part, shape):

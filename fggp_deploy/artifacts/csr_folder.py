@@ -21,10 +21,10 @@ import onnx
 from onnx import TensorProto
 
 from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.encodings import Array, Csr, checked_size
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_reading import reading, reject_foreign
 from fggp_deploy.onnx_unpacking import Unpacked
-from fggp_deploy.packing import Array, Csr, checked_size
 
 FORMAT = "fggp-csr"
 VERSION = 1
