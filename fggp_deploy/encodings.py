@@ -6,6 +6,7 @@ So what a hostile file says never reaches an index operation unchecked.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,9 @@ from fggp_deploy.errors import ModelFileError
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
-MAX_ELEMENTS = 2**29  # of one weight: 2 GiB as float32, what a protobuf could hold dense
+MAX_ELEMENTS = 2**29  # of all weights: 2 GiB as float32, what a protobuf could hold dense
+FREE_ELEMENTS = 2**24  # what any file may unfold to: 64 MiB
+ELEMENTS_PER_BYTE = 1024  # and what each stored byte may add: a weight at 99.98% has 1,000
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,21 @@ def checked_size(shape: tuple[int, ...]) -> int:
     if size > MAX_ELEMENTS:
         raise ModelFileError(f"a weight of shape {shape} exceeds {MAX_ELEMENTS} elements")
     return size
+
+
+def check_expansion(weights: Iterable[Packed]) -> None:
+    """Raise ModelFileError for weights that unfold to more than their stored bytes justify.
+
+    So a file of some bytes cannot ask for gigabytes.
+    """
+    weights = list(weights)
+    size = sum(math.prod(w.shape) for w in weights)
+    n_bytes = sum(w.stored_bytes for w in weights)
+    limit = min(MAX_ELEMENTS, FREE_ELEMENTS + ELEMENTS_PER_BYTE * n_bytes)
+    if size > limit:
+        raise ModelFileError(
+            f"weights of {n_bytes:,} bytes unfold to {size:,} elements; {limit:,} are allowed"
+        )
 
 
 def _check_values(values: Array, size: int) -> None:

@@ -13,9 +13,16 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+)
 
-from fggp_deploy.encodings import Array
+from fggp_deploy.encodings import Array, Coo, checked_size
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
@@ -26,6 +33,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT16: np.dtype("<f2"),
     TensorProto.UINT8: np.dtype("u1"),
     TensorProto.UINT16: np.dtype("<u2"),
+    TensorProto.INT64: np.dtype("<i8"),
 }
 
 
@@ -87,7 +95,7 @@ def tensor_array(tensor: TensorProto) -> Array:
         raise ModelFileError(f"{tensor.name!r} has an element type that no weight may have")
     dtype, shape = _DTYPES[tensor.data_type], tuple(tensor.dims)
     if not tensor.HasField("raw_data"):  # small tensors of other writers use typed fields
-        stored = max(len(tensor.float_data), len(tensor.int32_data))
+        stored = max(map(len, (tensor.float_data, tensor.int32_data, tensor.int64_data)))
         if any(d < 0 for d in shape) or math.prod(shape) != stored:
             raise ModelFileError(f"{tensor.name!r} has {stored} elements for shape {shape}")
         return np.asarray(onnx.numpy_helper.to_array(tensor))
@@ -95,6 +103,16 @@ def tensor_array(tensor: TensorProto) -> Array:
     if any(d < 0 for d in shape) or math.prod(shape) * dtype.itemsize != n_bytes:
         raise ModelFileError(f"{tensor.name!r} has {n_bytes} bytes for shape {shape} of {dtype}")
     return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
+
+
+def sparse_array(tensor: SparseTensorProto) -> Coo:
+    """A sparse initializer with flat or per-axis indices; raises ModelFileError or ValueError."""
+    values, indices = tensor_array(tensor.values), tensor_array(tensor.indices)
+    shape = tuple(tensor.dims)
+    checked_size(shape)
+    if indices.ndim == 2 and indices.shape[1] == len(shape):
+        indices = np.ravel_multi_index(tuple(indices.T), shape)
+    return Coo(values, indices, shape)
 
 
 def integers(node: NodeProto, key: str) -> tuple[int, ...]:

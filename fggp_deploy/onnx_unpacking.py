@@ -6,14 +6,20 @@ checked, and what does not fit raises ModelFileError.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps, Packed, checked_size
+from fggp_deploy.encodings import (
+    Array,
+    Bitmask,
+    Gaps,
+    Packed,
+    check_expansion,
+    checked_size,
+)
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_functions import (
     CONV_ATTRIBUTES,
@@ -30,16 +36,23 @@ from fggp_deploy.onnx_reading import (
     integers,
     reading,
     reject_foreign,
+    sparse_array,
     tensor_array,
 )
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A graph of standard operators whose sparse weights are graph inputs, and those weights."""
+    """A graph of standard operators whose sparse weights are graph inputs, and those weights.
+
+    Raises ModelFileError for weights that unfold to more than such a file can need.
+    """
 
     graph: ModelProto
     weights: dict[str, Packed]
+
+    def __post_init__(self) -> None:
+        check_expansion(self.weights.values())
 
     def dense(self) -> ModelProto:
         """The ordinary dense-with-zeros model. Raises ModelFileError past protobuf's 2 GiB."""
@@ -137,6 +150,8 @@ class _Splitter:
         out = ModelProto()
         out.CopyFrom(self.model)
         graph = out.graph
+        for sparse in graph.sparse_initializer:
+            self._keep(sparse.values.name, sparse_array(sparse))
         inlined: dict[str, str] = {}  # tensor that a decoder makes → the weight it is
         inside: set[str] = set()
         for decoder in find_decoders(self.model):
@@ -155,15 +170,11 @@ class _Splitter:
                 if name in inlined:
                     node.input[index] = inlined[name]
             nodes.append(_copy(node))
-        if sum(math.prod(p.shape) for p in self.weights.values()) > MAX_ELEMENTS:
-            raise ModelFileError(f"the weights exceed {MAX_ELEMENTS} elements in all")
         kept = [_copy(t) for t in graph.initializer if t.name not in self.parts]
-        del graph.node[:], graph.initializer[:], out.functions[:]
+        del graph.node[:], graph.initializer[:], graph.sparse_initializer[:], out.functions[:]
         graph.node.extend(nodes)
         graph.initializer.extend(kept)
         for name, packed in self.weights.items():
-            if name in self.tensors:
-                raise ModelFileError(f"weight {name!r} is stored twice")
             value = helper.make_tensor_value_info(name, TensorProto.FLOAT, packed.shape)
             graph.input.append(value)
         opsets = [_copy(o) for o in out.opset_import if o.domain != DOMAIN]
@@ -209,19 +220,23 @@ class _Splitter:
         name = values.removesuffix(".values")
         if values != f"{name}.values" or index != f"{name}.{part}":
             raise ModelFileError(f"{values!r} and {index!r} are not the parts of one weight")
-        if name in self.weights:
-            if self.sources[name] != (part, shape):
-                raise ModelFileError(f"two operators disagree about weight {name!r}")
+        if name in self.weights and self.sources.get(name) == (part, shape):
             return name
         try:
             checked_size(shape)
             kind = Gaps if part == "gaps" else Bitmask
-            self.weights[name] = kind(self._array(values), self._array(index), shape)
+            packed = kind(self._array(values), self._array(index), shape)
         except ModelFileError as e:
             raise ModelFileError(f"weight {name!r}: {e}") from e
+        self._keep(name, packed)
         self.sources[name] = (part, shape)
         self.parts |= {values, index}
         return name
+
+    def _keep(self, name: str, packed: Packed) -> None:
+        if name in self.weights or name in self.tensors:
+            raise ModelFileError(f"weight {name!r} is stored twice, or in two ways")
+        self.weights[name] = packed
 
     def _array(self, name: str) -> Array:
         """An initializer's numbers; raises ModelFileError unless they fill its shape exactly."""

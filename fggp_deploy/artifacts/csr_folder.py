@@ -32,6 +32,7 @@ MANIFEST = "manifest.json"
 GRAPH = "graph.onnx"
 WEIGHT_FILE = re.compile(r"weights/[A-Za-z0-9_][A-Za-z0-9_.-]*\.npz")
 MAX_BYTES = 2**31 - 1  # of the manifest or the graph; protobuf's own limit
+FREE_BYTES, MAX_INFLATION = 2**26, 64  # what a weight's file may unpack to: this, and × its size
 
 _MEMBERS = {"data.npy", "indices.npy", "indptr.npy", "shape.npy", "format.npy"}
 _ZIP_ERRORS = (
@@ -129,7 +130,8 @@ def _weight(folder: Path, entry: Any) -> Csr:
     if not 0 <= nnz <= checked_size(shape):
         raise ModelFileError(f"{nnz} non-zeros do not fit shape {shape}")
     n_bytes = 12 * nnz + 8 * (shape[0] + 1) + 4096  # float32, int64, and the npy headers
-    arrays = _npz(_bytes(folder, name, sha256, 2 * n_bytes), n_bytes)
+    content = _bytes(folder, name, sha256, 2 * n_bytes)
+    arrays = _npz(content, min(n_bytes, FREE_BYTES + MAX_INFLATION * len(content)))
     matrix = (shape[0], math.prod(shape) // shape[0])
     if arrays["format"].tobytes().rstrip(b"\0") != b"csr" or arrays["shape"].tolist() != [*matrix]:
         raise ModelFileError(f"{name} is not a CSR matrix of shape {matrix}")

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from fggp_deploy.artifacts import csr_folder
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_reading import Shapes, infer_shapes, reading
 from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
@@ -145,7 +146,11 @@ def _check_interface(content: Unpacked, metadata: Metadata) -> Shapes:
             f"its metadata has {n_classes} classes"
         )
     sides[0].Clear()
-    return infer_shapes(single)
+    shapes = infer_shapes(single)
+    for name, shape in shapes.items():
+        if None not in shape and math.prod(d or 0 for d in shape) > MAX_ELEMENTS:
+            raise ModelFileError(f"tensor {name!r} has shape {shape} for one image")
+    return shapes
 
 
 def _sides(value: ValueInfoProto) -> tuple[int | str, ...]:
