@@ -61,20 +61,27 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
 
 
 def _name_transposed(graph: GraphProto, model: torch.nn.Module) -> None:
-    """The exporter folds a linear layer's transposition into its weight and forgets the name."""
+    """The exporter folds a linear layer's transposition into its weight and forgets the name.
+
+    Where several layers share the weight, it makes as many copies; one is kept.
+    """
     taken = {t.name for t in graph.initializer}
     names = {
         _content(p.detach().numpy().T): name
         for name, p in model.named_parameters()
         if p.ndim == 2 and name not in taken
     }
-    renamed = {
-        t.name: name
-        for t in graph.initializer
-        if len(t.dims) == 2
-        and t.data_type == onnx.TensorProto.FLOAT
-        and (name := names.pop(_content(numpy_helper.to_array(t)), None))
-    }
+    renamed: dict[str, str] = {}
+    for i, tensor in reversed(list(enumerate(graph.initializer))):
+        if len(tensor.dims) != 2 or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        name = names.get(_content(numpy_helper.to_array(tensor)))
+        if name is None:
+            continue
+        is_copy = name in renamed.values()
+        renamed[tensor.name] = name
+        if is_copy:
+            del graph.initializer[i]
     for tensor in graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
     for node in graph.node:
