@@ -242,7 +242,8 @@ def line(r: Row) -> str:
     return (
         f"{r.network:30} {r.masks:8} {'NO' if r.failures else 'yes':3} {r.self_test_rel:8.1e}  "
         f"{parity:10} {kernels:>9}  ({r.stock_error:.1e} {own:>7})  {r.regions:7}  "
-        f"{r.dense_bytes / 1e6:8.2f}  {r.packed_bytes / 1e6:9.2f}  {shares[0]:.4f}  {shares[1]:.4f} {shares[2]:.4f} {nodes}; "
+        f"{r.dense_bytes / 1e6:8.2f}  {r.packed_bytes / 1e6:9.2f}  {shares[0]:.4f}  "
+        f"{shares[1]:.4f} {shares[2]:.4f} {nodes}; "
         f"{dense} {' '.join(r.failures)}"
     )
 

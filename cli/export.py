@@ -22,8 +22,9 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy), onnx-sparse "
-            "(sparse_initializer: larger than onnx, and many tools fail on it)."
+            help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy), state-dict "
+            "(for your own torch code), onnx-sparse (sparse_initializer: larger than onnx, and "
+            "many tools fail on it)."
         ),
     ] = "onnx",
     flat: Annotated[
@@ -37,6 +38,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
     ] = None,
+    trust_code: o.TrustCode = False,
     json: o.Json = False,
 ) -> None:
     """Write a pruned checkpoint as a file to deploy, and its parent as reference.onnx.
@@ -55,7 +57,9 @@ def export(
     with working("exporting"):
         from fggp_deploy.exporters.run import export_run
 
-        result = export_run(checkpoint, format=format, out=out, flat=flat, values=values)
+        result = export_run(
+            checkpoint, format=format, out=out, flat=flat, values=values, trust_code=trust_code
+        )
     if json:
         return as_json(result)
     stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")

@@ -15,7 +15,30 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder that holds the data, as torchvision has it (cifar-10-batches-py)."),
 ]
-Model = Annotated[str, typer.Option(help="Network: resnet10s2, resnet20, resnet50 or vgg19.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Network: one that `fggp-deploy models` lists, as resnet20 or torchvision:resnet50, "
+        "or FILE.py:FACTORY, your own function (num_classes, in_channels) -> nn.Module."
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights to start from: a state dict in .safetensors, .pt, .pth, .th or .ckpt, from "
+        "any training code. No code in it is run."
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Published weights of torchvision:NAME or timm:NAME: DEFAULT, a name as "
+        "IMAGENET1K_V1, or the file fetched by hand. Their mean and std are used."
+    ),
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the Python file of --model FILE.py:FACTORY.")
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images in a training step.")]
 Lr = Annotated[float, typer.Option(help="Peak learning rate.")]

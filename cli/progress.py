@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fggp_deploy.training.observer import EpochMetrics
 
 _TELL_EVERY_S = 20.0  # where there is no bar
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 class _Watcher:

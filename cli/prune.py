@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,11 +20,10 @@ def prune(
     target: Annotated[
         float, typer.Option(help="Fraction of prunable weights to remove, in (0, 1).")
     ] = Default.target,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Trained network: .safetensors, .pt, .pth, .th. Default: embedded."),
-    ] = None,
+    checkpoint: o.Checkpoint = None,
+    weights: o.Weights = None,
     model: o.Model = Default.model,
+    trust_code: o.TrustCode = False,
     data: o.DataName = Default.data,
     data_dir: o.DataDir = None,
     method: Annotated[str, typer.Option(help="fggp or gmp (magnitude).")] = Default.method,
@@ -61,12 +59,12 @@ def prune(
     metrics. A checkpoint that has zeros already keeps them: pruning goes on from there.
     """
     config = Default(
-        target=target, checkpoint=checkpoint, model=model, data=data, data_dir=data_dir,
-        method=method, epochs=epochs, updates=updates, rate=rate, distill=distill, lr=lr,
-        lr_schedule=lr_schedule, warmup_epochs=warmup_epochs, weight_decay=weight_decay,
-        batch_size=batch_size, mean=o.numbers("--mean", mean), std=o.numbers("--std", std),
-        keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
-        precision=precision,
+        target=target, checkpoint=checkpoint, weights=weights, model=model, trust_code=trust_code,
+        data=data, data_dir=data_dir, method=method, epochs=epochs, updates=updates, rate=rate,
+        distill=distill, lr=lr, lr_schedule=lr_schedule, warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay, batch_size=batch_size, mean=o.numbers("--mean", mean),
+        std=o.numbers("--std", std), keep_dense=tuple(keep_dense or ()), prune_first=prune_first,
+        seed=seed, device=device, precision=precision,
     )  # fmt: skip
     from fggp_deploy.training.prune import prune as run
 

@@ -21,7 +21,7 @@ class _Stdout(Console):
         raise BrokenPipeError  # `| head` is no failure; see endings
 
 
-stdout = _Stdout(highlight=False, soft_wrap=True, width=_width)
+stdout = _Stdout(highlight=False, soft_wrap=True, width=_width, emoji=False, markup=False)
 
 
 def as_json(value: Any) -> None:

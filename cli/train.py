@@ -15,6 +15,15 @@ from .endings import ends_cleanly
 @ends_cleanly
 def train(
     model: o.Model = Default.model,
+    checkpoint: o.Checkpoint = None,
+    weights: o.Weights = None,
+    new_head: Annotated[
+        bool,
+        typer.Option(
+            "--new-head", help="Start the last layer afresh where the classes are other ones."
+        ),
+    ] = False,
+    trust_code: o.TrustCode = False,
     data: o.DataName = Default.data,
     data_dir: o.DataDir = None,
     sparsity: Annotated[
@@ -39,16 +48,19 @@ def train(
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
-    """Train a network from scratch, dense or 50% sparse, for prune to start from.
+    """Train a network from scratch, dense or 50% sparse, or go on from weights.
 
-    Writes a run folder with dense.safetensors; give that to prune --checkpoint.
+    Writes a run folder with dense.safetensors; give that to prune --checkpoint. Published weights
+    for other classes: --model torchvision:resnet18 --weights DEFAULT --new-head --lr 0.01.
     """
     config = Default(
-        model=model, data=data, data_dir=data_dir, sparsity=sparsity, allocation=allocation,
-        epochs=epochs, lr=lr, lr_schedule=lr_schedule, warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay, batch_size=batch_size, mean=o.numbers("--mean", mean),
-        std=o.numbers("--std", std), keep_dense=tuple(keep_dense or ()), prune_first=prune_first,
-        seed=seed, device=device, precision=precision,
+        model=model, checkpoint=checkpoint, weights=weights, new_head=new_head,
+        trust_code=trust_code, data=data, data_dir=data_dir, sparsity=sparsity,
+        allocation=allocation, epochs=epochs, lr=lr, lr_schedule=lr_schedule,
+        warmup_epochs=warmup_epochs, weight_decay=weight_decay, batch_size=batch_size,
+        mean=o.numbers("--mean", mean), std=o.numbers("--std", std),
+        keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
+        precision=precision,
     )  # fmt: skip
     from fggp_deploy.training.train import train as run
 

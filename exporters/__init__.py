@@ -30,5 +30,5 @@ def silent(line: str) -> None:
 def load(name: str) -> ModuleType:
     """The module that writes a format. Raises UnknownName."""
     if name not in FORMATS:
-        raise UnknownName("format", name, FORMATS)
+        raise UnknownName("format", name, (*FORMATS, "state-dict"))
     return importlib.import_module(f".{FORMATS[name]}", __name__)

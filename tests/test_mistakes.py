@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import safetensors.numpy
 import torch
 from conftest import tiny
 
+from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 
 
@@ -57,7 +59,11 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["export", "plain.safetensors", "--out", "m.txt"], "must end in .onnx"),
         (["export", "full"], "holds no checkpoint of a run"),
         (["inspect", "nowhere"], "nowhere does not exist"),
-        (["prune", "--model", "resnet18"], "unknown model 'resnet18'"),
+        (["prune", "--model", "resnet19"], "unknown model 'resnet19'; did you mean 'resnet1"),
+        (["prune", "--model", "own.py:make"], "give --trust-code if you trust it"),
+        (["prune", "--checkpoint", "full"], "full is a folder; give the file in it"),
+        (["prune", "--checkpoint", "other.pt"], "It fits --model resnet20, with 10 classes"),
+        (["models", "resmet*"], "no network is called 'resmet*'"),
         (["inspect", "garbage.txt"], "inspect reads .safetensors"),
         (["inspect", "garbage.onnx"], "garbage.onnx"),
     ],
@@ -68,7 +74,10 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(program, args: list[str], s
         (cwd / name).write_bytes(b"\x07garbage")
     (cwd / "full").mkdir()
     (cwd / "full" / "thesis.txt").write_text("the only copy")
-    torch.save({"x": Path("y")}, cwd / "evil.pt")
+    torch.save({"x": Fraction(1, 2)}, cwd / "evil.pt")
+    torch.save(
+        models.build("resnet20", num_classes=10, in_channels=3).state_dict(), cwd / "other.pt"
+    )
     nan = safetensors.numpy.save({"w": np.array([np.nan], np.float32)})
     (cwd / "nan.safetensors").write_bytes(nan)
     plain = safetensors.numpy.save({"w": np.ones(1, np.float32)})

@@ -20,12 +20,18 @@ class TrainConfig:
     """How to train: SGD with Nesterov momentum, one cycle of the learning rate, a seed.
 
     `lr_schedule`: cosine to zero, or ×0.1 at 50% and 75% of the run; both after `warmup_epochs`
-    of linear growth. `device`: auto, cpu, cuda, cuda:N. `mean`, `std`: preprocessing of a
-    checkpoint trained elsewhere, in place of the data set's own.
+    of linear growth. `checkpoint`: a file to start from. `weights`: those that torchvision or timm
+    publish, or a file. `new_head`: a last layer of another number of classes starts at random.
+    `trust_code`: run the user's own Python files. `device`: auto, cpu, cuda, cuda:N. `mean`,
+    `std`: preprocessing of a checkpoint trained elsewhere, in place of the data set's own.
     `sparsity` > 0 trains from a random mask of that sparsity, fixed, by `allocation`.
     """
 
     model: str = "resnet10s2"
+    checkpoint: Path | None = None
+    weights: str | None = None
+    new_head: bool = False
+    trust_code: bool = False
     data: str = "fashion-mnist-12k"
     data_dir: Path | None = None
     mean: tuple[float, ...] | None = None
@@ -60,6 +66,8 @@ class TrainConfig:
             raise ConfigError(f"--seed must be in [0, 2^63), got {self.seed}")
         if not 0 <= self.sparsity < 1:
             raise ConfigError(f"--sparsity must be in [0, 1), got {self.sparsity}")
+        if self.checkpoint is not None and self.weights is not None:
+            raise ConfigError("--checkpoint and --weights are two names of one thing; give one")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean and --std go together")
         _known("precision", self.precision, PRECISIONS)
@@ -69,7 +77,7 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML and JSON types."""
         return {
-            k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+            k: _text(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
             for k, v in asdict(self).items()
         }
 
@@ -78,14 +86,14 @@ class TrainConfig:
 class PruneConfig(TrainConfig):
     """How to prune a trained network while fine-tuning it.
 
-    `target`: fraction of the prunable weights to remove. `checkpoint`: None for the network that
-    the package ships. `updates`, `rate`: see Cubic and FGGP. `distill`: weight of the parent's
-    soft labels in the loss, 0 to 1 (Hinton et al. 2015, arXiv 1503.02531, temperature 2).
+    `target`: fraction of the prunable weights to remove. Without checkpoint and weights, the
+    network that the package ships. `updates`, `rate`: see Cubic and FGGP. `distill`: weight of
+    the parent's soft labels in the loss, 0 to 1 (Hinton et al. 2015, arXiv 1503.02531,
+    temperature 2).
     """
 
     target: float = 0.98
     method: str = "fggp"
-    checkpoint: Path | None = None
     updates: int = 50
     rate: float = 0.5
     distill: float = 0.9
@@ -102,6 +110,10 @@ class PruneConfig(TrainConfig):
         if not 0 <= self.distill <= 1:
             raise ConfigError(f"--distill must be in [0, 1], got {self.distill}")
         _at_least("updates", self.updates, 1)
+
+
+def _text(path: Path) -> str:
+    return str(path).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fggp_deploy import methods
+from fggp_deploy import methods, models
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
-from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.errors import ConfigError
 from fggp_deploy.folder import INTERRUPTED, PARENT, PRUNED, new_folder
 from fggp_deploy.masks import MaskSet
-from fggp_deploy.models import MODELS
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
 from fggp_deploy.schedules import Cubic
 from fggp_deploy.training.batches import n_training_batches
@@ -34,11 +33,13 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
     """
     criterion = methods.criterion(config.method, rate=config.rate)
     device = pick_device(config.device)
-    if config.model not in MODELS:
-        raise UnknownName("model", config.model, MODELS)
-    if config.checkpoint is None and config.model != PruneConfig.model:
+    models.check(config.model, trust_code=config.trust_code)
+    if config.new_head:
+        raise ConfigError("a fresh head knows nothing yet: `train --new-head` first, prune that")
+    if config.checkpoint is None and config.weights is None and config.model != PruneConfig.model:
         raise ConfigError(
-            f"--model {config.model} needs --checkpoint: only {PruneConfig.model} comes trained"
+            f"--model {config.model} needs --checkpoint or --weights: only {PruneConfig.model} "
+            f"comes trained"
         )
     start = load_start(config, config.checkpoint)
     parent = _parent(config, start)
@@ -60,7 +61,7 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
         prune_first=config.prune_first,
         keep_dense=config.keep_dense,
     )
-    folder = new_folder(out, f"{config.model}-{config.method}-{config.target:g}")
+    folder = new_folder(out, f"{models.in_a_path(config.model)}-{config.method}-{config.target:g}")
     _keep_parent(parent, teacher, config.model, folder)
     return Run(
         folder=folder,
@@ -73,6 +74,7 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
         device=device,
         teacher=teacher,
         parent_sha256=parent.sha256,
+        names=start.names,
     ).go(observer)
 
 
@@ -90,12 +92,13 @@ def _parent(config: PruneConfig, start: Start) -> Start:
 def _keep_parent(start: Start, model: nn.Module, name: str, folder: Path) -> None:
     data = start.data
     info = CheckpointInfo(
-        model=name,
+        model=models.canonical(name),
         data=data.name,
         classes=data.classes,
         preprocessing=data.preprocessing,
         macs=count_macs(model, data.preprocessing.input_shape),
         reference_sha256=start.sha256,
+        names=start.names,
         provenance={"copy_of": start.checkpoint.name},
     )
     to_checkpoint(model, start.masks or MaskSet({}), info).save(folder / PARENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fggp_deploy.errors import FggpWarning
 from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import INTERRUPTED
 from fggp_deploy.masks import MaskSet, tensor_digest
+from fggp_deploy.models import canonical
 from fggp_deploy.pruner import Pruner
 from fggp_deploy.training.batches import Batches, n_training_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
@@ -51,7 +52,8 @@ class RunResult:
 class Run:
     """A run that is ready to go: everything on its device, the folder made.
 
-    `teacher`: the parent network of a pruning run, `parent_sha256` the hash of its file.
+    `teacher`: the parent network of a pruning run, `parent_sha256` the hash of its file. `names`:
+    our names of parameters → the user's, where they differ.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class Run:
     device: torch.device
     teacher: nn.Module | None = None
     parent_sha256: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def go(self, observer: Observer) -> RunResult:
         """Run to the end.
@@ -142,7 +145,7 @@ class Run:
     ) -> CheckpointInfo:
         config = self.config
         return CheckpointInfo(
-            model=config.model,
+            model=canonical(config.model),
             data=self.data.name,
             classes=self.data.classes,
             preprocessing=self.data.preprocessing,
@@ -151,6 +154,7 @@ class Run:
             method=config.method if isinstance(config, PruneConfig) else None,
             macs=count_macs(self.model, self.data.preprocessing.input_shape),
             reference_sha256=self.parent_sha256,
+            names=self.names,
             metrics=metrics,
             provenance=provenance,
         )

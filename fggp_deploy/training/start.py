@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fggp_deploy import data as datasets
+from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
-from fggp_deploy.artifacts.foreign import load_into, read_state_dict
+from fggp_deploy.artifacts.foreign import is_ours, read_foreign
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.files import sha256_file
+from fggp_deploy.files import check_readable, sha256_file
 from fggp_deploy.masks import MaskSet
-from fggp_deploy.models import build
+from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.training.config import TrainConfig
 
@@ -28,6 +30,7 @@ class Start:
     """A loaded network on the CPU with its data.
 
     `masks`: what a sparse checkpoint keeps; None when nothing was masked. `sha256`: of the file.
+    `names`: the network's names of parameters → the file's, where they differ.
     """
 
     model: nn.Module
@@ -35,6 +38,7 @@ class Start:
     masks: MaskSet | None
     checkpoint: Path
     sha256: str
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_data(config: TrainConfig) -> Dataset:
@@ -50,30 +54,66 @@ def load_data(config: TrainConfig) -> Dataset:
 
 
 def load_start(config: TrainConfig, checkpoint: Path | None) -> Start:
-    """Load what is to be pruned; raises CheckpointError when it does not fit model or data."""
-    path = checkpoint or EMBEDDED_CHECKPOINT
+    """Load what is to be pruned or trained further: `checkpoint`, `config.weights`, or our own.
+
+    Published weights bring their preprocessing. Raises CheckpointError when the file does not fit
+    model or data, and the errors of `models.published`.
+    """
+    path, known = checkpoint or EMBEDDED_CHECKPOINT, None
+    if checkpoint is None and config.weights is not None:
+        path, known = models.published(config.model, config.weights)
+    check_readable(path, CheckpointError)
+    if known is not None and config.mean is None:
+        config = dataclasses.replace(config, mean=known.mean, std=known.std)
     data = load_data(config)
-    model = _new(config.model, data)
-    ours = Checkpoint.open(path) if path.suffix == ".safetensors" else None
-    if ours is not None and ours.info is not None:
+    model = new_model(config, data)
+    what = f"{path} in {config.model} for {data.name}"
+    if is_ours(path):
+        ours = Checkpoint.open(path)
+        assert ours.info is not None  # is_ours has seen it
         _check_fits(ours.info, config, data, path)
         if config.mean is None:
             data = dataclasses.replace(data, preprocessing=ours.info.preprocessing)
         state = {n: torch.from_numpy(a.copy()) for n, a in ours.tensors.items()}
-        masks = MaskSet({n: torch.from_numpy(m) for n, m in ours.masks.items()})
+        masks = {n: torch.from_numpy(m) for n, m in ours.masks.items()}
+        names = dict(ours.info.names)
+        load_into(model, state, what=what, new_head=config.new_head)
     else:
-        state, masks = read_state_dict(path), MaskSet({})
-    load_into(model, state, what=f"{path} in {config.model} for {data.name}")
-    return Start(model, data, masks or None, path, sha256_file(path))
+        foreign = read_foreign(path)
+        names = load_into(model, foreign.tensors, what=what, new_head=config.new_head)
+        own = {theirs: n for n, theirs in names.items()}
+        masks = {own.get(n, n): m for n, m in foreign.masks.items()}
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    masks = {n: m for n, m in masks.items() if shapes.get(n) == m.shape}  # not a head's that left
+    return Start(model, data, MaskSet(masks) or None, path, sha256_file(path), names)
 
 
-def restore(checkpoint: Checkpoint, path: Path) -> nn.Module:
-    """The network of one of our checkpoints, on the CPU, in eval mode."""
+def new_model(config: TrainConfig, data: Dataset) -> nn.Module:
+    """The run's network with random weights, seen to turn the data's images into class logits."""
+    model = models.build(
+        config.model,
+        num_classes=len(data.classes),
+        in_channels=data.preprocessing.channels,
+        trust_code=config.trust_code,
+    )
+    _check_runs(model, config.model, data)
+    return model
+
+
+def restore(checkpoint: Checkpoint, path: Path, *, trust_code: bool = False) -> nn.Module:
+    """The network of one of our checkpoints, on the CPU, in eval mode.
+
+    A network from the user's own file needs `trust_code`, as when it was pruned.
+    """
     info = checkpoint.info
     if info is None:
         raise CheckpointError(f"{path} does not say which network it is; prune it first")
-    channels = info.preprocessing.channels
-    model = build(info.model, num_classes=len(info.classes), in_channels=channels)
+    model = models.build(
+        info.model,
+        num_classes=len(info.classes),
+        in_channels=info.preprocessing.channels,
+        trust_code=trust_code,
+    )
     state = {n: torch.from_numpy(a.copy()) for n, a in checkpoint.tensors.items()}
     load_into(model, state, what=f"{path} in {info.model}")
     return model.eval()
@@ -119,17 +159,38 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _new(name: str, data: Dataset) -> nn.Module:
-    return build(name, num_classes=len(data.classes), in_channels=data.preprocessing.channels)
+@torch.no_grad()
+def _check_runs(model: nn.Module, name: str, data: Dataset) -> None:
+    shape = data.preprocessing.input_shape
+    device = next(model.parameters()).device
+    training = model.training
+    try:
+        logits = model.eval()(torch.zeros(2, *shape, device=device))
+    except Exception as e:  # whatever the network's own code raises
+        line = (str(e).splitlines() or [""])[0]
+        raise ConfigError(
+            f"{name} does not run on the images of {data.name}, {shape[0]}×{shape[1]}×{shape[2]} "
+            f"({type(e).__name__}: {line:.120}); give data of a size that it takes"
+        ) from e
+    finally:
+        model.train(training)
+    want = (2, len(data.classes))
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != want:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"{name} turns 2 images into {got}; a classifier for {data.name} must give a tensor of "
+            f"logits {want}"
+        )
 
 
 def _check_fits(info: CheckpointInfo, config: TrainConfig, data: Dataset, path: Path) -> None:
-    if info.model != config.model:
+    if models.canonical(info.model) != models.canonical(config.model):
         raise CheckpointError(
             f"{path} is a {info.model}, not a {config.model}; give --model {info.model}"
         )
-    if len(info.classes) != len(data.classes):
+    if len(info.classes) != len(data.classes) and not config.new_head:
         raise CheckpointError(
             f"{path} knows {len(info.classes)} classes but {data.name} has {len(data.classes)}; "
-            f"give --data {info.data}"
+            f"give --data {info.data}, or put a fresh head on it with `fggp-deploy train "
+            f"--checkpoint {path} --new-head` and prune that"
         )
