@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nets
@@ -15,7 +16,9 @@ import torch
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import CheckpointError, MachineError, UnknownName
 from fggp_deploy.exporters import FORMATS, load
+from fggp_deploy.exporters.stale import set_aside_report
 from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.files import sha256_file
 
 WAYS = {
     "onnx": ("onnx", {}),
@@ -223,3 +226,38 @@ def test_a_write_that_fails_leaves_what_was_there(dense, tmp_path):
     with pytest.raises(MachineError):
         load("onnx").export(dense, nets.metadata(), blocked / "m.onnx")
     assert blocked.read_text() == "x"
+
+
+def report_of(model: Path, sha256: str) -> None:
+    told = {"model": {"name": model.name, "sha256": sha256}}
+    (model.parent / "report.json").write_text(json.dumps(told))
+    (model.parent / "report.md").write_text("# PASSED")
+
+
+def test_a_report_of_the_file_before_is_set_aside(tmp_path):
+    model = tmp_path / "m.onnx"
+    model.write_bytes(b"new")
+    assert set_aside_report(model) is None
+
+    report_of(model, sha256_file(model))  # of this very file
+    assert set_aside_report(model) is None
+    report_of(tmp_path / "other.onnx", "a" * 64)  # of a neighbour
+    assert set_aside_report(model) is None
+    assert (tmp_path / "report.md").exists()
+
+    report_of(model, "0123456789abcdef" * 4)
+    assert set_aside_report(model) == tmp_path / "report-01234567.md"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "m.onnx", "report-01234567.json", "report-01234567.md",
+    ]  # fmt: skip
+    assert (tmp_path / "report-01234567.md").read_text() == "# PASSED"
+
+
+@pytest.mark.parametrize(
+    "report", ["", "[]", "{}", '{"model": {"name": "m.onnx", "sha256": "/.."}}']
+)
+def test_a_report_that_is_none_of_ours_stays(tmp_path, report):
+    (tmp_path / "m.onnx").write_bytes(b"new")
+    (tmp_path / "report.json").write_text(report)
+    assert set_aside_report(tmp_path / "m.onnx") is None
+    assert (tmp_path / "report.json").read_text() == report
