@@ -10,12 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fggp_deploy.encodings import MAX_ELEMENTS, Bitmask, Csr, Gaps
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.packing import (
-    MAX_ELEMENTS,
-    Bitmask,
-    Csr,
-    Gaps,
     choose,
     entropy_bound_bytes,
     to_bitmask,

@@ -24,7 +24,7 @@ def images_for(
     progress: Progress,
     **options: Any,
 ) -> Dataset | None:
-    """The test part of data set `name` for a deployable file; None where the file names none.
+    """Data set `name` for a deployable file, its test part alone; None where the file names none.
 
     By default it is the one that the run used, as the run's config.yaml beside the model says, or
     the file itself. The file's own preprocessing and class names hold. Images that the run's
@@ -45,10 +45,13 @@ def images_for(
         preprocessing=meta.preprocessing,
         classes=meta.classes,
         trained_on=meta.data,
-        parts=("test",),
         held_out=HeldOut.open(split) if split.is_file() else None,
         progress=progress,
-        **{"split_seed": seed if isinstance(seed, int) else 0, **options},
+        **{
+            "parts": ("test",),
+            "split_seed": seed if isinstance(seed, int) else 0,
+            **options,
+        },
     )
     return datasets.load(name, data_dir, reading)
 
