@@ -120,3 +120,13 @@ def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError as e:
         raise ConfigError(f"{name} must be numbers with commas between, got {text!r}") from e
+
+
+def integers(name: str, text: str) -> tuple[int, ...]:
+    """Read comma-separated whole numbers; raises ConfigError."""
+    from fggp_deploy.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as e:
+        raise ConfigError(f"{name} must be whole numbers with commas between, got {text!r}") from e

@@ -61,12 +61,16 @@ def watch() -> Iterator[_Watcher]:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for named parts of a longer job: call it with (part, done, total)."""
+    """A bar for named parts of a longer job, or a line a part: call it with (part, done, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task(what, total=None)
+        told = set[str]()
 
         def update(part: str, done: int, total: int) -> None:
+            if not stderr.is_terminal and part not in told:
+                told.add(part)
+                stderr.print(f"{what}: {part}", markup=False)
             progress.update(task, description=f"{what}: {part}", completed=done, total=total)
 
         yield update

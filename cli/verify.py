@@ -179,20 +179,20 @@ def figures(report: Report) -> list[tuple[str, str, str, str]]:
         )
     costs = report.processes
     parent = costs.get("reference")
-    rows.append(
-        (
-            "load time",
-            f"{parent.load_ms:.0f} ms" if parent else "–",
-            f"{costs['model'].load_ms:.0f} ms",
-            "–",
-        )
-    )
-    rows.append(
-        (
-            "peak memory of a process",
-            size(parent.peak_rss_bytes) if parent else "–",
-            size(costs["model"].peak_rss_bytes),
-            "–",
-        )
-    )
+    for contender, what in (("model", ""), ("kernels", " on the sparse kernels")):
+        if (cost := costs.get(contender)) is not None:
+            rows += [
+                (
+                    f"load time{what}",
+                    f"{parent.load_ms:.0f} ms" if parent else "–",
+                    f"{cost.load_ms:.0f} ms",
+                    "–",
+                ),
+                (
+                    f"peak memory of a process{what}",
+                    size(parent.peak_rss_bytes) if parent else "–",
+                    size(cost.peak_rss_bytes),
+                    "–",
+                ),
+            ]
     return rows
