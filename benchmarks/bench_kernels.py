@@ -1,11 +1,12 @@
 """Ratio of dense fp32 ONNX Runtime to `runtime.session`, on random masks.
 
     python benchmarks/bench_kernels.py [--networks vgg19-32,…] [--masks erk,uniform]
-        [--sparsities 0.9,0.95,0.98] [--threads 1] [--batch 1] [--seconds 5]
+        [--sparsities 0.9,0.95,0.98] [--threads 1] [--batch 1] [--seconds 5] [--untuned]
 
 Both sessions run in one process with the same options, one after the other, pair by pair; a
 figure is the median of the pairs' ratios with its 95% interval by order statistics. Models are
-tuned first (what a cached plan has). Writes benchmarks/results/kernels-<isa>.json.
+tuned first (what a cached plan has), or with --untuned left to the cost model. Writes
+benchmarks/results/kernels-<isa>.json.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def measure(
     batch: int,
     seconds: float,
     bare: bool,
+    tuned: bool,
 ) -> dict[str, Any]:
     net = NETWORKS[network]()
     set_densities(net, sparsity, mask)
@@ -56,7 +58,7 @@ def measure(
         if bare:
             sparse = bare_session(model, threads)
         else:
-            sparse = runtime.session(path, threads=threads, cache=False)
+            sparse = runtime.session(path, threads=threads, cache=False, measure=tuned)
         opened = time.perf_counter() - start
         dense = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).standard_normal((batch, 3, net.size, net.size))
@@ -109,6 +111,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--bare", action="store_true", help="no regions: the library alone")
+    parser.add_argument("--untuned", action="store_true", help="the cost model alone")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     rows = []
@@ -123,6 +126,7 @@ def main() -> int:
                     batch=args.batch,
                     seconds=args.seconds,
                     bare=args.bare,
+                    tuned=not args.untuned,
                 )
                 rows.append(row)
                 print(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import isa_index, load
 
-CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM = range(1, 7)
+CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM, ADD = range(1, 8)
 GAPS, DENSE = 0, 1
 VERSION = 1
 STEP_INTS = 25

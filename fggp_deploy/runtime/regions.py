@@ -14,7 +14,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import program as p
 from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
 from fggp_deploy.packing import to_gaps
-from fggp_deploy.runtime.chains import Layer, Region, find_regions
+from fggp_deploy.runtime.chains import Region, find_regions
+from fggp_deploy.runtime.graph import Layer
 
 Array = npt.NDArray[Any]
 MAX_REGIONS = 64
@@ -47,13 +48,17 @@ def find(model: ModelProto) -> list[BuiltRegion]:
     """The regions of a model of standard operators that the library accepts."""
     inferred = onnx.shape_inference.infer_shapes(model)
     known = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-    shapes = {v.name: _shape(v) for v in known}
+    shapes = {v.name: _shape(v) for v in known if _is_float(v)}
     built: list[BuiltRegion] = []
     for region in find_regions(model.graph, shapes)[:MAX_REGIONS]:
         candidate = _build(f"Region_{len(built)}", region, shapes)
         if candidate is not None:
             built.append(candidate)
     return built
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
@@ -73,9 +78,6 @@ def _build(name: str, region: Region, shapes: dict[str, list[int]]) -> BuiltRegi
                 constants += _packed(layer, extra)
             if len(layer.inputs) > 1:
                 extra["residual"] = numbers[layer.inputs[1]]
-            if extra["op"] in (p.MAX_POOL, p.AVERAGE_POOL):
-                channels = shapes.get(layer.inputs[0], [0, 0])[1]
-                extra |= {"cout": channels, "cin": channels}
             steps.append(p.Step(input=source, **extra))
             source = len(region.inputs) + len(steps) - 1
         numbers[layer.output] = source
@@ -193,12 +195,11 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
     embedded: set[str] = set()
     step = 0
     for layer in b.region.layers:
-        for node in layer.nodes:
+        if layer.weight is not None:
+            body.append(_weighted(layer, b.steps[step], names))
+        for node in layer.nodes[layer.n_weighted :]:
             copy = NodeProto()
             copy.CopyFrom(node)
-            if node.output[0] == layer.nodes[0].output[0] and layer.weight is not None:
-                body.append(_weighted(layer, b.steps[step], names))
-                continue
             for name in node.input:
                 if name in known and name not in embedded:
                     embedded.add(name)
@@ -221,10 +222,9 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
 
 
 def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
-    original = layer.nodes[0]
     first, sparse = step.constant, step.weights == p.GAPS
-    inputs = [original.input[0], *names[first : first + (3 if sparse else 2)]]
-    outputs = [original.output[0]]
+    inputs = [layer.inputs[0], *names[first : first + (3 if sparse else 2)]]
+    outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
     assert layer.weight is not None
     window: dict[str, Any] = {
         "pads": list(step.pads),

@@ -60,6 +60,7 @@ struct Lanes4 {
 namespace {
 
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
+  if (!column) return dot_dense<Lanes16>(weight, n, x);
   __m256 acc = _mm256_setzero_ps();
   size_t i = 0;
   for (; i + 8 <= n; i += 8) {
@@ -85,5 +86,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_avx2 = {
     "avx2", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    halo_by_lane<16>, halo_by_lane<4>, gather_by_element, sum<Lanes16>, sum<Lanes4>, dot,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element, gather_by_element,
+    sum<Lanes16>, sum<Lanes4>, dot,
 };
