@@ -11,7 +11,6 @@ from fggp_deploy.errors import CheckpointError
 from fggp_deploy.models.loading import load_into, translate
 from fggp_deploy.models.search import fitting, without_memory
 
-
 W = torch.ones(1, 1)
 
 
