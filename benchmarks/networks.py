@@ -156,7 +156,7 @@ def set_densities(net: Net, sparsity: float, mask: str) -> None:
         w.density = 1.0 if w.name in dense else raw[w.name] * scale
 
 
-def to_onnx(net: Net, *, batch: int, seed: int = 0) -> ModelProto:
+def to_onnx(net: Net, *, batch: int | str, seed: int = 0) -> ModelProto:
     """The network with exactly density * size non-zeros in each layer, at random places."""
     rng = np.random.default_rng(seed)
     tensors = [

@@ -11,6 +11,7 @@ import typer
 
 import fggp_deploy
 
+from .bench import bench
 from .demo import demo
 from .doctor import doctor
 from .export import export
@@ -47,7 +48,7 @@ def main(
     """
 
 
-for command in (prune, export, verify, inspect, models, train, demo, doctor):
+for command in (prune, export, verify, bench, inspect, models, train, demo, doctor):
     app.command()(command)
 
 

@@ -6,6 +6,7 @@ reads a region belongs to a later stage.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,15 +25,18 @@ class Region:
     outputs: list[str] = field(default_factory=list)
 
 
-def find_regions(graph: GraphProto, shapes: dict[str, list[int]]) -> list[Region]:
+def find_regions(
+    graph: GraphProto, shapes: dict[str, list[int]], *, without: Collection[str] = ()
+) -> list[Region]:
     """The regions of a topologically sorted graph of standard operators, in order.
 
     `shapes` holds what is known of the shapes of float values, 0 for a dimension that is not.
+    Layers whose output is in `without` are left alone.
     """
     if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
         return []  # a subgraph may read any value of ours
     g = Graph(graph, shapes)
-    layers, owner = match_layers(g)
+    layers, owner = match_layers(g, without)
     stage: dict[str, tuple[int, bool]] = {}  # value -> stage, made by a layer
     regions: dict[int, Region] = {}
     done: set[int] = set()

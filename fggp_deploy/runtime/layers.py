@@ -6,6 +6,7 @@ A matcher returns None for whatever the kernels cannot do exactly; that node sta
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 from onnx import NodeProto
@@ -17,8 +18,11 @@ from fggp_deploy.runtime.graph import Array, Graph, Layer, attributes, single, w
 INFINITY = float("inf")
 
 
-def match_layers(g: Graph) -> tuple[list[Layer], dict[str, int]]:
-    """The layers of a graph, and for each value made inside of one its index."""
+def match_layers(g: Graph, without: Collection[str] = ()) -> tuple[list[Layer], dict[str, int]]:
+    """The layers of a graph but those whose output is in `without`.
+
+    Also, for each value made inside of a layer, that one's index.
+    """
     layers: list[Layer] = []
     owner: dict[str, int] = {}
     position = {name: i for i, node in enumerate(g.proto.node) for name in node.output}
@@ -30,6 +34,8 @@ def match_layers(g: Graph) -> tuple[list[Layer], dict[str, int]]:
         if layer is None:
             continue
         _extend(layer, g, position, owner)
+        if layer.output in without:
+            continue
         for n in layer.nodes:
             owner[n.output[0]] = len(layers)
         layers.append(layer)

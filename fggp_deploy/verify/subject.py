@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fggp_deploy import runtime
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data.types import Dataset, Split
+from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.verify import accuracy, parity
-from fggp_deploy.verify.network import Floats, Network, load, load_on_kernels
+from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime
 
 N_PROBES = 8  # random inputs where the file brings no self-test
 KERNELS_RTOL = 1e-5  # of the largest logit: how far the kernels may be from stock
@@ -30,8 +31,9 @@ class Subject:
     """A model file with its network, and where they are there the dense parent's and the data.
 
     `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
-    same model on the sparse kernels, None where they are missing or no faster. `unrounded` is the
-    network of a file beside one with fp16 values that holds the same checkpoint in fp32.
+    same model on the sparse kernels, None where they are missing or no faster; `speed` says why.
+    `unrounded` is the network of a file beside one with fp16 values that holds the same checkpoint
+    in fp32.
     """
 
     packed: SparseModel
@@ -40,11 +42,18 @@ class Subject:
     parent: Network | None
     data: Dataset | None
     kernels: Network | None = None
+    speed: str = ""
     unrounded: Network | None = None
 
 
 def gather(
-    packed: SparseModel, *, reference: Path | None, data: Dataset | None, threads: int
+    packed: SparseModel,
+    *,
+    reference: Path | None,
+    data: Dataset | None,
+    threads: int,
+    batch: int = 1,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Subject:
     """Load both networks and check that everything fits.
 
@@ -63,10 +72,17 @@ def gather(
                 f"{network.name} gives {n} logits but {packed.path.name} names "
                 f"{len(meta.classes)} classes; they do not belong together, export again"
             )
-    fast = load_on_kernels(f"{packed.path.name} on the kernels", packed.runnable(), threads=threads)
+    fast, speed = open_by_runtime(
+        f"{packed.path.name} on the kernels",
+        packed.runnable(),
+        threads=threads,
+        batch=batch,
+        progress=progress,
+    )
+    on_kernels = fast if runtime.uses_kernels(fast.session) else None
     twin = find_unrounded(packed) if meta.unrounded is not None else None
     unrounded = load(twin.name, twin, threads=threads) if twin else None
-    return Subject(packed, model, reference, parent, data, fast, unrounded)
+    return Subject(packed, model, reference, parent, data, on_kernels, speed, unrounded)
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
@@ -175,8 +191,7 @@ def packed_against_dense(
     dense = load(name, serialized, threads=threads)
     found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
     if subject.data is not None:
-        test = subject.data.test
-        some = Split(test.images[:N_PARITY], test.labels[:N_PARITY])
+        some = subject.data.test.first(N_PARITY)
         found["test images"] = parity.difference(
             accuracy.logits(subject.model, some, meta.preprocessing),
             accuracy.logits(dense, some, meta.preprocessing),

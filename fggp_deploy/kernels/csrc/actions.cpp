@@ -63,6 +63,7 @@ void Execution::plan_actions(const Program& program) {
           add_depthwise(s, window(s), out);
         break;
     }
+    last_action_.resize(i + 1, actions_.size());  // a chained step ends where the next one does
   }
   for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
 }

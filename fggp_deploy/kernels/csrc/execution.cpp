@@ -1,6 +1,7 @@
 #include "execution.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace fggp {
 namespace {
@@ -214,6 +215,31 @@ void Execution::run(const float* const* inputs, float* const* outputs, float* wo
                     const Threads& threads) const {
   const Context c{inputs, outputs, workspace, &threads};
   for (const Action& action : actions_) action(c);
+}
+
+std::vector<double> Execution::profile(const float* const* inputs, float* const* outputs,
+                                       float* workspace, int repeats) const {
+  using Clock = std::chrono::steady_clock;
+  const Threads none;
+  const Context c{inputs, outputs, workspace, &none};
+  std::vector<std::vector<double>> all(last_action_.size() + 1);
+  for (int repeat = 0; repeat < repeats; repeat++) {
+    size_t action = 0;
+    for (size_t step = 0; step < all.size(); step++) {
+      const size_t end = step < last_action_.size() ? last_action_[step] : actions_.size();
+      const auto start = Clock::now();
+      for (; action < end; action++) actions_[action](c);
+      all[step].push_back(
+          std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+    }
+  }
+  std::vector<double> medians;
+  for (std::vector<double>& own : all) {
+    const auto middle = own.begin() + static_cast<ptrdiff_t>(own.size() / 2);
+    std::nth_element(own.begin(), middle, own.end());
+    medians.push_back(*middle);
+  }
+  return medians;
 }
 
 }  // namespace fggp
