@@ -120,6 +120,18 @@ def test_density_decides(density, encoding):
     assert packed.encoding == encoding
 
 
+@settings(deadline=None)
+@given(WEIGHTS.filter(lambda w: np.abs(w).max() < 60_000))
+def test_half_values_cost_half_and_round_to_nearest(w):
+    full, half = choose(w), choose(w, values=np.float16)
+    if half is None:
+        assert full is None
+        return
+    assert half.values.dtype == np.float16
+    assert full is None or half.stored_bytes < full.stored_bytes
+    assert np.array_equal(half.decode(), w.astype(np.float16).astype(F))
+
+
 def test_dense_and_tiny_stay_dense():
     assert choose(np.ones((100, 100), F)) is None
     assert choose(np.zeros((4, 4), F)) is None

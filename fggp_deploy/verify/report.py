@@ -60,10 +60,10 @@ class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
     `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
-    model runs on them, "kernels": then the gates on latency judge those. `parity` is
-    packed against dense by inputs, `kernels_parity` kernels against stock on the test images;
-    `rounding` fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test
-    split where a file with fp32 values lies beside the model.
+    model runs on them, "kernels": then the gates on latency judge those. `parity` is packed against
+    dense by inputs, `kernels_parity` kernels against stock on the test images; `rounding` fp16
+    values against fp32 on the self-test's inputs, `rounding_paired` on the test split where a file
+    with fp32 values lies beside the model.
     `origin` is what the model says of itself, `provenance` what made this report.
     """
 
