@@ -176,7 +176,7 @@ class _Planner:
         regions, model = chosen[found.name]
         if found.name == CUT:
             costs = [replace(c, on_kernels=c.output not in proposed) for c in costs]
-        reason = f"{_size(regions)}, ratio to dense at least {found.low:.2f}"
+        reason = f"{_size(regions)}, at least {found.low:.2f} times dense, tuned for {seconds:g} s"
         return Compiled(Plan(True, reason, found.low, seconds), model, costs)
 
     def _tune(self) -> None:

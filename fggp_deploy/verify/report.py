@@ -262,8 +262,9 @@ def _notes(subject: Subject) -> tuple[str, ...]:
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
     if subject.kernels is None:
-        why = subject.speed.removeprefix("plain: ")
-        notes.append(f"The sparse kernels were not used: {why}.")
+        notes.append(f"The sparse kernels were not used: {subject.speed.removeprefix('plain: ')}.")
+    else:
+        notes.append(f"The sparse kernels run {subject.speed.removeprefix('kernels: ')}.")
     if subject.packed.metadata.selftest is None:
         notes.append("The file brings no self-test, so no recorded logits were checked.")
     return tuple(notes)
