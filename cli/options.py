@@ -9,11 +9,61 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DataName = Annotated[
-    str, typer.Option("--data", help="Data set: fashion-mnist-12k, fashion-mnist or cifar10.")
+    str,
+    typer.Option(
+        "--data",
+        help="folder:PATH (one folder of images a class), hf:NAME_OR_PATH, FILE.py:FUNCTION, or "
+        "fashion-mnist-12k, fashion-mnist, mnist, cifar10, cifar100, svhn.",
+    ),
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds the data, as torchvision has it (cifar-10-batches-py)."),
+    typer.Option(
+        help="Folder that holds a named data set, as torchvision has it (cifar-10-batches-py). "
+        "Default: a cache, into which it is downloaded."
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Side in pixels that images get. Default: the network's, else that of the images "
+        "where all have one of at most 96, else 64."
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        help="Shorter side before the crop in the centre, as 256 for an --image-size 224."
+    ),
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        help="none; basic (shift, mirror); strong (and TrivialAugmentWide, random erasing)."
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Mirror images; not for digits, text or traffic signs."),
+]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Decode images each time they are needed, or once. Default: once if 1 GiB suffices.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes that decode images. Default: the cores less one, at most 8."),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", help="Leave out images that cannot be decoded; count them."),
+]
+SplitSeed = Annotated[
+    int,
+    typer.Option(help="Chooses the tenths held out for val and test where the data have none."),
 ]
 Model = Annotated[
     str,
@@ -37,7 +87,7 @@ Weights = Annotated[
     ),
 ]
 TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the Python file of --model FILE.py:FACTORY.")
+    bool, typer.Option("--trust-code", help="Run the Python of a FILE.py:FUNCTION.")
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images in a training step.")]

@@ -25,7 +25,11 @@ class _Watcher:
         self._val = ""
         self._told = time.monotonic()
 
+    def on_data(self, what: str, done: int, total: int) -> None:
+        self._progress.update(self._task, description=what, completed=done, total=total, figures="")
+
     def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
+        self._progress.reset(self._task, description="training")
         stderr.print(f"{epochs} epochs, {n_steps} steps; writing to {folder}", markup=False)
 
     def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:

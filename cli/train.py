@@ -40,6 +40,14 @@ def train(
     batch_size: o.BatchSize = Default.batch_size,
     mean: o.Numbers = None,
     std: o.Numbers = None,
+    image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    augment: o.Augment = Default.augment,
+    flip: o.Flip = None,
+    stream: o.Stream = None,
+    workers: o.Workers = None,
+    skip_unreadable: o.SkipUnreadable = False,
+    split_seed: o.SplitSeed = 0,
     keep_dense: o.KeepDense = None,
     prune_first: o.PruneFirst = False,
     seed: o.Seed = Default.seed,
@@ -61,6 +69,8 @@ def train(
         mean=o.numbers("--mean", mean), std=o.numbers("--std", std),
         keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
         precision=precision,
+        image_size=image_size, resize=resize, augment=augment, flip=flip, stream=stream,
+        workers=workers, skip_unreadable=skip_unreadable, split_seed=split_seed,
     )  # fmt: skip
     from fggp_deploy.training.train import train as run
 

@@ -18,7 +18,7 @@ from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats, SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.data import Preprocessing, short_name
 from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, REFERENCE
@@ -152,6 +152,8 @@ def _to_ship(provenance: Mapping[str, Any]) -> dict[str, Any]:
     paths = ("checkpoint", "data_dir", "weights")
     config = dict(kept.get("config") or {})
     config |= {k: Path(config[k]).name for k in paths if config.get(k)}
+    if config.get("data"):
+        config["data"] = short_name(config["data"])
     if config.get("model"):
         config["model"] = without_folder(config["model"])
     return kept | {"config": config} if kept else {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper
 from test_runtime import Builder, agree, plain_run
@@ -195,6 +196,39 @@ def test_stays_outside(name: str, tmp_path: Path) -> None:
     make, steps = OUTSIDE[name]
     b = Builder()
     check(b.model(make(b, b.conv("x", 8, 3))), tmp_path, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0, 2),  # the version
+        (1, 65),  # inputs
+        (2, 1 << 40),  # steps
+        (4, 99),  # an output that nobody makes
+        (5, 8),  # an operator
+        (6, 1),  # reads what it makes
+        (7, 3),  # a residual from the future
+        (8, 1 << 30),  # a constant
+        (13, 1 << 20),  # output channels
+        (15, 7),  # groups that divide nothing
+        (16, 0),  # kernel
+        (18, -1),  # stride
+        (22, 1 << 62),  # padding
+        (27, 1 << 17),  # variant
+    ],
+)
+def test_a_damaged_region_is_an_error(index: int, value: int) -> None:
+    b = Builder()
+    model = b.model(b.op("Relu", b.conv("x", 8, 3)))
+    rewritten = rewrite(model, find(model), threads=1)
+    (region,) = [n for n in rewritten.graph.node if n.domain == "ai.fggp"]
+    (program,) = [a for a in region.attribute if a.name == "program"]
+    program.ints[index] = value
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(kernels.library_path()))
+    with pytest.raises(Exception, match="Region_0"):
+        ort.InferenceSession(rewritten.SerializeToString(), options)
 
 
 def test_no_region_beside_a_subgraph() -> None:

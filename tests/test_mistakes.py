@@ -17,6 +17,7 @@ import pytest
 import safetensors.numpy
 import torch
 from conftest import tiny
+from PIL import Image
 
 from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint
@@ -38,7 +39,13 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["prune", "--device", "tpu9"], "--device must be auto, cpu, cuda or cuda:N"),
         (["prune", "--precision", "fp8"], "unknown precision 'fp8'"),
         (["prune", "--keep-dense", "layer9.*"], "'layer9.*' matches no weight"),
-        (["prune", "--data", "cifar10"], "give --data-dir"),
+        (["prune", "--data", "cifar10", "--data-dir", "full"], "full does not hold cifar10; fetch"),
+        (["prune", "--data", "folder:nowhere"], "nowhere does not exist; --data folder:PATH"),
+        (["prune", "--data", "folder:full"], "full has no class folders; put each"),
+        (["prune", "--data", "folder:pets"], "pets/cat/2.jpg is no JPEG"),
+        (["prune", "--data", "mine.py:make"], "give --trust-code if you trust it"),
+        (["prune", "--augment", "storng"], "unknown augment 'storng'; did you mean 'strong'?"),
+        (["prune", "--image-size", "0"], "image size must be in 1..16384, got 0x0"),
         (["prune", "--mean", "0.5"], "--mean and --std go together"),
         (["prune", "--mean", "a", "--std", "b"], "--mean must be numbers with commas"),
         (["prune", "--checkpoint", "none.pt"], "none.pt does not exist"),
@@ -79,6 +86,10 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(program, args: list[str], s
         (cwd / name).write_bytes(b"\x07garbage")
     (cwd / "full").mkdir()
     (cwd / "full" / "thesis.txt").write_text("the only copy")
+    (cwd / "pets" / "cat").mkdir(parents=True)
+    for i in range(6):
+        Image.new("L", (8, 8)).save(cwd / "pets" / "cat" / f"{i}.jpg")
+    (cwd / "pets" / "cat" / "2.jpg").write_text("no image")
     torch.save({"x": Fraction(1, 2)}, cwd / "evil.pt")
     torch.save(
         models.build("resnet20", num_classes=10, in_channels=3).state_dict(), cwd / "other.pt"

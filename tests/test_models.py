@@ -6,6 +6,7 @@ import builtins
 import hashlib
 import urllib.error
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -248,7 +249,7 @@ def test_the_list_counts_without_building():
 )
 def test_options_that_do_not_go_together(options: dict, says: str):
     with pytest.raises(ConfigError, match=says):
-        prune(PruneConfig(**options), observer=None)
+        prune(PruneConfig(**options), observer=Mock())
 
 
 def images(size: int) -> Dataset:

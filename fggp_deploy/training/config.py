@@ -11,6 +11,7 @@ from typing import Any
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.errors import ConfigError, UnknownName
 
+PRESETS = ("none", "basic", "strong")  # of augmentation
 PRECISIONS = ("fp32", "bf16")
 LR_SCHEDULES = ("cosine", "step")
 
@@ -24,6 +25,8 @@ class TrainConfig:
     publish, or a file. `new_head`: a last layer of another number of classes starts at random.
     `trust_code`: run the user's own Python files. `device`: auto, cpu, cuda, cuda:N. `mean`,
     `std`: preprocessing of a checkpoint trained elsewhere, in place of the data set's own.
+    `augment`: none, basic, strong; `flip`: whether mirror images keep their label, None for what
+    the data set says. The other options on data are those of data.Reading.
     `sparsity` > 0 trains from a random mask of that sparsity, fixed, by `allocation`.
     """
 
@@ -36,6 +39,14 @@ class TrainConfig:
     data_dir: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    augment: str = "basic"
+    flip: bool | None = None
+    stream: bool | None = None
+    workers: int | None = None
+    skip_unreadable: bool = False
+    split_seed: int = 0
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
@@ -70,6 +81,9 @@ class TrainConfig:
             raise ConfigError("--checkpoint and --weights are two names of one thing; give one")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean and --std go together")
+        _known("augment", self.augment, PRESETS)
+        if self.workers is not None:
+            _at_least("workers", self.workers, 0)
         _known("precision", self.precision, PRECISIONS)
         _known("lr-schedule", self.lr_schedule, LR_SCHEDULES)
         _known("allocation", self.allocation, ALLOCATIONS)

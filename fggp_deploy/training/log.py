@@ -21,6 +21,10 @@ class RunLog:
         self._board = SummaryWriter(str(folder / "tensorboard"))
         self._observer = observer
 
+    def on_data(self, what: str, done: int, total: int) -> None:
+        """Pass on."""
+        self._observer.on_data(what, done, total)
+
     def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
         """Pass on."""
         self._observer.on_start(folder, epochs, n_steps)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, MachineError, TrainingDiverged
 from fggp_deploy.pruner import Pruner
-from fggp_deploy.training.batches import Batches, n_training_batches
+from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.observer import EpochMetrics, Observer
 
@@ -80,8 +81,13 @@ def fit(
     """
     size = config.batch_size
     per_epoch = n_training_batches(data, size)
-    batches = Batches(data.train, data.preprocessing, batch_size=size, device=device)
-    val = Batches(data.val, data.preprocessing, batch_size=size, device=device)
+    batches, val = (
+        open_batches(
+            part, data.preprocessing, batch_size=size, device=device, workers=config.workers
+        )
+        for part in (data.train, data.val)
+    )
+    augmentation = Augmentation(data.augment, data.flip, data.crop_padding)
     generator = torch.Generator().manual_seed(config.seed)
     n_steps = per_epoch * config.epochs
     step = 0
@@ -89,7 +95,7 @@ def fit(
         start = time.perf_counter()
         total = torch.zeros((), device=device)
         model.train()
-        for x, y in batches.shuffled(generator, crop_padding=data.crop_padding, flip=data.flip):
+        for x, y in batches.shuffled(generator, augmentation):
             step += 1
             lr = learning_rate(config, step, per_epoch)
             for group in optimizer.param_groups:

@@ -41,7 +41,7 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
             f"--model {config.model} needs --checkpoint or --weights: only {PruneConfig.model} "
             f"comes trained"
         )
-    start = load_start(config, config.checkpoint)
+    start = load_start(config, config.checkpoint, progress=observer.on_data)
     parent = _parent(config, start)
     torch.manual_seed(config.seed)
     model = on_device(start.model, device)

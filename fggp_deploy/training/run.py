@@ -22,7 +22,7 @@ from fggp_deploy.folder import INTERRUPTED
 from fggp_deploy.masks import MaskSet, tensor_digest
 from fggp_deploy.models import canonical
 from fggp_deploy.pruner import Pruner
-from fggp_deploy.training.batches import Batches, n_training_batches
+from fggp_deploy.training.batches import n_training_batches, open_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.loop import accuracy, fit
@@ -77,6 +77,8 @@ class Run:
         began = datetime.now(UTC)
         config = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
         write_atomic(self.folder / "config.yaml", config)
+        if self.data.held_out is not None:
+            self.data.held_out.save_beside(self.folder)
         distill = self.config.distill if isinstance(self.config, PruneConfig) else 0.0
         log = RunLog(self.folder, observer)
         epochs = self.config.epochs
@@ -97,9 +99,9 @@ class Run:
 
     def _finish(self, masks: MaskSet, began: datetime) -> RunResult:
         """Measure on the test split, write the checkpoint."""
-        test = Batches(
-            self.data.test, self.data.preprocessing,
-            batch_size=self.config.batch_size, device=self.device,
+        test = open_batches(
+            self.data.test, self.data.preprocessing, batch_size=self.config.batch_size,
+            device=self.device, workers=self.config.workers,
         )  # fmt: skip
         test_accuracy = accuracy(self.model, test)
         parent_accuracy = accuracy(self.teacher, test) if self.teacher is not None else None

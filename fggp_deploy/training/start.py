@@ -14,7 +14,10 @@ from fggp_deploy import data as datasets
 from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.foreign import is_ours, read_foreign
-from fggp_deploy.data.types import Dataset, Preprocessing
+from fggp_deploy.data.preprocessing import Preprocessing
+from fggp_deploy.data.reading import Reading
+from fggp_deploy.data.splits import SPLIT, HeldOut
+from fggp_deploy.data.types import Dataset, Progress
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import check_readable, sha256_file
 from fggp_deploy.masks import MaskSet
@@ -41,39 +44,73 @@ class Start:
     names: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_data(config: TrainConfig) -> Dataset:
-    """The run's data set, with the preprocessing that the options ask for."""
-    data = datasets.load(config.data, config.data_dir)
-    if config.mean is None or config.std is None:
-        return data
-    old = data.preprocessing
-    new = Preprocessing(old.height, old.width, config.mean, config.std)
-    if new.channels != old.channels:
-        raise ConfigError(f"--mean has {new.channels} entries but the images {old.channels}")
-    return dataclasses.replace(data, preprocessing=new)
+def load_data(
+    config: TrainConfig, like: Reading | None = None, *, progress: Progress | None = None
+) -> Dataset:
+    """The run's data set, prepared as the options ask, and else as `like` says.
+
+    `progress(what, done, total)` counts images that are checked or decoded.
+    """
+    reading = dataclasses.replace(
+        like or Reading(),
+        image_size=config.image_size,
+        resize=config.resize,
+        mean=config.mean,
+        std=config.std,
+        stream=config.stream,
+        workers=config.workers,
+        skip_unreadable=config.skip_unreadable,
+        trust_code=config.trust_code,
+        split_seed=config.split_seed,
+    )
+    if progress is not None:
+        reading = dataclasses.replace(reading, progress=progress)
+    data = datasets.load(config.data, config.data_dir, reading)
+    flip = data.flip if config.flip is None else config.flip
+    return dataclasses.replace(data, augment=config.augment, flip=flip)
 
 
-def load_start(config: TrainConfig, checkpoint: Path | None) -> Start:
+def load_start(
+    config: TrainConfig, checkpoint: Path | None, *, progress: Progress | None = None
+) -> Start:
     """Load what is to be pruned or trained further: `checkpoint`, `config.weights`, or our own.
 
-    Published weights bring their preprocessing. Raises CheckpointError when the file does not fit
-    model or data, and the errors of `models.published`.
+    Weights that are published, or ours, bring their preprocessing; ours also their classes and
+    what they have not seen of their data. `progress`: see load_data. Raises CheckpointError when
+    the file does not fit model or data, and the errors of `models.published`.
     """
     path, known = checkpoint or EMBEDDED_CHECKPOINT, None
     if checkpoint is None and config.weights is not None:
         path, known = models.published(config.model, config.weights)
     check_readable(path, CheckpointError)
-    if known is not None and config.mean is None:
-        config = dataclasses.replace(config, mean=known.mean, std=known.std)
-    data = load_data(config)
+    like = Reading()
+    ours = Checkpoint.open(path) if is_ours(path) else None
+    if known is not None:
+        if config.mean is None:
+            config = dataclasses.replace(config, mean=known.mean, std=known.std)
+        if config.data not in datasets.DATASETS:  # those have a size of their own
+            like = Reading(
+                preprocessing=Preprocessing(
+                    known.crop, known.crop, known.mean, known.std, known.resize,
+                    known.interpolation,
+                )
+            )  # fmt: skip
+    elif ours is not None:
+        assert ours.info is not None  # is_ours has seen it
+        _check_model(ours.info, config, path)
+        split = path.with_name(SPLIT)
+        like = Reading(
+            preprocessing=ours.info.preprocessing,
+            classes=ours.info.classes,
+            trained_on=ours.info.data,
+            held_out=HeldOut.open(split) if split.is_file() else None,
+        )
+    data = load_data(config, like, progress=progress)
     model = new_model(config, data)
     what = f"{path} in {config.model} for {data.name}"
-    if is_ours(path):
-        ours = Checkpoint.open(path)
-        assert ours.info is not None  # is_ours has seen it
-        _check_fits(ours.info, config, data, path)
-        if config.mean is None:
-            data = dataclasses.replace(data, preprocessing=ours.info.preprocessing)
+    if ours is not None:
+        assert ours.info is not None
+        _check_classes(ours.info, config, data, path)
         state = {n: torch.from_numpy(a.copy()) for n, a in ours.tensors.items()}
         masks = {n: torch.from_numpy(m) for n, m in ours.masks.items()}
         names = dict(ours.info.names)
@@ -183,11 +220,14 @@ def _check_runs(model: nn.Module, name: str, data: Dataset) -> None:
         )
 
 
-def _check_fits(info: CheckpointInfo, config: TrainConfig, data: Dataset, path: Path) -> None:
+def _check_model(info: CheckpointInfo, config: TrainConfig, path: Path) -> None:
     if models.canonical(info.model) != models.canonical(config.model):
         raise CheckpointError(
             f"{path} is a {info.model}, not a {config.model}; give --model {info.model}"
         )
+
+
+def _check_classes(info: CheckpointInfo, config: TrainConfig, data: Dataset, path: Path) -> None:
     if len(info.classes) != len(data.classes) and not config.new_head:
         raise CheckpointError(
             f"{path} knows {len(info.classes)} classes but {data.name} has {len(data.classes)}; "

@@ -30,12 +30,12 @@ def train(config: TrainConfig, *, observer: Observer, out: Path | None = None) -
     torch.manual_seed(config.seed)
     if config.checkpoint is None and config.weights is None:
         start = None
-        data = load_data(config)
+        data = load_data(config, progress=observer.on_data)
         model = new_model(config, data)
     else:
         if config.sparsity:
             raise ConfigError("--sparsity is for training from scratch; `prune` makes it sparse")
-        start = load_start(config, config.checkpoint)
+        start = load_start(config, config.checkpoint, progress=observer.on_data)
         data, model = start.data, start.model
     on_device(model, device)
     if start is None:

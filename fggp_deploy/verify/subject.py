@@ -11,7 +11,7 @@ import numpy as np
 
 from fggp_deploy import runtime
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data.types import Dataset, Split
+from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.onnx_unpacking import reading
@@ -160,8 +160,7 @@ def packed_against_dense(
     dense = load(name, serialized, threads=threads)
     found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
     if subject.data is not None:
-        test = subject.data.test
-        some = Split(test.images[:N_PARITY], test.labels[:N_PARITY])
+        some = subject.data.test.first(N_PARITY)
         found["test images"] = parity.difference(
             accuracy.logits(subject.model, some, meta.preprocessing),
             accuracy.logits(dense, some, meta.preprocessing),

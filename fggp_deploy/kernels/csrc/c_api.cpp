@@ -7,8 +7,6 @@
 #include "runner.h"
 #include "tune.h"
 
-#define FGGP_EXPORT extern "C" __attribute__((visibility("default")))
-
 namespace {
 
 using namespace fggp;

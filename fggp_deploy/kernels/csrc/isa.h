@@ -9,6 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef _WIN32
+#define FGGP_EXPORT extern "C" __declspec(dllexport)
+#else
+#define FGGP_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
 extern "C" {
 
 // One spatial block of one convolution, for a run of output channels.

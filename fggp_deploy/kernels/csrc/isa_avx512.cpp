@@ -54,29 +54,35 @@ struct Lanes4 {
 
 namespace {
 
-void halo16(const FggpHalo* h) {
+void halo16(const FggpHalo* args) {
+  const FggpHalo h = *args;  // a copy that no store can alias
   // Channels in the inner loop, so that a permutation is read once for a run of them.
-  for (uint32_t c0 = 0; c0 < h->channels; c0 += 16) {
-    const uint32_t c1 = c0 + 16 < h->channels ? c0 + 16 : h->channels;
-    for (uint32_t k = 0; k < h->n; k++) {
-      const __m512i lane = _mm512_loadu_si512(h->lane + k * 16);
-      const __mmask16 mask = h->mask[k];
-      float* plane = h->y + static_cast<ptrdiff_t>(c0) * h->channel;
-      for (uint32_t c = c0; c < c1; c++, plane += h->channel)
-        _mm512_store_ps(plane + h->to[k], _mm512_maskz_permutexvar_ps(
-                                              mask, lane, _mm512_load_ps(plane + h->from[k])));
+  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
+    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
+    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
+    for (uint32_t k = 0; k < h.n; k++) {
+      const __m512i lane = _mm512_loadu_si512(h.lane + k * 16);
+      const __mmask16 mask = h.mask[k];
+      const float* from = first + h.from[k];
+      float* to = first + h.to[k];
+      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
+        _mm512_store_ps(to, _mm512_maskz_permutexvar_ps(mask, lane, _mm512_load_ps(from)));
     }
   }
 }
 
-void halo4(const FggpHalo* h) {
-  for (uint32_t c = 0; c < h->channels; c++) {
-    float* plane = h->y + static_cast<ptrdiff_t>(c) * h->channel;
-    for (uint32_t k = 0; k < h->n; k++) {
-      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h->lane + k * 4));
-      _mm_store_ps(plane + h->to[k],
-                   _mm_maskz_permutevar_ps(static_cast<__mmask8>(h->mask[k]),
-                                           _mm_load_ps(plane + h->from[k]), lane));
+void halo4(const FggpHalo* args) {
+  const FggpHalo h = *args;
+  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
+    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
+    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
+    for (uint32_t k = 0; k < h.n; k++) {
+      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h.lane + k * 4));
+      const auto mask = static_cast<__mmask8>(h.mask[k]);
+      const float* from = first + h.from[k];
+      float* to = first + h.to[k];
+      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
+        _mm_store_ps(to, _mm_maskz_permutevar_ps(mask, _mm_load_ps(from), lane));
     }
   }
 }
