@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from fggp_deploy import data as datasets
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.data.types import Labels
-from fggp_deploy.errors import ConfigError, DataError, ModelFileError
+from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.runtime.compiler import random_feeds
+from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats
+
+MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -85,23 +87,29 @@ def read(
         dense = unpacked.dense()
     if not dense.graph.input:
         raise ModelFileError(f"{path} has no input; bench wants a network")
-    images, why = _images(model, data_dir, n_calibration, n_test)
+    images, why = _images(path, data_dir, n_calibration, n_test)
     sizes = dict(enumerate(shape or (), start=1))
     return Subject(path, bool(unpacked.weights), dense, images, why, sizes)
 
 
 def _images(
-    model: ModelProto, data_dir: Path | None, n_calibration: int, n_test: int
+    path: Path, data_dir: Path | None, n_calibration: int, n_test: int
 ) -> tuple[Images | None, str]:
+    """The model's own images where they lie on this machine, else None and why."""
     try:
-        meta = Metadata.from_props({p.key: p.value for p in model.metadata_props})
-        if meta.data is None:
-            return None, "the file does not say what data it is for"
-        data = datasets.load(meta.data, data_dir)
-        train, test = data.train.images[:n_calibration], data.test.images[:n_test]
-        prepare = meta.preprocessing
-        return Images(data.name, prepare(train), prepare(test), data.test.labels[:n_test]), ""
-    except ModelFileError:
-        return None, "the file does not say what data it is for"
-    except (DataError, ConfigError) as e:
+        data = images_for(
+            path, data_dir=data_dir, progress=_silent, parts=("train", "test"), fetch=False
+        )
+    except (FileError, ConfigError, MachineError) as e:
         return None, str(e)
+    if data is None:
+        return None, "the file does not say what data it is for"
+    prepare = data.preprocessing
+    most = max(1, MAX_IMAGE_BYTES // (4 * math.prod(prepare.input_shape)))
+    train, test = data.train.first(n_calibration), data.test.first(min(n_test, most))
+    x, y = (prepare(part.read(slice(0, len(part)))) for part in (train, test))
+    return Images(data.name, x, y, test.labels), ""
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Reading a few images is not worth a bar."""
