@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,7 +86,7 @@ def verify(
     if path.is_dir() and (path / PACKED).is_file():
         path = path / PACKED
     gates = Gates(max_drop, min_speedup, max_bytes, max_latency_ms, strict)
-    options = {
+    options: dict[str, Any] = {
         "skip_unreadable": skip_unreadable, "workers": workers, "trust_code": trust_code,
         "split_seed": split_seed,
     }  # fmt: skip

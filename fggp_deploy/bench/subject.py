@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ import onnx
 from onnx import ModelProto
 
 from fggp_deploy.data.types import Labels, Progress
-from fggp_deploy.errors import ConfigError, DataError, ModelFileError
+from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.runtime.compiler import random_feeds
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats
+
+MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -101,23 +104,25 @@ def _images(
     n_test: int,
     progress: Progress,
 ) -> tuple[Images | None, str]:
+    """The model's own images where they lie on this machine, else None and why."""
     try:
-        found = images_for(path, data, data_dir, parts=("train", "test"), progress=progress)
+        found = images_for(
+            path, data, data_dir, parts=("train", "test"), fetch=data is not None, progress=progress
+        )
     except ModelFileError:
         return None, "the file does not say how to prepare images"
-    except (DataError, ConfigError) as e:
+    except (FileError, ConfigError, MachineError) as e:
         if data is not None:
             raise
         return None, str(e)
     if found is None:
         return None, "the file does not say what data it is for"
-    prepare, test = found.preprocessing, _spread(len(found.test), n_test)
-    return Images(
-        found.name,
-        prepare(found.train.read(_spread(len(found.train), n_calibration))),
-        prepare(found.test.read(test)),
-        found.test.labels[test],
-    ), ""
+    prepare = found.preprocessing
+    most = max(1, MAX_IMAGE_BYTES // (4 * math.prod(prepare.input_shape)))
+    train = _spread(len(found.train), n_calibration)
+    test = _spread(len(found.test), min(n_test, most))
+    x, y = prepare(found.train.read(train)), prepare(found.test.read(test))
+    return Images(found.name, x, y, found.test.labels[test]), ""
 
 
 def _spread(n: int, n_wanted: int) -> npt.NDArray[np.int64]:

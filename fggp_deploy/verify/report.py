@@ -271,8 +271,9 @@ def _notes(subject: Subject) -> tuple[str, ...]:
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
     if subject.kernels is None:
-        why = subject.speed.removeprefix("plain: ")
-        notes.append(f"The sparse kernels were not used: {why}.")
+        notes.append(f"The sparse kernels were not used: {subject.speed.removeprefix('plain: ')}.")
+    else:
+        notes.append(f"The sparse kernels run {subject.speed.removeprefix('kernels: ')}.")
     if subject.packed.metadata.unrounded is not None and subject.unrounded is None:
         notes.append(
             "The values are fp16 and no file with the same checkpoint's fp32 values lies beside "
