@@ -3,46 +3,77 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fggp_deploy.training.rules import RULES
+
+
+def _help(key: str) -> Any:
+    return typer.Option(help=RULES[key].help)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DataName = Annotated[
-    str, typer.Option("--data", help="Data set: fashion-mnist-12k, fashion-mnist or cifar10.")
-]
-DataDir = Annotated[
+DataName = Annotated[str, typer.Option("--data", help=RULES["data"].help)]
+DataDir = Annotated[Path | None, _help("data_dir")]
+Model = Annotated[str, _help("model")]
+Epochs = Annotated[int, _help("epochs")]
+BatchSize = Annotated[int, _help("batch_size")]
+Lr = Annotated[float, _help("lr")]
+LrSchedule = Annotated[str, _help("lr_schedule")]
+Warmup = Annotated[float, _help("warmup_epochs")]
+WeightDecay = Annotated[float, _help("weight_decay")]
+LabelSmoothing = Annotated[float, _help("label_smoothing")]
+Ema = Annotated[float, _help("ema")]
+BnImages = Annotated[int, _help("bn_images")]
+Seed = Annotated[int, _help("seed")]
+Device = Annotated[str, _help("device")]
+Precision = Annotated[str, _help("precision")]
+Compile = Annotated[bool, typer.Option("--compile", help=RULES["compile"].help)]
+SaveEvery = Annotated[float, typer.Option(metavar="MINUTES", help=RULES["save_every"].help)]
+PruneFirst = Annotated[bool, typer.Option("--prune-first", help=RULES["prune_first"].help)]
+KeepDense = Annotated[list[str] | None, _help("keep_dense")]
+Mean = Annotated[str | None, _help("mean")]
+Std = Annotated[str | None, _help("std")]
+Config = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds the data, as torchvision has it (cifar-10-batches-py)."),
+    typer.Option(help="YAML file of options; a run's config.yaml repeats that run."),
 ]
-Model = Annotated[str, typer.Option(help="Network: resnet10s2, resnet20, resnet50 or vgg19.")]
-Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
-BatchSize = Annotated[int, typer.Option(help="Images in a training step.")]
-Lr = Annotated[float, typer.Option(help="Peak learning rate.")]
-LrSchedule = Annotated[str, typer.Option(help="cosine, or step (x0.1 at 50% and 75%).")]
-Warmup = Annotated[float, typer.Option(help="Epochs of linear learning-rate growth.")]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result on the same CPU.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")]
-PruneFirst = Annotated[bool, typer.Option("--prune-first", help="Prune the first convolution too.")]
-KeepDense = Annotated[
+Set = Annotated[
     list[str] | None,
-    typer.Option(help="Weights to leave dense, by name pattern (fc.*); may be given repeatedly."),
-]
-Numbers = Annotated[
-    str | None,
-    typer.Option(help="Per channel, as 0.485,0.456,0.406: what the checkpoint was trained with."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any option by its key in a YAML file."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Where to write; by default a new folder in runs/.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="The run's folder; by default a new one in runs/. One that holds a run that was cut "
+        "goes on with that run: its own options hold, and none may differ."
+    ),
+]
+
+_LISTS = ("target", "mean", "std")
 
 
-def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+def given(ctx: typer.Context) -> dict[str, Any]:
+    """The options of a run that stand on the command line, in their own types."""
+    read: dict[str, Any] = {}
+    for name, value in ctx.params.items():
+        source = ctx.get_parameter_source(name)
+        if name not in RULES or source is None or source.name != "COMMANDLINE":
+            continue
+        if name in _LISTS:
+            value = numbers(f"--{name}", value)
+            value = value[0] if name == "target" and len(value) == 1 else value
+        read[name] = tuple(value) if isinstance(value, list) else value
+    return read
+
+
+def numbers(name: str, text: str) -> tuple[float, ...]:
     """Read comma-separated numbers; raises ConfigError."""
     from fggp_deploy.errors import ConfigError
 
-    if text is None:
-        return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as e:

@@ -22,7 +22,8 @@ from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import atomic_path
 
 Array = npt.NDArray[Any]
-_MASK = "fggp.mask."
+MASK_PREFIX = "fggp.mask."
+STATE_PREFIX = "fggp.state."  # in savepoints: what a run needs to go on
 _VERSION = 1
 
 
@@ -77,16 +78,23 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write atomically; raises MachineError when the disk is full or may not be written."""
-        if self.info is None:
-            raise ConfigError("a checkpoint needs its description to be saved")
-        packed = {
-            _MASK + name: np.packbits(mask.reshape(-1), bitorder="little")
-            for name, mask in self.masks.items()
-        }
-        tensors = {name: np.asarray(a, order="C") for name, a in self.tensors.items()}
-        content = safetensors.numpy.save({**tensors, **packed}, {"fggp": self.info.to_json()})
+        content = safetensors.numpy.save(self.arrays(), {"fggp": self.described()})
         with atomic_path(path) as tmp:
             tmp.write_bytes(content)
+
+    def arrays(self) -> dict[str, Array]:
+        """All tensors of the file by name, the masks packed."""
+        packed = {
+            MASK_PREFIX + name: np.packbits(mask.reshape(-1), bitorder="little")
+            for name, mask in self.masks.items()
+        }
+        return {name: np.asarray(a, order="C") for name, a in self.tensors.items()} | packed
+
+    def described(self) -> str:
+        """The description as the file holds it; raises ConfigError when there is none."""
+        if self.info is None:
+            raise ConfigError("a checkpoint needs its description to be saved")
+        return self.info.to_json()
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -94,17 +102,18 @@ class Checkpoint:
         try:
             with safe_open(path, framework="numpy") as f:
                 text = (f.metadata() or {}).get("fggp")
-                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+                names = [n for n in f.keys() if not n.startswith(STATE_PREFIX)]  # noqa: SIM118
+                tensors = {name: f.get_tensor(name) for name in names}
         except FileNotFoundError as e:
             raise CheckpointError(f"{path} does not exist") from e
         except (SafetensorError, OSError, TypeError, ValueError) as e:
             raise CheckpointError(
                 f"{path} is no readable safetensors file ({e}); it may be cut off: copy it again"
             ) from e
-        packed = {n: tensors.pop(n) for n in list(tensors) if n.startswith(_MASK)}
+        packed = {n: tensors.pop(n) for n in list(tensors) if n.startswith(MASK_PREFIX)}
         info = CheckpointInfo.from_json(text) if text is not None else None
         check_finite(path, tensors)
-        masks = {n.removeprefix(_MASK): a for n, a in packed.items()}
+        masks = {n.removeprefix(MASK_PREFIX): a for n, a in packed.items()}
         return cls(tensors, {n: _unpack(path, n, a, tensors) for n, a in masks.items()}, info)
 
 

@@ -35,14 +35,19 @@ class Batches:
         self._mean = torch.tensor([255.0 * m for m in preprocessing.mean], device=device)
 
     def shuffled(
-        self, generator: torch.Generator, *, crop_padding: int, flip: bool
+        self, generator: torch.Generator, *, crop_padding: int, flip: bool, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of augmented training batches."""
+        """One epoch of augmented training batches, less the first `skip`.
+
+        What is left out is drawn from the generator all the same: the rest is as it would be.
+        """
         order = torch.randperm(len(self.labels), generator=generator)
         for i in range(len(self.labels) // self.batch_size):
             index = order[i * self.batch_size : (i + 1) * self.batch_size]
-            x = self.images[index.to(self.images.device)]
-            x = crop_and_flip(x, crop_padding, flip, generator)
+            moves = draw_moves(len(index), crop_padding, flip, generator)
+            if i < skip:
+                continue
+            x = crop_and_flip(self.images[index.to(self.images.device)], crop_padding, *moves)
             yield self._normalise(x), self.labels[index.to(self.labels.device)]
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -71,17 +76,24 @@ def n_training_batches(data: Dataset, batch_size: int) -> int:
     return len(data.train) // batch_size
 
 
-def crop_and_flip(x: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `padding` pixels (zeros come in) and mirror half of them.
+def draw_moves(
+    n: int, padding: int, flip: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """For n images a shift of up to `padding` pixels, int64 [2, n], and who is mirrored, bool [n].
 
-    x: uint8 [B, C, H, W]; a draw of its own for each image, from a CPU generator.
+    A draw of its own for each image, from a CPU generator.
     """
+    shift = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
+    return shift, (torch.rand(n, generator=generator) < 0.5) & flip
+
+
+def crop_and_flip(x: Tensor, padding: int, shift: Tensor, mirrored: Tensor) -> Tensor:
+    """Shift each image of x, uint8 [B, C, H, W], and mirror some; zeros come in."""
     b, _, h, w = x.shape
-    dy, dx = torch.randint(0, 2 * padding + 1, (2, b), generator=generator).to(x.device)
-    mirrored = (torch.rand(b, generator=generator) < 0.5).to(x.device) & flip
+    dy, dx = shift.to(x.device)
     rows = torch.arange(h, device=x.device) + dy[:, None]
     cols = torch.arange(w, device=x.device).expand(b, w)
-    cols = torch.where(mirrored[:, None], w - 1 - cols, cols) + dx[:, None]
+    cols = torch.where(mirrored.to(x.device)[:, None], w - 1 - cols, cols) + dx[:, None]
     padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
     at = torch.arange(b, device=x.device)
     return padded[at[:, None, None], rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
