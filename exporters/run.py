@@ -20,7 +20,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
-from fggp_deploy.folder import PARENT, REFERENCE
+from fggp_deploy.folder import REFERENCE, parent_of
 from fggp_deploy.training.start import restore
 from fggp_deploy.verify.network import load as load_network
 
@@ -68,7 +68,7 @@ def export_run(
         )
     model = restore(content, checkpoint)
     path = out or checkpoint.with_name(name)
-    reference = _reference(checkpoint.with_name(PARENT), path.parent)
+    reference = _reference(parent_of(checkpoint), path.parent)
     provenance = Provenance.of({"format": format, "flat": flat}, began).to_dict()
     metadata = dataclasses.replace(
         _metadata(model, content.info, content),

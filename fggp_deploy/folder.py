@@ -58,6 +58,13 @@ def held(folder: Path) -> Iterator[None]:
         os.close(fd)  # which lets go of it, as does the end of the process, however it comes
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process had begun to write into a run's folder; call it held."""
+    for place in (folder, folder / RESUME):
+        for path in place.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
 def checkpoint_in(folder: Path) -> Path:
     """The checkpoint of a run's folder: pruned, trained, or the newest savepoint."""
     for name in (PRUNED, DENSE):
@@ -85,4 +92,6 @@ def newest(file: str, runs: Path = RUNS) -> Path:
 
 def _is_empty(folder: Path) -> bool:
     """True when nothing is there but what a process that was killed at once leaves behind."""
-    return all(p.name == _LOCK or p.name.endswith(".tmp") for p in folder.iterdir())
+    return all(
+        p.name == _LOCK or (p.name[0] == "." and p.suffix == ".tmp") for p in folder.iterdir()
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.errors import CheckpointError, FggpWarning
 from fggp_deploy.files import sha256_file
-from fggp_deploy.folder import PARENT, held, new_folder
+from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
@@ -95,6 +95,7 @@ def _begin(folder: Path, ready: Ready, result_name: str) -> Run:
 
 def _go_on(prepare: Prepare, earlier: EarlierRun, result_name: str) -> Run:
     folder = earlier.folder
+    remove_leftovers(folder)
     saved = savepoint.latest(folder)
     if saved is None:  # it was cut before its first savepoint
         return _begin(folder, prepare(None, None), result_name)

@@ -44,8 +44,6 @@ def training_steps(s: Session, observer: Observer) -> Iterator[int]:
     look_every = _CHECK_EVERY[s.device.type]
     at.loss_sum = at.loss_sum.to(s.device)
     while at.epoch <= s.config.epochs:
-        if at.order is None:
-            at.order = s.generator.get_state()
         s.generator.set_state(at.order)
         skip = at.step - (at.epoch - 1) * s.steps_per_epoch
         s.model.train()
@@ -136,7 +134,7 @@ def _close_epoch(s: Session, val: Batches) -> EpochMetrics:
         seconds=at.epoch_seconds,
         layers={n: k / masks[n].numel() for n, k in masks.removed_by_layer.items()},
     )
-    at.next_epoch()
+    at.next_epoch(s.generator.get_state())
     return metrics
 
 

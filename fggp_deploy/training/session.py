@@ -29,16 +29,16 @@ class Position:
     `seconds`: of training, over all processes that worked on the run.
     """
 
+    order: Tensor
     step: int = 0
     epoch: int = 1
-    order: Tensor | None = None
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     epoch_seconds: float = 0.0
     seconds: float = 0.0
 
-    def next_epoch(self) -> None:
+    def next_epoch(self, order: Tensor) -> None:
         """Begin another epoch."""
-        self.epoch, self.order, self.epoch_seconds = self.epoch + 1, None, 0.0
+        self.epoch, self.order, self.epoch_seconds = self.epoch + 1, order, 0.0
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
 
@@ -58,10 +58,10 @@ class Session:
     device: torch.device
     teacher: nn.Module | None = None
     average: AveragedModel | None = None
-    position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.config.seed)
+        self.position = Position(order=self.generator.get_state())
 
     @cached_property
     def steps_per_epoch(self) -> int:
