@@ -32,6 +32,8 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
             f"largest drop: {made.largest.share:.1%} of the alive weights, at step "
             f"{made.largest.step}"
         )
+    if made.remark is not None:
+        stdout.print(f"warning: {made.remark}", markup=False)
     for target, step in zip(made.targets, made.target_steps, strict=True):
         stdout.print(f"target {target:g} is kept at step {step}")
     stdout.print(

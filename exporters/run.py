@@ -53,6 +53,8 @@ def export_run(
     began = datetime.now(UTC)
     exporter = load(format)
     name = "model.flat.onnx" if flat else exporter.DEFAULT_NAME
+    if checkpoint.stem.startswith("pruned-"):  # one of a run's several targets
+        name = name.replace("model", checkpoint.stem.replace("pruned", "model"))
     if out is not None and out.suffix != Path(name).suffix:
         raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
     if checkpoint.suffix != ".safetensors":

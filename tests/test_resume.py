@@ -155,7 +155,7 @@ def test_all_savepoints_damaged_is_an_error(tmp_path, parent, monkeypatch):
         path.write_bytes(b"\x07")
     with (
         pytest.warns(FggpWarning, match="is damaged"),
-        pytest.raises(CheckpointError, match="delete .*run and start again"),
+        pytest.raises(CheckpointError, match=r"delete .*run and start again"),
     ):
         prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
 

@@ -39,7 +39,8 @@ class Plan:
     """A run in advance.
 
     `target_steps`: where each of `targets` is kept. `seconds`: of all training steps, from a few
-    timed ones, without validation; `update_seconds`: of one choice among all weights.
+    timed ones, without validation; `update_seconds`: of one choice among all weights. `remark`:
+    where an update departs from what the options ask for.
     """
 
     n_steps: int
@@ -49,6 +50,7 @@ class Plan:
     targets: tuple[float, ...]
     target_steps: tuple[int, ...]
     updates: tuple[Update, ...]
+    remark: str | None
     images_per_second: float
     update_seconds: float
     seconds: float
@@ -67,6 +69,7 @@ def plan(config: PruneConfig) -> Plan:
     assert isinstance(method.schedule, Cubic | Chain)
     masks = session.pruner.masks
     updates = tuple(_updates(method.schedule, masks.n_total, masks.n_removed))
+    remarks = (method.criterion.remark(u.n_alive, u.n_drop) for u in updates)
     update_seconds = _time_update(session, method.criterion, updates)
     step_seconds = _time_step(session, method)
     return Plan(
@@ -77,6 +80,7 @@ def plan(config: PruneConfig) -> Plan:
         targets=config.targets,
         target_steps=tuple(stage.end for stage in session.stages),
         updates=updates,
+        remark=next((r for r in remarks if r), None),
         images_per_second=config.batch_size / step_seconds,
         update_seconds=update_seconds,
         seconds=step_seconds * session.n_steps + update_seconds * len(updates),
