@@ -21,6 +21,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_format.py
 	$(BIN)/python benchmarks/bench_kernels.py
+	$(BIN)/python benchmarks/bench_training.py
 
 $(READY): pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv $(VENV)

@@ -31,7 +31,7 @@ from fggp_deploy.folder import held
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
-from fggp_deploy.training.prune import prune
+from fggp_deploy.training.prune import prune, ready_to_prune
 from fggp_deploy.training.train import train
 
 SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}  # 15 steps, the first target's end is step 8
@@ -41,6 +41,7 @@ SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}  # 15 steps, the first tar
 def _tiny_network_and_data(monkeypatch):
     monkeypatch.setitem(killing.MODELS, "tiny", killing.tiny)
     monkeypatch.setattr(killing.datasets, "load", killing.noise)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # which is slow, and for power cuts alone
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,23 @@ def test_killed_at_random_moments_the_result_is_the_same(tmp_path, n_kills: int)
     assert all(run == result["whole"] for run in result["runs"])
     (folder,) = {tmp_path / "run0"}
     assert not [p for p in folder.rglob("*") if p.suffix == ".tmp"]
+
+
+def test_every_generator_goes_on(tmp_path, parent, monkeypatch):
+    def draws() -> list[object]:
+        return [torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random(),
+                np.random.randn(), random.gauss(0, 1)]  # fmt: skip
+
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    np.random.randn(), random.gauss(0, 1)  # each keeps a second number for the next call
+    session = ready_to_prune(config(parent, **SMALL)).session
+    torch.manual_seed(3)
+    state = session.state_dict()
+    model = {n: t.clone() for n, t in session.model.state_dict().items()}
+    want = draws()
+    assert draws() != want
+    session.load_state_dict(model, state)
+    assert draws() == want
 
 
 def test_train_goes_on_too(tmp_path, monkeypatch):

@@ -149,11 +149,12 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": [kind, np.asarray(keys).tolist(), *rest],
-        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
+        "python": [version, torch.tensor(internal), gauss],
     }
 
 
@@ -162,6 +163,6 @@ def _set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
     kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, np.uint32), *rest))
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(internal.tolist()), gauss))
