@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-masks bench-format bench-training clean
 
 demo: $(READY)
 	$(BIN)/fggp-deploy demo
@@ -18,10 +18,19 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The speed table, on a machine that does nothing else: make bench, or make bench ARGS=--quick
 bench: $(READY)
+	$(BIN)/python benchmarks/bench_kernels.py $(ARGS)
+
+# The same on pruned checkpoints of yours: make bench-masks ARGS="--data-dir ~/data runs/a runs/b"
+bench-masks: $(READY)
+	$(BIN)/python benchmarks/bench_masks.py $(ARGS)
+
+bench-format: $(READY)
 	$(BIN)/python benchmarks/bench_format.py
-	$(BIN)/python benchmarks/bench_kernels.py
-	$(BIN)/python benchmarks/bench_training.py
+
+bench-training: $(READY)
+	$(BIN)/python benchmarks/bench_training.py $(ARGS)
 
 $(READY): pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv $(VENV)

@@ -37,7 +37,8 @@ from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.models import build
 from fggp_deploy.pruner import prunable_parameters
 from fggp_deploy.schedules import Constant, OneShot
-from fggp_deploy.training.batches import Batches
+from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.batches import open_batches
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer, train_step
@@ -121,10 +122,11 @@ def stepper(name: str, loop: str, args: argparse.Namespace, device: torch.device
 
 def endless(name: str, args: argparse.Namespace, device: torch.device) -> Iterator[Any]:
     data = noise(name, 8 * args.batch)
-    batches = Batches(data.train, data.preprocessing, batch_size=args.batch, device=device)
+    batches = open_batches(data.train, data.preprocessing, batch_size=args.batch, device=device)
     generator = torch.Generator().manual_seed(0)
     return chain.from_iterable(
-        batches.shuffled(generator, crop_padding=4, flip=True) for _ in repeat(None)
+        batches.shuffled(generator, Augmentation("basic", flip=True, crop_padding=4))
+        for _ in repeat(None)
     )
 
 

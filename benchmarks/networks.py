@@ -1,4 +1,4 @@
-"""VGG-19 and ResNet-50 with random sparse weights, as plain ONNX graphs (no torch needed)."""
+"""VGG-19, ResNet-50 and MobileNet-V2 with random sparse weights, as plain ONNX graphs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Weight:
     name: str
     shape: tuple[int, ...]
     gain: float
+    prunable: bool = True
     density: float = 1.0
 
 
@@ -36,10 +37,22 @@ class Net:
         self.shapes[name] = shape
         return name
 
-    def conv(self, x: str, channels: int, kernel: int, *, stride: int = 1, gain: float = 2) -> str:
+    def conv(
+        self,
+        x: str,
+        channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        gain: float = 2,
+        group: int = 1,
+        prunable: bool = True,
+    ) -> str:
         cin, size = self.shapes[x]
         weight = f"w{len(self.weights)}"
-        self.weights.append(Weight(weight, (channels, cin, kernel, kernel), gain))
+        self.weights.append(
+            Weight(weight, (channels, cin // group, kernel, kernel), gain, prunable)
+        )
         return self._add(
             "Conv",
             [x, weight, f"{weight}.bias"],
@@ -47,10 +60,14 @@ class Net:
             kernel_shape=[kernel] * 2,
             strides=[stride] * 2,
             pads=[kernel // 2] * 4,
+            group=group,
         )
 
     def relu(self, x: str) -> str:
         return self._add("Relu", [x], self.shapes[x])
+
+    def relu6(self, x: str) -> str:
+        return self._add("Clip", [x, "zero", "six"], self.shapes[x])
 
     def add(self, a: str, b: str) -> str:
         return self._add("Add", [a, b], self.shapes[a])
@@ -61,11 +78,11 @@ class Net:
         window = {"kernel_shape": [kernel] * 2, "strides": [2] * 2, "pads": [pad] * 4}
         return self._add("MaxPool", [x], shape, **window)
 
-    def classify(self, x: str, classes: int) -> None:
+    def classify(self, x: str, classes: int, *, prunable: bool = True) -> None:
         pooled = self._add("GlobalAveragePool", [x], (self.shapes[x][0], 1))
         flat = self._add("Flatten", [pooled], (self.shapes[x][0], 1))
         weight = f"w{len(self.weights)}"
-        self.weights.append(Weight(weight, (classes, self.shapes[x][0]), 1))
+        self.weights.append(Weight(weight, (classes, self.shapes[x][0]), 1, prunable))
         self._add("Gemm", [flat, weight, f"{weight}.bias"], (classes, 1), transB=1)
 
 
@@ -95,17 +112,37 @@ def resnet50(size: int) -> Net:
     return net
 
 
+def mobilenet_v2(size: int) -> Net:
+    """As in torchvision, but stride 1 first at 32 x 32; only its pointwise layers are pruned."""
+    net = Net(size)
+    x = net.relu6(net.conv("x", 32, 3, stride=2 if size == 224 else 1, prunable=False))
+    for expansion, channels, blocks, first_stride in (
+        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+        *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+    ):
+        for block in range(blocks):
+            stride = 1 if block else first_stride
+            wide = expansion * net.shapes[x][0]
+            y = net.relu6(net.conv(x, wide, 1)) if expansion > 1 else x
+            y = net.relu6(net.conv(y, wide, 3, stride=stride, group=wide, prunable=False))
+            y = net.conv(y, channels, 1, gain=1 if block == 0 else 0.5)
+            x = net.add(x, y) if block else y
+    net.classify(net.relu6(net.conv(x, 1280, 1)), 1000 if size == 224 else 10, prunable=False)
+    return net
+
+
 def set_densities(net: Net, sparsity: float, mask: str) -> None:
-    """`uniform`: all layers but the first alike; `erk`: Erdős–Rényi kernel."""
-    sizes = {w.name: math.prod(w.shape) for w in net.weights}
+    """`uniform`: all prunable layers alike, but not the first; `erk`: Erdős–Rényi kernel."""
+    prunable = [w for w in net.weights if w.prunable]
+    sizes = {w.name: math.prod(w.shape) for w in prunable}
     budget = (1 - sparsity) * sum(sizes.values())
     if mask == "uniform":
-        first, *rest = net.weights
-        share = (budget - sizes[first.name]) / sum(sizes[w.name] for w in rest)
-        for w in rest:
-            w.density = share
+        if prunable[0] is net.weights[0]:
+            budget -= sizes.pop(prunable.pop(0).name)
+        for w in prunable:
+            w.density = budget / sum(sizes.values())
         return
-    raw = {w.name: sum(w.shape) / sizes[w.name] for w in net.weights}
+    raw = {w.name: sum(w.shape) / sizes[w.name] for w in prunable}
     dense: set[str] = set()
     while True:
         open_ = [n for n in raw if n not in dense]
@@ -115,14 +152,17 @@ def set_densities(net: Net, sparsity: float, mask: str) -> None:
         if not too_dense:
             break
         dense.add(max(too_dense, key=lambda n: raw[n]))
-    for w in net.weights:
+    for w in prunable:
         w.density = 1.0 if w.name in dense else raw[w.name] * scale
 
 
-def to_onnx(net: Net, *, batch: int, seed: int = 0) -> ModelProto:
+def to_onnx(net: Net, *, batch: int | str, seed: int = 0) -> ModelProto:
     """The network with exactly density * size non-zeros in each layer, at random places."""
     rng = np.random.default_rng(seed)
-    tensors = []
+    tensors = [
+        numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in (("zero", 0), ("six", 6))
+    ]
     for w in net.weights:
         size = math.prod(w.shape)
         n = max(1, round(w.density * size))
@@ -143,4 +183,6 @@ NETWORKS = {
     "vgg19-32": vgg19,
     "resnet50-32": lambda: resnet50(32),
     "resnet50-224": lambda: resnet50(224),
+    "mobilenetv2-32": lambda: mobilenet_v2(32),
+    "mobilenetv2-224": lambda: mobilenet_v2(224),
 }

@@ -19,7 +19,10 @@ def export(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy)."),
+        typer.Option(
+            help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy), state-dict "
+            "(for your own torch code)."
+        ),
     ] = "onnx",
     flat: Annotated[
         bool,
@@ -28,6 +31,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
     ] = None,
+    trust_code: o.TrustCode = False,
     json: o.Json = False,
 ) -> None:
     """Write a pruned checkpoint as a file to deploy, and its parent as reference.onnx.
@@ -49,7 +53,7 @@ def export(
     with working("exporting"):
         from fggp_deploy.exporters.run import export_run
 
-        result = export_run(checkpoint, format=format, out=out, flat=flat)
+        result = export_run(checkpoint, format=format, out=out, flat=flat, trust_code=trust_code)
     if json:
         return as_json(result)
     stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")

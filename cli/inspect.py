@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options as o
 from .endings import ends_cleanly
+
+if TYPE_CHECKING:
+    from fggp_deploy.artifacts.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,8 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
         raise ConfigError(f"{path} does not exist")
     if path.suffix in (".onnx", ".csr"):
         return _exported(path)
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin"):
         return _checkpoint(path)
-    if path.suffix in (".pt", ".pth", ".th", ".ckpt"):
-        from fggp_deploy.artifacts.foreign import read_state_dict
-
-        return _weights({n: t.numpy() for n, t in read_state_dict(path).items()}), {}
     raise ConfigError(
         f"{path}: inspect reads .safetensors, .pt, .pth, .th, .ckpt, .onnx, .csr and run folders"
     )
@@ -121,12 +120,19 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _checkpoint(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    from fggp_deploy.artifacts.checkpoint import Checkpoint
+    if path.suffix == ".safetensors":  # ours need no torch to be shown
+        from fggp_deploy.artifacts.checkpoint import Checkpoint, describes_itself
 
-    checkpoint = Checkpoint.open(path)
+        if describes_itself(path):
+            return _ours(Checkpoint.open(path))
+    from fggp_deploy.artifacts.foreign import read_foreign
+
+    return _weights({n: t.float().numpy() for n, t in read_foreign(path).tensors.items()}), {}
+
+
+def _ours(checkpoint: Checkpoint) -> tuple[list[Row], dict[str, Any]]:
     info = checkpoint.info
-    if info is None:
-        return _weights(checkpoint.tensors), {}
+    assert info is not None  # it describes itself
     rows = _weights(checkpoint.tensors, info.macs, info.prunable, info.macs)
     return rows, {
         "model": info.model, "data": info.data, "method": info.method, "target": info.target,

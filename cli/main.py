@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from typing import Annotated
@@ -10,10 +11,12 @@ import typer
 
 import fggp_deploy
 
+from .bench import bench
 from .demo import demo
 from .doctor import doctor
 from .export import export
 from .inspect import inspect
+from .models import models
 from .prune import prune
 from .train import train
 from .verify import verify
@@ -45,7 +48,7 @@ def main(
     """
 
 
-for command in (prune, export, verify, inspect, train, demo, doctor):
+for command in (prune, export, verify, bench, inspect, models, train, demo, doctor):
     app.command()(command)
 
 
@@ -56,6 +59,8 @@ def run() -> None:
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FggpWarning)

@@ -17,7 +17,20 @@ def _help(key: str) -> Any:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DataName = Annotated[str, typer.Option("--data", help=RULES["data"].help)]
 DataDir = Annotated[Path | None, _help("data_dir")]
+ImageSize = Annotated[int | None, _help("image_size")]
+Resize = Annotated[int | None, _help("resize")]
+Augment = Annotated[str, _help("augment")]
+Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help=RULES["flip"].help)]
+Stream = Annotated[bool | None, typer.Option("--stream/--no-stream", help=RULES["stream"].help)]
+Workers = Annotated[int | None, _help("workers")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help=RULES["skip_unreadable"].help)
+]
+SplitSeed = Annotated[int, _help("split_seed")]
 Model = Annotated[str, _help("model")]
+Checkpoint = Annotated[Path | None, _help("checkpoint")]
+Weights = Annotated[str | None, _help("weights")]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help=RULES["trust_code"].help)]
 Epochs = Annotated[int, _help("epochs")]
 BatchSize = Annotated[int, _help("batch_size")]
 Lr = Annotated[float, _help("lr")]
@@ -78,3 +91,13 @@ def numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as e:
         raise ConfigError(f"{name} must be numbers with commas between, got {text!r}") from e
+
+
+def integers(name: str, text: str) -> tuple[int, ...]:
+    """Read comma-separated whole numbers; raises ConfigError."""
+    from fggp_deploy.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as e:
+        raise ConfigError(f"{name} must be whole numbers with commas between, got {text!r}") from e

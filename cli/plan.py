@@ -14,8 +14,8 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
     from .progress import working
     from .render import as_json, stdout, table
 
-    with working("timing a few steps"):
-        made = plan(config)
+    with working("timing a few steps") as progress:
+        made = plan(config, progress=progress)
     if json:
         return as_json(asdict(made) | {"config": config.to_dict()})
     table(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fggp_deploy.training.observer import EpochMetrics, StepMetrics
 
 _TELL_EVERY_S = 20.0  # where there is no bar
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 class _Watcher:
@@ -25,7 +25,11 @@ class _Watcher:
         self._val = ""
         self._told = time.monotonic()
 
+    def on_data(self, what: str, done: int, total: int) -> None:
+        self._progress.update(self._task, description=what, completed=done, total=total, figures="")
+
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
+        self._progress.reset(self._task, description="training")
         where = f"going on after step {step} in" if step else "writing to"
         stderr.print(f"{epochs} epochs, {n_steps} steps; {where} {folder}", markup=False)
 
@@ -61,12 +65,16 @@ def watch() -> Iterator[_Watcher]:
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for named parts of a longer job: call it with (part, done, total)."""
+    """A bar for named parts of a longer job, or a line a part: call it with (part, done, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task(what, total=None)
+        told = set[str]()
 
         def update(part: str, done: int, total: int) -> None:
+            if not stderr.is_terminal and part not in told:
+                told.add(part)
+                stderr.print(f"{what}: {part}", markup=False)
             progress.update(task, description=f"{what}: {part}", completed=done, total=total)
 
         yield update

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
 def prune(
     ctx: typer.Context,
     target: Annotated[str, typer.Option(help=RULES["target"].help)] = str(DEFAULT_TARGET),
-    checkpoint: Annotated[Path | None, typer.Option(help=RULES["checkpoint"].help)] = None,
+    checkpoint: o.Checkpoint = None,
+    weights: o.Weights = None,
     model: o.Model = Default.model,
+    trust_code: o.TrustCode = False,
     data: o.DataName = Default.data,
     data_dir: o.DataDir = None,
     recipe: Annotated[
@@ -48,6 +49,14 @@ def prune(
     bn_images: o.BnImages = Default.bn_images,
     mean: o.Mean = None,
     std: o.Std = None,
+    image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    augment: o.Augment = Default.augment,
+    flip: o.Flip = None,
+    stream: o.Stream = None,
+    workers: o.Workers = None,
+    skip_unreadable: o.SkipUnreadable = False,
+    split_seed: o.SplitSeed = 0,
     keep_dense: o.KeepDense = None,
     prune_first: o.PruneFirst = False,
     seed: o.Seed = Default.seed,

@@ -21,14 +21,19 @@ class _Stdout(Console):
         raise BrokenPipeError  # `| head` is no failure; see endings
 
 
-stdout = _Stdout(highlight=False, soft_wrap=True, width=_width)
+stdout = _Stdout(highlight=False, soft_wrap=True, width=_width, emoji=False, markup=False)
 
 
 def as_json(value: Any) -> None:
     """Print a dataclass or plain structure as one JSON object."""
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """A dataclass or plain structure as indented JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
-    print(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))
+    return json.dumps(value, indent=2, default=_plain, ensure_ascii=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -17,6 +17,12 @@ from .endings import ends_cleanly
 def train(
     ctx: typer.Context,
     model: o.Model = Default.model,
+    checkpoint: o.Checkpoint = None,
+    weights: o.Weights = None,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help=RULES["new_head"].help)
+    ] = Default.new_head,
+    trust_code: o.TrustCode = False,
     data: o.DataName = Default.data,
     data_dir: o.DataDir = None,
     sparsity: Annotated[float, typer.Option(help=RULES["sparsity"].help)] = Default.sparsity,
@@ -32,6 +38,14 @@ def train(
     bn_images: o.BnImages = Default.bn_images,
     mean: o.Mean = None,
     std: o.Std = None,
+    image_size: o.ImageSize = None,
+    resize: o.Resize = None,
+    augment: o.Augment = Default.augment,
+    flip: o.Flip = None,
+    stream: o.Stream = None,
+    workers: o.Workers = None,
+    skip_unreadable: o.SkipUnreadable = False,
+    split_seed: o.SplitSeed = 0,
     keep_dense: o.KeepDense = None,
     prune_first: o.PruneFirst = False,
     seed: o.Seed = Default.seed,
@@ -44,10 +58,11 @@ def train(
     out: o.RunFolder = None,
     json: o.Json = False,
 ) -> None:
-    """Train a network from scratch, dense or 50% sparse, for prune to start from.
+    """Train a network from scratch, dense or 50% sparse, or go on from weights.
 
-    Writes a run folder with dense.safetensors; give that to prune --checkpoint. A run that was
-    killed or stopped goes on when its folder is named again: --out RUN.
+    Writes a run folder with dense.safetensors; give that to prune --checkpoint. Published weights
+    for other classes: --model torchvision:resnet18 --weights DEFAULT --new-head --lr 0.01.
+    A run that was killed or stopped goes on when its folder is named again: --out RUN.
     """
     from fggp_deploy.training.recipes import resolve
     from fggp_deploy.training.train import train as run

@@ -25,9 +25,19 @@ def verify(
         typer.Option(help="The dense parent's ONNX. Default: reference.onnx beside the model."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Data set to measure on. Default: the one it was made with.")
+        str | None,
+        typer.Option(
+            help="Data set to measure on, as for prune. Default: the one it was made with, from "
+            "config.yaml beside the model where there is one."
+        ),
     ] = None,
     data_dir: o.DataDir = None,
+    skip_unreadable: o.SkipUnreadable = False,
+    split_seed: Annotated[
+        int | None, typer.Option(help="Of the held-out images. Default: as it was trained with.")
+    ] = None,
+    workers: o.Workers = None,
+    trust_code: o.TrustCode = False,
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Do not measure accuracy: self-test and speed only.")
     ] = False,
@@ -60,11 +70,10 @@ def verify(
 
     Needs no torch. Exit code 1 when the self-test, the parity check or a gate fails.
     """
-    from fggp_deploy import data as datasets
-    from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.folder import PACKED, newest
     from fggp_deploy.verify.gates import Gates
+    from fggp_deploy.verify.material import images_for
     from fggp_deploy.verify.report import verify as run
     from fggp_deploy.verify.report import write
 
@@ -77,9 +86,18 @@ def verify(
     if path.is_dir() and (path / PACKED).is_file():
         path = path / PACKED
     gates = Gates(max_drop, min_speedup, max_bytes, max_latency_ms, strict)
-    name = None if no_data else data or SparseModel.open(path).metadata.data
-    loaded = datasets.load(name, data_dir) if name else None
+    options = {
+        "skip_unreadable": skip_unreadable, "workers": workers, "trust_code": trust_code,
+        "split_seed": split_seed,
+    }  # fmt: skip
     with working("verifying") as progress:
+        loaded = (
+            None
+            if no_data
+            else images_for(
+                path, data, data_dir, progress=progress, **{k: v for k, v in options.items() if v}
+            )
+        )
         report = run(
             path, reference=reference, data=loaded, gates=gates, threads=threads, batch=batch,
             seconds=seconds, seed=seed, progress=progress,
@@ -161,20 +179,20 @@ def figures(report: Report) -> list[tuple[str, str, str, str]]:
         )
     costs = report.processes
     parent = costs.get("reference")
-    rows.append(
-        (
-            "load time",
-            f"{parent.load_ms:.0f} ms" if parent else "–",
-            f"{costs['model'].load_ms:.0f} ms",
-            "–",
-        )
-    )
-    rows.append(
-        (
-            "peak memory of a process",
-            size(parent.peak_rss_bytes) if parent else "–",
-            size(costs["model"].peak_rss_bytes),
-            "–",
-        )
-    )
+    for contender, what in (("model", ""), ("kernels", " on the sparse kernels")):
+        if (cost := costs.get(contender)) is not None:
+            rows += [
+                (
+                    f"load time{what}",
+                    f"{parent.load_ms:.0f} ms" if parent else "–",
+                    f"{cost.load_ms:.0f} ms",
+                    "–",
+                ),
+                (
+                    f"peak memory of a process{what}",
+                    size(parent.peak_rss_bytes) if parent else "–",
+                    size(cost.peak_rss_bytes),
+                    "–",
+                ),
+            ]
     return rows

@@ -17,5 +17,5 @@ FORMATS: dict[str, str] = {"onnx": "onnx", "onnx-dense": "onnx_dense", "csr": "c
 def load(name: str) -> ModuleType:
     """The module that writes a format. Raises UnknownName."""
     if name not in FORMATS:
-        raise UnknownName("format", name, FORMATS)
+        raise UnknownName("format", name, (*FORMATS, "state-dict"))
     return importlib.import_module(f".{FORMATS[name]}", __name__)

@@ -13,18 +13,20 @@ import torch
 from torch import nn
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.artifacts.foreign import is_ours, read_foreign
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats, SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.data import Preprocessing, short_name
 from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import REFERENCE, parent_of
+from fggp_deploy.models import without_folder
 from fggp_deploy.training.start import restore
 from fggp_deploy.verify.network import load as load_network
 
-from . import load, onnx_dense
+from . import load, onnx_dense, state_dict
 from .torch_onnx import to_onnx
 
 
@@ -42,14 +44,23 @@ class Exported:
 
 
 def export_run(
-    checkpoint: Path, *, format: str = "onnx", out: Path | None = None, flat: bool = False
+    checkpoint: Path,
+    *,
+    format: str = "onnx",
+    out: Path | None = None,
+    flat: bool = False,
+    trust_code: bool = False,
 ) -> Exported:
     """Write `checkpoint` in a format beside it, or at `out`, and check what was written.
+
+    `trust_code`: run the user's own file that the network comes from.
 
     The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. Raises
     CheckpointError, UnknownName, MachineError, and ModelFileError when the file under onnxruntime
     does not give the network's own logits.
     """
+    if format == state_dict.FORMAT:
+        return _export_state_dict(checkpoint, out=out, trust_code=trust_code)
     began = datetime.now(UTC)
     exporter = load(format)
     name = "model.flat.onnx" if flat else exporter.DEFAULT_NAME
@@ -57,26 +68,15 @@ def export_run(
         name = name.replace("model", checkpoint.stem.replace("pruned", "model"))
     if out is not None and out.suffix != Path(name).suffix:
         raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
-    if checkpoint.suffix != ".safetensors":
-        raise CheckpointError(
-            f"export reads what prune or train wrote (.safetensors), not {checkpoint}; "
-            f"prune it first"
-        )
-    content = Checkpoint.open(checkpoint)
-    if content.info is None:
-        raise CheckpointError(
-            f"{checkpoint} does not say which network it is; only what prune or train wrote can "
-            f"be exported"
-        )
-    model = restore(content, checkpoint)
+    content, info, model = _read(checkpoint, trust_code=trust_code)
     path = out or checkpoint.with_name(name)
-    reference = _reference(parent_of(checkpoint), path.parent)
+    reference = _reference(parent_of(checkpoint), path.parent, trust_code=trust_code)
     provenance = Provenance.of({"format": format, "flat": flat}, began).to_dict()
     metadata = dataclasses.replace(
-        _metadata(model, content.info, content),
+        _metadata(model, info, content),
         checkpoint_sha256=sha256_file(checkpoint),
         parent_sha256=sha256_file(reference) if reference else None,
-        provenance={"export": _to_ship(provenance), "prune": _to_ship(content.info.provenance)},
+        provenance={"export": _to_ship(provenance), "prune": _to_ship(info.provenance)},
     )
     dense = to_onnx(model, metadata)
     options = {"flat": True} if flat else {}
@@ -91,6 +91,41 @@ def export_run(
         reference_bytes=reference.stat().st_size if reference else None,
         sparsity=n_removed / n_prunable if n_prunable else 0.0,
         self_test_error=_self_test(written),
+    )
+
+
+def _read(checkpoint: Path, *, trust_code: bool) -> tuple[Checkpoint, CheckpointInfo, nn.Module]:
+    if not is_ours(checkpoint):
+        raise CheckpointError(
+            f"{checkpoint} does not say which network it is; export reads what prune or train "
+            f"wrote, so prune it first"
+        )
+    content = Checkpoint.open(checkpoint)
+    assert content.info is not None  # is_ours has seen it
+    return content, content.info, restore(content, checkpoint, trust_code=trust_code)
+
+
+def _export_state_dict(checkpoint: Path, *, out: Path | None, trust_code: bool) -> Exported:
+    if out is not None and out.suffix not in state_dict.SUFFIXES:
+        raise ConfigError(
+            f"--out {out} must end in {', '.join(state_dict.SUFFIXES)} for --format state-dict"
+        )
+    content, info, model = _read(checkpoint, trust_code=trust_code)
+    path = state_dict.write(content, out or checkpoint.with_name(state_dict.DEFAULT_NAME))
+    test = _record(model, info.preprocessing)
+    ours = {theirs: n for n, theirs in info.names.items()}
+    written = {ours.get(n, n): t for n, t in read_foreign(path).tensors.items()}
+    model.load_state_dict(written, strict=True)
+    again = _record(model, info.preprocessing)
+    sparsity = _sparsity(info, content)
+    return Exported(
+        path=path,
+        format=state_dict.FORMAT,
+        file_bytes=path.stat().st_size,
+        reference=None,
+        reference_bytes=None,
+        sparsity=sparsity["n_removed"] / max(1, sparsity["n_prunable"]),
+        self_test_error=float(abs(again.logits - test.logits).max()),
     )
 
 
@@ -116,13 +151,17 @@ def export_model(
 def _to_ship(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """A provenance without the command line and the folders of the machine that made the file."""
     kept = {k: v for k, v in provenance.items() if k != "command"}
-    paths = ("checkpoint", "data_dir")
+    paths = ("checkpoint", "data_dir", "weights")
     config = dict(kept.get("config") or {})
     config |= {k: Path(config[k]).name for k in paths if config.get(k)}
+    if config.get("data"):
+        config["data"] = short_name(config["data"])
+    if config.get("model"):
+        config["model"] = without_folder(config["model"])
     return kept | {"config": config} if kept else {}
 
 
-def _reference(parent: Path, folder: Path) -> Path | None:
+def _reference(parent: Path, folder: Path, *, trust_code: bool) -> Path | None:
     """The parent as a plain ONNX file in `folder`; kept when it is there already."""
     if not parent.is_file():
         return None
@@ -135,7 +174,7 @@ def _reference(parent: Path, folder: Path) -> Path | None:
         except ModelFileError:
             pass  # not ours or damaged: written anew
     content = Checkpoint.open(parent)
-    model = restore(content, parent)
+    model = restore(content, parent, trust_code=trust_code)
     assert content.info is not None  # restore has seen it
     metadata = dataclasses.replace(
         _metadata(model, content.info, content), checkpoint_sha256=sha256
@@ -144,24 +183,31 @@ def _reference(parent: Path, folder: Path) -> Path | None:
 
 
 def _metadata(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> Metadata:
-    prunable = [content.tensors[n] for n in info.prunable]
-    weights = [content.tensors[n] for n in info.macs]
     return Metadata(
         preprocessing=info.preprocessing,
         classes=info.classes,
         selftest=_record(model, info.preprocessing),
         data=info.data,
-        model=info.model,
-        sparsity={
-            "target": info.target,
-            "method": info.method,
-            "prunable": list(info.prunable),
-            "n_prunable": sum(w.size for w in prunable),
-            "n_removed": sum(int((w == 0).sum()) for w in prunable),
-            "n_all_weights": sum(w.size for w in weights),
-            "n_all_removed": sum(int((w == 0).sum()) for w in weights),
-        },
+        model=without_folder(info.model),
+        sparsity=_sparsity(info, content),
     )
+
+
+def _sparsity(info: CheckpointInfo, content: Checkpoint) -> dict[str, Any]:
+    try:
+        prunable = [content.tensors[n] for n in info.prunable]
+        weights = [content.tensors[n] for n in info.macs]
+    except KeyError as e:
+        raise CheckpointError(f"the checkpoint's own description is damaged: no weight {e}") from e
+    return {
+        "target": info.target,
+        "method": info.method,
+        "prunable": list(info.prunable),
+        "n_prunable": sum(w.size for w in prunable),
+        "n_removed": sum(int((w == 0).sum()) for w in prunable),
+        "n_all_weights": sum(w.size for w in weights),
+        "n_all_removed": sum(int((w == 0).sum()) for w in weights),
+    }
 
 
 def _record(model: nn.Module, preprocessing: Preprocessing) -> SelfTest:

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterable
 from typing import ClassVar
 
+_MANY = 50  # names that still fit in a message
+
 
 class FggpError(Exception):
     """Base of every expected error; `exit_code` is what the command line ends with."""
@@ -29,6 +31,9 @@ class UnknownName(ConfigError):
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
+        if len(known) > _MANY:
+            nearest = difflib.get_close_matches(name, known, n=10, cutoff=0.5)
+            known = [*nearest, f"{len(known) - len(nearest)} others"]
         super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
 
 

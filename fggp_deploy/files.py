@@ -8,10 +8,11 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from fggp_deploy.errors import MachineError
+from fggp_deploy.errors import FileError, MachineError
 
 
 @contextlib.contextmanager
@@ -42,6 +43,39 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file atomically; text is UTF-8."""
     with atomic_path(path) as tmp:
         tmp.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_readable(path: Path, error: type[FileError] = FileError) -> int:
+    """The size in bytes of a regular file that is there, not empty and may be read.
+
+    Raises `error`, or MachineError where the permission is missing, with the cure. Nothing is
+    read, so that a pipe or device cannot block.
+    """
+    try:
+        str(path).encode()
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise error(f"{path} is a folder; give the file in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise error(f"{path} is no regular file (a device, pipe or socket); give a file")
+        path.open("rb").close()
+    except FileNotFoundError as e:
+        raise error(f"{path} does not exist") from e
+    except PermissionError as e:
+        raise MachineError(f"{path} may not be read; change its permissions (chmod u+r)") from e
+    except NotADirectoryError as e:
+        raise error(f"{path} does not exist: a part of it is a file, not a folder") from e
+    except UnicodeEncodeError as e:
+        raise error(
+            f"the name of {path} is not UTF-8 text, which not every reader takes; rename it"
+        ) from e
+    except (OSError, ValueError) as e:  # ELOOP, ENAMETOOLONG; a NUL in the name
+        if isinstance(e, OSError) and e.errno == errno.ELOOP:
+            raise error(f"{path} is a loop of symbolic links; give the file itself") from e
+        raise error(f"{path} cannot be opened ({getattr(e, 'strerror', e)})") from e
+    if not found.st_size:
+        raise error(f"{path} is empty (0 bytes); copy it again")
+    return found.st_size
 
 
 def sha256_file(path: Path) -> str:

@@ -75,10 +75,14 @@ def checkpoint_in(folder: Path) -> Path:
     raise ConfigError(f"{folder} holds no checkpoint of a run ({PRUNED}, {DENSE})")
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run's folder that a checkpoint or savepoint lies in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == RESUME else checkpoint.parent
+
+
 def parent_of(checkpoint: Path) -> Path:
     """Where the parent of a run's checkpoint or savepoint lies, if it is there."""
-    folder = checkpoint.parent.parent if checkpoint.parent.name == RESUME else checkpoint.parent
-    return folder / PARENT
+    return run_of(checkpoint) / PARENT
 
 
 def newest(file: str, runs: Path = RUNS) -> Path:

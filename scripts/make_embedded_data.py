@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fggp_deploy.data.fashion_mnist import EMBEDDED, N_TEST, N_TRAIN, N_VAL, read_official
+from fggp_deploy.data.idx import read
+from fggp_deploy.data.mnist import EMBEDDED, N_TEST, N_TRAIN, N_VAL
 
 
 def main(folder: Path) -> None:
-    x, y = read_official(folder, "train")
-    x_test, y_test = read_official(folder, "t10k")
+    x, y = read(folder, "train", name="Fashion-MNIST")
+    x_test, y_test = read(folder, "t10k", name="Fashion-MNIST")
     both = slice(N_TRAIN, N_TRAIN + N_VAL)
     np.savez_compressed(
         EMBEDDED,

@@ -12,7 +12,7 @@ import pytest
 
 from fggp_deploy import data
 from fggp_deploy.data import Preprocessing, Split
-from fggp_deploy.data.cifar10 import FOLDER
+from fggp_deploy.data.cifar import FOLDER
 from fggp_deploy.errors import ConfigError, DataError, UnknownName
 
 
@@ -96,11 +96,17 @@ def test_a_cifar_batch_is_hostile_until_checked(own_cifar: Path, capsys, content
 
 
 def test_missing_folders_say_what_to_do(tmp_path: Path):
-    with pytest.raises(DataError, match="cifar10 is not shipped: give --data-dir"):
-        data.load("cifar10")
-    with pytest.raises(DataError, match="must hold cifar-10-batches-py"):
+    with pytest.raises(
+        DataError, match=r"fetch cifar-10-python.tar.gz from .* to cifar-10-batches"
+    ):
         data.load("cifar10", tmp_path)
-    with pytest.raises(DataError, match="must hold the four official"):
+    (tmp_path / "train-images-idx3-ubyte.gz").touch()
+    with pytest.raises(DataError, match="is damaged"):
+        data.load("fashion-mnist", tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(
+        gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 0, 28, 28))
+    )
+    with pytest.raises(DataError, match="must hold the four official Fashion-MNIST"):
         data.load("fashion-mnist", tmp_path)
 
 

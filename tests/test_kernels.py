@@ -10,6 +10,7 @@ import pytest
 from fggp_deploy import kernels
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.kernels.program import (
+    ADD,
     AVERAGE_POOL,
     CONV,
     DENSE,
@@ -118,6 +119,17 @@ CASES = {
     "uneven_padding": Case(pads=(0, 2, 1, 0)),
     "dilated": Case(size=(20, 20), dilations=(3, 2), pads=(3, 2, 3, 2)),
     "depthwise": Case(cin=24, cout=24, group=24, density=1.0, size=(28, 28)),
+    "depthwise_stride2": Case(cin=6, cout=6, group=6, strides=(2, 2), size=(14, 14), density=1.0),
+    "depthwise_relu6": Case(cin=6, cout=6, group=6, clip=(0.0, 6.0), size=(7, 7), density=1.0),
+    "depthwise_5x5": Case(
+        cin=5, cout=5, group=5, kernel=(5, 5), pads=(2,) * 4, density=1.0, residual=True
+    ),
+    "depthwise_dilated": Case(
+        cin=5, cout=5, group=5, size=(13, 9), dilations=(2, 3), pads=(2, 3, 2, 3), density=1.0
+    ),
+    "depthwise_multiplier": Case(cin=7, cout=21, group=7, density=0.6, tasks=3, size=(16, 16)),
+    "depthwise_plane2": Case(cin=9, cout=9, group=9, size=(2, 2), density=1.0, batch=2),
+    "depthwise_empty_row": Case(cin=40, cout=40, group=40, density=0.05),
     "grouped": Case(cin=12, cout=18, group=3, size=(14, 14)),
     "stem": Case(cin=3, cout=16, size=(64, 64), kernel=(7, 7), strides=(2, 2), pads=(3, 3, 3, 3)),
     "residual": Case(residual=True),
@@ -151,15 +163,16 @@ def random_case(rng: np.random.Generator) -> Case:
     def pick(*options: int) -> int:
         return int(rng.choice(options))
 
-    group = pick(1, 1, 1, 2, 4)
+    group = pick(1, 1, 1, 2, 4, 24)
+    per_group = (1, 4) if group == 24 else (20, 12)  # 24: depthwise, with a multiplier
     kernel = (pick(1, 1, 2, 3, 3, 5), pick(1, 1, 2, 3, 3, 5))
     dilations = (pick(1, 1, 1, 2), pick(1, 1, 1, 2))
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     pads = tuple(int(rng.integers(0, r + 1)) for r in (*reach, *reach))
     size = tuple(int(rng.integers(r + 1, 34)) for r in reach)
     return Case(
-        cin=group * int(rng.integers(1, 20)),
-        cout=group * int(rng.integers(1, 12)),
+        cin=group * int(rng.integers(1, per_group[0] + 1)),
+        cout=group * int(rng.integers(1, per_group[1])),
         size=size,
         kernel=kernel,
         strides=(pick(1, 1, 2, 3), pick(1, 1, 2, 3)),
@@ -201,7 +214,12 @@ def sweep(isa: str, *, seed: int, n: int) -> None:
 def test_pooling(isa: str, op: int) -> None:
     rng = np.random.default_rng(0)
     for size in (2, 4, 7, 14, 16, 31, 56):
-        for kernel, stride, pad in ((2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 1, 0), (1, 2, 0)):
+        for kernel, stride, pad, dilation in (
+            *((2, 2, 0, 1), (3, 2, 1, 1), (3, 1, 1, 1), (2, 1, 0, 1), (1, 2, 0, 1)),
+            *((2, 3, 1, 1), (3, 1, 0, 3), (2, 2, 0, 2)),
+        ):
+            if size <= dilation * (kernel - 1) - 2 * pad:
+                continue
             for count in (False, True):
                 step = Step(
                     op,
@@ -211,6 +229,7 @@ def test_pooling(isa: str, op: int) -> None:
                     kernel=(kernel, kernel),
                     strides=(stride, stride),
                     pads=(pad,) * 4,
+                    dilations=(dilation,) * 2,
                     count_padding=count,
                 )
                 x = rng.standard_normal((2, 5, size, size)).astype(np.float32)
@@ -240,6 +259,56 @@ def test_chain(isa: str, size: int) -> None:
     program = Program(encode(steps, n_inputs=1, outputs=[4, 7, 8]), constants)
     x = rng.standard_normal((3, 12, size, size)).astype(np.float32)
     check(program, [x], isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 14])
+def test_sums(size: int, isa: str) -> None:
+    """Sums and activations of planes in different tiles, of an input, of what a pooling gives."""
+    rng = np.random.default_rng(size)
+    halve = {"kernel": (1, 1), "strides": (2, 2)}
+    steps = [
+        Step(CONV, 0, cout=6, cin=6, weights=DENSE),
+        Step(ADD, 1, residual=0, clip=(-0.5, 6.0)),  # 2: of a convolution and an input
+        Step(ADD, 0, residual=0),  # 3: of an input and itself
+        Step(ADD, 2, clip=(0.0, float("inf"))),  # 4: only an activation
+        Step(CONV, 4, cout=6, cin=6, weights=DENSE, **halve),  # 5
+        Step(MAX_POOL, 3, cout=6, cin=6, **halve),  # 6
+        Step(ADD, 6, residual=5),  # 7
+        Step(GLOBAL_AVERAGE, 7),  # 8
+        Step(ADD, 8, clip=(0.5, 1.0)),  # 9: still [C, 1, 1], and 0.5 must not fill the halo
+        Step(CONV, 9, cout=6, cin=6, kernel=(3, 3), pads=(1,) * 4, weights=DENSE, constant=2),
+        Step(FLATTEN, 10),
+        Step(GEMM, 11, cout=6, cin=6, weights=DENSE, clip=(0.0, float("inf"))),  # 12
+        Step(ADD, 12, residual=11, clip=(0.25, 2.0)),  # 13: of vectors
+    ]
+    constants = [weights(rng, (6, 6, 1, 1), 0.5), np.ones(6, np.float32)]
+    constants += [weights(rng, (6, 6, 3, 3), 0.5), np.ones(6, np.float32)]
+    program = Program(encode(steps, n_inputs=1, outputs=[2, 3, 7, 9, 13, 13]), constants)
+    x = rng.standard_normal((2, 6, size, size)).astype(np.float32)
+    check(program, [x], isa, tasks=3)
+
+
+def test_a_sum_in_the_head() -> None:
+    step = Step(ADD, 0, residual=1, clip=(0.0, 6.0))
+    program = Program(encode([step], n_inputs=2, outputs=[2]), [])
+    for shape in ((1, 4), (1, 1, 2, 2), (1, 4, 1, 1)):
+        x = np.array([1, -3, 5, 2], np.float32).reshape(shape)
+        y = np.array([1, 1, 4, 0.5], np.float32).reshape(shape)
+        for isa in (*ISAS, REFERENCE):
+            (z,) = program.run([x, y], isa=isa)
+            assert z.ravel().tolist() == [2.0, 0.0, 6.0, 2.5]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("density", [0.05, 0.9, 1.0])
+@pytest.mark.parametrize("cin", [3, 40, 333])
+def test_gemm(cin: int, density: float, isa: str) -> None:
+    rng = np.random.default_rng(cin)
+    step = Step(GEMM, 0, cout=37, cin=cin, weights=DENSE)
+    constants = [weights(rng, (37, cin), density), rng.standard_normal(37).astype(np.float32)]
+    program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
+    check(program, [rng.standard_normal((2, cin)).astype(np.float32)], isa, tasks=2)
 
 
 def test_the_reference_is_torch_conv() -> None:
@@ -323,6 +392,31 @@ def test_hostile_program(change: dict[str, object]) -> None:
     constants = [ONES2, np.array([1, 1], np.uint8), ONES2]
     with pytest.raises(ModelFileError):
         Program(encode([step], n_inputs=1, outputs=[1]), constants)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Step(MAX_POOL, 0, kernel=(3, 3), pads=(3, 0, 0, 0)), "padded by its whole kernel"),
+        (Step(MAX_POOL, 0, kernel=(3, 3), dilations=(2, 1), pads=(1, 0, 0, 0)), "dilated and"),
+        (Step(MAX_POOL, 0, residual=0), "only a Conv and an Add have a residual"),
+        (Step(FLATTEN, 0, clip=(0.0, 1.0)), "have an activation"),
+        (Step(ADD, 0, residual=1), "a residual value is 1"),
+        (Step(ADD, 0, residual=-2), "a residual value is -2"),
+        (Step(8, 0), "an operator is 8"),
+    ],
+)
+def test_hostile_step(step: Step, message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        Program(encode([step], n_inputs=1, outputs=[1]), [])
+
+
+def test_sums_of_different_shapes() -> None:
+    program = Program(encode([Step(ADD, 0, residual=1)], n_inputs=2, outputs=[2]), [])
+    x = np.zeros((1, 4, 2, 2), np.float32)
+    for other in ((1, 4, 2, 1), (1, 1, 2, 2), (1, 4), (1, 16)):
+        with pytest.raises(ModelFileError, match="another shape"):
+            program.run([x, np.zeros(other, np.float32)], isa=ISAS[0])
 
 
 def test_truncated_program() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 import safetensors.numpy
 import torch
 from conftest import tiny
+from PIL import Image
 
+from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 
 
@@ -36,7 +39,13 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["prune", "--device", "tpu9"], "--device must be auto, cpu, cuda or cuda:N"),
         (["prune", "--precision", "fp8"], "unknown precision 'fp8'"),
         (["prune", "--keep-dense", "layer9.*"], "'layer9.*' matches no weight"),
-        (["prune", "--data", "cifar10"], "give --data-dir"),
+        (["prune", "--data", "cifar10", "--data-dir", "full"], "full does not hold cifar10; fetch"),
+        (["prune", "--data", "folder:nowhere"], "nowhere does not exist; --data folder:PATH"),
+        (["prune", "--data", "folder:full"], "full has no class folders; put each"),
+        (["prune", "--data", "folder:pets"], "pets/cat/2.jpg is no JPEG"),
+        (["prune", "--data", "mine.py:make"], "give --trust-code if you trust it"),
+        (["prune", "--augment", "storng"], "unknown augment 'storng'; did you mean 'strong'?"),
+        (["prune", "--image-size", "0"], "image size must be in 1..16384, got 0x0"),
         (["prune", "--mean", "0.5"], "--mean and --std go together"),
         (["prune", "--mean", "a", "--std", "b"], "--mean must be numbers with commas"),
         (["prune", "--checkpoint", "none.pt"], "none.pt does not exist"),
@@ -53,11 +62,20 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["verify", "none.onnx"], "none.onnx"),
         (["verify", "garbage.onnx"], "garbage.onnx"),
         (["verify", "foreign.onnx"], "fggp-deploy did not make"),
+        (["bench"], "run `fggp-deploy export` or give a path"),
+        (["bench", "none.onnx"], "none.onnx"),
+        (["bench", "garbage.onnx"], "garbage.onnx is not valid ONNX"),
+        (["bench", "foreign.onnx", "--threads", "one"], "--threads must be whole numbers"),
+        (["bench", "foreign.onnx", "--batch", "1,0"], "batch must be at least 1"),
         (["export", "garbage.pt"], "export reads what prune or train wrote"),
         (["export", "plain.safetensors", "--out", "m.txt"], "must end in .onnx"),
         (["export", "full"], "holds no checkpoint of a run"),
         (["inspect", "nowhere"], "nowhere does not exist"),
-        (["prune", "--model", "resnet18"], "unknown model 'resnet18'"),
+        (["prune", "--model", "resnet19"], "unknown model 'resnet19'; did you mean 'resnet1"),
+        (["prune", "--model", "own.py:make"], "give --trust-code if you trust it"),
+        (["prune", "--checkpoint", "full"], "full is a folder; give the file in it"),
+        (["prune", "--checkpoint", "other.pt"], "It fits --model resnet20, with 10 classes"),
+        (["models", "resmet*"], "no network is called 'resmet*'"),
         (["inspect", "garbage.txt"], "inspect reads .safetensors"),
         (["inspect", "garbage.onnx"], "garbage.onnx"),
     ],
@@ -68,7 +86,14 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(program, args: list[str], s
         (cwd / name).write_bytes(b"\x07garbage")
     (cwd / "full").mkdir()
     (cwd / "full" / "thesis.txt").write_text("the only copy")
-    torch.save({"x": Path("y")}, cwd / "evil.pt")
+    (cwd / "pets" / "cat").mkdir(parents=True)
+    for i in range(6):
+        Image.new("L", (8, 8)).save(cwd / "pets" / "cat" / f"{i}.jpg")
+    (cwd / "pets" / "cat" / "2.jpg").write_text("no image")
+    torch.save({"x": Fraction(1, 2)}, cwd / "evil.pt")
+    torch.save(
+        models.build("resnet20", num_classes=10, in_channels=3).state_dict(), cwd / "other.pt"
+    )
     nan = safetensors.numpy.save({"w": np.array([np.nan], np.float32)})
     (cwd / "nan.safetensors").write_bytes(nan)
     plain = safetensors.numpy.save({"w": np.ones(1, np.float32)})

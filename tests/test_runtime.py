@@ -9,12 +9,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from graphs import NETS, Builder, mobile_net, residual_net
+from onnx import ModelProto
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.onnx_ops import pack
-from fggp_deploy.runtime import plan as plans
+from fggp_deploy.runtime import cache as disk
+from fggp_deploy.runtime import compiler
+from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
+from fggp_deploy.runtime.plan import DENSE, Choice, Compiled, Plan, choose
 from fggp_deploy.runtime.regions import find, rewrite
+from fggp_deploy.runtime.sessions import largest_difference
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 
@@ -24,92 +30,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(runtime, "TUNING_SECONDS", 0.05)
     return tmp_path / "cache"
-
-
-class Builder:
-    """A small graph; weights are 90% zeros."""
-
-    def __init__(self) -> None:
-        self.rng = np.random.default_rng(0)
-        self.nodes: list[Any] = []
-        self.tensors: list[Any] = []
-
-    def tensor(self, array: np.ndarray) -> str:
-        name = f"t{len(self.tensors)}"
-        self.tensors.append(numpy_helper.from_array(array, name))
-        return name
-
-    def op(self, op: str, *inputs: str, **attributes: Any) -> str:
-        out = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [out], **attributes))
-        return out
-
-    def weight(self, *shape: int, density: float = 0.1) -> str:
-        w = self.rng.standard_normal(shape).astype(np.float32)
-        w[self.rng.random(shape) > density] = 0
-        return self.tensor(w)
-
-    def conv(self, x: str, cout: int, cin: int, k: int = 3, stride: int = 1, **more: Any) -> str:
-        density = more.pop("density", 0.1)
-        w = self.weight(cout, cin // more.get("group", 1), k, k, density=density)
-        b = self.tensor(self.rng.standard_normal(cout).astype(np.float32))
-        return self.op("Conv", x, w, b, pads=[k // 2] * 4, strides=[stride] * 2, **more)
-
-    def model(self, *outputs: str, size: int = 16, batch: Any = "n") -> ModelProto:
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, size, size])
-        ys = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
-        graph = helper.make_graph(self.nodes, "g", [x], ys, self.tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        model = onnx.shape_inference.infer_shapes(model)  # the checker wants the outputs' ranks
-        del model.graph.value_info[:]
-        onnx.checker.check_model(model)
-        return model
-
-
-def residual_net() -> ModelProto:
-    b = Builder()
-    x = b.op("Relu", b.conv("x", 16, 3, density=1.0))
-    y = b.op("Relu", b.conv(x, 16, 16))
-    x = b.op("Relu", b.op("Add", b.conv(y, 16, 16), x))
-    x = b.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-    skip = b.conv(x, 32, 16, 1, 2)
-    y = b.conv(x, 32, 16, 3, 2)
-    x = b.op("Relu", b.op("Add", y, skip))
-    x = b.op("Flatten", b.op("GlobalAveragePool", x))
-    return b.model(b.op("Gemm", x, b.weight(10, 32), b.tensor(np.ones(10, np.float32)), transB=1))
-
-
-def mobile_net() -> ModelProto:
-    b = Builder()
-    limits = [b.tensor(np.array(v, np.float32)) for v in (0, 6)]
-    x = b.op("Clip", b.conv("x", 8, 3, 3, 2, density=1.0), *limits)
-    y = b.op("Clip", b.conv(x, 24, 8, 1), *limits)
-    y = b.op("Clip", b.conv(y, 24, 24, 3, 1, group=24, density=1.0), *limits)
-    x = b.op("Add", x, b.conv(y, 8, 24, 1))
-    axes = b.tensor(np.array([2, 3]))
-    x = b.op("ReduceMean", x, axes, keepdims=0)
-    return b.model(b.op("Gemm", x, b.weight(5, 8), b.tensor(np.ones(5, np.float32)), transB=1))
-
-
-def split_net() -> ModelProto:
-    """A Sigmoid in the middle makes two regions; a value of the first is used after it."""
-    b = Builder()
-    a = b.op("Relu", b.conv("x", 12, 3))
-    c = b.conv(a, 12, 12)
-    gate = b.op("Sigmoid", c)
-    d = b.op("Add", b.conv(gate, 12, 12), a)
-    return b.model(d, b.op("AveragePool", d, kernel_shape=[3, 3], pads=[1] * 4), a)
-
-
-def bn_net() -> ModelProto:
-    b = Builder()
-    w = b.weight(8, 3, 3, 3)
-    x = b.op("Conv", "x", w, pads=[1] * 4)
-    stats = [b.tensor(np.full(8, v, np.float32)) for v in (2, 0.5, 0.1, 4)]
-    return b.model(b.op("Relu", b.op("BatchNormalization", x, *stats)))
-
-
-NETS = {"residual": residual_net, "mobile": mobile_net, "split": split_net, "bn": bn_net}
 
 
 def plain_run(model: ModelProto, x: np.ndarray) -> list[np.ndarray]:
@@ -184,45 +104,178 @@ def test_a_region_file_still_runs_on_a_stock_runtime(name: str) -> None:
     agree(plain_run(rewritten, x), plain_run(model, x))
 
 
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Instead of timing: what `choose` is to say, and the contenders that it was given."""
+    said: dict[str, Any] = {"choice": Choice("whole", 2.0, 3.0), "contenders": []}
+
+    def instead(contenders: dict[str, Any]) -> Choice:
+        said["contenders"].append(sorted(contenders))
+        for contender in contenders.values():
+            contender()()
+        return said["choice"]
+
+    monkeypatch.setattr(compiler.plans, "choose", instead)
+    return said
+
+
 @needs_library
-def test_the_plan_is_cached(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_compiled_model_is_cached(tmp_path: Path, own_cache: Path, chosen: Any) -> None:
+    path = tmp_path / "m.onnx"
+    model = residual_net()
+    onnx.save(pack(model), path)
+    first = runtime.session(path, threads=1)
+    (kept,) = own_cache.rglob("*.json")
+    assert kept.with_suffix(".onnx").is_file()
+    second = runtime.session(path, threads=1)
+    assert len(chosen["contenders"]) == 1  # the second session planned nothing
+    x = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    for session in (first, second):
+        assert runtime.uses_kernels(session)
+        assert runtime.explain(session).startswith("kernels: 6 layers in 1 region")
+        assert "at least 2.00" in runtime.explain(session)
+        agree(session.run(None, {"x": x}), plain_run(model, x))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "how", ["cut plan", "not a plan", "strange ratio", "other model", "no model", "cut model"]
+)
+def test_a_damaged_cache_is_made_again(
+    how: str, tmp_path: Path, own_cache: Path, chosen: Any
 ) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(residual_net(), path)
     runtime.session(path, threads=1)
-    (cached,) = own_cache.rglob("*.json")
-    first = cached.read_text()
-
-    def fail(*_: Any) -> None:
-        raise AssertionError("a cached plan is not made again")
-
-    monkeypatch.setattr(runtime, "_make_plan", fail)
-    runtime.session(path, threads=1)
-    assert cached.read_text() == first
+    (kept,) = own_cache.rglob("*.json")
+    model = kept.with_suffix(".onnx")
+    if how == "cut plan":
+        kept.write_text(kept.read_text()[:-9])
+    elif how == "not a plan":
+        kept.write_text('{"plan": {"sparse": 1, "reason": []}, "model_sha256": null}')
+    elif how == "strange ratio":
+        kept.write_text(kept.read_text().replace("2.0,", "NaN,"))
+    elif how == "other model":
+        onnx.save(mobile_net(), model)
+    elif how == "no model":
+        model.unlink()
+    else:
+        model.write_bytes(model.read_bytes()[:-9])
+    assert disk.load(kept) is None
+    assert runtime.uses_kernels(runtime.session(path, threads=1))
+    assert disk.load(kept) is not None
 
 
 @needs_library
-def test_a_damaged_cache_is_made_again(tmp_path: Path, own_cache: Path) -> None:
+def test_plans_depend_on_batch_and_threads(tmp_path: Path, own_cache: Path, chosen: Any) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(residual_net(), path)
-    runtime.session(path, threads=1)
-    (cached,) = own_cache.rglob("*.json")
-    cached.write_text('{"sparse": true, "variants": [[')
-    runtime.session(path, threads=1)
-    assert plans.load(cached) is not None
+    for threads, batch in ((1, 1), (2, 1), (1, 8), (1, 1)):
+        runtime.session(path, threads=threads, batch=batch)
+    assert len(list(own_cache.rglob("*.json"))) == 3
 
 
 @needs_library
-def test_dense_where_sparse_does_not_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "ratio_lower_bound", lambda _: 0.99)
+def test_an_unmeasured_plan_is_measured_when_asked(
+    tmp_path: Path, own_cache: Path, chosen: Any
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(residual_net(), path)
+    text = runtime.explain(runtime.session(path, threads=1, measure=False))
+    assert "not measured" in text
+    assert chosen["contenders"] == []
+    runtime.session(path, threads=1)
+    assert len(chosen["contenders"]) == 1
+    assert "at least" in runtime.explain(runtime.session(path, threads=1, measure=False))
+
+
+@needs_library
+def test_old_entries_leave_the_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "KEPT", 2)
+    for i in range(4):
+        disk.save(own_cache / f"{i}.json", Compiled(Plan(True, "r", 2.0), bytes([i])))
+    assert len(list(own_cache.iterdir())) == 4  # two plans and their models
+
+
+@needs_library
+def test_dense_where_sparse_does_not_pay(tmp_path: Path, chosen: Any) -> None:
+    chosen["choice"] = Choice(None, 0.9, 1.1)
     path = tmp_path / "m.onnx"
     model = residual_net()
-    onnx.save(model, path)
-    session = runtime.session(path, threads=1)
-    assert not runtime.uses_kernels(session)
+    onnx.save(pack(model), path)
     x = np.zeros((1, 3, 16, 16), np.float32)
+    for _ in range(2):  # planned, and from the cache
+        session = runtime.session(path, threads=1)
+        assert not runtime.uses_kernels(session)
+        assert runtime.explain(session) == "plain: no faster beyond doubt, ratio 0.90 to 1.10"
+        agree(session.run(None, {"x": x}), plain_run(model, x))
+
+
+@needs_library
+def test_layers_that_lose_are_left_to_onnxruntime(
+    tmp_path: Path, chosen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = residual_net()
+    first = model.graph.node[1].output[0]  # the first Conv with its Relu
+    monkeypatch.setattr(compiler, "leave_to_ort", lambda costs, entering: {first})
+    chosen["choice"] = Choice("cut", 2.0, 3.0)
+    session = runtime.session(model.SerializeToString(), threads=1)
+    assert chosen["contenders"] == [["cut", "dense", "whole"]]
+    assert "5 layers in 1 region" in runtime.explain(session)
+    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
     agree(session.run(None, {"x": x}), plain_run(model, x))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("dense", "only 0% of its weights are zeros"), ("open", "not known: [n, 3, h, 16]")],
+)
+def test_plain_with_a_reason(how: str, reason: str) -> None:
+    b = Builder()
+    y = b.conv("x", 8, 3, density=1.0 if how == "dense" else 0.1)
+    model = b.model(y)
+    if how == "open":
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
+    session = runtime.session(model.SerializeToString(), threads=1)
+    assert not runtime.uses_kernels(session)
+    assert runtime.explain(session).startswith("plain: ")
+    assert reason in runtime.explain(session)
+
+
+@needs_library
+def test_wrong_answers_are_never_chosen(monkeypatch: pytest.MonkeyPatch, chosen: Any) -> None:
+    monkeypatch.setattr(compiler, "largest_difference", lambda got, want: 2e-4)
+    session = runtime.session(residual_net().SerializeToString(), threads=1)
+    assert not runtime.uses_kernels(session)
+    assert "differ by 2.0e-04" in runtime.explain(session)
+
+
+def test_largest_difference() -> None:
+    want = [np.array([1.0, -4.0]), np.zeros(2)]
+    assert largest_difference([np.array([1.0, -3.0]), np.zeros(2)], want) == 0.25
+    assert largest_difference([want[0], np.array([0.0, 0.5])], want) == 0.5
+    assert np.isnan(largest_difference([np.array([np.nan, -4.0]), np.zeros(2)], want))
+
+
+def test_explain_a_session_of_somebody_else() -> None:
+    session = ort.InferenceSession(residual_net().SerializeToString())
+    assert runtime.explain(session).startswith("plain: ")
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"threads": -1}, {"tuning_seconds": -1.0}])
+def test_options_out_of_domain(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        runtime.session(b"", **wrong)
+
+
+@pytest.mark.parametrize("what", ["nothing there", "empty", "noise"])
+def test_what_cannot_be_read(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    if what != "nothing there":
+        path.write_bytes(b"" if what == "empty" else bytes(range(256)))
+    with pytest.raises(ModelFileError):
+        runtime.session(path, threads=1)
 
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +287,76 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         onnx.save(pack(residual_net()), path)
         session = runtime.session(path, threads=1)
         assert not runtime.uses_kernels(session)
+        assert "not built" in runtime.explain(session)
+        with pytest.raises(ModelFileError, match="missing"):
+            runtime.session(tmp_path / "missing.onnx", threads=1)
     finally:
         kernels.load.cache_clear()
 
 
-def test_ratio_lower_bound() -> None:
-    # 25 values: rank floor(12.5 - 4.9) = 7, counted from the smallest.
-    assert plans.ratio_lower_bound(np.arange(25.0)) == 7.0
+def cost(output: str, dense_us: float, kernels_us: float, elements: int) -> LayerCost:
+    return LayerCost(output, "Conv", (), 0.1, 1, dense_us, kernels_us, "–", output, elements)
+
+
+@pytest.mark.parametrize(
+    ("costs", "left"),
+    [
+        ([("a", 100, 50, 100), ("b", 100, 50, 100)], set()),
+        ([("a", 100, 200, 100), ("b", 300, 50, 100)], {"a"}),
+        # a change of layout of 100,000 floats costs 150 µs, more than a's 100 µs less
+        ([("a", 100, 200, 100_000), ("b", 300, 50, 100)], set()),
+        ([("a", 300, 50, 100), ("b", 100, 400, 100), ("c", 300, 50, 100)], {"b"}),
+        ([("a", 100, 200, 100), ("b", 100, 200, 100)], {"a", "b"}),
+    ],
+)
+def test_which_layers_are_left(costs: list[Any], left: set[str]) -> None:
+    assert leave_to_ort([cost(*c) for c in costs], entering=100) == left
+
+
+class Sessions:
+    """Contenders that take a given time a run, session by session, measured without a clock."""
+
+    def __init__(self, **ms: list[float]) -> None:
+        self.ms = {name: iter(values) for name, values in ms.items()}
+        self.opened: list[str] = []
+
+    def choose(self) -> Choice:
+        def opener(name: str) -> Any:
+            def open_session() -> Any:
+                self.opened.append(name)
+                return next(self.ms[name])
+
+            return open_session
+
+        def measure(runs: dict[str, float], **limits: Any) -> dict[str, list[float]]:
+            return {name: [ms] * limits["least"] for name, ms in runs.items()}
+
+        return choose({name: opener(name) for name in self.ms}, measure=measure)
+
+
+def test_faster_in_two_fresh_sessions() -> None:
+    sessions = Sessions(dense=[6.0, 6.0], whole=[3.0, 4.0], cut=[2.0, 4.0])
+    assert sessions.choose() == Choice("cut", 1.5, 3.0)
+    assert sessions.opened == [DENSE, "whole", "cut", DENSE, "cut"]
+
+
+@pytest.mark.parametrize("second", [1.0, 0.9])
+def test_faster_only_in_one_session(second: float) -> None:
+    found = Sessions(dense=[2.0, second], whole=[1.0, 1.0]).choose()
+    assert found == Choice(None, second, second)
+
+
+def test_more_rounds_while_the_interval_holds_one() -> None:
+    asked: list[bool] = []
+
+    def measure(runs: Any, *, enough: Any, **_: Any) -> dict[str, list[float]]:
+        even = [1.1, 0.9] * 3
+        asked.append(enough({DENSE: even, "whole": [1.0] * 6}))
+        asked.append(enough({DENSE: [*even, 1.1], "whole": [1.0] * 7}))
+        asked.append(enough({DENSE: [1.1] * 6, "whole": [1.0] * 6}))
+        asked.append(enough({DENSE: [0.9] * 6, "whole": [1.0] * 6}))
+        return {DENSE: even, "whole": [1.0] * 6}
+
+    contenders = {DENSE: lambda: None, "whole": lambda: None}
+    assert choose(contenders, measure=measure).name is None
+    assert asked == [False, False, True, True]

@@ -14,7 +14,8 @@ from killing import Quiet, config, dense
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.schedules import Chain, Cubic
-from fggp_deploy.training.batches import Batches
+from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.batches import open_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.loop import training_steps
 from fggp_deploy.training.loss import loss
@@ -121,8 +122,7 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
     a, b, c = seen
     want = 0.5 * (0.5 * a + 0.5 * b) + 0.5 * c
     torch.testing.assert_close(s.average.module[8].weight, want)
-    model = settled_model(s, Batches(s.data.train, s.data.preprocessing, batch_size=32,
-                                     device=s.device))  # fmt: skip
+    model = settled_model(s, s.batches(s.data.train))
     torch.testing.assert_close(model[8].weight, want)
     assert not model[8].weight[~s.pruner.masks["8.weight"]].any()
     assert torch.equal(s.model[8].weight, c)  # what trains is left alone
@@ -130,7 +130,7 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
 
 def test_statistics_taken_anew_are_those_of_the_training_images(parent):
     s = ready_to_prune(config(parent, **{**SMALL, "bn_images": 160})).session
-    batches = Batches(s.data.train, s.data.preprocessing, batch_size=32, device=s.device)
+    batches = s.batches(s.data.train)
     before = s.model[1].running_mean.clone()
     model = settled_model(s, batches)
     x = torch.cat([x for x, _ in batches.in_order()])
@@ -142,11 +142,13 @@ def test_statistics_taken_anew_are_those_of_the_training_images(parent):
 
 def test_a_skipped_batch_changes_nothing_after_it():
     data = killing.noise()
-    batches = Batches(data.train, data.preprocessing, batch_size=32, device=torch.device("cpu"))
+    batches = open_batches(
+        data.train, data.preprocessing, batch_size=32, device=torch.device("cpu")
+    )
 
     def epoch(skip: int) -> list[torch.Tensor]:
         g = torch.Generator().manual_seed(1)
-        drawn = batches.shuffled(g, crop_padding=2, flip=True, skip=skip)
+        drawn = batches.shuffled(g, Augmentation("strong", True, 2), skip=skip)
         return [x for x, _ in drawn] + [torch.rand(3, generator=g)]
 
     whole = epoch(0)

@@ -399,11 +399,12 @@ def test_kernels_are_a_third_contender(folder: Path, quick, monkeypatch):
     if kernels.library_path() is None:
         pytest.skip("the kernels are not built")
 
-    def forced(name: str, model: bytes, *, threads: int) -> Network:
-        return Network(name, runtime.session(model, threads=threads, measure=False, cache=False))
+    def forced(name: str, model: bytes, *, threads: int, **_: object) -> tuple[Network, str]:
+        session = runtime.session(model, threads=threads, measure=False, cache=False)
+        return Network(name, session), runtime.explain(session)
 
-    monkeypatch.setattr(subject, "load_on_kernels", forced)
-    monkeypatch.setattr(report, "load_on_kernels", forced)
+    monkeypatch.setattr(subject, "open_by_runtime", forced)
+    monkeypatch.setattr(report, "open_by_runtime", forced)
     found = quick(folder / "model.onnx", data=dataset())
     assert set(found.latency.timings) == {"model", "reference", "kernels"}
     assert set(found.latency.speedups) == {"model", "kernels"}

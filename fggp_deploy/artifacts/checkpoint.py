@@ -6,8 +6,9 @@ major) as uint8 under `fggp.mask.<parameter>`; one JSON object in the header's m
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,24 @@ from safetensors import SafetensorError, safe_open
 
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.files import atomic_path
+from fggp_deploy.files import atomic_path, check_readable
 
 Array = npt.NDArray[Any]
 MASK_PREFIX = "fggp.mask."
 STATE_PREFIX = "fggp.state."  # in savepoints: what a run needs to go on
 _VERSION = 1
+_TYPES: dict[str, Any] = {
+    "model": str,
+    "data": str,
+    "classes": list,
+    "prunable": list,
+    "macs": dict,
+    "target": int | float | None,
+    "method": str | None,
+    "reference_sha256": str | None,
+    "metrics": dict,
+    "provenance": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,8 @@ class CheckpointInfo:
     """What a checkpoint says of itself.
 
     `macs`: parameter → dense multiply-accumulates for one image. `prunable`: the parameters that
-    sparsity is counted over. `reference_sha256`: hash of the parent checkpoint's file.
+    sparsity is counted over. `reference_sha256`: hash of the parent checkpoint's file. `names`: our
+    names of parameters → those in the user's own code, where they differ.
     """
 
     model: str
@@ -44,6 +58,7 @@ class CheckpointInfo:
     method: str | None = None
     macs: Mapping[str, int] = field(default_factory=dict)
     reference_sha256: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -59,13 +74,19 @@ class CheckpointInfo:
             d = json.loads(text)
             if d.pop("version") != _VERSION:
                 raise CheckpointError("the checkpoint is of a newer format; upgrade fggp-deploy")
+            for key, kind in _TYPES.items():
+                if not isinstance(d.get(key), kind):
+                    raise TypeError(f"{key} is {d.get(key)!r:.40}")
             d["preprocessing"] = Preprocessing.from_dict(d["preprocessing"])
             d["classes"] = tuple(str(c) for c in d["classes"])
             d["prunable"] = tuple(str(n) for n in d["prunable"])
             d["macs"] = {str(k): int(v) for k, v in d["macs"].items()}
+            d["names"] = {str(k): str(v) for k, v in d.get("names", {}).items()}
             return cls(**d)
         except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as e:
             raise CheckpointError(f"the checkpoint's own description is damaged ({e})") from e
+        except (OverflowError, RecursionError) as e:
+            raise CheckpointError("the checkpoint's own description is damaged") from e
 
 
 @dataclass(frozen=True)
@@ -99,22 +120,37 @@ class Checkpoint:
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
         """Read and check a safetensors file; raises CheckpointError on anything wrong with it."""
-        try:
-            with safe_open(path, framework="numpy") as f:
-                text = (f.metadata() or {}).get("fggp")
-                names = [n for n in f.keys() if not n.startswith(STATE_PREFIX)]  # noqa: SIM118
-                tensors = {name: f.get_tensor(name) for name in names}
-        except FileNotFoundError as e:
-            raise CheckpointError(f"{path} does not exist") from e
-        except (SafetensorError, OSError, TypeError, ValueError) as e:
-            raise CheckpointError(
-                f"{path} is no readable safetensors file ({e}); it may be cut off: copy it again"
-            ) from e
+        with _reading(path) as f:
+            info = _info(f)
+            names = [n for n in f.keys() if not n.startswith(STATE_PREFIX)]  # noqa: SIM118
+            tensors = {name: f.get_tensor(name) for name in names}
         packed = {n: tensors.pop(n) for n in list(tensors) if n.startswith(MASK_PREFIX)}
-        info = CheckpointInfo.from_json(text) if text is not None else None
         check_finite(path, tensors)
         masks = {n.removeprefix(MASK_PREFIX): a for n, a in packed.items()}
         return cls(tensors, {n: _unpack(path, n, a, tensors) for n, a in masks.items()}, info)
+
+
+def describes_itself(path: Path) -> bool:
+    """True for a checkpoint of ours, False for another safetensors file; raises as `open` does."""
+    with _reading(path) as f:
+        return _info(f) is not None
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    check_readable(path, CheckpointError)
+    try:
+        with safe_open(path, framework="numpy") as f:
+            yield f
+    except (SafetensorError, OSError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{path} is no readable safetensors file ({e}); it may be cut off: copy it again"
+        ) from e
+
+
+def _info(f: Any) -> CheckpointInfo | None:
+    text = (f.metadata() or {}).get("fggp")
+    return CheckpointInfo.from_json(text) if text is not None else None
 
 
 def check_finite(path: Path, tensors: Mapping[str, Array]) -> None:

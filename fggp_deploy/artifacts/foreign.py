@@ -1,104 +1,70 @@
-"""Checkpoints made elsewhere: state dicts in .pt, .pth, .th and .safetensors files."""
+"""Checkpoints made elsewhere: state dicts of torch.save and safetensors, whatever the suffix."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint, check_finite
+from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, Checkpoint, describes_itself
+from fggp_deploy.artifacts.state_dict import StateDict, unwrap
+from fggp_deploy.artifacts.torch_file import PICKLE, ZIP, read_torch
 from fggp_deploy.errors import CheckpointError
+from fggp_deploy.files import check_readable
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-_HEADS = ("fc.", "linear.", "classifier.", "head.")
+# How files begin that people give by mistake: what they are, and what to give instead.
+_OTHERS = {
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"GGUF": "a GGUF file of a language model",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"<!DOCTYPE": "a web page, perhaps of a download that failed",
+    b"<html": "a web page, perhaps of a download that failed",
+    b"version https://git-lfs": "a git-lfs pointer; fetch the file itself with `git lfs pull`",
+}
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running any code that the file may hold.
+def read_foreign(path: Path) -> StateDict:
+    """Read a checkpoint without running any code that it may hold.
 
-    Wrappers (`state_dict`, …) and prefixes (`module.`, …) are taken off. Raises CheckpointError.
+    Weights keep their type (half, bfloat16, …) and are finite. Raises CheckpointError, and
+    MachineError for a missing permission.
     """
-    if path.suffix == ".safetensors":
-        arrays = Checkpoint.open(path).tensors
-        return {n: torch.from_numpy(a.copy()) for n, a in arrays.items()}
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is no file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        if "GLOBAL" in str(e):
+    size = check_readable(path, CheckpointError)
+    with path.open("rb") as f:
+        head = f.read(64)
+    if looks_like_safetensors(head, path):
+        try:
+            content = load_file(path)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
             raise CheckpointError(
-                f"{path} holds Python objects that would run code when loaded; it is refused. "
-                f"Save model.state_dict() alone, best as .safetensors"
+                f"{path} is no readable safetensors file ({e}); it may be cut off: copy it again"
             ) from e
-        raise CheckpointError(f"{path} is no PyTorch checkpoint or is damaged") from e
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise CheckpointError(
-            f"{path} is no PyTorch checkpoint or is cut off; copy it again"
-        ) from e
-    state = _unwrap(path, content)
-    check_finite(path, {n: t.float().numpy() for n, t in state.items() if t.is_floating_point()})
-    return state
+        if any(n.startswith(MASK_PREFIX) for n in content):  # ours, its description lost
+            ours = Checkpoint.open(path)
+            return StateDict(*({n: torch.from_numpy(a.copy()) for n, a in d.items()}
+                               for d in (ours.tensors, ours.masks)))  # fmt: skip
+        return unwrap(path, content, size)
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            raise CheckpointError(f"{path} is {what}; give a .safetensors or PyTorch checkpoint")
+    return unwrap(path, read_torch(path, size), size)
 
 
-def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no state dict: expected names mapped to tensors")
-    state = {str(n): t for n, t in content.items() if isinstance(t, Tensor)}
-    if not state:
-        raise CheckpointError(f"{path} holds no tensors; save model.state_dict()")
-    for prefix in _PREFIXES:
-        if all(n.startswith(prefix) for n in state):
-            state = {n.removeprefix(prefix): t for n, t in state.items()}
-    return state
+def is_ours(path: Path) -> bool:
+    """True for a checkpoint that prune or train wrote; raises as `read_foreign`."""
+    check_readable(path, CheckpointError)
+    with path.open("rb") as f:
+        head = f.read(64)
+    return looks_like_safetensors(head, path) and describes_itself(path)
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
-    """Load `state` into `model`, exactly; `what` names both in errors.
-
-    A head called `linear` fits one called `fc`. Raises CheckpointError with the first keys that
-    differ, the shapes, and the likely cure.
-    """
-    own = model.state_dict()
-    state = _rename_head(dict(state), own)
-    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
-    extra = [n for n in state if n not in own]
-    if missing or extra:
-        raise CheckpointError(
-            f"{what}: the names differ; missing {_few(missing)}; unexpected {_few(extra)}. "
-            f"Is it another --model?"
-        )
-    for name, t in state.items():
-        if t.shape != own[name].shape:
-            last = name.startswith(_HEADS)
-            cure = "another number of classes (--data)" if last else "another --model or --data"
-            raise CheckpointError(
-                f"{what}: {name} is {tuple(t.shape)} in the checkpoint but "
-                f"{tuple(own[name].shape)} in the network; it looks like {cure}"
-            )
-    model.load_state_dict(dict(state), strict=False)
-
-
-def _rename_head(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    theirs = {h for h in _HEADS for n in state if n.startswith(h)}
-    ours = {h for h in _HEADS for n in own if n.startswith(h)}
-    if len(theirs) == len(ours) == 1 and theirs != ours:
-        old, new = theirs.pop(), ours.pop()
-        return {new + n.removeprefix(old) if n.startswith(old) else n: t for n, t in state.items()}
-    return state
-
-
-def _few(names: list[str], n: int = 3) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+def looks_like_safetensors(head: bytes, path: Path) -> bool:
+    """By its first bytes; what cannot be told is believed to be what its suffix says."""
+    if head[8:9] == b"{":
+        return True
+    return path.suffix == ".safetensors" and not head.startswith((ZIP, PICKLE))

@@ -65,6 +65,7 @@ class Provenance:
     def of(cls, config: Mapping[str, Any], started: datetime) -> Provenance:
         """The record of a stage of this process that began at `started` (UTC) and ends now."""
         command = " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])
+        command = command.encode(errors="backslashreplace").decode()  # a name may be no UTF-8
         seconds = (datetime.now(UTC) - started).total_seconds()
         return cls(command, dict(config), round(seconds, 2), started.isoformat(timespec="seconds"))
 

@@ -2,84 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.errors import ConfigError, DataError
+from fggp_deploy.data.preprocessing import Images, Preprocessing
+from fggp_deploy.errors import DataError
 
-Images = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from fggp_deploy.data.splits import HeldOut
+
 Labels = npt.NDArray[np.int64]
+Index = slice | Sequence[int] | npt.NDArray[np.int64]
+Progress = Callable[[str, int, int], None]  # (what, done, total)
 
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From stored pixels to the network's input: x = (pixel / 255 − mean) / std, per channel.
-
-    `height`, `width` in pixels; `mean` and `std` have one entry a channel. It travels inside every
-    artifact, so a deployed file says what it wants to be fed.
-    """
-
-    height: int
-    width: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not (0 < self.height <= 16384 and 0 < self.width <= 16384):
-            raise ConfigError(f"image size must be in 1..16384, got {self.height}x{self.width}")
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
-            raise ConfigError(
-                f"mean and std need 1 or 3 entries each, got {len(self.mean)} and {len(self.std)}"
-            )
-        if not all(np.isfinite(self.mean)) or not all(np.isfinite(s) and s > 0 for s in self.std):
-            raise ConfigError(f"mean must be finite and std positive, got {self.mean}, {self.std}")
-
-    @property
-    def channels(self) -> int:
-        """Number of input channels, 1 or 3."""
-        return len(self.mean)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one input."""
-        return (self.channels, self.height, self.width)
-
-    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        """Prepare uint8 [N, H, W, C] as float32 [N, C, H, W]."""
-        if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, self.channels):
-            raise DataError(
-                f"images are {images.dtype} {images.shape[1:]}, the network wants uint8 "
-                f"{(self.height, self.width, self.channels)}; give data of that size"
-            )
-        x = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-        mean = np.asarray(self.mean, np.float32).reshape(1, -1, 1, 1)
-        std = np.asarray(self.std, np.float32).reshape(1, -1, 1, 1)
-        return np.ascontiguousarray((x - mean) / std)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, d: Any) -> Preprocessing:
-        """Read what `to_dict` wrote; raises ConfigError on anything else."""
-        try:
-            return cls(
-                int(d["height"]),
-                int(d["width"]),
-                tuple(float(v) for v in d["mean"]),
-                tuple(float(v) for v in d["std"]),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise ConfigError(f"preprocessing must have height, width, mean and std ({e})") from e
+__all__ = [
+    "Dataset", "Images", "Index", "Labels", "Part", "Preprocessing", "Progress", "Source", "Split",
+    "Stream",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, H, W, C] and labels int64 [N] of one part of a data set."""
+    """Images uint8 [N, H, W, C] and labels int64 [N] of one part of a data set, in memory."""
 
     images: Images
     labels: Labels
@@ -93,19 +43,88 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def read(self, index: Index) -> Images:
+        """The images at `index`, uint8 [B, H, W, C]."""
+        return self.images[index]
+
+    def first(self, n: int) -> Split:
+        """The first n images."""
+        return Split(self.images[:n], self.labels[:n])
+
+
+class Source(Protocol):
+    """Where the images of a Stream come from; it goes to worker processes, so it must pickle."""
+
+    def open(self, i: int) -> Image:
+        """Image i, decoded, upright, in its own colours; raises DataError with its name."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What errors call image i."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One part of a data set that is decoded and framed anew each time that it is read.
+
+    Image `indices[i]` of `source` has the label `labels[i]`.
+    """
+
+    source: Source
+    indices: npt.NDArray[np.int64]
+    labels: Labels
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def open(self, i: int) -> Image:
+        """Image i, decoded, upright, with the network's channels, in its own size."""
+        from fggp_deploy.data.images import recolored
+
+        return recolored(self.source.open(int(self.indices[i])), self.preprocessing.color)
+
+    def name(self, i: int) -> str:
+        """What errors call image i."""
+        return self.source.name(int(self.indices[i]))
+
+    def read(self, index: Index) -> Images:
+        """The images at `index`, framed, uint8 [B, H, W, C]; raises DataError with a name."""
+        from fggp_deploy.data.images import frame
+
+        wanted = range(len(self))[index] if isinstance(index, slice) else index
+        out = np.empty((len(wanted), *self.preprocessing.image_shape), np.uint8)
+        for k, i in enumerate(wanted):
+            out[k] = frame(self.open(i), self.preprocessing, name=self.name(i))
+        return out
+
+    def first(self, n: int) -> Stream:
+        """The first n images."""
+        return Stream(self.source, self.indices[:n], self.labels[:n], self.preprocessing)
+
+
+Part = Split | Stream
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set; model selection may look at `val`, never at `test`."""
+    """A named data set; model selection may look at `val`, never at `test`.
+
+    `held_out`: what was cut from the training images where the data came without a val or test
+    part of their own. `augment`: the preset that training uses, see training.augment.
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    val: Split
-    test: Split
+    train: Part
+    val: Part
+    test: Part
     preprocessing: Preprocessing
     flip: bool = True  # horizontal flips keep the label
     crop_padding: int = 4  # pixels of random shift in training
+    augment: str = "basic"
+    held_out: HeldOut | None = None
 
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):

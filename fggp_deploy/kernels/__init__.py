@@ -6,12 +6,15 @@ import ctypes
 import functools
 import importlib.metadata
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from fggp_deploy.errors import MachineError
 
-_NAME = "libfggp_kernels.so"
+# Only .so was ever built and tested; the other two are what CMake would name it there.
+_SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+_NAME = f"libfggp_kernels{_SUFFIX}"
 _BUILD = "cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build"
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import isa_index, load
 
-CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM = range(1, 7)
+CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM, ADD = range(1, 8)
 GAPS, DENSE = 0, 1
 VERSION = 1
 STEP_INTS = 25
@@ -146,6 +146,17 @@ class Program:
         self._call("fggp_program_tune", index, _dims(shapes), ctypes.c_double(seconds), variants)
         return [(int(a), int(b)) for a, b in variants]
 
+    def profile(
+        self, shapes: Sequence[Sequence[int]], *, isa: str, repeats: int
+    ) -> npt.NDArray[np.float64]:
+        """Median µs of each step on one thread for one image, then those of writing the outputs."""
+        microseconds = np.zeros(self.code[2] + 1)
+        index = ctypes.c_int(isa_index(isa))
+        self._call(
+            "fggp_program_profile", index, _dims(shapes), ctypes.c_int(repeats), microseconds
+        )
+        return microseconds
+
     def _call(self, name: str, *arguments: Any) -> None:
         error = ctypes.create_string_buffer(512)
         plain = [
@@ -154,6 +165,22 @@ class Program:
         function = getattr(load(), name)
         if function(ctypes.c_void_p(self._handle), *plain, error, ctypes.c_size_t(512)):
             raise ModelFileError(error.value.decode())
+
+
+def variant_shape(variant: int, *, isa: str) -> tuple[int, int, int]:
+    """What a variant computes at once: output channels, rows and columns of vectors."""
+    shape = np.zeros(3, np.int64)
+    error = ctypes.create_string_buffer(512)
+    if load().fggp_isa_variant_shape(
+        ctypes.c_int(isa_index(isa)),
+        ctypes.c_int(variant),
+        shape.ctypes.data_as(ctypes.c_void_p),
+        error,
+        ctypes.c_size_t(512),
+    ):
+        raise ModelFileError(error.value.decode())
+    group, rows, cols = (int(n) for n in shape)
+    return group, rows, cols
 
 
 def _dims(shapes: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:

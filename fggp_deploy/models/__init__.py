@@ -1,25 +1,132 @@
-"""Networks by name. Each entry is a factory (num_classes, in_channels) → nn.Module."""
+"""Networks by name: ours, torchvision's, timm's, and a factory in a user's own file."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
-from fggp_deploy.errors import UnknownName
-from fggp_deploy.models.resnet import resnet10s2, resnet20, resnet50
-from fggp_deploy.models.vgg import vgg19
+from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.models import factory_file
+from fggp_deploy.models.mobilenet import mobilenet_v2
+from fggp_deploy.models.published import Published
+from fggp_deploy.models.resnet import (
+    BasicBlock,
+    Bottleneck,
+    PadShortcut,
+    projection,
+    resnet10s2,
+    thin,
+    wide,
+)
+from fggp_deploy.models.vgg import vgg
+from fggp_deploy.user_code import load_function
 
+# All for small images, of any size from 32×32. Shortcuts are as the papers have them: option A
+# (no weights) in the thin networks, B (1×1 convolutions) in the wide; "-a" and "-b" choose.
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
+    "mobilenet_v2": mobilenet_v2,
     "resnet10s2": resnet10s2,
-    "resnet20": resnet20,
-    "resnet50": resnet50,
-    "vgg19": vgg19,
+    "resnet18": wide(BasicBlock, (2, 2, 2, 2)),
+    "resnet18-a": wide(BasicBlock, (2, 2, 2, 2), PadShortcut),
+    "resnet20": thin(3),
+    "resnet20-b": thin(3, projection),
+    "resnet32": thin(5),
+    "resnet32-b": thin(5, projection),
+    "resnet44": thin(7),
+    "resnet44-b": thin(7, projection),
+    "resnet50": wide(Bottleneck, (3, 4, 6, 3)),
+    "resnet50-a": wide(Bottleneck, (3, 4, 6, 3), PadShortcut),
+    "resnet56": thin(9),
+    "resnet56-b": thin(9, projection),
+    "vgg11": vgg((1, 1, 2, 2, 2)),
+    "vgg16": vgg((2, 2, 3, 3, 3)),
+    "vgg19": vgg((2, 2, 4, 4, 4)),
 }
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")
+LIBRARIES = ("torchvision", "timm")
+FORMS = ("torchvision:NAME", "timm:NAME", "FILE.py:FACTORY")
 
 
-def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Make a registered network with random weights; raises UnknownName."""
-    if name not in MODELS:
-        raise UnknownName("model", name, MODELS)
+def library(name: str) -> tuple[ModuleType, str] | None:
+    """Our module for the library that `torchvision:NAME` or `timm:NAME` asks for, and NAME."""
+    prefix, colon, rest = name.partition(":")
+    if not colon or prefix not in LIBRARIES:
+        return None
+    return importlib.import_module(f"{__name__}.{prefix}_models"), rest
+
+
+def check(name: str, *, trust_code: bool = False) -> None:
+    """Raise what `build` would raise for the name alone, before any work is done."""
+    if (theirs := library(name)) is not None:
+        theirs[0].check(theirs[1])
+    elif factory_file.is_spec(name):
+        load_function(name, trust_code=trust_code)
+    elif name not in MODELS:
+        raise UnknownName("model", name, (*MODELS, *FORMS))
+
+
+def build(name: str, *, num_classes: int, in_channels: int, trust_code: bool = False) -> nn.Module:
+    """Make a network with random weights.
+
+    `name`: a key of MODELS, `torchvision:NAME`, `timm:NAME`, or `FILE.py:FACTORY`, whose code runs
+    only with `trust_code`. Raises UnknownName; ConfigError for channels or code that do not fit;
+    MachineError where the library is not installed.
+    """
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    if factory_file.is_spec(name):
+        return factory_file.build(name, trust_code=trust_code, **sizes)
+    check(name)
+    if (theirs := library(name)) is not None:
+        net: nn.Module = theirs[0].build(theirs[1], **sizes)
+        return net
     return MODELS[name](num_classes, in_channels)
+
+
+def published(name: str, weights: str) -> tuple[Path, Published | None]:
+    """The file of a network's published weights, and what is known of them.
+
+    `weights`: DEFAULT or a name that the library knows, downloaded when it is not there; or a
+    file's path, which is recognised as published by the file's name. Raises ConfigError for a
+    network that has none, UnknownName, and MachineError, which names the file to fetch by hand,
+    when it cannot be downloaded.
+    """
+    theirs = library(name)
+    if theirs is not None:
+        theirs[0].check(theirs[1])
+    if is_path(weights):
+        known = theirs[0].all_published(theirs[1]) if theirs else []
+        file = Path(weights).name
+        return Path(weights), next((k for k in known if k.file_name == file), None)
+    if theirs is None:
+        raise ConfigError(
+            f"--weights {weights} is for torchvision:NAME and timm:NAME; give the weights of "
+            f"{name} as --checkpoint PATH"
+        )
+    found: Published = theirs[0].published(theirs[1], weights)
+    path: Path = theirs[0].fetch(found)
+    return path, found
+
+
+def is_path(weights: str) -> bool:
+    """True for what is a file's path rather than a name of weights."""
+    path = Path(weights)
+    return len(path.parts) > 1 or path.suffix in SUFFIXES or path.exists()
+
+
+def canonical(name: str) -> str:
+    """The name under which a checkpoint finds its network again: a file's path made absolute."""
+    return factory_file.absolute(name) if factory_file.is_spec(name) else name
+
+
+def without_folder(name: str) -> str:
+    """The name as it may be shipped: FILE.py:FACTORY without the folder of the file."""
+    return Path(name).name if factory_file.is_spec(name) else name
+
+
+def in_a_path(name: str) -> str:
+    """The name as a part of a run folder's name."""
+    return without_folder(name).replace(":", "-").replace("/", "-")

@@ -121,17 +121,21 @@ def resnet10s2(num_classes: int, in_channels: int) -> ResNet:
     )  # fmt: skip
 
 
-def resnet20(num_classes: int, in_channels: int) -> ResNet:
-    """ResNet-20 for CIFAR with option-A shortcuts, 0.27 M weights."""
-    return ResNet(
-        BasicBlock, (3, 3, 3), (16, 32, 64),
-        num_classes=num_classes, in_channels=in_channels, shortcut=PadShortcut,
+def thin(n_blocks: int, shortcut: Shortcut = PadShortcut) -> Callable[[int, int], ResNet]:
+    """ResNet-(6·n_blocks + 2) of the paper's CIFAR section: stages of 16, 32 and 64 channels."""
+    return lambda num_classes, in_channels: ResNet(
+        BasicBlock, (n_blocks,) * 3, (16, 32, 64),
+        num_classes=num_classes, in_channels=in_channels, shortcut=shortcut,
     )  # fmt: skip
 
 
-def resnet50(num_classes: int, in_channels: int) -> ResNet:
-    """ResNet-50 with a 3×3 stride-1 stem and no max-pool, 23.5 M weights."""
-    return ResNet(
-        Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512),
-        num_classes=num_classes, in_channels=in_channels,
+def wide(
+    block: type[BasicBlock] | type[Bottleneck],
+    depths: Sequence[int],
+    shortcut: Shortcut = projection,
+) -> Callable[[int, int], ResNet]:
+    """The ImageNet networks' stages of 64 to 512 channels on a 3×3 stem without max-pool."""
+    return lambda num_classes, in_channels: ResNet(
+        block, depths, (64, 128, 256, 512),
+        num_classes=num_classes, in_channels=in_channels, shortcut=shortcut,
     )  # fmt: skip

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 _POOL = 0
-_VGG19 = (
-    64, 64, _POOL, 128, 128, _POOL, 256, 256, 256, 256, _POOL,
-    512, 512, 512, 512, _POOL, 512, 512, 512, 512,
-)  # fmt: skip
+_WIDTHS = (64, 128, 256, 512, 512)  # of the five stages; a max-pool between each two
+
+
+def vgg(depths: tuple[int, ...]) -> Callable[[int, int], VGG]:
+    """VGG-(sum of `depths` + 3) as the pruning literature has it: one Linear instead of three."""
+    plan = [w for d, width in zip(depths, _WIDTHS, strict=True) for w in (*[width] * d, _POOL)]
+    return lambda num_classes, in_channels: VGG(
+        tuple(plan[:-1]), num_classes=num_classes, in_channels=in_channels
+    )
 
 
 class VGG(nn.Module):
@@ -38,8 +45,3 @@ class VGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, 32, 32] → logits [N, num_classes]."""
         return self.fc(self.pool(self.features(x)).flatten(1))
-
-
-def vgg19(num_classes: int, in_channels: int) -> VGG:
-    """VGG-19 as the pruning literature has it: 16 convolutions and one Linear, 20.0 M weights."""
-    return VGG(_VGG19, num_classes=num_classes, in_channels=in_channels)

@@ -1,75 +1,92 @@
 """Open a model on the sparse kernels: `session(path)` is an onnxruntime.InferenceSession.
 
-Needs numpy, onnx and onnxruntime only. Without the compiled library, sessions are plain ones.
+Needs numpy, onnx and onnxruntime only, and onnx only the first time for a model. Without the
+compiled library, sessions are plain ones; `explain(session)` says what one is and why.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from weakref import WeakKeyDictionary
 
-import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import ModelProto
 
 from fggp_deploy import kernels
-from fggp_deploy.errors import MachineError
-from fggp_deploy.onnx_ops import unpack
-from fggp_deploy.runtime import plan as plans
-from fggp_deploy.runtime.regions import MARK, BuiltRegion, find, rewrite
+from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
+from fggp_deploy.runtime import cache as disk
+from fggp_deploy.runtime.plan import Compiled, Plan
+from fggp_deploy.runtime.sessions import MARK, Options
 
-__all__ = ["session", "uses_kernels"]
+__all__ = ["TUNING_SECONDS", "explain", "session", "uses_kernels"]
 
-PROVIDERS = ["CPUExecutionProvider"]
-TUNING_SECONDS = 15.0
+TUNING_SECONDS = 0.5  # what the first session for a model spends on finding kernel variants
+_explanations: WeakKeyDictionary[ort.InferenceSession, str] = WeakKeyDictionary()
 
 
 def session(
     model: str | Path | bytes,
     *,
     threads: int | None = None,
+    batch: int = 1,
     measure: bool = True,
+    tuning_seconds: float | None = None,
     cache: bool = True,
     config: Mapping[str, str] | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> ort.InferenceSession:
     """A session for a packed file, or for any ONNX file whose weights hold many zeros.
 
     `model` is a path or a serialised model. `threads` as in ONNX Runtime's intra_op_num_threads;
-    None leaves its default. `config` holds further session configuration entries. The first call
-    for a model tunes the kernels and compares with plain ONNX Runtime, which it then returns
-    unless the kernels are faster beyond doubt; later calls read the cached plan. With
-    `measure=False` nothing is timed and the cost model's choice is taken as it is.
-    Raises ModelFileError for a file that cannot be read.
+    None leaves its default. `config` holds further session configuration entries. `batch` is what
+    to plan for where the model leaves its first dimension open; the session takes any.
+
+    The first session for a model and a machine tunes the kernels (for `tuning_seconds`, by default
+    `TUNING_SECONDS`), compares layers and the whole with plain ONNX Runtime, and is a plain session
+    unless the kernels are faster beyond doubt; later ones read the cached result. With
+    `measure=False` nothing is timed and the cost model's choice is taken as it is. `progress` is
+    told (stage, done, total).
+
+    Raises ModelFileError for a file that cannot be read, and ConfigError for options out of their
+    domain.
     """
-    data = model if isinstance(model, bytes) else Path(model).read_bytes()
-    options = _Options(threads, dict(config or {}))
-    dense = _simplified(unpack(onnx.load_model_from_string(data)))
-    try:
-        kernels.load()
-        regions = find(dense)
-    except MachineError:
-        regions = []
-    if not regions:
-        return _open(dense, options)
+    seconds = TUNING_SECONDS if tuning_seconds is None else tuning_seconds
+    if batch < 1 or (threads is not None and threads < 0):
+        raise ConfigError(f"batch and threads must be positive, got {batch} and {threads}")
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(f"tuning_seconds must be finite and not negative, got {seconds}")
+    source = model if isinstance(model, bytes) else Path(model)
+    options = Options(threads, dict(config or {}))
+    lost = _what_is_lost()
+    if lost:
+        return _open(source, Compiled(Plan(False, lost)), options)
     count = threads or os.cpu_count() or 1
-    place = plans.cache_path(data, threads=count)
-    plan = plans.load(place) if cache else None
-    if plan is None or not _fits(plan, regions):
-        if not measure:
-            return _open(rewrite(dense, regions, threads=count), options)
-        plan = _make_plan(dense, regions, options, count)
-        if cache:
-            plans.save(place, plan)
-    if not plan.sparse:
-        return _open(dense, options)
-    _apply(plan.variants, regions)
-    return _open(rewrite(dense, regions, threads=count), options)
+    try:
+        place = disk.path_of(disk.sha256_of(source), threads=count, batch=batch)
+    except OSError as e:
+        raise ModelFileError(f"cannot read {model!s:.200}: {e.strerror or e}") from e
+    compiled = disk.load(place) if cache else None
+    if compiled is not None and (not measure or _measured(compiled.plan, seconds)):
+        try:
+            return _open(source, compiled, options)
+        except ModelFileError:
+            if compiled.model is None:
+                raise
+    from fggp_deploy.runtime.compiler import Request, compile_model
+
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    compiled = compile_model(data, Request(options, batch, measure, seconds, progress))
+    if cache:
+        disk.save(place, compiled)
+    return _open(source, compiled, options)
+
+
+def explain(session: ort.InferenceSession) -> str:
+    """Why a session runs as it does: "kernels: …" or "plain: …"."""
+    if session in _explanations:
+        return _explanations[session]
+    return "plain: it was not opened by fggp_deploy.runtime.session"
 
 
 def uses_kernels(session: ort.InferenceSession) -> bool:
@@ -77,85 +94,27 @@ def uses_kernels(session: ort.InferenceSession) -> bool:
     return MARK in session.get_modelmeta().custom_metadata_map
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What a caller asked of every session that is opened on the way."""
-
-    threads: int | None
-    config: Mapping[str, str] = field(default_factory=dict)
-
-    def make(self) -> ort.SessionOptions:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
-        for key, value in self.config.items():
-            options.add_session_config_entry(key, value)
-        return options
+def _what_is_lost() -> str:
+    """Why there are no kernels here; empty where there are."""
+    if kernels.library_path() is None:
+        return "the sparse kernels are not built; see `fggp-deploy doctor`"
+    try:
+        kernels.load()
+    except MachineError as e:
+        return str(e)
+    return ""
 
 
-def _open(model: ModelProto, asked: _Options) -> ort.InferenceSession:
-    options = asked.make()
-    library = kernels.library_path()
-    if library is not None and any(p.key == MARK for p in model.metadata_props):
-        options.register_custom_ops_library(str(library))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
+def _measured(plan: Plan, seconds: float) -> bool:
+    """Whether a cached plan is as good as a new one: nothing to time, or tuned as long."""
+    return not plan.sparse if plan.ratio is None else plan.tuning_seconds >= seconds
 
 
-def _simplified(model: ModelProto) -> ModelProto:
-    """The model after ONNX Runtime's basic optimisations: constants and batch norms folded."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = _Options(1).make()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "basic.onnx")
-        ort.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
-        return onnx.load(options.optimized_model_filepath)
-
-
-def _fits(plan: plans.Plan, regions: list[BuiltRegion]) -> bool:
-    return [len(v) for v in plan.variants] == [len(r.steps) for r in regions]
-
-
-def _apply(variants: list[list[tuple[int, int]]], regions: list[BuiltRegion]) -> None:
-    for chosen, region in zip(variants, regions, strict=True):
-        region.steps = [
-            dataclasses.replace(s, variant=v) for s, v in zip(region.steps, chosen, strict=True)
-        ]
-
-
-def _make_plan(
-    dense: ModelProto, regions: list[BuiltRegion], options: _Options, count: int
-) -> plans.Plan:
-    isa = os.environ.get("FGGP_ISA") or kernels.isas()[0]
-    variants = [
-        r.program().tune(r.shapes, isa=isa, seconds=TUNING_SECONDS / len(regions))
-        if r.shapes
-        else [s.variant for s in r.steps]
-        for r in regions
-    ]
-    _apply(variants, regions)
-    plain = _open(dense, options)
-    fast = _open(rewrite(dense, regions, threads=count), options)
-    feeds = _feeds(plain)
-    if feeds is None:
-        return plans.Plan(False, variants, 0.0)
-    ratios = plans.interleaved(
-        lambda: plain.run(None, feeds),
-        lambda: fast.run(None, feeds),
-        pairs=plans.MIN_PAIRS,
-        seconds=plans.MAX_SECONDS,
-    )
-    bound = plans.ratio_lower_bound(ratios)
-    return plans.Plan(bound > 1, variants, bound)
-
-
-def _feeds(plain: ort.InferenceSession) -> dict[str, Any] | None:
-    """Random inputs, one image each; None when a dimension besides the first is unknown."""
-    rng = np.random.default_rng(0)
-    feeds = {}
-    for value in plain.get_inputs():
-        shape = [1 if i == 0 and not isinstance(d, int) else d for i, d in enumerate(value.shape)]
-        if value.type != "tensor(float)" or not all(isinstance(d, int) for d in shape):
-            return None
-        feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
-    return feeds
+def _open(source: Path | bytes, compiled: Compiled, options: Options) -> ort.InferenceSession:
+    name = "the model" if isinstance(source, bytes) else source.name
+    if compiled.model is not None:
+        opened = options.open(compiled.model, name=name, on_kernels=True)
+    else:
+        opened = options.open(source, name=name)
+    _explanations[opened] = str(compiled.plan)
+    return opened

@@ -1,106 +1,104 @@
-"""What to run on this machine: a variant for each layer, and dense where sparse does not pay."""
+"""Whether a model runs on the kernels here, and the measurement behind that choice."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 
-from fggp_deploy import kernels
-from fggp_deploy.artifacts.provenance import machine
-from fggp_deploy.files import atomic_path
+from fggp_deploy.timing import Run, median_interval, rounds
 
-# Pairs of runs behind the choice, and the seconds after which no new pair starts.
-MIN_PAIRS, MAX_SECONDS = 21, 20.0
+if TYPE_CHECKING:
+    from fggp_deploy.runtime.costs import LayerCost
+
+DENSE = "dense"  # the contender that all others must beat
+# The interval of the ratio is looked at after these many rounds only: looking after every one
+# would make chance findings likely. Measuring ends at the last, or after so many seconds.
+LOOKS = (6, 12, 24, 48, 96)
+MAX_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`sparse` False: plain ONNX Runtime is as fast; else a variant for each step of each region.
+    """`sparse`: the compiled model takes the place of the file, for the `reason` given.
 
-    `ratio` is dense time over sparse time: the lower end of a 95% interval of the median.
+    `ratio` is dense time over sparse time, the lower end of its 95% interval, None where nothing
+    was timed; `tuning_seconds` is the time that the search for kernel variants was given.
     """
 
     sparse: bool
-    variants: list[list[tuple[int, int]]]
-    ratio: float
+    reason: str
+    ratio: float | None = None
+    tuning_seconds: float = 0.0
 
-    def to_json(self) -> str:
-        """What the cache holds."""
-        return json.dumps({"sparse": self.sparse, "variants": self.variants, "ratio": self.ratio})
-
-    @staticmethod
-    def from_json(text: str) -> Plan:
-        """Raises ValueError, KeyError or TypeError for anything but a plan."""
-        data = json.loads(text)
-        variants = [[(int(a), int(b)) for a, b in region] for region in data["variants"]]
-        return Plan(bool(data["sparse"]), variants, float(data["ratio"]))
+    def __str__(self) -> str:
+        return f"{'kernels' if self.sparse else 'plain'}: {self.reason}"
 
 
-def cache_path(model: bytes, *, threads: int) -> Path:
-    """Where the plan for this model on this machine lies."""
-    library = kernels.library_path()
-    parts = [
-        hashlib.sha256(model).hexdigest(),
-        hashlib.sha256(library.read_bytes()).hexdigest() if library else "",
-        machine()["cpu"],
-        os.environ.get("FGGP_ISA", "") or ",".join(kernels.isas()),
-        str(os.cpu_count()),
-        str(ort.__version__),
-        str(threads),
-    ]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "fggp-deploy" / "plans" / f"{key}.json"
+@dataclass(frozen=True)
+class Compiled:
+    """A plan and the model with its regions as single nodes; None where the plan is dense.
+
+    `layers` is what each layer costs, empty where nothing was timed or it came from the cache.
+    """
+
+    plan: Plan
+    model: bytes | None = None
+    layers: Sequence[LayerCost] = field(default=())
 
 
-def load(path: Path) -> Plan | None:
-    """A cached plan, or None where there is none that can be read."""
-    try:
-        return Plan.from_json(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+@dataclass(frozen=True)
+class Choice:
+    """The fastest contender where it beats `DENSE` beyond doubt, else None; [low, high] of its
+    ratio, the median of dense time over its own."""
+
+    name: str | None
+    low: float
+    high: float
 
 
-def save(path: Path, plan: Plan) -> None:
-    """Keep a plan; a cache that cannot be written is no error."""
-    try:
-        with atomic_path(path) as tmp:
-            tmp.write_text(plan.to_json())
-    except Exception:
-        return
+def choose(
+    contenders: Mapping[str, Callable[[], Run]],
+    *,
+    seconds: float = MAX_SECONDS,
+    measure: Callable[..., dict[str, list[float]]] = rounds,
+) -> Choice:
+    """Take a contender only where two sessions, each opened afresh, both say that it is faster.
 
-
-def ratio_lower_bound(ratios: npt.NDArray[np.float64]) -> float:
-    """Lower end of the 95% interval of the median, by order statistics: no distribution assumed."""
-    ordered = np.sort(ratios)
-    rank = math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered)))
-    return float(ordered[max(rank, 0)])
-
-
-def interleaved(
-    slow: Callable[[], object], fast: Callable[[], object], *, pairs: int, seconds: float
-) -> npt.NDArray[np.float64]:
-    """Time of `slow` over time of `fast`, pair by pair; at least 5 pairs, both warmed up first."""
+    A contender opens a session and returns what runs it once. In the first session all are timed,
+    in the second the best of them again; in each the 95% interval of the paired ratios must lie
+    above 1. Where it holds 1, more rounds are taken, within `seconds` a session.
+    """
+    rng = np.random.default_rng(0)
+    fast = [name for name in contenders if name != DENSE]
+    lows, highs = [], []
     for _ in range(2):
-        slow()
-        fast()
-    ratios: list[float] = []
-    start = time.perf_counter()
-    while len(ratios) < pairs and (len(ratios) < 5 or time.perf_counter() - start < seconds):
-        times = []
-        for run in (slow, fast):
-            begin = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - begin)
-        ratios.append(times[0] / times[1])
-    return np.array(ratios)
+        runs = {name: contenders[name]() for name in (DENSE, *fast)}
+        ms = measure(
+            runs, seconds=seconds, rng=rng, least=LOOKS[0], most=LOOKS[-1], warmup=2, enough=_clear
+        )
+        fast = [_fastest(ms)]
+        low, high = _ratio(ms, fast[0])
+        if not low > 1:
+            return Choice(None, low, high)
+        lows.append(low)
+        highs.append(high)
+    return Choice(fast[0], min(lows), max(highs))
+
+
+def _fastest(ms: Mapping[str, Sequence[float]]) -> str:
+    return min((n for n in ms if n != DENSE), key=lambda n: float(np.median(ms[n])))
+
+
+def _ratio(ms: Mapping[str, Sequence[float]], name: str) -> tuple[float, float]:
+    return median_interval([a / b for a, b in zip(ms[DENSE], ms[name], strict=True)])
+
+
+def _clear(ms: Mapping[str, list[float]]) -> bool:
+    n = len(ms[DENSE])
+    if n not in LOOKS or (len(ms) > 2 and n < LOOKS[1]):  # several candidates: rank them well
+        return False
+    low, high = _ratio(ms, _fastest(ms))
+    return low > 1 or high < 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +17,14 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import program as p
 from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
 from fggp_deploy.packing import to_gaps
-from fggp_deploy.runtime.chains import Layer, Region, find_regions
+from fggp_deploy.runtime.chains import Region, find_regions
+from fggp_deploy.runtime.graph import Layer
+from fggp_deploy.runtime.sessions import MARK
 
 Array = npt.NDArray[Any]
 MAX_REGIONS = 64
-MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
+# Larger constants say nothing about shapes, and are kept from shape inference, which copies them.
+SHAPE_CONSTANT = 1024
 # Above this share of non-zeros, gaps are no smaller than the dense weight.
 DENSE_ABOVE = 0.7
 
@@ -42,18 +48,69 @@ class BuiltRegion:
         """The integers of its program."""
         return p.encode(self.steps, n_inputs=len(self.region.inputs), outputs=self.outputs)
 
+    def layers(self) -> Iterator[tuple[Layer, slice]]:
+        """Each layer and which of the steps are its own."""
+        first = 0
+        for layer in self.region.layers:
+            yield layer, slice(first, first + len(layer.steps))
+            first += len(layer.steps)
 
-def find(model: ModelProto) -> list[BuiltRegion]:
-    """The regions of a model of standard operators that the library accepts."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    known = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-    shapes = {v.name: _shape(v) for v in known}
+    def set_variants(self, chosen: dict[str, list[tuple[int, int]]]) -> None:
+        """Take the variants of the layers that are named, by output, in `chosen`."""
+        for layer, steps in self.layers():
+            if layer.output in chosen:
+                self.steps[steps] = [
+                    dataclasses.replace(s, variant=v)
+                    for s, v in zip(self.steps[steps], chosen[layer.output], strict=True)
+                ]
+
+
+Shapes = dict[str, list[int]]
+
+
+def value_shapes(model: ModelProto) -> Shapes:
+    """What is known of the shapes of float values but constants; 0 for an unknown dimension."""
+    inferred = onnx.shape_inference.infer_shapes(_without_weights(model))
+    known = [*inferred.graph.value_info, *model.graph.input, *inferred.graph.output]
+    return {v.name: _shape(v) for v in known if _is_float(v)}
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    """The model with its large constants as inputs, so that it is small."""
+    graph = model.graph
+    light = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.graph.name = graph.name
+    light.graph.node.extend(graph.node)
+    light.graph.output.extend(graph.output)
+    light.graph.value_info.extend(graph.value_info)
+    light.graph.input.extend(graph.input)
+    taken = {v.name for v in graph.input}
+    for t in graph.initializer:
+        if math.prod(t.dims) <= SHAPE_CONSTANT:
+            light.graph.initializer.append(t)
+        elif t.name not in taken:
+            light.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
+    return light
+
+
+def find(
+    model: ModelProto, shapes: Shapes | None = None, *, without: Collection[str] = ()
+) -> list[BuiltRegion]:
+    """The regions of a model of standard operators that the library accepts.
+
+    `shapes` is what `value_shapes` gives; layers whose output is in `without` are left alone.
+    """
+    shapes = value_shapes(model) if shapes is None else shapes
     built: list[BuiltRegion] = []
-    for region in find_regions(model.graph, shapes)[:MAX_REGIONS]:
+    for region in find_regions(model.graph, shapes, without=without)[:MAX_REGIONS]:
         candidate = _build(f"Region_{len(built)}", region, shapes)
         if candidate is not None:
             built.append(candidate)
     return built
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
@@ -73,9 +130,6 @@ def _build(name: str, region: Region, shapes: dict[str, list[int]]) -> BuiltRegi
                 constants += _packed(layer, extra)
             if len(layer.inputs) > 1:
                 extra["residual"] = numbers[layer.inputs[1]]
-            if extra["op"] in (p.MAX_POOL, p.AVERAGE_POOL):
-                channels = shapes.get(layer.inputs[0], [0, 0])[1]
-                extra |= {"cout": channels, "cin": channels}
             steps.append(p.Step(input=source, **extra))
             source = len(region.inputs) + len(steps) - 1
         numbers[layer.output] = source
@@ -193,12 +247,11 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
     embedded: set[str] = set()
     step = 0
     for layer in b.region.layers:
-        for node in layer.nodes:
+        if layer.weight is not None:
+            body.append(_weighted(layer, b.steps[step], names))
+        for node in layer.nodes[layer.n_weighted :]:
             copy = NodeProto()
             copy.CopyFrom(node)
-            if node.output[0] == layer.nodes[0].output[0] and layer.weight is not None:
-                body.append(_weighted(layer, b.steps[step], names))
-                continue
             for name in node.input:
                 if name in known and name not in embedded:
                     embedded.add(name)
@@ -221,10 +274,9 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
 
 
 def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
-    original = layer.nodes[0]
     first, sparse = step.constant, step.weights == p.GAPS
-    inputs = [original.input[0], *names[first : first + (3 if sparse else 2)]]
-    outputs = [original.output[0]]
+    inputs = [layer.inputs[0], *names[first : first + (3 if sparse else 2)]]
+    outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
     assert layer.weight is not None
     window: dict[str, Any] = {
         "pads": list(step.pads),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
@@ -12,6 +12,7 @@ from fggp_deploy.errors import CheckpointError, FggpWarning
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.models import canonical
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.observer import Observer
@@ -32,11 +33,17 @@ __all__ = ["Origin", "Ready", "conduct"]
 
 @dataclass(frozen=True)
 class Ready:
-    """A session before its first step, what it began with, and its parent if it has one."""
+    """A session before its first step, what it began with, and its parent if it has one.
+
+    `start_sha256`: hash of the weights' file that it starts from. `names`: our names of
+    parameters → the user's, where they differ.
+    """
 
     session: Session
     origin: Origin
     parent: Start | None = None
+    start_sha256: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 Prepare = Callable[[Path | None, Origin | None], Ready]
@@ -80,6 +87,8 @@ def conduct(
 def _begin(folder: Path, ready: Ready, result_name: str) -> Run:
     session, parent = ready.session, ready.parent
     write_config(folder, session.config.to_dict())
+    if session.data.held_out is not None:
+        session.data.held_out.save_beside(folder)
     origin = ready.origin
     if parent is not None:
         _keep_parent(parent, session, folder)
@@ -89,7 +98,8 @@ def _begin(folder: Path, ready: Ready, result_name: str) -> Run:
         result_name=result_name,
         session=session,
         origin=origin,
-        parent_sha256=parent.sha256 if parent else None,
+        parent_sha256=parent.sha256 if parent else ready.start_sha256,
+        names=ready.names,
     )
 
 
@@ -108,7 +118,7 @@ def _go_on(prepare: Prepare, earlier: EarlierRun, result_name: str) -> Run:
         raise CheckpointError(
             f"{saved.path} does not fit the network and options of its run ({e})"
         ) from e
-    reference = None
+    reference = ready.start_sha256
     if ready.parent is not None:
         info = Checkpoint.open(folder / PARENT).info
         reference = info.reference_sha256 if info else None
@@ -118,6 +128,7 @@ def _go_on(prepare: Prepare, earlier: EarlierRun, result_name: str) -> Run:
         session=ready.session,
         origin=origin,
         parent_sha256=reference,
+        names=ready.names,
     )
 
 
@@ -125,12 +136,13 @@ def _keep_parent(parent: Start, session: Session, folder: Path) -> None:
     data, model = parent.data, session.teacher
     assert model is not None  # a run with a parent learns from it
     info = CheckpointInfo(
-        model=session.config.model,
+        model=canonical(session.config.model),
         data=data.name,
         classes=data.classes,
         preprocessing=data.preprocessing,
         macs=count_macs(model, data.preprocessing.input_shape),
         reference_sha256=parent.sha256,
+        names=parent.names,
         provenance={"copy_of": parent.checkpoint.name},
     )
     to_checkpoint(model, parent.masks or MaskSet({}), info).save(folder / PARENT)

@@ -16,16 +16,29 @@ DEFAULT_TARGET = 0.98
 class TrainConfig:
     """How to train: SGD with Nesterov momentum, one cycle of the learning rate, a seed.
 
-    What each option means and may be is in `rules.RULES`. `sparsity` > 0 trains from a random
-    mask of that sparsity, fixed, by `allocation`. `mean`, `std`: preprocessing of a checkpoint
-    trained elsewhere, in place of the data set's own. Raises ConfigError.
+    What each option means and may be is in `rules.RULES`; those on data are those of
+    data.Reading. `sparsity` > 0 trains from a random mask of that sparsity, fixed, by
+    `allocation`. `mean`, `std`: preprocessing of a checkpoint trained elsewhere, in place of the
+    data set's own. `flip`: None for what the data set says. Raises ConfigError.
     """
 
     model: str = "resnet10s2"
+    checkpoint: Path | None = None
+    weights: str | None = None
+    new_head: bool = False
+    trust_code: bool = False
     data: str = "fashion-mnist-12k"
     data_dir: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    augment: str = "basic"
+    flip: bool | None = None
+    stream: bool | None = None
+    workers: int | None = None
+    skip_unreadable: bool = False
+    split_seed: int = 0
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
@@ -49,6 +62,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             RULES[field.name].check(field.name, getattr(self, field.name))
+        if self.checkpoint is not None and self.weights is not None:
+            raise ConfigError("--checkpoint and --weights are two names of one thing; give one")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean and --std go together")
 
@@ -66,16 +81,15 @@ class TrainConfig:
 class PruneConfig(TrainConfig):
     """How to prune a trained network while fine-tuning it.
 
-    `target`: fraction of the prunable weights to remove, or several, increasing. `checkpoint`:
-    None for the network that the package ships. `updates`, `rate`: see Cubic and FGGP. `distill`:
-    weight of the parent's soft labels in the loss (Hinton et al. 2015, arXiv 1503.02531,
-    temperature 2). `recipe`: where the values came from.
+    `target`: fraction of the prunable weights to remove, or several, increasing. Without
+    checkpoint and weights, the network that the package ships. `updates`, `rate`: see Cubic and
+    FGGP. `distill`: weight of the parent's soft labels in the loss (Hinton et al. 2015, arXiv
+    1503.02531, temperature 2). `recipe`: where the values came from.
     """
 
     recipe: str | None = None
     target: float | tuple[float, ...] = DEFAULT_TARGET
     method: str = "fggp"
-    checkpoint: Path | None = None
     updates: int = 50
     rate: float = 0.5
     distill: float = 0.9

@@ -27,6 +27,10 @@ class RunLog:
         )
         self._observer = observer
 
+    def on_data(self, what: str, done: int, total: int) -> None:
+        """Pass on."""
+        self._observer.on_data(what, done, total)
+
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
         """Pass on."""
         self._observer.on_start(folder, epochs, n_steps, step)

@@ -39,8 +39,7 @@ def training_steps(s: Session, observer: Observer) -> Iterator[int]:
     when the loss is not finite.
     """
     size, at = s.config.batch_size, s.position
-    batches = Batches(s.data.train, s.data.preprocessing, batch_size=size, device=s.device)
-    val = Batches(s.data.val, s.data.preprocessing, batch_size=size, device=s.device)
+    batches, val = s.batches(s.data.train), s.batches(s.data.val)
     forward = compiled(s)
     look_every = _CHECK_EVERY[s.device.type]
     at.loss_sum = at.loss_sum.to(s.device)
@@ -50,9 +49,7 @@ def training_steps(s: Session, observer: Observer) -> Iterator[int]:
         s.model.train()
         start = looked = time.perf_counter()
         looked_at = at.step
-        for x, y in batches.shuffled(
-            s.generator, crop_padding=s.data.crop_padding, flip=s.data.flip, skip=skip
-        ):
+        for x, y in batches.shuffled(s.generator, s.augmentation, skip=skip):
             at.step += 1
             value = train_step(s, forward, x, y)
             at.loss_sum += value

@@ -38,6 +38,10 @@ class EpochMetrics:
 class Observer(Protocol):
     """Who watches a run: the progress bar, a log."""
 
+    def on_data(self, what: str, done: int, total: int) -> None:
+        """While images are checked or decoded, before anything else."""
+        ...
+
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
         """Once, before the first step; `step` steps were done before, by a run that was cut."""
         ...

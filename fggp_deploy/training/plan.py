@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fggp_deploy.criteria import Criterion
+from fggp_deploy.data.types import Progress
 from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.schedules import Chain, Constant, Cubic
-from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.loop import compiled, train_step
 from fggp_deploy.training.prune import ready_to_prune
@@ -61,9 +61,12 @@ class Plan:
         return max(self.updates, key=lambda u: u.share, default=None)
 
 
-def plan(config: PruneConfig) -> Plan:
-    """The plan of `prune(config)`; writes nothing. Raises what that would before its first step."""
-    session = ready_to_prune(config).session
+def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
+    """The plan of `prune(config)`; writes nothing. Raises what that would before its first step.
+
+    `progress(what, done, total)` counts images that are checked or decoded.
+    """
+    session = ready_to_prune(config, progress=progress).session
     method = session.pruner.method
     assert isinstance(method, Gradual)
     assert isinstance(method.schedule, Cubic | Chain)
@@ -112,11 +115,8 @@ def _time_update(s: Session, criterion: Criterion, updates: tuple[Update, ...]) 
 def _time_step(s: Session, method: Gradual) -> float:
     """Median seconds of an ordinary step, its batch included; the session is used up by this."""
     method.schedule = Constant(s.pruner.masks.sparsity)
-    batches = Batches(
-        s.data.train, s.data.preprocessing, batch_size=s.config.batch_size, device=s.device
-    )
     forward = compiled(s)
-    shuffled = batches.shuffled(s.generator, crop_padding=s.data.crop_padding, flip=s.data.flip)
+    shuffled = s.batches(s.data.train).shuffled(s.generator, s.augmentation)
     s.model.train()
     seconds: list[float] = []
     start = time.perf_counter()

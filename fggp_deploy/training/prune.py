@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from fggp_deploy import methods
-from fggp_deploy.errors import CheckpointError, ConfigError, UnknownName
+from fggp_deploy import methods, models
+from fggp_deploy.data.types import Progress
+from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
-from fggp_deploy.models import MODELS
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
 from fggp_deploy.training.batches import n_training_batches
 from fggp_deploy.training.conduct import Origin, Ready, conduct
@@ -24,7 +24,7 @@ from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import data_digest
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.stages import pruning_schedule, stages
-from fggp_deploy.training.start import EMBEDDED_CHECKPOINT, Start, load_start, on_device
+from fggp_deploy.training.start import Start, load_start, on_device
 
 
 def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -> RunResult:
@@ -35,9 +35,9 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
     TrainingDiverged, Stopped and the readers' errors.
     """
     return conduct(
-        lambda folder, origin: ready_to_prune(config, folder, origin),
+        lambda folder, origin: ready_to_prune(config, folder, origin, progress=observer.on_data),
         config,
-        name=f"{config.model}-{config.method}-{config.targets[-1]:g}",
+        name=f"{models.in_a_path(config.model)}-{config.method}-{config.targets[-1]:g}",
         result_name=PRUNED,
         observer=observer,
         out=out,
@@ -45,22 +45,28 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
 
 
 def ready_to_prune(
-    config: PruneConfig, folder: Path | None = None, origin: Origin | None = None
+    config: PruneConfig,
+    folder: Path | None = None,
+    origin: Origin | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> Ready:
-    """Everything loaded for the first step, or, given a run's folder and origin, for going on."""
+    """Everything loaded for the first step, or, given a run's folder and origin, for going on.
+
+    `progress`: see load_start.
+    """
     criterion = methods.criterion(config.method, rate=config.rate)
     device = pick_device(config.device)
-    if config.model not in MODELS:
-        raise UnknownName("model", config.model, MODELS)
+    models.check(config.model, trust_code=config.trust_code)
     if folder is None or origin is None:
-        start, parent = _load(config)
+        start, parent = _load(config, progress)
         checkpoint_sha256: str | None = start.sha256
     else:
-        parent = load_start(config, _present(folder / PARENT))
+        parent = load_start(config, _present(folder / PARENT), progress=progress)
         start = replace(parent, model=deepcopy(parent.model))
-        given = config.checkpoint or EMBEDDED_CHECKPOINT
-        is_there = given.is_file()
-        checkpoint_sha256 = sha256_file(given) if is_there else origin.checkpoint_sha256
+        given, checkpoint_sha256 = config.checkpoint, origin.checkpoint_sha256
+        if given is not None and given.is_file():
+            checkpoint_sha256 = sha256_file(given)
     torch.manual_seed(config.seed)
     model = on_device(start.model, device)
     masks = initial_masks(
@@ -97,24 +103,30 @@ def ready_to_prune(
             parent_sha256=parent.sha256,
         ),
         parent=parent,
+        names=start.names,
     )
 
 
-def _load(config: PruneConfig) -> tuple[Start, Start]:
+def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start]:
     """What is to be pruned, and what the result is compared with and learns from.
 
     The parent is the checkpoint as it came; of a savepoint it is that run's parent, not the
     half-pruned network.
     """
-    if config.checkpoint is None and config.model != PruneConfig.model:
+    if config.new_head:
+        raise ConfigError("a fresh head knows nothing yet: `train --new-head` first, prune that")
+    if config.checkpoint is None and config.weights is None and config.model != PruneConfig.model:
         raise ConfigError(
-            f"--model {config.model} needs --checkpoint: only {PruneConfig.model} comes trained"
+            f"--model {config.model} needs --checkpoint or --weights: only {PruneConfig.model} "
+            f"comes trained"
         )
     path = config.checkpoint
-    start = load_start(config, checkpoint_in(path) if path and path.is_dir() else path)
+    if path is not None and path.is_dir():
+        path = checkpoint_in(path)
+    start = load_start(config, path, progress=progress)
     kept = parent_of(start.checkpoint)
     if kept.parent != start.checkpoint.parent and kept.is_file():
-        return start, load_start(config, kept)
+        return start, load_start(config, kept, progress=progress)
     return start, replace(start, model=deepcopy(start.model))
 
 

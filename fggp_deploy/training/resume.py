@@ -18,7 +18,9 @@ from fggp_deploy.folder import CONFIG, SUMMARY
 
 # Keys that may differ between the processes of one run: they say where and how often, not what.
 # What lies at a path is compared by its content.
-MOVABLE = ("device", "save_every", "data_dir", "checkpoint", "recipe")
+MOVABLE = (
+    "device", "save_every", "data_dir", "checkpoint", "recipe", "workers", "trust_code",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ class Origin:
 
 def data_digest(data: Dataset) -> str:
     """Hex SHA-256 over what tells data sets apart: name, classes, preprocessing, labels."""
-    about = [data.name, data.classes, data.preprocessing.to_dict(), data.flip, data.crop_padding]
+    about = [
+        data.name, data.classes, data.preprocessing.to_dict(), data.augment, data.flip,
+        data.crop_padding,
+    ]  # fmt: skip
     h = hashlib.sha256(json.dumps(about).encode())
     for split in (data.train, data.val):
         h.update(split.labels.tobytes())

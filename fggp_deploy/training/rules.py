@@ -110,15 +110,34 @@ class Rule:
 
 RULES: Mapping[str, Rule] = {
     "recipe": Rule(kind=str, optional=True, help="The recipe that the values come from."),
-    "model": Rule(kind=str, help="Network: resnet10s2, resnet20, resnet50 or vgg19."),
+    "model": Rule(
+        kind=str,
+        help="Network: one that `fggp-deploy models` lists, as resnet20 or torchvision:resnet50, "
+        "or FILE.py:FACTORY, your own function (num_classes, in_channels) -> nn.Module.",
+    ),
     "checkpoint": Rule(
         kind=Path, optional=True,
-        help="Trained network: .safetensors, .pt, .pth, .th. Default: the embedded one.",
+        help="Weights to start from: a state dict in .safetensors, .pt, .pth, .th or .ckpt, from "
+        "any training code. No code in it is run.",
     ),
-    "data": Rule(kind=str, help="Data set: fashion-mnist-12k, fashion-mnist or cifar10."),
+    "weights": Rule(
+        kind=str, optional=True,
+        help="Published weights of torchvision:NAME or timm:NAME: DEFAULT, a name as "
+        "IMAGENET1K_V1, or the file fetched by hand. Their mean and std are used.",
+    ),
+    "new_head": Rule(
+        kind=bool, help="Start the last layer afresh where the classes are other ones."
+    ),
+    "trust_code": Rule(kind=bool, help="Run the Python of a FILE.py:FUNCTION."),
+    "data": Rule(
+        kind=str,
+        help="folder:PATH (one folder of images a class), hf:NAME_OR_PATH, FILE.py:FUNCTION, or "
+        "fashion-mnist-12k, fashion-mnist, mnist, cifar10, cifar100, svhn.",
+    ),
     "data_dir": Rule(
         kind=Path, optional=True,
-        help="Folder that holds the data, as torchvision has it (cifar-10-batches-py).",
+        help="Folder that holds a named data set, as torchvision has it (cifar-10-batches-py). "
+        "Default: a cache, into which it is downloaded.",
     ),
     "mean": Rule(
         kind=float, many=True, optional=True,
@@ -127,6 +146,38 @@ RULES: Mapping[str, Rule] = {
     "std": Rule(
         kind=float, many=True, optional=True, above=0,
         help="Per channel, as 0.229,0.224,0.225: what the checkpoint was trained with.",
+    ),
+    "image_size": Rule(
+        kind=int, least=1, optional=True,
+        help="Side in pixels that images get. Default: the network's, else that of the images "
+        "where all have one of at most 96, else 64.",
+    ),
+    "resize": Rule(
+        kind=int, least=1, optional=True,
+        help="Shorter side before the crop in the centre, as 256 for an --image-size 224.",
+    ),
+    "augment": Rule(
+        kind=str, choices=("none", "basic", "strong"),
+        help="none; basic (shift, mirror); strong (and TrivialAugmentWide, random erasing).",
+    ),
+    "flip": Rule(
+        kind=bool, optional=True,
+        help="Mirror images; not for digits, text or traffic signs.",
+    ),
+    "stream": Rule(
+        kind=bool, optional=True,
+        help="Decode images each time they are needed, or once. Default: once if 1 GiB suffices.",
+    ),
+    "workers": Rule(
+        kind=int, least=0, optional=True,
+        help="Processes that decode images. Default: the cores less one, at most 8.",
+    ),
+    "skip_unreadable": Rule(
+        kind=bool, help="Leave out images that cannot be decoded; count them."
+    ),
+    "split_seed": Rule(
+        kind=int, least=0,
+        help="Chooses the tenths held out for val and test where the data have none.",
     ),
     "target": Rule(
         kind=float, many=True, single=True, above=0, below=1,
@@ -200,7 +251,7 @@ def option(name: str) -> str:
 def plain(value: Any) -> Any:
     """An option's value in YAML's and JSON's types."""
     if isinstance(value, Path):
-        return str(value)
+        return str(value).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
     return list(value) if isinstance(value, tuple) else value
 
 

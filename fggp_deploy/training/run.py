@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
-from fggp_deploy.data.types import Split
 from fggp_deploy.errors import Stopped, TrainingDiverged
 from fggp_deploy.folder import RESUME
 from fggp_deploy.masks import tensor_digest
+from fggp_deploy.models import canonical
 from fggp_deploy.training import savepoint
-from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.interruption import Interruption
 from fggp_deploy.training.log import RunLog
@@ -36,7 +36,8 @@ class Run:
     """A run that is ready to go, from its first step or from where its session stands.
 
     `result_name`: of the last target's checkpoint. `origin`: what a process that goes on must find
-    unchanged. `parent_sha256`: hash of the parent's file as it came.
+    unchanged. `parent_sha256`: hash of the parent's file as it came. `names`: our names of
+    parameters → the user's, where they differ.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Run:
     session: Session
     origin: Origin
     parent_sha256: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def go(self, observer: Observer) -> RunResult:
         """Run to the end; the folder is held by the caller.
@@ -90,19 +92,19 @@ class Run:
         s.check_finite()
         if stage.end == s.n_steps:
             s.pruner.finish()
-        model = settled_model(s, self._batches(s.data.train))
+        model = settled_model(s, s.batches(s.data.train))
         masks, weights = s.pruner.masks, dict(model.state_dict())
         metrics = {
             "target": stage.target,
-            "val_accuracy": accuracy(model, self._batches(s.data.val)),
-            "test_accuracy": accuracy(model, self._batches(s.data.test)),
+            "val_accuracy": accuracy(model, s.batches(s.data.val)),
+            "test_accuracy": accuracy(model, s.batches(s.data.test)),
             "n_test": len(s.data.test),
             "n_prunable": masks.n_total,
             "n_removed": masks.n_removed,
             "digest": tensor_digest(weights | {f"mask/{n}": m for n, m in masks.items()}),
         }
         if s.teacher is not None:
-            test = self._batches(s.data.test)
+            test = s.batches(s.data.test)
             metrics["parent_test_accuracy"] = accuracy(s.teacher, test)
         spent = (datetime.now(UTC) - began).total_seconds() + s.position.seconds
         provenance = replace(Provenance.of(s.config.to_dict(), began), seconds=round(spent, 2))
@@ -164,16 +166,12 @@ class Run:
             )
         return f"nothing was saved yet (--save-every {self.session.config.save_every:g} minutes)"
 
-    def _batches(self, split: Split) -> Batches:
-        s = self.session
-        return Batches(split, s.data.preprocessing, batch_size=s.config.batch_size, device=s.device)
-
     @cached_property
     def _info(self) -> CheckpointInfo:
         """What every checkpoint of the run says of itself."""
         s = self.session
         return CheckpointInfo(
-            model=s.config.model,
+            model=canonical(s.config.model),
             data=s.data.name,
             classes=s.data.classes,
             preprocessing=s.data.preprocessing,
@@ -182,4 +180,5 @@ class Run:
             method=s.config.method if isinstance(s.config, PruneConfig) else None,
             macs=count_macs(s.model, s.data.preprocessing.input_shape),
             reference_sha256=self.parent_sha256,
+            names=self.names,
         )

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fggp_deploy.data.types import Dataset
+from fggp_deploy.data.types import Dataset, Part
 from fggp_deploy.errors import TrainingDiverged
 from fggp_deploy.pruner import Pruner
-from fggp_deploy.training.batches import n_training_batches
+from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.stages import Stage, stage_at, stages
 
@@ -77,6 +78,18 @@ class Session:
     def stages(self) -> tuple[Stage, ...]:
         """The run's targets in time."""
         return stages(self.config, self.n_steps)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What training does to images."""
+        return Augmentation(self.data.augment, self.data.flip, self.data.crop_padding)
+
+    def batches(self, part: Part) -> Batches:
+        """Batches of a part of the data, on the device."""
+        return open_batches(
+            part, self.data.preprocessing, batch_size=self.config.batch_size, device=self.device,
+            workers=self.config.workers,
+        )  # fmt: skip
 
     @property
     def distill(self) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.session import Session
 
@@ -28,9 +29,8 @@ def settled_model(s: Session, train: Batches) -> nn.Module:
                 p.copy_(average[name])
     s.pruner.all_masks().apply_(dict(model.named_parameters()))
     if s.config.bn_images:
-        batches = train.shuffled(
-            torch.Generator().manual_seed(s.config.seed), crop_padding=0, flip=False
-        )
+        generator = torch.Generator().manual_seed(s.config.seed)
+        batches = train.shuffled(generator, Augmentation("none", flip=False, crop_padding=0))
         n = math.ceil(s.config.bn_images / s.config.batch_size)
         update_bn((x for x, _ in islice(batches, n)), model)
     return model.eval()

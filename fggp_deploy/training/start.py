@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fggp_deploy import data as datasets
+from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
-from fggp_deploy.artifacts.foreign import load_into, read_state_dict
-from fggp_deploy.data.types import Dataset, Preprocessing
+from fggp_deploy.artifacts.foreign import is_ours, read_foreign
+from fggp_deploy.data.preprocessing import Preprocessing
+from fggp_deploy.data.reading import Reading
+from fggp_deploy.data.splits import SPLIT, HeldOut
+from fggp_deploy.data.types import Dataset, Progress
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.files import sha256_file
+from fggp_deploy.files import check_readable, sha256_file
+from fggp_deploy.folder import run_of
 from fggp_deploy.masks import MaskSet
-from fggp_deploy.models import build
+from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.training.config import TrainConfig
 
@@ -28,6 +34,7 @@ class Start:
     """A loaded network on the CPU with its data.
 
     `masks`: what a sparse checkpoint keeps; None when nothing was masked. `sha256`: of the file.
+    `names`: the network's names of parameters → the file's, where they differ.
     """
 
     model: nn.Module
@@ -35,45 +42,116 @@ class Start:
     masks: MaskSet | None
     checkpoint: Path
     sha256: str
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_data(config: TrainConfig) -> Dataset:
-    """The run's data set, with the preprocessing that the options ask for."""
-    data = datasets.load(config.data, config.data_dir)
-    if config.mean is None or config.std is None:
-        return data
-    old = data.preprocessing
-    new = Preprocessing(old.height, old.width, config.mean, config.std)
-    if new.channels != old.channels:
-        raise ConfigError(f"--mean has {new.channels} entries but the images {old.channels}")
-    return dataclasses.replace(data, preprocessing=new)
+def load_data(
+    config: TrainConfig, like: Reading | None = None, *, progress: Progress | None = None
+) -> Dataset:
+    """The run's data set, prepared as the options ask, and else as `like` says.
+
+    `progress(what, done, total)` counts images that are checked or decoded.
+    """
+    reading = dataclasses.replace(
+        like or Reading(),
+        image_size=config.image_size,
+        resize=config.resize,
+        mean=config.mean,
+        std=config.std,
+        stream=config.stream,
+        workers=config.workers,
+        skip_unreadable=config.skip_unreadable,
+        trust_code=config.trust_code,
+        split_seed=config.split_seed,
+    )
+    if progress is not None:
+        reading = dataclasses.replace(reading, progress=progress)
+    data = datasets.load(config.data, config.data_dir, reading)
+    flip = data.flip if config.flip is None else config.flip
+    return dataclasses.replace(data, augment=config.augment, flip=flip)
 
 
-def load_start(config: TrainConfig, checkpoint: Path | None) -> Start:
-    """Load what is to be pruned; raises CheckpointError when it does not fit model or data."""
-    path = checkpoint or EMBEDDED_CHECKPOINT
-    data = load_data(config)
-    model = _new(config.model, data)
-    ours = Checkpoint.open(path) if path.suffix == ".safetensors" else None
-    if ours is not None and ours.info is not None:
-        _check_fits(ours.info, config, data, path)
+def load_start(
+    config: TrainConfig, checkpoint: Path | None, *, progress: Progress | None = None
+) -> Start:
+    """Load what is to be pruned or trained further: `checkpoint`, `config.weights`, or our own.
+
+    Weights that are published, or ours, bring their preprocessing; ours also their classes and
+    what they have not seen of their data. `progress`: see load_data. Raises CheckpointError when
+    the file does not fit model or data, and the errors of `models.published`.
+    """
+    path, known = checkpoint or EMBEDDED_CHECKPOINT, None
+    if checkpoint is None and config.weights is not None:
+        path, known = models.published(config.model, config.weights)
+    check_readable(path, CheckpointError)
+    like = Reading()
+    ours = Checkpoint.open(path) if is_ours(path) else None
+    if known is not None:
         if config.mean is None:
-            data = dataclasses.replace(data, preprocessing=ours.info.preprocessing)
+            config = dataclasses.replace(config, mean=known.mean, std=known.std)
+        if config.data not in datasets.DATASETS:  # those have a size of their own
+            like = Reading(
+                preprocessing=Preprocessing(
+                    known.crop, known.crop, known.mean, known.std, known.resize,
+                    known.interpolation,
+                )
+            )  # fmt: skip
+    elif ours is not None:
+        assert ours.info is not None  # is_ours has seen it
+        _check_model(ours.info, config, path)
+        split = run_of(path) / SPLIT
+        like = Reading(
+            preprocessing=ours.info.preprocessing,
+            classes=ours.info.classes,
+            trained_on=ours.info.data,
+            held_out=HeldOut.open(split) if split.is_file() else None,
+        )
+    data = load_data(config, like, progress=progress)
+    model = new_model(config, data)
+    what = f"{path} in {config.model} for {data.name}"
+    if ours is not None:
+        assert ours.info is not None
+        _check_classes(ours.info, config, data, path)
         state = {n: torch.from_numpy(a.copy()) for n, a in ours.tensors.items()}
-        masks = MaskSet({n: torch.from_numpy(m) for n, m in ours.masks.items()})
+        masks = {n: torch.from_numpy(m) for n, m in ours.masks.items()}
+        names = dict(ours.info.names)
+        load_into(model, state, what=what, new_head=config.new_head)
     else:
-        state, masks = read_state_dict(path), MaskSet({})
-    load_into(model, state, what=f"{path} in {config.model} for {data.name}")
-    return Start(model, data, masks or None, path, sha256_file(path))
+        foreign = read_foreign(path)
+        names = load_into(model, foreign.tensors, what=what, new_head=config.new_head)
+        own = {theirs: n for n, theirs in names.items()}
+        masks = {own.get(n, n): m for n, m in foreign.masks.items()}
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    masks = {n: m for n, m in masks.items() if shapes.get(n) == m.shape}  # not a head's that left
+    return Start(model, data, MaskSet(masks) or None, path, sha256_file(path), names)
 
 
-def restore(checkpoint: Checkpoint, path: Path) -> nn.Module:
-    """The network of one of our checkpoints, on the CPU, in eval mode."""
+def new_model(config: TrainConfig, data: Dataset) -> nn.Module:
+    """The run's network with random weights, seen to turn the data's images into class logits."""
+    model = models.build(
+        config.model,
+        num_classes=len(data.classes),
+        in_channels=data.preprocessing.channels,
+        trust_code=config.trust_code,
+    )
+    _check_runs(model, config.model, data)
+    return model
+
+
+def restore(checkpoint: Checkpoint, path: Path, *, trust_code: bool = False) -> nn.Module:
+    """The network of one of our checkpoints, on the CPU, in eval mode.
+
+    A network from the user's own file needs `trust_code`, as when it was pruned.
+    """
     info = checkpoint.info
     if info is None:
         raise CheckpointError(f"{path} does not say which network it is; prune it first")
-    channels = info.preprocessing.channels
-    model = build(info.model, num_classes=len(info.classes), in_channels=channels)
+    model = models.build(
+        info.model,
+        num_classes=len(info.classes),
+        in_channels=info.preprocessing.channels,
+        trust_code=trust_code,
+    )
     state = {n: torch.from_numpy(a.copy()) for n, a in checkpoint.tensors.items()}
     load_into(model, state, what=f"{path} in {info.model}")
     return model.eval()
@@ -119,17 +197,41 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _new(name: str, data: Dataset) -> nn.Module:
-    return build(name, num_classes=len(data.classes), in_channels=data.preprocessing.channels)
+@torch.no_grad()
+def _check_runs(model: nn.Module, name: str, data: Dataset) -> None:
+    shape = data.preprocessing.input_shape
+    device = next(model.parameters()).device
+    training = model.training
+    try:
+        logits = model.eval()(torch.zeros(2, *shape, device=device))
+    except Exception as e:  # whatever the network's own code raises
+        line = (str(e).splitlines() or [""])[0]
+        raise ConfigError(
+            f"{name} does not run on the images of {data.name}, {shape[0]}×{shape[1]}×{shape[2]} "
+            f"({type(e).__name__}: {line:.120}); give data of a size that it takes"
+        ) from e
+    finally:
+        model.train(training)
+    want = (2, len(data.classes))
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != want:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"{name} turns 2 images into {got}; a classifier for {data.name} must give a tensor of "
+            f"logits {want}"
+        )
 
 
-def _check_fits(info: CheckpointInfo, config: TrainConfig, data: Dataset, path: Path) -> None:
-    if info.model != config.model:
+def _check_model(info: CheckpointInfo, config: TrainConfig, path: Path) -> None:
+    if models.canonical(info.model) != models.canonical(config.model):
         raise CheckpointError(
             f"{path} is a {info.model}, not a {config.model}; give --model {info.model}"
         )
-    if len(info.classes) != len(data.classes):
+
+
+def _check_classes(info: CheckpointInfo, config: TrainConfig, data: Dataset, path: Path) -> None:
+    if len(info.classes) != len(data.classes) and not config.new_head:
         raise CheckpointError(
             f"{path} knows {len(info.classes)} classes but {data.name} has {len(data.classes)}; "
-            f"give --data {info.data}"
+            f"give --data {info.data}, or put a fresh head on it with `fggp-deploy train "
+            f"--checkpoint {path} --new-head` and prune that"
         )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from fggp_deploy.data.types import Labels, Preprocessing, Split
+from fggp_deploy.data.types import Labels, Part, Preprocessing
 from fggp_deploy.errors import DataError
 from fggp_deploy.verify.network import Floats, Network
 
@@ -70,7 +70,7 @@ class Accuracy:
 
 def logits(
     network: Network,
-    split: Split,
+    split: Part,
     preprocessing: Preprocessing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Floats:
@@ -84,7 +84,7 @@ def logits(
     batch = min(MAX_BATCH, max(1, BATCH_BYTES // (4 * math.prod(preprocessing.input_shape))))
     parts = []
     for i in range(0, len(split), batch):
-        parts.append(network.logits(preprocessing(split.images[i : i + batch])))
+        parts.append(network.logits(preprocessing(split.read(slice(i, i + batch)))))
         progress(min(i + batch, len(split)), len(split))
     return np.concatenate(parts)
 

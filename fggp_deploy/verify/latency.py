@@ -17,13 +17,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.timing import Run, median_interval, rounds
 
 N_SESSIONS = 10
-N_WARMUP = 5  # rounds in each session that are not counted
-MIN_ROUNDS, MAX_ROUNDS = 3, 1_000  # in each session
+MIN_SESSIONS = 6  # fewer have no 95% interval of their median
 N_RESAMPLES = 10_000
 
-Run = Callable[[], object]
 Milliseconds = Sequence[npt.NDArray[np.float64]]  # for each session, one entry a round
 
 
@@ -79,59 +78,39 @@ def measure(
     *,
     seconds: float,
     rng: np.random.Generator,
+    sessions: int = N_SESSIONS,
     progress: Callable[[int, int], None] = lambda done, total: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Milliseconds]:
-    """Time every contender once a round: name → ms for each session [rounds].
+    """Time every contender in interleaved rounds: name → ms for each session [rounds].
 
-    A contender is a function that opens a session and returns what runs it once. The order is
-    shuffled by `rng` in every round, and rounds are paired: what disturbs the machine disturbs all
-    alike. A contender runs once untimed just before its timed run, so that it finds its own weights
-    in the caches, as it does when deployed alone. `seconds` are shared by the ten sessions, without
-    loading and warm-up; each has 3 to 1,000 rounds. `progress(done, total)` counts sessions.
+    A contender is a function that opens a session and returns what runs it once. `seconds` are
+    shared by the sessions, without loading and warm-up; each has 3 to 1,000 rounds (see `rounds`).
+    `progress(done, total)` counts sessions.
     """
+    if sessions < MIN_SESSIONS:
+        raise ConfigError(f"sessions must be at least {MIN_SESSIONS}, got {sessions}")
     if not (math.isfinite(seconds) and seconds > 0):
         raise ConfigError(f"seconds must be positive and finite, got {seconds}")
     names = list(contenders)
     samples: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
-    for session in range(N_SESSIONS):
-        progress(session, N_SESSIONS)
+    for session in range(sessions):
+        progress(session, sessions)
         runs = {names[i]: contenders[names[i]]() for i in rng.permutation(len(names))}
-        for name, ms in _rounds(runs, seconds / N_SESSIONS, rng, clock).items():
+        timed = rounds(runs, seconds=seconds / sessions, rng=rng, clock=clock)
+        for name, ms in timed.items():
             samples[name].append(np.asarray(ms))
-    progress(N_SESSIONS, N_SESSIONS)
+    progress(sessions, sessions)
     return dict(samples)
-
-
-def _rounds(
-    runs: Mapping[str, Run], seconds: float, rng: np.random.Generator, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    names = list(runs)
-    ms: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(N_WARMUP):
-        for run in runs.values():
-            run()
-    begin = clock()
-    for done in range(MAX_ROUNDS):
-        if done >= MIN_ROUNDS and clock() - begin >= seconds:
-            break
-        for i in rng.permutation(len(names)):
-            run = runs[names[i]]
-            run()
-            start = clock()
-            run()
-            ms[names[i]].append(1000 * (clock() - start))
-    return ms
 
 
 def timing(ms: Milliseconds) -> Timing:
     """Summarise one contender; with fewer than 6 sessions the median has no 95% interval."""
     medians = [float(np.median(session)) for session in ms]
-    interval = stats.quantile_test(medians, q=medians[0], p=0.5).confidence_interval(0.95)
-    rounds = np.concatenate(ms)
-    p90, p99 = (float(q) for q in np.percentile(rounds, [90, 99]))
-    low, high = float(interval.low), float(interval.high)
-    return Timing(len(rounds), len(medians), float(np.median(medians)), low, high, p90, p99)
+    low, high = median_interval(medians)
+    every = np.concatenate(ms)
+    p90, p99 = (float(q) for q in np.percentile(every, [90, 99]))
+    return Timing(len(every), len(medians), float(np.median(medians)), low, high, p90, p99)
 
 
 def speedup(reference_ms: Milliseconds, ms: Milliseconds, rng: np.random.Generator) -> Speedup:

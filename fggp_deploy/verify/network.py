@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from fggp_deploy import kernels, runtime
+from fggp_deploy import runtime
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.runtime.sessions import Options, brief
 
 Floats = npt.NDArray[np.float32]
 
@@ -83,36 +83,24 @@ def load(name: str, model: bytes | Path, *, threads: int) -> Network:
     """
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised, not printed
-    for key, value in SESSION_CONFIG.items():
-        options.add_session_config_entry(key, value)
-    try:
-        session = ort.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
-    except Exception as e:  # onnxruntime's exceptions have no common base
-        raise ModelFileError(f"onnxruntime cannot load {name}: {brief(e)}") from e
+    session = Options(threads, SESSION_CONFIG).open(model, name=name)
     return Network(name, session)
 
 
-def load_on_kernels(name: str, model: bytes, *, threads: int) -> Network | None:
-    """Start a session on the sparse kernels; None where they are missing or plain is as fast.
+def open_by_runtime(
+    name: str,
+    model: bytes | Path,
+    *,
+    threads: int,
+    batch: int = 1,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> tuple[Network, str]:
+    """Start `runtime.session`, on the kernels where they are faster, and what it says of itself.
 
-    The first time for a model and a machine this tunes for some seconds; the plan is cached.
+    The first time for a model and a machine this plans for some seconds, for `batch` images at
+    once; the plan is cached.
     """
-    if kernels.library_path() is None:
-        return None
-    session = runtime.session(model, threads=threads, config=SESSION_CONFIG)
-    return Network(name, session) if runtime.uses_kernels(session) else None
-
-
-def brief(e: Exception, *, limit: int = 160) -> str:
-    """The first line of an onnxruntime error, without its code prefix, of at most `limit` signs."""
-    line = (str(e).strip().splitlines() or [type(e).__name__])[0]
-    line = line.removeprefix("[ONNXRuntimeError] : ").strip()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    session = runtime.session(
+        model, threads=threads, batch=batch, config=SESSION_CONFIG, progress=progress
+    )
+    return Network(name, session), runtime.explain(session)

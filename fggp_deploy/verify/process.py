@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ import psutil
 
 import fggp_deploy
 from fggp_deploy.errors import FggpError, MachineError, ModelFileError
-from fggp_deploy.verify.network import load
+from fggp_deploy.verify.network import load, open_by_runtime
 
 TIMEOUT_SECONDS = 600
 
@@ -50,18 +50,22 @@ def measure_processes(
     *,
     input_shape: tuple[int, ...],
     threads: int,
+    on_kernels: Collection[str] = (),
     rounds: int = 3,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Cost]:
     """Measure ONNX files `rounds` times each, one after the other in turn: name → Cost.
 
-    `input_shape` is [N, C, H, W] of the one run; `progress(done, total)` counts processes. Raises
-    ModelFileError for a file that does not load and MachineError when no process can be started.
+    Those named in `on_kernels` are opened by `runtime.session`, which should have planned them
+    before, for planning takes more of both. `input_shape` is [N, C, H, W] of the one run;
+    `progress(done, total)` counts processes. Raises ModelFileError for a file that does not load
+    and MachineError when no process can be started.
     """
     found: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     for i in range(rounds):
         for j, (name, path) in enumerate(models.items()):
-            found[name].append(_child(name, path, input_shape, threads))
+            extra = ["--kernels"] if name in on_kernels else []
+            found[name].append(_child(name, path, input_shape, threads, extra))
             progress(i * len(models) + j + 1, rounds * len(models))
     return {name: summary(runs) for name, runs in found.items()}
 
@@ -97,12 +101,14 @@ def peak_rss_bytes() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
 
 
-def _child(name: str, path: Path, shape: tuple[int, ...], threads: int) -> dict[str, float]:
+def _child(
+    name: str, path: Path, shape: tuple[int, ...], threads: int, extra: list[str]
+) -> dict[str, float]:
     root = str(Path(fggp_deploy.__file__).parents[1])
     old = os.environ.get("PYTHONPATH")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, old] if old else [root])}
     command = [sys.executable, "-P", "-m", __spec__.name, str(path)]
-    command += ["--threads", str(threads), "--shape", ",".join(map(str, shape))]
+    command += ["--threads", str(threads), "--shape", ",".join(map(str, shape)), *extra]
     try:
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
@@ -122,12 +128,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shape", required=True, help="N,C,H,W of the one run")
+    parser.add_argument("--kernels", action="store_true", help="open by runtime.session")
     args = parser.parse_args(arguments)
     x = np.zeros([int(n) for n in args.shape.split(",")], np.float32)
     base = peak_rss_bytes()
     start = time.perf_counter()
     try:
-        network = load(args.model.name, args.model, threads=args.threads)
+        if args.kernels:
+            network, _ = open_by_runtime(
+                args.model.name, args.model, threads=args.threads, batch=len(x)
+            )
+        else:
+            network = load(args.model.name, args.model, threads=args.threads)
         load_ms = 1000 * (time.perf_counter() - start)
         network.logits(x)
     except FggpError as e:

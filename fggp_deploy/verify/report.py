@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fggp_deploy import kernels
+from fggp_deploy import runtime
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
@@ -26,7 +26,7 @@ from fggp_deploy.verify.gates import Gates, Verdict, agreement, judge
 from fggp_deploy.verify.latency import Latency, Run, latency, measure
 from fggp_deploy.verify.machine import Machine, default_threads, machine
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG, load, load_on_kernels
+from fggp_deploy.verify.network import SESSION_CONFIG, load, open_by_runtime
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.process import Cost, measure_processes
 from fggp_deploy.verify.size import Size, size
@@ -58,8 +58,8 @@ class File:
 class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
-    `latency` and `processes` are keyed "model" (on stock onnxruntime) and "reference", latency
-    also "kernels" where the model runs on them: then the gates on latency judge those. `parity` is
+    `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
+    model runs on them, "kernels": then the gates on latency judge those. `parity` is
     packed against dense by inputs, `kernels_parity` kernels against stock on the test images.
     `origin` is what the model says of itself, `provenance` what made this report.
     """
@@ -127,7 +127,9 @@ def verify(
     packed = SparseModel.open(model_path)
     reference = find_reference(packed, reference)
     gates.require(data=data is not None, reference=reference is not None)
-    subject = gather(packed, reference=reference, data=data, threads=threads)
+    subject = gather(
+        packed, reference=reference, data=data, threads=threads, batch=batch, progress=progress
+    )
 
     progress("parity", 0, 1)
     tested = self_test(subject)
@@ -197,9 +199,12 @@ def _time(
         return lambda: load(name, files[name], threads=threads).runner(x)
 
     def open_on_kernels() -> Run:
-        network = load_on_kernels(KERNELS, subject.packed.runnable(), threads=threads)
-        if network is None:
-            raise ModelFileError(f"{subject.packed.path.name} ran on the kernels and now does not")
+        content = subject.packed.runnable()
+        network, speed = open_by_runtime(KERNELS, content, threads=threads, batch=batch)
+        if not runtime.uses_kernels(network.session):
+            raise ModelFileError(
+                f"{subject.packed.path.name} ran on the kernels and now is {speed}"
+            )
         return network.runner(x)
 
     contenders = {name: opener(name) for name in files}
@@ -221,12 +226,15 @@ def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -
         copy = Path(folder) / "model.onnx"  # a CSR folder is not a file that onnxruntime loads
         write_atomic(copy, packed.runnable())
         paths = {MODEL: copy}
+        if subject.kernels is not None:
+            paths[KERNELS] = copy
         if subject.reference is not None:
             paths[REFERENCE] = subject.reference
         return measure_processes(
             paths,
             input_shape=(batch, *packed.metadata.preprocessing.input_shape),
             threads=threads,
+            on_kernels=[KERNELS],
             progress=partial(progress, "load time and memory"),
         )
 
@@ -254,8 +262,7 @@ def _notes(subject: Subject) -> tuple[str, ...]:
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
     if subject.kernels is None:
-        lost = kernels.library_path() is None
-        why = kernels.status().text if lost else "plain onnxruntime is as fast here"
+        why = subject.speed.removeprefix("plain: ")
         notes.append(f"The sparse kernels were not used: {why}.")
     if subject.packed.metadata.selftest is None:
         notes.append("The file brings no self-test, so no recorded logits were checked.")

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fggp_deploy import runtime
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data.types import Dataset, Split
+from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.onnx_unpacking import reading
 from fggp_deploy.verify import accuracy, parity
-from fggp_deploy.verify.network import Floats, Network, load, load_on_kernels
+from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime
 
 N_PROBES = 8  # random inputs where the file brings no self-test
 KERNELS_RTOL = 1e-5  # of the largest logit: how far the kernels may be from stock
@@ -29,7 +30,7 @@ class Subject:
     """A model file with its network, and where they are there the dense parent's and the data.
 
     `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
-    same model on the sparse kernels, None where they are missing or no faster.
+    same model on the sparse kernels, None where they are missing or no faster; `speed` says why.
     """
 
     packed: SparseModel
@@ -38,10 +39,17 @@ class Subject:
     parent: Network | None
     data: Dataset | None
     kernels: Network | None = None
+    speed: str = ""
 
 
 def gather(
-    packed: SparseModel, *, reference: Path | None, data: Dataset | None, threads: int
+    packed: SparseModel,
+    *,
+    reference: Path | None,
+    data: Dataset | None,
+    threads: int,
+    batch: int = 1,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Subject:
     """Load both networks and check that everything fits.
 
@@ -60,8 +68,15 @@ def gather(
                 f"{network.name} gives {n} logits but {packed.path.name} names "
                 f"{len(meta.classes)} classes; they do not belong together, export again"
             )
-    fast = load_on_kernels(f"{packed.path.name} on the kernels", packed.runnable(), threads=threads)
-    return Subject(packed, model, reference, parent, data, fast)
+    fast, speed = open_by_runtime(
+        f"{packed.path.name} on the kernels",
+        packed.runnable(),
+        threads=threads,
+        batch=batch,
+        progress=progress,
+    )
+    on_kernels = fast if runtime.uses_kernels(fast.session) else None
+    return Subject(packed, model, reference, parent, data, on_kernels, speed)
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
@@ -145,8 +160,7 @@ def packed_against_dense(
     dense = load(name, serialized, threads=threads)
     found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
     if subject.data is not None:
-        test = subject.data.test
-        some = Split(test.images[:N_PARITY], test.labels[:N_PARITY])
+        some = subject.data.test.first(N_PARITY)
         found["test images"] = parity.difference(
             accuracy.logits(subject.model, some, meta.preprocessing),
             accuracy.logits(dense, some, meta.preprocessing),

@@ -1,12 +1,11 @@
 // What Python, the tests and the tuner call: a program made from integers and tensors, run on
 // one instruction set or on the reference. Every function that can fail writes a message.
+#include <algorithm>
 #include <cstring>
 
 #include "reference.h"
 #include "runner.h"
 #include "tune.h"
-
-#define FGGP_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
 
@@ -137,5 +136,41 @@ FGGP_EXPORT int fggp_program_tune(void* program, int isa, const int64_t* dims, d
       *variants++ = s.variant.conv;
       *variants++ = s.variant.input_blocks;
     }
+  });
+}
+
+// Writes the median microseconds of each step for one image of 0.5s on one thread, then those of
+// writing the outputs: steps + 1 values.
+FGGP_EXPORT int fggp_program_profile(const void* program, int isa, const int64_t* dims,
+                                     int repeats, double* microseconds, char* error,
+                                     size_t error_size) {
+  return guarded(error, error_size, [&] {
+    const Program& p = *static_cast<const Program*>(program);
+    const std::vector<ValueShape> shapes = shapes_of(p, dims);
+    const Execution execution(p, isa_at(isa), shapes, 1);
+    std::vector<std::vector<float>> in, out;
+    for (const ValueShape& s : shapes) in.emplace_back(s.size(), 0.5f);
+    for (const ValueShape& s : execution.outputs()) out.emplace_back(s.size());
+    std::vector<const float*> from;
+    std::vector<float*> to;
+    for (const auto& v : in) from.push_back(v.data());
+    for (auto& v : out) to.push_back(v.data());
+    const Workspace workspace(execution.workspace_floats());
+    for (double us : execution.profile(from.data(), to.data(), workspace.data(),
+                                       std::max(repeats, 1)))
+      *microseconds++ = us;
+  });
+}
+
+// Writes what a variant computes at once: output channels, rows and columns of vectors.
+FGGP_EXPORT int fggp_isa_variant_shape(int isa, int variant, int64_t* shape, char* error,
+                                       size_t error_size) {
+  return guarded(error, error_size, [&] {
+    const FggpIsa& table = isa_at(isa);
+    if (variant < 0 || variant >= table.n_conv) throw Error("no such variant");
+    const FggpConvVariant& v = table.conv[variant];
+    shape[0] = v.group;
+    shape[1] = v.rows;
+    shape[2] = v.cols;
   });
 }

@@ -8,7 +8,7 @@ namespace {
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 bool fits(const FggpConvVariant& v, const ConvShape& s, const Layout& out) {
-  if (s.cout % v.group || out.tile_h % v.rows || out.tile_w % v.cols) return false;
+  if (s.cout / s.group % v.group || out.tile_h % v.rows || out.tile_w % v.cols) return false;
   if (v.cols > 1 && s.stride_w > 2) return false;
   return out.lanes() == 16 || v.run4;
 }
@@ -95,7 +95,8 @@ void ConvPlan::pack(const SparseRows& rows, const std::vector<float>& bias, Vari
   halo_ = Halo(out);
 }
 
-void ConvPlan::run(const float* x, const float* r, float* y, int first, int last) const {
+void ConvPlan::run(const float* x, const float* r, float* y, int first, int last,
+                   int origin) const {
   const FggpConvVariant& v = isa->conv[variant_.conv];
   const FggpConvFn kernel = out.lanes() == 16 ? v.run16[shape.stride_w == 2] : v.run4;
   const ptrdiff_t lanes = out.lanes();
@@ -115,7 +116,7 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
     for (int j = 0; j < out.tile_w; j += v.cols) {
       const float* x0 = x + in.at(static_cast<int>(i * shape.stride_h - shape.top),
                                   static_cast<int>(j * shape.stride_w - shape.left));
-      a.y = y + static_cast<size_t>(first) * out.plane() + out.at(i, j);
+      a.y = y + static_cast<size_t>(first - origin) * out.plane() + out.at(i, j);
       for (int block = 0; block < variant_.input_blocks; block++) {
         const bool ends = block == variant_.input_blocks - 1;
         const size_t entry = static_cast<size_t>(block) * n_groups_ + first / v.group;
@@ -131,11 +132,10 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
         kernel(&a);
       }
     }
-  halo_.fill(*isa, out, y, first, last);
+  halo_.fill(*isa, out, y, first - origin, last - origin);
 }
 
 std::vector<int> ConvPlan::split(int n) const {
-  const int group = isa->conv[variant_.conv].group;
   std::vector<double> done{0};
   for (int g = 0; g < n_groups_; g++) {
     double work = 8;
@@ -148,7 +148,7 @@ std::vector<int> ConvPlan::split(int n) const {
   std::vector<int> borders{0};
   for (int i = 1; i < n; i++) {
     const auto it = std::lower_bound(done.begin(), done.end(), done.back() * i / n);
-    const int border = static_cast<int>(it - done.begin()) * group;
+    const int border = static_cast<int>(it - done.begin()) * group();
     if (border > borders.back() && border < shape.cout) borders.push_back(border);
   }
   borders.push_back(static_cast<int>(shape.cout));

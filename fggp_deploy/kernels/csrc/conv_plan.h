@@ -30,11 +30,13 @@ struct ConvPlan {
 
   // Throws an Error when an offset does not fit; every offset made here stays inside its plane.
   void pack(const SparseRows& rows, const std::vector<float>& bias, Variant v);
-  // Output channels [first, last), whole groups of the variant's; with their halos.
-  void run(const float* x, const float* r, float* y, int first, int last) const;
+  // Output channels [first, last), whole groups of the variant's; with their halos. `y` starts at
+  // output channel `origin`.
+  void run(const float* x, const float* r, float* y, int first, int last, int origin = 0) const;
   // Borders of `n` runs of output channels with about the same work.
   std::vector<int> split(int n) const;
   Variant variant() const { return variant_; }
+  int group() const { return isa->conv[variant_.conv].group; }
 
  private:
   Variant variant_;

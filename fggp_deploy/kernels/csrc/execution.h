@@ -5,14 +5,9 @@
 #include <vector>
 
 #include "program.h"
+#include "threads.h"
 
 namespace fggp {
-
-// Somebody's threads: calls fn(arg, i) for every i below n, and returns when all are done.
-struct Threads {
-  void (*run)(void* self, size_t n, void (*fn)(void*, size_t), void* arg) = nullptr;
-  void* self = nullptr;
-};
 
 // Memory for one running image.
 class Workspace {
@@ -24,6 +19,8 @@ class Workspace {
   std::unique_ptr<float[]> memory_;
   float* aligned_ = nullptr;
 };
+
+class DepthwisePlan;
 
 class Execution {
  public:
@@ -38,6 +35,12 @@ class Execution {
   void run(const float* const* inputs, float* const* outputs, float* workspace,
            const Threads& threads) const;
 
+  // Median microseconds of each step over `repeats` runs on this thread, then those of writing the
+  // outputs: steps + 1 values. A change of layout counts for the step that asks for it, and two
+  // steps that run as one for the first of them.
+  std::vector<double> profile(const float* const* inputs, float* const* outputs, float* workspace,
+                              int repeats) const;
+
   // For the tuner: the plan of each Conv step, null for other steps.
   const ConvPlan* conv(size_t step) const { return conv_of_step_[step]; }
 
@@ -45,7 +48,7 @@ class Execution {
   struct Buffer {
     size_t floats = 0, offset = 0;
     size_t first = 0, last = 0;  // actions that write and read it
-    int input = -1;              // or: the program's input of that number
+    int input = -1, output = -1;  // or: the program's input or output of that number
   };
   struct Place {  // where a value can be found in a certain layout
     Layout layout;
@@ -57,7 +60,8 @@ class Execution {
     int row_major = -1;  // buffer, -1: none
     std::vector<Place> places;
     bool in_layout = false;
-    Layout own;
+    Layout own;  // without halo
+    int readers = 0;  // steps, and one for each output
   };
   struct Context {
     const float* const* inputs;
@@ -67,20 +71,48 @@ class Execution {
   };
   using Action = std::function<void(const Context&)>;
 
+  // execution.cpp: where values lie.
   void plan_layouts(const Program& program);
-  void plan_actions(const Program& program, const FggpIsa& isa, int tasks);
-  void place_buffers();
+  ConvShape window(const Step& s);
+  void choose_own(const Program& program);
+  void adopt_tiles(const Step& s, int made);
+  bool has_tiles(int value, const Layout& wanted);
+  void need(int value, const Layout& wanted);
+  Value& value(int i) { return values_[static_cast<size_t>(i)]; }
   int new_buffer(size_t floats);
+  int new_row_major(int value);
   int touch(int buffer);  // marks that the action being made uses it
+  int find(int value, const Layout& wanted, Layout* found);
+  int flat(int value);
   float* address(const Context& c, int buffer) const;
   const float* source(const Context& c, int buffer) const;
-  int find(int value, const Layout& wanted, const FggpIsa& isa);
-  int flat(int value, const FggpIsa& isa);
-  void need(int value, const Layout& wanted);
+  void place_buffers();
+  // actions.cpp: what each step does; `out` is the value that it makes.
+  void plan_actions(const Program& program);
+  void add_action(Action action) { actions_.push_back(std::move(action)); }
+  void add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
+                  size_t y_plane);
+  void add_pack(const Layout& to, int x, int y);
+  ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
+  void add_conv(const Step& s, size_t step, int out);
+  bool can_chain(const Step& s, const Step& next, int out);
+  void add_conv_depthwise(const Step& s, const Step& next, size_t step, int out);
+  std::shared_ptr<DepthwisePlan> make_depthwise(const Step& s, const ConvShape& shape,
+                                                const Layout& from, int out, int* r);
+  void add_depthwise(const Step& s, const ConvShape& shape, int out);
+  void add_flat_sum(const Step& s, int out);
+  void add_pool(const Step& s, int out);
+  void add_global_average(const Step& s, int out);
+  void add_gemm(const Step& s, int out);
+  void add_output(int value, size_t index);
 
+  const FggpIsa& isa_;
+  const int tasks_;
+  std::vector<int> outputs_;
   std::vector<Value> values_;
   std::vector<Buffer> buffers_;
   std::vector<Action> actions_;
+  std::vector<size_t> last_action_;  // of each step: one past it
   std::vector<std::unique_ptr<ConvPlan>> convs_;
   std::vector<const ConvPlan*> conv_of_step_;
   std::vector<ValueShape> output_shapes_;

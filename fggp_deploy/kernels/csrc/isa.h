@@ -9,6 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef _WIN32
+#define FGGP_EXPORT extern "C" __declspec(dllexport)
+#else
+#define FGGP_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
 extern "C" {
 
 // One spatial block of one convolution, for a run of output channels.
@@ -37,11 +43,28 @@ typedef struct {
   float* y;
   ptrdiff_t x_row, x_step, y_row;  // x_step: between two successive outputs of a row
   int rows, cols, kernel_h, kernel_w;
-  ptrdiff_t x_tap_row;    // between two rows of taps
+  ptrdiff_t x_tap_row, x_tap;  // between two rows of taps, between two taps of a row
   const uint16_t* valid;  // [rows][cols][kernel_h][kernel_w] lanes whose tap is inside the plane
   const float* scale;     // average: [rows][cols][lanes] 1 / taps counted; null: maximum
   const uint16_t* mask;   // [rows][cols] lanes that exist; null: all
 } FggpPool;
+
+// One channel of a depthwise convolution. With one tap of weight 1 it adds a residual and clamps.
+typedef struct {
+  const float* x;  // first input vector of the tile at tap (0, 0)
+  float* y;
+  const float* residual;  // null: none
+  ptrdiff_t x_row, x_step, y_row, residual_row;  // x_step: between two successive outputs of a row
+  int rows, cols;
+  const ptrdiff_t* tap;  // [n_taps] floats from x
+  const float* weight;   // [n_taps]
+  int n_taps;
+  ptrdiff_t square_row;  // if the taps are a whole 3x3 kernel: between two rows of them; else 0
+  float bias;
+  const uint16_t* mask;  // [rows][cols] lanes that exist; null: all
+  float lo, hi;          // clamp, if any
+  int clamp;
+} FggpDepthwise;
 
 // Halo of `channels` planes: vector `to` becomes a masked permutation of vector `from`.
 typedef struct {
@@ -52,6 +75,15 @@ typedef struct {
   const int32_t* lane;        // [n][lanes]
   const uint16_t* mask;
 } FggpHalo;
+
+// A row of tiles from a row-major plane: y[j * lanes + l] = x[l][j - first[l]] where first[l] <= j
+// < last[l], else 0.
+typedef struct {
+  const float* x[16];
+  int first[16], last[16];
+  float* y;
+  int lanes, n;
+} FggpPack;
 
 typedef void (*FggpConvFn)(const FggpConvTile*);
 
@@ -70,14 +102,17 @@ typedef struct {
   int n_conv;
   void (*pool16)(const FggpPool*);
   void (*pool4)(const FggpPool*);
+  void (*depthwise16)(const FggpDepthwise*);
+  void (*depthwise4)(const FggpDepthwise*);
   void (*halo16)(const FggpHalo*);
   void (*halo4)(const FggpHalo*);
+  void (*pack)(const FggpPack*);
   // y[i] = index[i] < 0 ? 0 : x[index[i]]
   void (*gather)(const int32_t* index, size_t n, const float* x, float* y);
   // Sum of a tile's real lanes: rows x cols vectors, `row` floats apart.
   float (*sum16)(const float* x, ptrdiff_t row, int rows, int cols);
   float (*sum4)(const float* x, ptrdiff_t row, int rows, int cols);
-  // sum of weight[i] * x[column[i]]
+  // sum of weight[i] * x[column[i]], of weight[i] * x[i] where column is null
   float (*dot)(const float* weight, const uint32_t* column, size_t n, const float* x);
 } FggpIsa;
 

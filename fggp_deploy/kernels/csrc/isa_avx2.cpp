@@ -60,6 +60,7 @@ struct Lanes4 {
 namespace {
 
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
+  if (!column) return dot_dense<Lanes16>(weight, n, x);
   __m256 acc = _mm256_setzero_ps();
   size_t i = 0;
   for (; i + 8 <= n; i += 8) {
@@ -71,6 +72,35 @@ float dot(const float* weight, const uint32_t* column, size_t n, const float* x)
   float total = dot_by_element(weight + i, column + i, n - i, x);
   for (float lane : lanes) total += lane;
   return total;
+}
+
+// Any eight of sixteen lanes.
+inline __m256 permute(__m256 low, __m256 high, __m256i lane, __m256i from_high) {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, lane),
+                          _mm256_permutevar8x32_ps(high, lane), _mm256_castsi256_ps(from_high));
+}
+
+void halo16(const FggpHalo* args) {
+  const FggpHalo h = *args;  // a copy that no store can alias
+  // Channels in the inner loop, so that a permutation is read once for a run of them.
+  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
+    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
+    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
+    for (uint32_t k = 0; k < h.n; k++) {
+      const auto* lanes = reinterpret_cast<const __m256i*>(h.lane + k * 16);
+      const __m256i lane0 = _mm256_loadu_si256(lanes), lane1 = _mm256_loadu_si256(lanes + 1);
+      const __m256i high0 = _mm256_cmpgt_epi32(lane0, _mm256_set1_epi32(7));
+      const __m256i high1 = _mm256_cmpgt_epi32(lane1, _mm256_set1_epi32(7));
+      const __m256 keep0 = lane_mask(h.mask[k]), keep1 = lane_mask(h.mask[k] >> 8);
+      const float* from = first + h.from[k];
+      float* to = first + h.to[k];
+      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel) {
+        const __m256 low = _mm256_load_ps(from), high = _mm256_load_ps(from + 8);
+        _mm256_store_ps(to, _mm256_and_ps(keep0, permute(low, high, lane0, high0)));
+        _mm256_store_ps(to + 8, _mm256_and_ps(keep1, permute(low, high, lane1, high1)));
+      }
+    }
+  }
 }
 
 int supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -85,5 +115,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_avx2 = {
     "avx2", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    halo_by_lane<16>, halo_by_lane<4>, gather_by_element, sum<Lanes16>, sum<Lanes4>, dot,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo_by_lane<4>, pack_by_element, gather_by_element,
+    sum<Lanes16>, sum<Lanes4>, dot,
 };

@@ -54,30 +54,86 @@ struct Lanes4 {
 
 namespace {
 
-void halo16(const FggpHalo* h) {
+void halo16(const FggpHalo* args) {
+  const FggpHalo h = *args;  // a copy that no store can alias
   // Channels in the inner loop, so that a permutation is read once for a run of them.
-  for (uint32_t c0 = 0; c0 < h->channels; c0 += 16) {
-    const uint32_t c1 = c0 + 16 < h->channels ? c0 + 16 : h->channels;
-    for (uint32_t k = 0; k < h->n; k++) {
-      const __m512i lane = _mm512_loadu_si512(h->lane + k * 16);
-      const __mmask16 mask = h->mask[k];
-      float* plane = h->y + static_cast<ptrdiff_t>(c0) * h->channel;
-      for (uint32_t c = c0; c < c1; c++, plane += h->channel)
-        _mm512_store_ps(plane + h->to[k], _mm512_maskz_permutexvar_ps(
-                                              mask, lane, _mm512_load_ps(plane + h->from[k])));
+  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
+    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
+    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
+    for (uint32_t k = 0; k < h.n; k++) {
+      const __m512i lane = _mm512_loadu_si512(h.lane + k * 16);
+      const __mmask16 mask = h.mask[k];
+      const float* from = first + h.from[k];
+      float* to = first + h.to[k];
+      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
+        _mm512_store_ps(to, _mm512_maskz_permutexvar_ps(mask, lane, _mm512_load_ps(from)));
     }
   }
 }
 
-void halo4(const FggpHalo* h) {
-  for (uint32_t c = 0; c < h->channels; c++) {
-    float* plane = h->y + static_cast<ptrdiff_t>(c) * h->channel;
-    for (uint32_t k = 0; k < h->n; k++) {
-      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h->lane + k * 4));
-      _mm_store_ps(plane + h->to[k],
-                   _mm_maskz_permutevar_ps(static_cast<__mmask8>(h->mask[k]),
-                                           _mm_load_ps(plane + h->from[k]), lane));
+void halo4(const FggpHalo* args) {
+  const FggpHalo h = *args;
+  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
+    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
+    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
+    for (uint32_t k = 0; k < h.n; k++) {
+      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h.lane + k * 4));
+      const auto mask = static_cast<__mmask8>(h.mask[k]);
+      const float* from = first + h.from[k];
+      float* to = first + h.to[k];
+      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
+        _mm_store_ps(to, _mm_maskz_permutevar_ps(mask, _mm_load_ps(from), lane));
     }
+  }
+}
+
+// Transposes sixteen rows of sixteen floats.
+inline void transpose(__m512 r[16]) {
+  __m512 t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {  // pairs of rows
+    t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++)  // fours: r[4 i + c] holds column c of each quarter
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+      const __m512d a = _mm512_castps_pd(t[4 * i + h]), b = _mm512_castps_pd(t[4 * i + 2 + h]);
+      r[4 * i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      r[4 * i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; c++) {  // quarters: a 4x4 transpose of 128-bit blocks
+    const __m512 lo01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x44);
+    const __m512 hi01 = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xee);
+    const __m512 lo23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x44);
+    const __m512 hi23 = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xee);
+    t[c] = _mm512_shuffle_f32x4(lo01, lo23, 0x88);
+    t[4 + c] = _mm512_shuffle_f32x4(lo01, lo23, 0xdd);
+    t[8 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0x88);
+    t[12 + c] = _mm512_shuffle_f32x4(hi01, hi23, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+// Ones in the bits below n.
+inline uint32_t bits_below(int n) { return n <= 0 ? 0u : n >= 16 ? 0xffffu : (1u << n) - 1u; }
+
+void pack(const FggpPack* p) {
+  if (p->lanes != 16) return pack_by_element(p);
+  for (int j = 0; j < p->n; j += 16) {
+    __m512 r[16];
+#pragma GCC unroll 16
+    for (int l = 0; l < 16; l++) {
+      const auto mask = static_cast<__mmask16>(bits_below(p->last[l] - j) &
+                                               ~bits_below(p->first[l] - j));
+      r[l] = _mm512_maskz_loadu_ps(mask, p->x[l] + (j - p->first[l]));
+    }
+    transpose(r);
+    const int n = p->n - j < 16 ? p->n - j : 16;
+    for (int i = 0; i < n; i++) _mm512_store_ps(p->y + (j + i) * 16, r[i]);
   }
 }
 
@@ -92,6 +148,7 @@ void gather(const int32_t* index, size_t n, const float* x, float* y) {
 }
 
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
+  if (!column) return dot_dense<Lanes16>(weight, n, x);
   __m512 acc = _mm512_setzero_ps();
   size_t i = 0;
   for (; i + 16 <= n; i += 16)
@@ -127,5 +184,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_avx512 = {
     "avx512", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    halo16,   halo4,     gather, sum<Lanes16>, sum<Lanes4>, dot,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather,
+    sum<Lanes16>, sum<Lanes4>, dot,
 };

@@ -116,7 +116,7 @@ void pool(const FggpPool* p) {
         for (int a = 0; a < p->kernel_h; a++)
           for (int b = 0; b < p->kernel_w; b++) {
             const uint32_t ok = static_cast<uint32_t>(valid[a * p->kernel_w + b]) >> (r * V::kWidth);
-            const auto v = V::load(x + a * p->x_tap_row + b * L + r * V::kWidth);
+            const auto v = V::load(x + a * p->x_tap_row + b * p->x_tap + r * V::kWidth);
             acc = p->scale ? V::add(acc, V::keep(v, ok)) : V::max(acc, V::select(v, lowest, ok));
           }
         if (p->scale)
@@ -126,6 +126,73 @@ void pool(const FggpPool* p) {
                  V::keep(acc, mask >> (r * V::kWidth)));
       }
     }
+}
+
+// What follows the taps of one output register: residual, clamp, lanes that do not exist.
+template <class V>
+inline void depthwise_end(const FggpDepthwise& p, int i, int j, int part, typename V::Reg acc) {
+  const ptrdiff_t at = static_cast<ptrdiff_t>(j) * (V::kRegs * V::kWidth) + part * V::kWidth;
+  if (p.residual) acc = V::add(acc, V::load(p.residual + i * p.residual_row + at));
+  if (p.clamp) acc = V::min(V::max(acc, V::set1(p.lo)), V::set1(p.hi));
+  if (p.mask)
+    acc = V::keep(acc, static_cast<uint32_t>(p.mask[i * p.cols + j]) >> (part * V::kWidth));
+  V::store(p.y + i * p.y_row + at, acc);
+}
+
+// A 3x3 kernel: its weights stay in registers.
+template <class V>
+void depthwise_square(const FggpDepthwise& p) {
+  constexpr int R = V::kRegs, L = V::kRegs * V::kWidth;
+  typename V::Reg w[9];
+  for (int k = 0; k < 9; k++) w[k] = V::set1(p.weight[k]);
+  const auto bias = V::set1(p.bias);
+  for (int i = 0; i < p.rows; i++) {
+    const float* x = p.x + i * p.x_row;
+    for (int j = 0; j < p.cols; j++, x += p.x_step)
+      for (int r = 0; r < R; r++) {
+        const float *x0 = x + r * V::kWidth, *x1 = x0 + p.square_row, *x2 = x1 + p.square_row;
+        auto acc = V::fma(w[0], V::load(x0), bias);
+        auto other = V::mul(w[1], V::load(x0 + L));
+        acc = V::fma(w[2], V::load(x0 + 2 * L), acc);
+        other = V::fma(w[3], V::load(x1), other);
+        acc = V::fma(w[4], V::load(x1 + L), acc);
+        other = V::fma(w[5], V::load(x1 + 2 * L), other);
+        acc = V::fma(w[6], V::load(x2), acc);
+        other = V::fma(w[7], V::load(x2 + L), other);
+        acc = V::fma(w[8], V::load(x2 + 2 * L), acc);
+        depthwise_end<V>(p, i, j, r, V::add(acc, other));
+      }
+  }
+}
+
+// Any taps, for B outputs of a row from (i, j).
+template <class V, int B>
+inline void depthwise_block(const FggpDepthwise& p, int i, int j) {
+  for (int r = 0; r < V::kRegs; r++) {
+    const float* x = p.x + i * p.x_row + j * p.x_step + r * V::kWidth;
+    typename V::Reg acc[B];
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++) acc[b] = V::set1(p.bias);
+    for (int k = 0; k < p.n_taps; k++) {
+      const auto w = V::set1(p.weight[k]);
+#pragma GCC unroll 8
+      for (int b = 0; b < B; b++)
+        acc[b] = V::fma(w, V::load(x + p.tap[k] + b * p.x_step), acc[b]);
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++) depthwise_end<V>(p, i, j + b, r, acc[b]);
+  }
+}
+
+template <class V>
+void depthwise(const FggpDepthwise* args) {
+  const FggpDepthwise p = *args;  // a copy that no store can alias
+  if (p.square_row) return depthwise_square<V>(p);
+  for (int i = 0; i < p.rows; i++) {
+    int j = 0;
+    for (; j + 4 <= p.cols; j += 4) depthwise_block<V, 4>(p, i, j);
+    for (; j < p.cols; j++) depthwise_block<V, 1>(p, i, j);
+  }
 }
 
 template <class V>
@@ -153,6 +220,13 @@ void halo_by_lane(const FggpHalo* h) {
   }
 }
 
+inline void pack_by_element(const FggpPack* p) {
+  for (int l = 0; l < p->lanes; l++)
+    for (int j = 0; j < p->n; j++)
+      p->y[j * p->lanes + l] =
+          j >= p->first[l] && j < p->last[l] ? p->x[l][j - p->first[l]] : 0.0f;
+}
+
 inline void gather_by_element(const int32_t* index, size_t n, const float* x, float* y) {
   for (size_t i = 0; i < n; i++) y[i] = index[i] < 0 ? 0.0f : x[index[i]];
 }
@@ -161,10 +235,30 @@ inline float dot_by_element(const float* weight, const uint32_t* column, size_t 
                             const float* x) {
   float total[4] = {0, 0, 0, 0};
   size_t i = 0;
-  for (; i + 4 <= n; i += 4)
+  for (; column && i + 4 <= n; i += 4)
     for (int k = 0; k < 4; k++) total[k] += weight[i + k] * x[column[i + k]];
-  for (; i < n; i++) total[0] += weight[i] * x[column[i]];
+  for (; i < n; i++) total[0] += weight[i] * x[column ? column[i] : i];
   return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+// Sum of weight[i] * x[i].
+template <class V>
+float dot_dense(const float* weight, size_t n, const float* x) {
+  constexpr int W = V::kWidth;
+  typename V::Reg acc[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  size_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++)
+      acc[k] = V::fma(V::load_unaligned(weight + i + k * W), V::load_unaligned(x + i + k * W),
+                      acc[k]);
+  for (; i + W <= n; i += W)
+    acc[0] = V::fma(V::load_unaligned(weight + i), V::load_unaligned(x + i), acc[0]);
+  alignas(64) float lanes[W];
+  V::store(lanes, V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
+  float total = dot_by_element(weight + i, nullptr, n - i, x + i);
+  for (int l = 0; l < W; l++) total += lanes[l];
+  return total;
 }
 
 }  // namespace

@@ -58,6 +58,10 @@ using Lanes4 = Lanes<4>;
 
 namespace {
 
+float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
+  return column ? dot_by_element(weight, column, n, x) : dot_dense<Lanes16>(weight, n, x);
+}
+
 int supported() { return 1; }
 
 const FggpConvVariant kConv[] = {
@@ -69,5 +73,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_portable = {
     "portable", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    halo_by_lane<16>, halo_by_lane<4>, gather_by_element, sum<Lanes16>, sum<Lanes4>, dot_by_element,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element, gather_by_element,
+    sum<Lanes16>, sum<Lanes4>, dot,
 };

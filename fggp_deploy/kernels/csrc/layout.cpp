@@ -1,5 +1,7 @@
 #include "layout.h"
 
+#include <algorithm>
+
 namespace fggp {
 namespace {
 
@@ -61,17 +63,22 @@ std::vector<uint16_t> lane_masks(const Layout& l) {
   return masks;
 }
 
-std::vector<int32_t> plane_index(const Layout& l) {
-  if (l.plane() >= kMaxPlane) throw Error("a plane is too large");
-  std::vector<int32_t> index(l.plane(), -1);
-  for (int i = -l.halo; i < l.tile_h + l.halo; i++)
-    for (int j = -l.halo; j < l.tile_w + l.halo; j++)
-      for (int k = 0; k < l.lanes(); k++) {
-        const int y = k / l.grid_w * l.tile_h + i, x = k % l.grid_w * l.tile_w + j;
-        if (y >= 0 && y < l.height && x >= 0 && x < l.width)
-          index[l.at(i, j) + static_cast<size_t>(k)] = y * l.width + x;
-      }
-  return index;
+void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float* y) {
+  FggpPack p;
+  p.lanes = l.lanes();
+  p.n = l.row_vectors();
+  p.y = y + l.at(i, -l.halo);
+  for (int k = 0; k < p.lanes; k++) {
+    // The lane's row of the plane, and which of its positions lie inside.
+    const int row = k / l.grid_w * l.tile_h + i, column = k % l.grid_w * l.tile_w - l.halo;
+    const bool inside = row >= 0 && row < l.height;
+    p.first[k] = inside ? std::clamp(-column, 0, p.n) : 0;
+    p.last[k] = inside ? std::clamp(l.width - column, p.first[k], p.n) : 0;
+    p.x[k] = p.last[k] > p.first[k]
+                 ? x + static_cast<size_t>(row) * static_cast<size_t>(l.width) + column + p.first[k]
+                 : x;
+  }
+  isa.pack(&p);
 }
 
 std::vector<int32_t> inverse_index(const Layout& l) {
@@ -86,9 +93,16 @@ std::vector<int32_t> inverse_index(const Layout& l) {
 
 std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
   const std::vector<int32_t> source = inverse_index(from);
-  std::vector<int32_t> index = plane_index(to);
-  for (int32_t& i : index)
-    if (i >= 0) i = source[static_cast<size_t>(i)];
+  std::vector<int32_t> index(to.plane(), -1);
+  for (int i = -to.halo; i < to.tile_h + to.halo; i++)
+    for (int j = -to.halo; j < to.tile_w + to.halo; j++)
+      for (int k = 0; k < to.lanes(); k++) {
+        const int y = k / to.grid_w * to.tile_h + i, x = k % to.grid_w * to.tile_w + j;
+        if (y >= 0 && y < to.height && x >= 0 && x < to.width)
+          index[to.at(i, j) + static_cast<size_t>(k)] =
+              source[static_cast<size_t>(y) * static_cast<size_t>(to.width) +
+                     static_cast<size_t>(x)];
+      }
   return index;
 }
 

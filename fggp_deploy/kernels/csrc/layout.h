@@ -45,8 +45,8 @@ Layout choose_layout(int64_t channels, int64_t height, int64_t width);
 // The lanes that are real at each position of the tile; empty when all are.
 std::vector<uint16_t> lane_masks(const Layout& l);
 
-// For every float of a plane, its place in a row-major H x W plane, or -1 outside of it.
-std::vector<int32_t> plane_index(const Layout& l);
+// Row `i` of all tiles of a plane, halo included, from a row-major H x W plane.
+void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float* y);
 // For every element of a row-major H x W plane, its place in the tile-interleaved one.
 std::vector<int32_t> inverse_index(const Layout& l);
 // For every float of a plane of `to`, its place in a plane of `from` (the same H x W), or -1.

@@ -222,8 +222,7 @@ struct Registration {
 }  // namespace
 }  // namespace fggp
 
-extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(
-    ort::Options* options, const ort::ApiBase* base) {
+FGGP_EXPORT ort::Status* RegisterCustomOps(ort::Options* options, const ort::ApiBase* base) {
   using namespace fggp;
   const void* const* api = base->GetApi(ort::kApiVersion);
   if (!api) {

@@ -5,7 +5,6 @@ namespace fggp {
 PoolPlan::PoolPlan(const FggpIsa& isa, const ConvShape& s, const Layout& in, const Layout& out,
                    bool average, bool count_padding)
     : isa_(&isa), in_(in), out_(out), shape_(s), mask_(lane_masks(out)), halo_(out) {
-  if (s.dilation_h != 1 || s.dilation_w != 1) throw Error("a pooling is dilated");
   for (int i = 0; i < out.tile_h; i++)
     for (int j = 0; j < out.tile_w; j++) {
       std::vector<int> counted(static_cast<size_t>(out.lanes()), 0);
@@ -13,8 +12,10 @@ PoolPlan::PoolPlan(const FggpIsa& isa, const ConvShape& s, const Layout& in, con
         for (int64_t b = 0; b < s.kw; b++) {
           uint16_t m = 0;
           for (int k = 0; k < out.lanes(); k++) {
-            const int64_t y = (k / out.grid_w * out.tile_h + i) * s.stride_h + a - s.top;
-            const int64_t x = (k % out.grid_w * out.tile_w + j) * s.stride_w + b - s.left;
+            const int64_t y = (k / out.grid_w * out.tile_h + i) * s.stride_h +
+                              a * s.dilation_h - s.top;
+            const int64_t x = (k % out.grid_w * out.tile_w + j) * s.stride_w +
+                              b * s.dilation_w - s.left;
             const bool inside = y >= 0 && y < in.height && x >= 0 && x < in.width;
             if (inside) m = static_cast<uint16_t>(m | 1u << k);
             if (inside || count_padding) counted[static_cast<size_t>(k)]++;
@@ -29,8 +30,10 @@ PoolPlan::PoolPlan(const FggpIsa& isa, const ConvShape& s, const Layout& in, con
 void PoolPlan::run(const float* x, float* y, int first, int last) const {
   const ptrdiff_t lanes = out_.lanes();
   FggpPool p;
-  p.x_tap_row = in_.row_vectors() * lanes;
-  p.x_row = p.x_tap_row * static_cast<ptrdiff_t>(shape_.stride_h);
+  const ptrdiff_t row = in_.row_vectors() * lanes;
+  p.x_tap_row = row * static_cast<ptrdiff_t>(shape_.dilation_h);
+  p.x_tap = lanes * static_cast<ptrdiff_t>(shape_.dilation_w);
+  p.x_row = row * static_cast<ptrdiff_t>(shape_.stride_h);
   p.x_step = lanes * static_cast<ptrdiff_t>(shape_.stride_w);
   p.y_row = out_.row_vectors() * lanes;
   p.rows = out_.tile_h;

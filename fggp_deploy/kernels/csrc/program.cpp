@@ -58,9 +58,17 @@ void load_weights(Step& s, const std::vector<Tensor>& constants) {
       decode_floats(constant(constants, c), static_cast<size_t>(s.shape.cout), "a bias"));
 }
 
+// Every window of a pooling must have a tap inside the plane.
+void check_window(const ConvShape& c) {
+  if (c.top >= c.kh || c.bottom >= c.kh || c.left >= c.kw || c.right >= c.kw)
+    throw Error("a pooling is padded by its whole kernel");
+  if ((c.dilation_h > 1 && c.top + c.bottom) || (c.dilation_w > 1 && c.left + c.right))
+    throw Error("a pooling is dilated and padded");
+}
+
 Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
   Step s;
-  s.op = static_cast<Op>(r.next(1, 6, "an operator"));
+  s.op = static_cast<Op>(r.next(1, 7, "an operator"));
   s.input = r.next_int(0, value - 1, "an input value");
   s.residual = r.next_int(-1, value - 1, "a residual value");
   s.constant = r.next_int(0, INT32_MAX / 2, "a constant");
@@ -79,11 +87,11 @@ Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
   c.check();
   if (s.op == Op::kConv || s.op == Op::kGemm) load_weights(s, constants);
   if (s.op == Op::kGemm && (c.taps() != 1 || c.group != 1)) throw Error("a Gemm has no kernel");
-  if (s.op != Op::kConv && (s.residual >= 0 || s.act.on))
-    throw Error("only a Conv has a residual or an activation");
-  if (s.op == Op::kMaxPool || s.op == Op::kAveragePool)
-    if (c.top >= c.kh || c.bottom >= c.kh || c.left >= c.kw || c.right >= c.kw)
-      throw Error("a pooling is padded by its whole kernel");
+  if (s.op != Op::kConv && s.op != Op::kAdd && s.residual >= 0)
+    throw Error("only a Conv and an Add have a residual");
+  if (s.op != Op::kConv && s.op != Op::kAdd && s.op != Op::kGemm && s.act.on)
+    throw Error("only a Conv, an Add and a Gemm have an activation");
+  if (s.op == Op::kMaxPool || s.op == Op::kAveragePool) check_window(c);
   return s;
 }
 

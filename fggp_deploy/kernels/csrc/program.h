@@ -24,7 +24,8 @@ enum class Op : int64_t {
   kAveragePool = 3,
   kGlobalAverage = 4,  // [C, H, W] -> [C]
   kFlatten = 5,        // [C, H, W] -> [C * H * W]
-  kGemm = 6,           // [K] -> [N]
+  kGemm = 6,           // [K] -> [N], also with activation
+  kAdd = 7,            // the input, plus the residual if there is one, then the activation
 };
 
 enum class Format : int64_t { kGaps = 0, kDense = 1 };
@@ -51,10 +52,11 @@ struct Program {
   std::vector<int> outputs;
 };
 
-// One image's worth of a value. Flat values have one dimension, `channels`.
+// One image's worth of a value. Flat values are row-major and have one dimension, `channels`.
 struct ValueShape {
   bool flat = false;
   bool keeps_rank = false;  // flat, but [C, 1, 1] to the world: what GlobalAveragePool gives
+  bool vector() const { return flat && !keeps_rank; }
   int64_t channels = 0, height = 1, width = 1;
   size_t size() const {
     return static_cast<size_t>(channels) * static_cast<size_t>(height) *

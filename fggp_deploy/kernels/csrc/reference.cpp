@@ -34,6 +34,15 @@ Array conv(const Step& s, const ValueShape& in, const Array& x, const ValueShape
   return y;
 }
 
+Array add(const Step& s, const Array& x, const Array* residual) {
+  Array y = x;
+  for (size_t i = 0; i < y.size(); i++) {
+    if (residual) y[i] += (*residual)[i];
+    if (s.act.on) y[i] = std::min(std::max(y[i], s.act.lo), s.act.hi);
+  }
+  return y;
+}
+
 Array pool(const Step& s, const ValueShape& in, const Array& x, const ValueShape& out) {
   const ConvShape& c = s.shape;
   Array y(out.size());
@@ -44,7 +53,8 @@ Array pool(const Step& s, const ValueShape& in, const Array& x, const ValueShape
         float largest = -std::numeric_limits<float>::infinity();
         for (int64_t a = 0; a < c.kh; a++)
           for (int64_t b = 0; b < c.kw; b++) {
-            const int64_t h = i * c.stride_h + a - c.top, v = j * c.stride_w + b - c.left;
+            const int64_t h = i * c.stride_h + a * c.dilation_h - c.top;
+            const int64_t v = j * c.stride_w + b * c.dilation_w - c.left;
             const bool inside = h >= 0 && h < in.height && v >= 0 && v < in.width;
             if (inside || s.count_padding) count++;
             if (!inside) continue;
@@ -101,6 +111,9 @@ void run_reference(const Program& program, const std::vector<ValueShape>& inputs
         break;
       case Op::kFlatten:
         y = values[input];
+        break;
+      case Op::kAdd:
+        y = add(s, values[input], residual);
         break;
     }
     values.push_back(std::move(y));

@@ -10,9 +10,8 @@ std::vector<ValueShape> infer_shapes(const Program& program,
   std::vector<ValueShape> values = inputs;
   for (const Step& s : program.steps) {
     const ValueShape in = values[static_cast<size_t>(s.input)];
-    const bool wants_flat = s.op == Op::kGemm;
-    const bool wants_plane = s.op != Op::kGemm && s.op != Op::kFlatten;
-    if ((wants_flat && (!in.flat || in.keeps_rank)) || (wants_plane && in.flat))
+    const bool any_rank = s.op == Op::kFlatten || s.op == Op::kAdd;
+    if (!any_rank && in.vector() != (s.op == Op::kGemm))
       throw Error("a step reads a value of the wrong rank");
     ValueShape out;
     switch (s.op) {
@@ -43,10 +42,15 @@ std::vector<ValueShape> infer_shapes(const Program& program,
         out.flat = true;
         out.channels = s.shape.cout;
         break;
+      case Op::kAdd:
+        out = in;
+        out.flat = in.vector();
+        out.keeps_rank = false;
+        break;
     }
     if (s.residual >= 0) {
       const ValueShape& r = values[static_cast<size_t>(s.residual)];
-      if (r.flat || r.channels != out.channels || r.height != out.height || r.width != out.width)
+      if (r.vector() != out.vector() || r.channels != out.channels || r.height != out.height || r.width != out.width)
         throw Error("a residual has another shape than what it is added to");
     }
     values.push_back(out);

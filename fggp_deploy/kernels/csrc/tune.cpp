@@ -6,7 +6,9 @@
 namespace fggp {
 namespace {
 
-constexpr size_t kCandidates = 24;
+constexpr size_t kMinCandidates = 3, kCandidates = 24;
+// Runs of the layer for each candidate, over all rounds of `fastest`.
+constexpr double kRunsPerCandidate = 5;
 
 double now() {
   using clock = std::chrono::steady_clock;
@@ -48,9 +50,15 @@ void tune(Program& program, const FggpIsa& isa, const std::vector<ValueShape>& i
     const ConvPlan* base = execution.conv(i);
     if (!base) continue;
     Step& step = program.steps[i];
+    Workspace x(base->in.size()), r(base->residual.size()), y(base->out.size());
+    std::fill_n(x.data(), base->in.size(), 0.5f);
+    std::fill_n(r.data(), base->residual.size(), 0.5f);
+    const float* residual = step.residual >= 0 ? r.data() : nullptr;
+    const double share = seconds / static_cast<double>(n_convs);
     std::vector<Candidate> all;
+    size_t most = kCandidates;
     for (const Variant& v : rank_variants(isa, base->shape, base->out, step.rows->nonzeros())) {
-      if (all.size() == kCandidates) break;
+      if (all.size() == most) break;
       Candidate c;
       c.plan.isa = &isa;
       c.plan.shape = base->shape;
@@ -60,12 +68,19 @@ void tune(Program& program, const FggpIsa& isa, const std::vector<ValueShape>& i
       c.plan.act = base->act;
       c.plan.pack(*step.rows, *step.bias, v);
       all.push_back(std::move(c));
+      if (all.size() == 1) {  // as many as there is time for, at the speed of the first
+        const int channels = static_cast<int>(base->shape.cout);
+        for (int repeat = 0; repeat < 2; repeat++) {
+          const double start = now();
+          all[0].plan.run(x.data(), residual, y.data(), 0, channels);
+          all[0].best = std::min(all[0].best, now() - start);
+        }
+        const double affordable = share / (kRunsPerCandidate * std::max(all[0].best, 1e-7));
+        if (affordable < static_cast<double>(kCandidates))
+          most = std::max(kMinCandidates, static_cast<size_t>(affordable));
+      }
     }
-    Workspace x(base->in.size()), r(base->residual.size()), y(base->out.size());
-    std::fill_n(x.data(), base->in.size(), 0.5f);
-    std::fill_n(r.data(), base->residual.size(), 0.5f);
-    step.variant = fastest(all, x.data(), step.residual >= 0 ? r.data() : nullptr, y.data(),
-                           seconds / static_cast<double>(n_convs));
+    step.variant = fastest(all, x.data(), residual, y.data(), share);
   }
 }
 

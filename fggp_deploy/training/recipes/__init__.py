@@ -33,7 +33,7 @@ def resolve(
     Where `out` holds a run already, its own options take the place of the defaults and none may
     differ from them. Raises ConfigError and ResumeRefused.
     """
-    in_file = _read_file(file, kind) if file else {}
+    in_file = _without_trust(_read_file(file, kind)) if file else {}
     recipe = recipe or in_file.get("recipe")
     given = recipe_values(recipe, kind) if recipe else {}
     given = {**given, **in_file, **_read_settings(settings, kind), **explicit}
@@ -43,8 +43,13 @@ def resolve(
     if earlier is None:
         return kind(**given)
     refuse_changes(earlier, {k: plain(v) for k, v in given.items()})
-    own = read_keys(earlier.config, kind, where=str(earlier.folder))
+    own = _without_trust(read_keys(earlier.config, kind, where=str(earlier.folder)))
     return kind(**{**own, **given})
+
+
+def _without_trust(values: dict[str, Any]) -> dict[str, Any]:
+    """What a file says, less its leave to run code: only who types the command gives that."""
+    return {k: v for k, v in values.items() if k != "trust_code"}
 
 
 def recipe_values(name: str, kind: type[TrainConfig]) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""fggp-deploy bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+if TYPE_CHECKING:
+    from fggp_deploy.bench.report import Cell, Layers, Report
+    from fggp_deploy.verify.latency import Speedup
+
+
+@ends_cleanly
+def bench(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="Any .onnx file, or a run folder. Default: the newest run's model."),
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Threads of ONNX Runtime, as 1,2.")] = "1",
+    batch: Annotated[str, typer.Option(help="Images in a run, as 1,8.")] = "1",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also what each layer costs, on one thread.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Also ONNX Runtime's static quantisation.")
+    ] = True,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="What the model leaves open of one input, as 3,224,224."),
+    ] = None,
+    data_dir: o.DataDir = None,
+    seconds: Annotated[float, typer.Option(help="Time to spend on each setting.")] = 6.0,
+    sessions: Annotated[
+        int, typer.Option(help="Fresh sessions of each contender; the intervals are over them.")
+    ] = 10,
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON report to.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Time a model against its rivals: dense fp32, itself packed, the sparse kernels, dense int8.
+
+    All run inside ONNX Runtime with the same options, interleaved, each in fresh sessions. A ratio
+    above 1 is faster than dense; where its 95% interval holds 1 there is no difference. Takes
+    packed files and any other ONNX file.
+
+    Example:  fggp-deploy bench model.onnx --threads 1,2 --batch 1,8 --layers
+    """
+    from fggp_deploy.bench.report import bench as run
+    from fggp_deploy.files import write_atomic
+    from fggp_deploy.folder import PACKED, newest
+
+    from .progress import working
+    from .render import as_json, json_text
+
+    path = model or newest(PACKED)
+    if path.is_dir() and (path / PACKED).is_file():
+        path = path / PACKED
+    with working("benchmarking") as progress:
+        report = run(
+            path, threads=o.integers("--threads", threads), batches=o.integers("--batch", batch),
+            layers=layers, int8=int8, shape=o.integers("--shape", shape) if shape else None,
+            data_dir=data_dir, seconds=seconds, sessions=sessions, seed=seed, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        write_atomic(out, json_text(report.to_dict()) + "\n")
+    if json:
+        as_json(report.to_dict())
+    else:
+        show(report)
+
+
+def show(report: Report) -> None:
+    """Print the machine, a table for each setting, the layers, and the notes."""
+    from .render import size, stdout, table
+
+    hardware, m = report.provenance.hardware, report.machine
+    stdout.print(
+        f"{hardware['cpu']} ({', '.join(hardware['features'])}), {m.usable_cores} cores; kernels "
+        f"for {report.isa or 'none'}; onnxruntime {report.provenance.versions['onnxruntime']}; "
+        f"load average {m.load_average} before, {report.load_average_after} after"
+    )
+    table(
+        report.model,
+        ("contender", "bytes", "top-1", "same as dense"),
+        [
+            (
+                f"{r.name}: {r.what}",
+                size(r.file_bytes),
+                f"{r.scored.top1.value:.1%} of {r.scored.top1.n:,}" if r.scored else "–",
+                f"{r.scored.agreement.value:.1%}" if r.scored else "–",
+            )
+            for r in report.rivals
+        ],
+    )
+    for planned in report.plans:
+        cells = [
+            c for c in report.cells if (c.threads, c.batch) == (planned.threads, planned.batch)
+        ]
+        table(
+            f"{planned.threads} threads, batch {planned.batch}",
+            ("contender", "median ms", "90% ms", "ratio to dense"),
+            map(_row, cells),
+        )
+        stdout.print(f"runtime.session: {planned.plan}", markup=False)
+    if report.layers is not None:
+        _show_layers(report.layers)
+    for note in report.notes:
+        stdout.print(f"note: {note}", markup=False)
+
+
+def _row(c: Cell) -> tuple[str, str, str, str]:
+    t = c.timing
+    return c.contender, f"{t.median_ms:.3f}", f"{t.p90_ms:.3f}", ratio(c.speedup)
+
+
+def ratio(s: Speedup | None) -> str:
+    """A ratio with its interval; where that holds 1, that there is no difference."""
+    if s is None:
+        return "1"
+    if not s.measured:
+        return f"no difference [{s.low:.2f}, {s.high:.2f}]"
+    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
+
+
+def _show_layers(found: Layers) -> None:
+    from .render import stdout, table
+
+    if not found.layers:
+        stdout.print(f"layers were not timed; {found.plan}", markup=False)
+        return
+    table(
+        "layers on one thread, with what is fused into them",
+        ("layer", "shape", "density", "MACs", "dense ms", "kernel ms", "kernel", "ratio"),
+        [
+            (
+                f"{layer.op} {layer.name}",
+                "×".join(map(str, layer.shape)) or "–",
+                f"{layer.density:.1%}" if layer.shape else "–",
+                f"{layer.macs:,}" if layer.macs else "–",
+                f"{layer.dense_us / 1000:.3f}" if layer.dense_us else "–",
+                f"{layer.kernels_us / 1000:.3f}",
+                layer.variant if layer.on_kernels else "left to ORT",
+                f"{layer.dense_us / layer.kernels_us:.2f}"
+                if layer.dense_us and layer.kernels_us
+                else "–",
+            )
+            for layer in found.layers
+        ],
+    )
+    stdout.print(f"plan: {found.plan}", markup=False)

@@ -1,0 +1,60 @@
+"""fggp-deploy models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+
+@ends_cleanly
+def models(
+    pattern: Annotated[
+        str | None,
+        typer.Argument(
+            help="Which, as 'resnet*' or 'timm:*vit*'. Default: ours and torchvision's."
+        ),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """List the networks that --model knows, with their size and input.
+
+    Parameters are counted with 10 classes for ours and 1,000 for torchvision's and timm's. Any
+    other network: --model FILE.py:FACTORY --trust-code.
+    """
+    from .progress import working
+    from .render import as_json, stdout, table
+
+    with working("building networks without memory"):
+        from fggp_deploy.models.listing import listing, n_of_timm
+
+        rows = listing(pattern)
+        n_timm = n_of_timm() if pattern is None else None
+    if json:
+        return as_json([r.to_dict() for r in rows])
+    table(
+        "networks",
+        ("--model", "parameters", "prunable", "input", "classes", "source"),
+        [
+            (
+                r.name,
+                f"{r.n_parameters:,}",
+                f"{r.n_prunable:,}",
+                r.input,
+                f"{r.num_classes:,}",
+                r.source,
+            )
+            for r in rows
+        ],
+    )
+    if pattern is None:
+        stdout.print(
+            f"timm:NAME: {n_timm:,} more; `fggp-deploy models 'timm:resnet*'` lists some"
+            if n_timm
+            else "timm:NAME: timm is not installed; pip install timm"
+        )
+        stdout.print("FILE.py:FACTORY: your own function, with --trust-code")
+    return None

@@ -1,0 +1,153 @@
+"""Files of torch.save, read without running what they may hold.
+
+torch.load with weights_only is the reader. Before it, the file is looked through: what Python
+objects it names, and whether its parts can be as large as it says.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from fggp_deploy.errors import CheckpointError
+
+ZIP = b"PK"
+PICKLE = b"\x80"
+# Before 1.6 torch.save wrote four pickles (magic number, protocol, machine, content), then numbers.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_N_AFTER_MAGIC = 3
+_N_OPCODES_OF_MAGIC = 8
+# Plain values, and tensors over storages in the file. Left out of what torch itself would allow:
+# bytearray, which takes a size and fills that much memory, and tensors of other kinds.
+_PLAIN = re.compile(
+    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)|_codecs\.encode"
+    r"|torch\.(Size|device|Tensor|bool|(u?int|b?float|complex)\d+\w*|\w+Storage)"
+    r"|torch\.storage\.\w+Storage"
+    r"|torch\.nn\.parameter\.Parameter|torch\._tensor\._rebuild_from_type_v2"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
+)
+# What training scripts leave beside the weights; read as nothing, never imported or called.
+_LITTER = (
+    "argparse.Namespace",
+    *(f"builtins.{t}" for t in ("dict", "list", "int", "float")),
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    *(f"numpy.dtypes.{t}DType" for t in ("Float64", "Float32", "Int64", "Int32", "Bool")),
+    *(f"pathlib.{p}Path" for p in ("", "Posix", "Windows", "PurePosix", "PureWindows")),
+    *(f"pathlib._local.{p}Path" for p in ("", "Posix", "Windows", "PurePosix", "PureWindows")),
+)
+_DICTS = (
+    "collections.defaultdict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+
+
+class _Nothing:
+    """Stands for an object beside the weights; takes whatever is done to it and keeps nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+class _Dict:
+    """Stands for a kind of dict beside the weights, of which it makes a plain one."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return {}
+
+
+def read_torch(path: Path, size: int) -> Any:
+    """The plain values and tensors of a file of `size` bytes; tensors on the CPU.
+
+    Raises CheckpointError for what is no such file, is damaged, or holds objects of other kinds.
+    """
+    try:
+        with path.open("rb") as f:
+            names = _names_in_zip(path, f, size) if f.read(2) == ZIP else _names_in_stream(f)
+            _refuse_objects(path, names)
+            f.seek(0)
+            inert: list[Any] = [(_Nothing, n) for n in _LITTER] + [(_Dict, n) for n in _DICTS]
+            with torch.serialization.safe_globals(inert):
+                return torch.load(f, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except MemoryError as e:
+        raise CheckpointError(f"{path} claims tensors that do not fit in memory") from e
+    except Exception as e:  # a pickle of garbage raises almost anything
+        raise CheckpointError(
+            f"{path} is no PyTorch checkpoint, is damaged or cut off ({type(e).__name__}); "
+            f"copy it again, or save model.state_dict() anew"
+        ) from e
+
+
+def _names_in_zip(path: Path, f: BinaryIO, size: int) -> set[str]:
+    with zipfile.ZipFile(f) as z:
+        parts = z.infolist()
+        if any(p.filename.endswith("constants.pkl") for p in parts):
+            raise CheckpointError(
+                f"{path} is a TorchScript program, not weights; save its state dict: "
+                f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pt')"
+            )
+        inside = [p for p in parts if p.filename.rpartition("/")[2] == "data.pkl"]
+        if len(inside) != 1:
+            raise CheckpointError(
+                f"{path} is a zip archive but no PyTorch checkpoint; give what torch.save wrote"
+            )
+        packed = any(p.compress_type != zipfile.ZIP_STORED for p in parts)
+        if packed or sum(p.file_size for p in parts) > size:
+            raise CheckpointError(
+                f"{path} is a packed archive, which torch.save never writes; unpack or save it anew"
+            )
+        return _globals(io.BytesIO(z.read(inside[0])))
+
+
+def _names_in_stream(f: BinaryIO) -> set[str]:
+    f.seek(0)
+    first = list(itertools.islice(pickletools.genops(f), _N_OPCODES_OF_MAGIC))
+    if not any(argument == _LEGACY_MAGIC for _, argument, _ in first):
+        f.seek(0)
+        return _globals(f)
+    f.seek((first[-1][2] or 0) + 1)  # behind its STOP
+    return set().union(*(_globals(f) for _ in range(_N_AFTER_MAGIC)))
+
+
+def _globals(f: BinaryIO) -> set[str]:
+    """The dotted names that a pickle wants to look up, without looking any up."""
+    names: set[str] = set()
+    strings = ["", ""]  # the last two, which STACK_GLOBAL takes
+    for op, argument, _ in pickletools.genops(f):
+        if op.name in ("GLOBAL", "INST"):
+            names.add(str(argument).replace(" ", ".", 1).replace("__builtin__.", "builtins.", 1))
+        elif op.name == "STACK_GLOBAL":
+            names.add(".".join(strings))
+        elif isinstance(argument, str):
+            strings = [strings[1], argument]
+    return names
+
+
+def _refuse_objects(path: Path, names: set[str]) -> None:
+    foreign = sorted(n for n in names if not _PLAIN.fullmatch(n) and n not in _LITTER + _DICTS)
+    if not foreign:
+        return
+    save = "torch.save(model.state_dict(), 'weights.pt')"
+    if any(n.startswith("torch.nn.modules.") for n in foreign):
+        own = [n for n in foreign if not n.startswith(("torch.", "builtins."))] or foreign
+        raise CheckpointError(
+            f"{path} holds a whole pickled network ({own[0]}), which would run code when loaded; "
+            f"it is refused. Where you made it, save the weights alone: {save}"
+        )
+    raise CheckpointError(
+        f"{path} holds Python objects ({foreign[0]}) that would run code when loaded; it is "
+        f"refused. Where you made it, save the weights alone: {save}"
+    )

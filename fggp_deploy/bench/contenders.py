@@ -1,0 +1,80 @@
+"""The rivals: dense fp32, the packed file, the kernels, dense int8; each opens fresh sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from fggp_deploy import runtime
+from fggp_deploy.bench.int8 import quantize
+from fggp_deploy.bench.subject import Subject
+from fggp_deploy.runtime.compiler import read_dense
+from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.verify.network import SESSION_CONFIG
+
+DENSE, PACKED, KERNELS, INT8 = "dense", "packed", "kernels", "int8"
+N_RANDOM = 16  # inputs to calibrate with where there are no images
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+Opener = Callable[[int, int], ort.InferenceSession]  # (threads, batch)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`file_bytes` is what must be stored; `what` says it in words; `open` takes threads, batch."""
+
+    name: str
+    what: str
+    file_bytes: int
+    open: Opener
+
+
+def contenders(subject: Subject, *, int8: bool, progress: Progress) -> list[Contender]:
+    """Dense first, then those that this file allows; see `missing` for the others."""
+    path = subject.path
+    file_bytes = path.stat().st_size
+    dense = subject.dense.SerializeToString() if subject.packed else path.read_bytes()
+    made = [Contender(DENSE, "dense fp32, stock onnxruntime", len(dense), _stock(dense, DENSE))]
+    if subject.packed:
+        packed = path.read_bytes()
+        what = "the packed file, stock onnxruntime"
+        made.append(Contender(PACKED, what, file_bytes, _stock(packed, path.name)))
+
+    def on_kernels(threads: int, batch: int) -> ort.InferenceSession:
+        return runtime.session(
+            path, threads=threads, batch=batch, config=SESSION_CONFIG, progress=progress
+        )
+
+    what = f"{'the packed' if subject.packed else 'this'} file, runtime.session"
+    made.append(Contender(KERNELS, what, file_bytes, on_kernels))
+    if int8:
+        progress("quantising to int8", 0, 1)
+        model, on = _quantized(subject, dense)
+        what = f"dense int8 (QDQ, per channel, calibrated on {on}), stock onnxruntime"
+        made.append(Contender(INT8, what, len(model), _stock(model, INT8)))
+        progress("quantising to int8", 1, 1)
+    return made
+
+
+def _stock(model: bytes, name: str) -> Opener:
+    return lambda threads, batch: Options(threads, SESSION_CONFIG).open(model, name=name)
+
+
+def _quantized(subject: Subject, dense: bytes) -> tuple[bytes, str]:
+    """The int8 model, and what it was calibrated on."""
+    batch = subject.fixed_batch or 1
+    like = subject.feeds(batch)
+    if subject.images is None:
+        rng = np.random.default_rng(1)
+        feeds = [
+            {name: rng.standard_normal(x.shape, dtype=np.float32) for name, x in like.items()}
+            for _ in range(N_RANDOM)
+        ]
+        return quantize(read_dense(dense), feeds), f"{N_RANDOM * batch} random inputs"
+    (name,) = like
+    x = subject.images.calibration
+    feeds = [{name: x[i : i + batch]} for i in range(0, len(x) - batch + 1, batch)]
+    on = f"{len(feeds) * batch} images of {subject.images.data}"
+    return quantize(read_dense(dense), feeds), on

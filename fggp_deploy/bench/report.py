@@ -1,0 +1,278 @@
+"""A model against its rivals, by threads and batch, and what each of its layers costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fggp_deploy import kernels, runtime
+from fggp_deploy.artifacts.provenance import Provenance
+from fggp_deploy.bench.contenders import DENSE, KERNELS, PACKED, Contender, Progress, contenders
+from fggp_deploy.bench.subject import Subject, read
+from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.files import sha256_file
+from fggp_deploy.runtime.compiler import Request, compile_model
+from fggp_deploy.runtime.costs import LayerCost
+from fggp_deploy.runtime.sessions import Options, largest_difference, run
+from fggp_deploy.timing import Run
+from fggp_deploy.verify.accuracy import Proportion, proportion
+from fggp_deploy.verify.latency import N_SESSIONS, Speedup, Timing, measure, speedup, timing
+from fggp_deploy.verify.machine import Machine, machine
+from fggp_deploy.verify.network import SESSION_CONFIG
+
+SCHEMA_VERSION = 1
+N_CALIBRATION, N_TEST = 128, 1000  # images for int8's ranges, and to compare answers on
+TOLERANCE = 1e-5  # of the largest output: how far the kernels may be from dense
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One contender at one setting; `speedup` is None for dense itself.
+
+    `max_rel` is the largest difference to dense's outputs over the largest of them.
+    """
+
+    contender: str
+    threads: int
+    batch: int
+    timing: Timing
+    speedup: Speedup | None
+    max_rel: float
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What each layer costs on one thread, and the plan; no layers where there is nothing to do."""
+
+    plan: str
+    layers: tuple[LayerCost, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What `runtime.explain` says of the kernels at one setting; "plain: …" is not timed again."""
+
+    threads: int
+    batch: int
+    plan: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Top-1 on the test images, and the share of them on which the answer is dense's."""
+
+    top1: Proportion
+    agreement: Proportion
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A contender in words, its bytes as stored, and its answers where there are real images."""
+
+    name: str
+    what: str
+    file_bytes: int
+    scored: Scored | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured; `notes` say what could not be."""
+
+    model: str
+    sha256: str
+    packed: bool
+    rivals: tuple[Rival, ...]
+    plans: tuple[Planned, ...]
+    cells: tuple[Cell, ...]
+    layers: Layers | None
+    notes: tuple[str, ...]
+    isa: str
+    machine: Machine
+    load_average_after: float | None
+    provenance: Provenance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, `schema_version` included."""
+        head = {"schema_version": SCHEMA_VERSION}
+        plain: dict[str, Any] = json.loads(json.dumps(head | asdict(self), allow_nan=False))
+        return plain
+
+
+def bench(
+    path: Path,
+    *,
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1,),
+    int8: bool = True,
+    layers: bool = False,
+    shape: tuple[int, ...] | None = None,
+    data_dir: Path | None = None,
+    seconds: float = 6.0,
+    sessions: int = N_SESSIONS,
+    seed: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> Report:
+    """Time a model's contenders against dense fp32 ONNX Runtime, interleaved, in fresh sessions.
+
+    `seconds` are for each setting, a pair of `threads` and `batches`. `shape` gives dimensions of
+    the input that the model leaves open, `data_dir` where its data set lies. Raises ConfigError for
+    options out of their domain and ModelFileError for a file that cannot be read or run.
+    """
+    if not threads or not batches or min(*threads, *batches) < 1:
+        raise ConfigError(f"threads and batch must be at least 1, got {threads} and {batches}")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ConfigError(f"seconds must be positive and finite, got {seconds}")
+    started, state = datetime.now(UTC), machine()
+    subject = read(path, data_dir=data_dir, shape=shape, n_calibration=N_CALIBRATION, n_test=N_TEST)
+    notes = _notes(subject)
+    subject.feeds(1)  # what cannot be fed fails before anything is made
+    plans: list[Planned] = []
+    rivals, lost = _contenders(subject, int8, progress)
+    notes += lost
+    fixed = subject.fixed_batch
+    possible = [b for b in batches if fixed in (None, b)]
+    if not possible:
+        raise ConfigError(f"{path.name} takes {fixed} images only; give --batch {fixed}")
+    if skipped := [b for b in batches if b not in possible]:
+        notes.append(f"Batch {', '.join(map(str, skipped))} left out: the model takes {fixed}.")
+    cells: list[Cell] = []
+    for n, batch in product(threads, possible):
+        found, plan = _setting(
+            subject, rivals, n, batch,
+            seconds=seconds, sessions=sessions, seed=seed, progress=progress,
+        )  # fmt: skip
+        cells += found
+        plans.append(Planned(n, batch, plan))
+    scored = _top1(subject, rivals, threads[0])
+    costs = _layers(path, threads[0], possible[0], progress) if layers else None
+    setting = {"threads": list(threads), "batch": list(batches), "seconds": seconds, "seed": seed}
+    return Report(
+        model=path.name,
+        sha256=sha256_file(path),
+        packed=subject.packed,
+        rivals=tuple(Rival(c.name, c.what, c.file_bytes, scored.get(c.name)) for c in rivals),
+        plans=tuple(plans),
+        cells=tuple(cells),
+        layers=costs,
+        notes=tuple(dict.fromkeys(notes)),
+        isa=os.environ.get("FGGP_ISA") or kernels.status().isa,
+        machine=state,
+        load_average_after=machine().load_average,
+        provenance=Provenance.of(
+            setting | {"sessions": sessions, "session_config": SESSION_CONFIG}, started
+        ),
+    )
+
+
+def _notes(subject: Subject) -> list[str]:
+    notes = []
+    if not subject.packed:
+        notes.append("The file holds no packed weights: there is nothing packed to compare.")
+    if subject.images is None:
+        notes.append(f"Inputs are random, because {subject.why}.")
+    return notes
+
+
+def _contenders(
+    subject: Subject, int8: bool, progress: Progress
+) -> tuple[list[Contender], list[str]]:
+    """The contenders; without int8, and a note, where onnxruntime cannot quantise the network."""
+    try:
+        return contenders(subject, int8=int8, progress=progress), []
+    except ModelFileError as e:
+        if not int8:
+            raise
+        return contenders(subject, int8=False, progress=progress), [f"No int8: {e}."]
+
+
+def _setting(
+    subject: Subject,
+    rivals: Sequence[Contender],
+    threads: int,
+    batch: int,
+    *,
+    seconds: float,
+    sessions: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[Cell], str]:
+    """Cells of one setting, and what the kernels' plan is."""
+    feeds = subject.feeds(batch)
+    outputs: dict[str, Any] = {}
+    plan = ""
+    for c in rivals:
+        session = c.open(threads, batch)
+        outputs[c.name] = run(session, feeds, f"{subject.path.name} ({c.name})")
+        if c.name == KERNELS:
+            plan = runtime.explain(session)
+        del session
+    differs = {name: largest_difference(y, outputs[DENSE]) for name, y in outputs.items()}
+    for name in (PACKED, KERNELS):
+        if not differs.get(name, 0.0) <= TOLERANCE:
+            raise ModelFileError(
+                f"{name} and dense outputs differ by {differs[name]:.1e} of the largest, more than "
+                f"{TOLERANCE:.0e}; the network overflows, or please report this"
+            )
+
+    def opener(c: Contender) -> Callable[[], Run]:
+        return lambda: partial(c.open(threads, batch).run, None, feeds)
+
+    rng = np.random.default_rng(seed)
+    samples = measure(
+        {c.name: opener(c) for c in rivals if c.name != KERNELS or plan.startswith("kernels")},
+        seconds=seconds,
+        sessions=sessions,
+        rng=rng,
+        progress=partial(progress, f"{threads} threads, batch {batch}"),
+    )
+    cells = [
+        Cell(
+            contender=name,
+            threads=threads,
+            batch=batch,
+            timing=timing(ms),
+            speedup=None if name == DENSE else speedup(samples[DENSE], ms, rng),
+            max_rel=differs[name],
+        )
+        for name, ms in samples.items()
+    ]
+    return cells, plan
+
+
+def _top1(subject: Subject, rivals: Sequence[Contender], threads: int) -> dict[str, Scored]:
+    """Accuracy of every contender on the test images, and its agreement with dense."""
+    images = subject.images
+    if images is None:
+        return {}
+    step = subject.fixed_batch or 50
+    n = len(images.test) // step * step
+    answers = {}
+    for c in rivals:
+        session = c.open(threads, step)
+        name = session.get_inputs()[0].name
+        parts = [session.run(None, {name: images.test[i : i + step]})[0] for i in range(0, n, step)]
+        answers[c.name] = np.concatenate(parts).argmax(axis=1)
+    return {
+        name: Scored(
+            top1=proportion(int((y == images.labels[:n]).sum()), n),
+            agreement=proportion(int((y == answers[DENSE]).sum()), n),
+        )
+        for name, y in answers.items()
+    }
+
+
+def _layers(path: Path, threads: int, batch: int, progress: Progress) -> Layers:
+    request = Request(Options(threads, SESSION_CONFIG), batch, progress=progress)
+    compiled = compile_model(path.read_bytes(), request)
+    return Layers(str(compiled.plan), tuple(compiled.layers))

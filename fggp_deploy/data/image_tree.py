@@ -1,0 +1,155 @@
+"""Finding the images below a folder: hidden files left out, loops of links refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fggp_deploy.data.images import SUFFIXES
+from fggp_deploy.errors import DataError, MachineError
+
+PART_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_MAX_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The images below a folder. `names`: relative, "/" between; `owners`: the class of each."""
+
+    root: Path
+    names: tuple[str, ...]
+    owners: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, sorted."""
+        return tuple(sorted(set(self.owners)))
+
+
+def scan(root: Path) -> Tree:
+    """All images below the class folders of `root`, sorted by name within each class.
+
+    Raises DataError where there are no class folders, one without images, a link that leads back
+    to where it is, or a class name that is not UTF-8; MachineError for what may not be read.
+    """
+    names: list[str] = []
+    owners: list[str] = []
+    empty = []
+    for owner in sorted(folders(root)):
+        if not _is_utf8(owner):
+            raise DataError(
+                f"{_shown(root / owner)}: a class's name must be UTF-8; rename the folder"
+            )
+        found = sorted(_images(root / owner, owner, _seen(root)))
+        names += found
+        owners += [owner] * len(found)
+        if not found:
+            empty.append(owner)
+    if not owners and not empty:
+        raise DataError(
+            f"{root} has no class folders; put each class's images in a folder of its own "
+            f"({root}/cat/1.jpg)"
+        )
+    if empty:
+        raise DataError(
+            f"{root / empty[0]} holds no images ({', '.join(sorted(SUFFIXES))}); fill or remove it"
+        )
+    return Tree(root, tuple(names), tuple(owners))
+
+
+def find_parts(root: Path) -> dict[str, Path]:
+    """The folders of train, val and test, those that are there; {} where root holds the classes.
+
+    A folder is a part only if it holds folders: a class may be called "train". Raises DataError
+    for a root that is no folder, and where two folders claim to be one part.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.is_file() else "does not exist"
+        raise DataError(
+            f"{_shown(root)} {what}; --data folder:PATH wants a folder of class folders"
+        )
+    below = folders(root)
+    found: dict[str, Path] = {}
+    for part, names in PART_NAMES.items():
+        of_part = [f for f in below if f.lower() in names and folders(root / f)]
+        if len(of_part) > 1:
+            raise DataError(f"{root} has both {of_part[0]} and {of_part[1]}; keep one as {part}")
+        if of_part:
+            found[part] = root / of_part[0]
+    return found
+
+
+def folders(root: Path) -> list[str]:
+    """Names of the folders in `root` that are not hidden."""
+    return [e.name for e in _entries(root) if _is_dir(e)]
+
+
+def _images(folder: Path, name: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    above = above | _seen(folder)
+    if len(above) > _MAX_DEPTH:
+        raise DataError(f"{_shown(folder)} is more than {_MAX_DEPTH} folders deep; flatten it")
+    for entry in _entries(folder):
+        below = f"{name}/{entry.name}"
+        if _is_dir(entry):
+            if _seen(folder / entry.name) <= above:
+                raise DataError(
+                    f"{_shown(folder / entry.name)} is a link that leads back to a folder above "
+                    f"it; remove it"
+                )
+            yield from _images(folder / entry.name, below, above)
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
+            yield below
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return [e for e in found if not e.name.startswith(".") and e.name != "__MACOSX"]
+    except PermissionError as e:
+        raise MachineError(f"{_shown(folder)} may not be read; change its permissions") from e
+    except OSError as e:
+        raise DataError(f"{_shown(folder)} cannot be read ({e.strerror or e})") from e
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            raise DataError(
+                f"{_shown(entry.path)} is a link that leads to itself; remove it"
+            ) from e
+        raise DataError(f"{_shown(entry.path)} cannot be read ({e.strerror or e})") from e
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link to nothing, which the check of images names; no pipe, no device."""
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+
+
+def _seen(folder: Path) -> frozenset[tuple[int, int]]:
+    try:
+        stat = folder.stat()
+    except OSError as e:
+        raise DataError(f"{_shown(folder)} cannot be read ({e.strerror or e})") from e
+    return frozenset({(stat.st_dev, stat.st_ino)})
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: Path | str) -> str:
+    """A path that can be printed: bytes that are not UTF-8 as \\x.."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

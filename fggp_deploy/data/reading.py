@@ -1,0 +1,161 @@
+"""How a data set is to be read, whatever its kind, and what follows from that for its pixels."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fggp_deploy.data.preprocessing import Preprocessing
+from fggp_deploy.data.types import Progress
+from fggp_deploy.errors import ConfigError, DataError, FggpWarning
+
+if TYPE_CHECKING:
+    from fggp_deploy.data.splits import HeldOut
+
+PARTS = ("train", "val", "test")
+IN_MEMORY_BYTES = 1 << 30  # framed images of a data set that are kept rather than decoded anew
+DEFAULT_SIZE = 64  # pixels, of images of many sizes
+LARGEST_AS_IT_IS = 96  # pixels, of images that are all of one size
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GREY_MEAN, GREY_STD = (0.5,), (0.25,)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the user and the network ask of a data set.
+
+    `preprocessing`, `classes`: of the checkpoint or deployed file that the data are for; the
+    options `image_size` (pixels of a side), `resize` (the shorter side before the crop), `mean`
+    and `std` go before it. `trained_on`: the name of the data that the network has seen.
+    `parts`: those that are needed. `stream`: decode images each time they are read (True), once
+    (False), or once where 1 GiB holds them (None). `workers`: processes that decode, None for the
+    machine's choice. `skip_unreadable`: leave out images that cannot be decoded, and say how many.
+    `trust_code`: run the user's own Python file. `split_seed`, `held_out`: see splits.hold_out.
+    """
+
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] | None = None
+    trained_on: str | None = None
+    parts: tuple[str, ...] = PARTS
+    image_size: int | None = None
+    resize: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    stream: bool | None = None
+    workers: int | None = None
+    skip_unreadable: bool = False
+    trust_code: bool = False
+    split_seed: int = 0
+    held_out: HeldOut | None = None
+    progress: Progress = _silent
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError("--mean and --std go together")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"--workers must be at least 0, got {self.workers}")
+        if self.resize is not None and self.image_size is None and self.preprocessing is None:
+            raise ConfigError("--resize needs --image-size")
+
+    @property
+    def only_tests(self) -> bool:
+        """Whether nothing is trained: the data are there to measure a finished file."""
+        return self.parts == ("test",)
+
+
+def n_workers(asked: int | None) -> int:
+    """Processes that decode: as asked, or one less than the cores that we may use, at most 8."""
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(8, (cores or 1) - 1))
+
+
+def with_options(base: Preprocessing, reading: Reading) -> Preprocessing:
+    """`base` with the options that the user gave."""
+    if reading.mean is not None and reading.std is not None:
+        base = replace(base, mean=reading.mean, std=reading.std)
+    if reading.image_size is not None:
+        size = reading.image_size
+        base = replace(base, height=size, width=size, resize=reading.resize or size)
+    elif reading.resize is not None:
+        base = replace(base, resize=reading.resize)
+    return base
+
+
+def for_any_images(
+    reading: Reading, sizes: npt.NDArray[np.int64], *, all_grey: bool
+) -> Preprocessing:
+    """The preprocessing of images of any size: the network's, the options', or from the images.
+
+    `sizes` [N, 2] are (height, width) of the training images. Images that are all of one size up
+    to 96 pixels stay as they are; others become 64 × 64. Channels: the network's, those of
+    `mean`, or one where every image is grey. Without the network's own, mean and std are
+    ImageNet's for colour and 0.5, 0.25 for grey.
+    """
+    if reading.preprocessing is not None:
+        base = reading.preprocessing
+        if base.resize is None:
+            base = replace(base, resize=min(base.height, base.width))
+        return with_options(base, reading)
+    one_size = len(sizes) and (sizes == sizes[0]).all() and sizes[0].max() <= LARGEST_AS_IT_IS
+    height, width = map(int, sizes[0]) if one_size else (DEFAULT_SIZE, DEFAULT_SIZE)
+    mean, std = (GREY_MEAN, GREY_STD) if all_grey else (IMAGENET_MEAN, IMAGENET_STD)
+    return with_options(Preprocessing(height, width, mean, std, min(height, width)), reading)
+
+
+def class_index(found: Sequence[str], reading: Reading, *, where: str) -> tuple[str, ...]:
+    """The classes in the order of the network's outputs, for the class names found in the data.
+
+    Those of the network where the data have the same names ("/" in a name is "_" in a folder's);
+    when only testing, the data may lack some. Otherwise the data's own, sorted as torchvision
+    sorts them, with a warning where the network knew as many others. Raises DataError for names
+    that differ only in upper and lower case, and when testing, for a class unknown to the network.
+    """
+    by_case: dict[str, str] = {}
+    for name in found:
+        other = by_case.setdefault(name.casefold(), name)
+        if other != name:
+            raise DataError(
+                f"{where} has the classes {other!r} and {name!r}, which differ only in upper and "
+                f"lower case; merge or rename one"
+            )
+    own = tuple(sorted(found))
+    if reading.classes is None:
+        return own
+    known = {safe_name(c) for c in reading.classes}
+    unknown = [c for c in own if safe_name(c) not in known]
+    if reading.only_tests and unknown:
+        raise DataError(
+            f"{where} has the class {unknown[0]!r}, which the network does not know; "
+            f"it knows {_few(reading.classes)}"
+        )
+    if not unknown and (reading.only_tests or len(own) == len(known)):
+        return reading.classes
+    if len(own) == len(known):
+        warnings.warn(
+            f"{where} has other classes ({_few(own)}) than the checkpoint ({_few(reading.classes)})"
+            f"; its parent's accuracy on them means nothing",
+            FggpWarning,
+            stacklevel=2,
+        )
+    return own
+
+
+def safe_name(name: str) -> str:
+    """A class's name as a folder's."""
+    return name.replace("/", "_")
+
+
+def _few(names: Sequence[str], n: int = 3) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

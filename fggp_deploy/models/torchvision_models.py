@@ -1,0 +1,77 @@
+"""torchvision's classification networks and their published weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fggp_deploy.data.torchvision_import import import_torchvision
+from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.models.published import Published, cached
+
+# Auxiliary classifiers help only to train from scratch, and give several outputs; left out.
+_NO_AUXILIARY = {"aux_logits": False, "init_weights": True}
+_OPTIONS: dict[str, dict[str, bool]] = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+# With published weights torchvision has these two normalise their input once more, inside, from
+# ImageNet's mean and std to 0.5 and 0.5; here the preprocessing says so, and the network does not.
+_HALF = ("googlenet", "inception_v3")
+
+
+def _models() -> Any:
+    import_torchvision()
+    import torchvision.models
+
+    return torchvision.models
+
+
+def names() -> list[str]:
+    """The classification networks, without detection, video and quantised ones."""
+    models = _models()
+    return list(models.list_models(module=models))
+
+
+def check(name: str) -> None:
+    """Raise UnknownName for what torchvision does not have."""
+    if name not in (known := names()):
+        raise UnknownName("torchvision model", name, known)
+
+
+def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
+    """Make the network with random weights; raises ConfigError for anything but 3 channels."""
+    if in_channels != 3:
+        raise ConfigError(
+            f"torchvision:{name} takes colour images (3 channels) but the data has {in_channels}; "
+            f"use a network of ours, see `fggp-deploy models`"
+        )
+    options = _OPTIONS.get(name, {})
+    net: nn.Module = _models().get_model(name, weights=None, num_classes=num_classes, **options)
+    return net
+
+
+def published(name: str, weights: str) -> Published:
+    """What torchvision says of its weights; `weights`: DEFAULT or a name such as IMAGENET1K_V1."""
+    known = _models().get_model_weights(name).__members__
+    if weights not in known:
+        raise UnknownName(f"weights of torchvision:{name}", weights, known)
+    entry = known[weights]
+    images = entry.transforms()
+    mean, std = ((0.5,) * 3,) * 2 if name in _HALF else (tuple(images.mean), tuple(images.std))
+    return Published(
+        entry.url, entry.url.rpartition("/")[2],
+        mean, std, images.resize_size[0], images.crop_size[0], images.interpolation.value,
+    )  # fmt: skip
+
+
+def all_published(name: str) -> list[Published]:
+    """Every set of weights that torchvision publishes for a network."""
+    return [published(name, w) for w in _models().get_model_weights(name).__members__]
+
+
+def n_parameters(name: str) -> int:
+    """Parameters with ImageNet's 1000 classes, as torchvision tells it, without building."""
+    return int(_models().get_model_weights(name).DEFAULT.meta["num_params"])
+
+
+fetch = cached

@@ -1,0 +1,225 @@
+"""From a model file to one whose chains of layers are single nodes, where that is faster here."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from fggp_deploy import kernels
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_ops import unpack
+from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.runtime import plan as plans
+from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
+from fggp_deploy.runtime.plan import Compiled, Plan
+from fggp_deploy.runtime.regions import BuiltRegion, Shapes, find, rewrite, value_shapes
+from fggp_deploy.runtime.sessions import Array, Options, largest_difference, run
+from fggp_deploy.timing import Run
+
+# Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
+MIN_ZEROS = 0.4
+TOLERANCE = 1e-4  # of the largest output: the kernels sum in another order
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+WHOLE, CUT = "whole", "cut"  # the contenders: every layer that the kernels know, or fewer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compiled, and for what: the caller's options and the batch to plan for."""
+
+    options: Options
+    batch: int = 1
+    measure: bool = True
+    tuning_seconds: float = 1.0
+    progress: Progress = lambda stage, done, total: None
+
+    @property
+    def threads(self) -> int:
+        """Threads that the model will run on."""
+        return self.options.threads or os.cpu_count() or 1
+
+
+def compile_model(data: bytes, request: Request) -> Compiled:
+    """Plan a model for this machine; raises ModelFileError for one that cannot be read."""
+    dense = read_dense(data)
+    shapes = value_shapes(dense)
+    regions = find(dense, shapes)
+    if not regions:
+        return _plain("it has no layer that the kernels know")
+    zeros = _share_of_zeros(regions)
+    if zeros < MIN_ZEROS:
+        return _plain(
+            f"only {zeros:.0%} of its weights are zeros; the kernels can pay from {MIN_ZEROS:.0%}"
+        )
+    if not request.measure:
+        text = f"{_size(regions)}, by the cost model, not measured"
+        return Compiled(Plan(True, text), _serialized(dense, regions, request))
+    try:
+        feeds = random_feeds(dense, request.batch)
+        return _Planner(dense, shapes, regions, feeds, request).run()
+    except ModelFileError as e:  # what plain onnxruntime may run all the same
+        return _plain(str(e))
+
+
+def read_dense(data: bytes) -> ModelProto:
+    """The dense model in standard operators after ONNX Runtime's basic optimisations.
+
+    Constants and batch norms are folded then, and nodes named by their outputs. Raises
+    ModelFileError.
+    """
+    with reading("the model"):
+        model = unpack(onnx.load_model_from_string(data))
+    with tempfile.TemporaryDirectory(prefix="fggp-compile-") as folder:
+        path = Path(folder) / "basic.onnx"
+        Options(1).open(model.SerializeToString(), optimized=path)
+        del model
+        dense = onnx.load(path)
+    for node in dense.graph.node:
+        node.name = node.output[0]  # what a profile calls it
+    return dense
+
+
+def random_feeds(
+    model: ModelProto, batch: int, *, sizes: Mapping[int, int] | None = None
+) -> dict[str, Any]:
+    """Normal random inputs; the first dimension is `batch` where the model leaves it open.
+
+    `sizes` gives other open dimensions, by position. Raises ModelFileError for an input that is
+    not float or whose size is not known.
+    """
+    rng = np.random.default_rng(0)
+    feeds = {}
+    given = {0: batch, **(sizes or {})}
+    constants = {t.name for t in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        kind = value.type.tensor_type
+        if kind.elem_type != onnx.TensorProto.FLOAT:
+            raise ModelFileError(f"its input {value.name!r} is not float32")
+        shape = [d.dim_value or given.get(i, 0) for i, d in enumerate(kind.shape.dim)]
+        if not shape or not all(shape):
+            open_ = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
+            raise ModelFileError(
+                f"the size of its input {value.name!r} is not known: [{', '.join(map(str, open_))}]"
+            )
+        feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
+    return feeds
+
+
+def _plain(reason: str) -> Compiled:
+    return Compiled(Plan(False, reason))
+
+
+def _share_of_zeros(regions: list[BuiltRegion]) -> float:
+    weights = [x.weight for r in regions for x in r.region.layers if x.weight is not None]
+    return 1 - sum(map(np.count_nonzero, weights)) / sum(w.size for w in weights)
+
+
+def _size(regions: list[BuiltRegion]) -> str:
+    n_layers = sum(x.weight is not None for r in regions for x in r.region.layers)
+    return f"{n_layers} layers in {len(regions)} region{'s' * (len(regions) != 1)}"
+
+
+def _serialized(dense: ModelProto, regions: list[BuiltRegion], request: Request) -> bytes:
+    model: bytes = rewrite(dense, regions, threads=request.threads).SerializeToString()
+    return model
+
+
+class _Planner:
+    """One planning of one model: variants are tuned, layers priced, contenders timed."""
+
+    def __init__(
+        self,
+        dense: ModelProto,
+        shapes: Shapes,
+        regions: list[BuiltRegion],
+        feeds: dict[str, Any],
+        request: Request,
+    ) -> None:
+        self.dense, self.shapes, self.regions = dense, shapes, regions
+        self.feeds, self.request = feeds, request
+        self.dense_bytes: bytes = dense.SerializeToString()
+        self.isa = os.environ.get("FGGP_ISA") or kernels.isas()[0]
+
+    def run(self) -> Compiled:
+        self._tune()
+        costs, proposed = self._price()
+        chosen = {WHOLE: (self.regions, _serialized(self.dense, self.regions, self.request))}
+        if proposed:
+            fewer = find(self.dense, self.shapes, without=proposed)
+            variants = {
+                layer.output: [s.variant for s in region.steps[steps]]
+                for region in self.regions
+                for layer, steps in region.layers()
+            }
+            for region in fewer:
+                region.set_variants(variants)
+            if fewer:
+                chosen[CUT] = (fewer, _serialized(self.dense, fewer, self.request))
+        found = self._choose({name: model for name, (_, model) in chosen.items()})
+        seconds = self.request.tuning_seconds
+        if found.name is None:
+            costs = [replace(c, on_kernels=False) for c in costs]
+            reason = f"no faster beyond doubt, ratio {found.low:.2f} to {found.high:.2f}"
+            return Compiled(Plan(False, reason, found.low, seconds), None, costs)
+        regions, model = chosen[found.name]
+        if found.name == CUT:
+            costs = [replace(c, on_kernels=c.output not in proposed) for c in costs]
+        reason = f"{_size(regions)}, ratio to dense at least {found.low:.2f}"
+        return Compiled(Plan(True, reason, found.low, seconds), model, costs)
+
+    def _tune(self) -> None:
+        """Measure variants of every layer, in time shared by the regions' non-zeros."""
+        known = [r for r in self.regions if r.shapes]
+        for done, region in enumerate(known):
+            self.request.progress("tuning the kernels for this machine", done, len(known))
+            seconds = self.request.tuning_seconds / len(known)
+            assert region.shapes is not None
+            pairs = region.program().tune(region.shapes, isa=self.isa, seconds=seconds)
+            region.set_variants({x.output: pairs[steps] for x, steps in region.layers()})
+
+    def _price(self) -> tuple[list[LayerCost], set[str]]:
+        """What each layer costs, and the outputs of those that ONNX Runtime had better keep."""
+        self.request.progress("comparing layers", 0, 1)
+        images = len(next(iter(self.feeds.values())))
+        values = {node.name for node in self.dense.graph.node}
+        dense_us = dense_costs(self.dense_bytes, values, self.feeds)
+        costs: list[LayerCost] = []
+        left: set[str] = set()
+        for region in self.regions:
+            if region.shapes is None:
+                continue
+            own = layer_costs(region, self.shapes, dense_us, images=images, isa=self.isa)
+            costs += own
+            left |= leave_to_ort(own, sum(math.prod(s) for s in region.shapes))
+        return costs, left
+
+    def _choose(self, models: Mapping[str, bytes]) -> plans.Choice:
+        self.request.progress("comparing with plain onnxruntime", 0, 1)
+        options = self.request.options
+        want: list[Array] = []
+
+        def dense() -> Run:
+            session = options.open(self.dense_bytes)
+            want[:] = run(session, self.feeds, "the model")
+            return partial(session.run, None, self.feeds)
+
+        def fast(model: bytes) -> Run:
+            session = options.open(model, on_kernels=True)
+            error = largest_difference(run(session, self.feeds, "the model"), want)
+            if not error <= TOLERANCE:
+                raise ModelFileError(f"the kernels' outputs on noise differ by {error:.1e}")
+            return partial(session.run, None, self.feeds)
+
+        return plans.choose({plans.DENSE: dense} | {n: partial(fast, m) for n, m in models.items()})

@@ -1,0 +1,85 @@
+"""A graph of standard operators as the matchers read it, and the layers that they find."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+from onnx import GraphProto, NodeProto, helper, numpy_helper
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Layer:
+    """Nodes that become one or two steps; `inputs` are the values that they read.
+
+    The first `n_weighted` nodes are one operator with `weight` and `bias`: a Conv or a Gemm.
+    """
+
+    nodes: list[NodeProto]
+    inputs: list[str]
+    output: str
+    steps: list[dict[str, Any]]
+    weight: Array | None = None
+    bias: Array | None = None
+    n_weighted: int = 0
+
+
+class Graph:
+    """A graph with its constants and the readers of each value.
+
+    `shapes` holds what is known of the shapes of float values, 0 for a dimension that is not.
+    """
+
+    def __init__(self, graph: GraphProto, shapes: dict[str, list[int]]) -> None:
+        self.proto = graph
+        self.shapes = shapes
+        self.constants = {t.name: t for t in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                self.constants[node.output[0]] = node.attribute[0].t
+        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.readers[name].append(node)
+        self.kept = {v.name for v in graph.output}
+
+    def constant(self, name: str) -> Array | None:
+        """The constant of that name, if it is one."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def shape(self, value: str) -> list[int]:
+        """Its dimensions; empty where not even their number is known, or it is not of floats."""
+        return self.shapes.get(value, [])
+
+    def only_reader(self, value: str) -> NodeProto | None:
+        """The node that reads a value, if nothing else does."""
+        readers = self.readers[value]
+        return readers[0] if len(readers) == 1 and value not in self.kept else None
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def window(a: dict[str, Any], kernel: tuple[int, ...]) -> dict[str, Any] | None:
+    """The geometry of a two-dimensional Conv or pooling; None for any other."""
+    if len(kernel) != 2 or a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return None
+    pads = a.get("pads", [0] * 4) if a.get("auto_pad", b"NOTSET") == b"NOTSET" else [0] * 4
+    return {
+        "kernel": tuple(kernel),
+        "strides": tuple(a.get("strides", [1, 1])),
+        "dilations": tuple(a.get("dilations", [1, 1])),
+        "pads": tuple(pads),
+    }
+
+
+def single(node: NodeProto, *ops: int) -> Layer:
+    """A node without weights as these steps."""
+    return Layer([node], [node.input[0]], node.output[0], [{"op": op} for op in ops])

@@ -1,0 +1,95 @@
+"""ONNX Runtime sessions with one set of options, on the kernels or without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from fggp_deploy import kernels
+from fggp_deploy.errors import ModelFileError
+
+Array = npt.NDArray[Any]
+PROVIDERS = ["CPUExecutionProvider"]
+MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller asked of every session that is opened on the way.
+
+    `threads` None leaves ONNX Runtime's default; `config` holds session configuration entries.
+    """
+
+    threads: int | None = None
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def make(self) -> ort.SessionOptions:
+        """The same for ONNX Runtime."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, not printed
+        options.inter_op_num_threads = 1
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        for key, value in self.config.items():
+            options.add_session_config_entry(key, value)
+        return options
+
+    def open(
+        self,
+        model: Path | bytes,
+        *,
+        name: str = "the model",
+        on_kernels: bool = False,
+        profile: Path | None = None,
+        optimized: Path | None = None,
+    ) -> ort.InferenceSession:
+        """A session; `on_kernels` registers the library.
+
+        `profile` is how the name of its profile begins; `optimized` is where to write the model
+        after the basic optimisations, the only ones that then are made. Raises ModelFileError for
+        what onnxruntime cannot load.
+        """
+        options = self.make()
+        try:
+            if profile is not None:
+                options.enable_profiling = True
+                options.profile_file_prefix = str(profile)
+            if optimized is not None:
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                options.optimized_model_filepath = str(optimized)
+            if on_kernels:
+                options.register_custom_ops_library(str(kernels.library_path()))
+            source = model if isinstance(model, bytes) else str(model)
+            return ort.InferenceSession(source, options, providers=PROVIDERS)
+        except Exception as e:  # onnxruntime's exceptions have no common base
+            raise ModelFileError(f"onnxruntime cannot load {name}: {brief(e)}") from e
+
+
+def run(session: ort.InferenceSession, feeds: Mapping[str, Any], name: str) -> list[Array]:
+    """All outputs; raises ModelFileError where the model does not run on these inputs."""
+    try:
+        return [np.asarray(y) for y in session.run(None, dict(feeds))]
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        raise ModelFileError(f"{name} does not run: {brief(e)}") from e
+
+
+def largest_difference(got: Sequence[Array], want: Sequence[Array]) -> float:
+    """The largest difference of any output over its largest value; NaN where one holds NaN."""
+    worst = [0.0]
+    for g, w in zip(got, want, strict=True):
+        largest = np.abs(w).max(initial=0.0) or 1.0
+        worst.append(float(np.abs(g - w).max(initial=0.0) / largest))
+    return float(np.max(worst))
+
+
+def brief(e: Exception, *, limit: int = 160) -> str:
+    """The first line of an onnxruntime error, without its code prefix, of at most `limit` signs."""
+    line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    line = line.removeprefix("[ONNXRuntimeError] : ").strip()
+    return line if len(line) <= limit else line[: limit - 1] + "…"

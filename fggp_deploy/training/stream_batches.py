@@ -1,0 +1,142 @@
+"""Batches of images that do not fit in memory: decoded and augmented in worker processes.
+
+Every image's random choices come from a seed of its own that the main process draws, so that the
+batches depend on neither the number of workers nor who decodes what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fggp_deploy.data.images import shrink
+from fggp_deploy.data.preprocessing import Images, Preprocessing
+from fggp_deploy.data.torchvision_import import import_torchvision
+from fggp_deploy.data.types import Stream
+from fggp_deploy.errors import FggpError, MachineError
+from fggp_deploy.training.augment import Augmentation, draw_rectangles, erase
+from fggp_deploy.training.batches import Normalise
+
+_AHEAD = 2  # batches that each worker decodes ahead
+_SMALLEST_CROP = 0.25  # share of an image's area that strong's crop keeps at least
+Plan = tuple[Tensor, Tensor | None]  # rows int64 [B] and their seeds, None where nothing is random
+
+
+class StreamBatches:
+    """See Batches. `workers` processes decode; 0 decodes in this one."""
+
+    def __init__(
+        self, stream: Stream, *, batch_size: int, device: torch.device, workers: int
+    ) -> None:
+        import_torchvision()  # once here, not in every worker
+        self.stream = stream
+        self.labels = torch.tensor(stream.labels).to(device)
+        self.batch_size = batch_size
+        self.device = device
+        self.workers = workers
+        self._normalise = Normalise(stream.preprocessing, device)
+
+    def shuffled(
+        self, generator: torch.Generator, augmentation: Augmentation, *, skip: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See Batches."""
+        n = len(self.stream) // self.batch_size * self.batch_size
+        order = torch.randperm(len(self.stream), generator=generator)[:n]
+        seeds = torch.randint(0, 2**62, (n,), generator=generator)
+        p = self.stream.preprocessing
+        rectangles = draw_rectangles(n, (p.height, p.width), generator)
+        random = seeds if augmentation.preset != "none" else None
+        decode = _Decode(self.stream, augmentation)
+        for i, (x, y) in enumerate(self._batches(decode, order, random, skip), skip):
+            if augmentation.preset == "strong":
+                at = slice(i * self.batch_size, (i + 1) * self.batch_size)
+                x = erase(x, rectangles[:, at])
+            yield x, y
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """See Batches."""
+        yield from self._batches(_Decode(self.stream), torch.arange(len(self.stream)), None, 0)
+
+    def _batches(
+        self, decode: _Decode, order: Tensor, seeds: Tensor | None, skip: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = order.split(self.batch_size)[skip:]
+        if not rows:
+            return
+        of_rows: Sequence[Tensor | None] = [None] * len(rows)
+        if seeds is not None:
+            of_rows = seeds.split(self.batch_size)[skip:]
+        plans: list[Plan] = list(zip(rows, of_rows, strict=True))
+        loader = DataLoader(
+            decode,
+            batch_size=None,
+            sampler=plans,
+            num_workers=self.workers,
+            prefetch_factor=_AHEAD if self.workers else None,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its seed is of no use here, and not to be torch's own
+        )
+        try:
+            for index, x in zip(rows, loader, strict=True):
+                if isinstance(x, FggpError):
+                    raise x
+                x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+                yield self._normalise(x), self.labels[index.to(self.device)]
+        except RuntimeError as e:
+            if "DataLoader worker" not in str(e) and "shared memory" not in str(e):
+                raise
+            raise MachineError(
+                f"a process that decodes images died, perhaps for lack of (shared) memory: give "
+                f"fewer --workers, or 0 ({str(e).splitlines()[0]:.100})"
+            ) from e
+
+
+class _Decode(Dataset[Any]):
+    """Plan → uint8 [B, H, W, C], or the error that names the image; runs in a worker process."""
+
+    def __init__(self, stream: Stream, augmentation: Augmentation | None = None) -> None:
+        self.stream = stream
+        self.augmentation = augmentation
+        self.change = _transform(stream.preprocessing, augmentation)
+
+    def __getitem__(self, plan: Plan) -> Tensor | FggpError:
+        rows, seeds = plan
+        try:
+            if seeds is None:
+                return torch.from_numpy(self.stream.read(rows.tolist()))
+            with torch.random.fork_rng(devices=[]):
+                pairs = zip(rows.tolist(), seeds.tolist(), strict=True)
+                return torch.from_numpy(np.stack([self._augmented(i, seed) for i, seed in pairs]))
+        except FggpError as e:
+            e.__cause__ = None  # a decoder's own exception need not pickle
+            return e
+
+    def _augmented(self, i: int, seed: int) -> Images:
+        p = self.stream.preprocessing
+        image = self.stream.open(i)
+        if self.augmentation is not None and self.augmentation.preset == "basic":
+            image = shrink(image, p, name=self.stream.name(i))
+        torch.manual_seed(seed)
+        return np.asarray(self.change(image), np.uint8).reshape(p.image_shape)
+
+
+def _transform(p: Preprocessing, augmentation: Augmentation | None) -> Callable[[Image], Image]:
+    """What torchvision does to one image of a preset, from torch's own random state."""
+    from torchvision.transforms import v2
+
+    if augmentation is None or augmentation.preset == "none":
+        return v2.Identity()
+    size = (p.height, p.width)
+    crop: Any = v2.RandomCrop(size, padding=augmentation.crop_padding)
+    changes = [v2.RandomHorizontalFlip()] if augmentation.flip else []
+    if augmentation.preset == "strong":
+        how = v2.InterpolationMode(p.interpolation)
+        crop = v2.RandomResizedCrop(size, scale=(_SMALLEST_CROP, 1), interpolation=how)
+        changes.append(v2.TrivialAugmentWide())
+    return v2.Compose([crop, *changes])

@@ -1,0 +1,40 @@
+"""Running a function of the user's own Python file, when told to trust it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fggp_deploy.errors import ConfigError
+
+
+def load_function(spec: str, *, trust_code: bool) -> Callable[..., Any]:
+    """The function that `path/module.py:function` names.
+
+    Importing the file runs it, so this needs `trust_code`. Raises ConfigError without it, for a
+    file that is missing or fails, and for a function that is not there.
+    """
+    path, _, name = spec.rpartition(":")
+    if not trust_code:
+        raise ConfigError(f"{spec} would run code from {path}; give --trust-code if you trust it")
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"{path} does not exist or is no file; give FILE.py:FUNCTION")
+    module_spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert module_spec is not None  # the suffix is .py
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules.setdefault(file.stem, module)  # worker processes may need to name its classes
+    if (folder := str(file.parent.absolute())) not in sys.path:
+        sys.path.append(folder)  # it may import files that lie beside it
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as e:  # the user's code may raise anything
+        raise ConfigError(f"{path} cannot be imported: {type(e).__name__}: {e}") from e
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"{path} has no function {name!r}")
+    return function

@@ -1,0 +1,62 @@
+"""The images that a file is measured on, prepared as the file says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fggp_deploy import data as datasets
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.data.reading import Reading
+from fggp_deploy.data.splits import SPLIT, HeldOut
+from fggp_deploy.data.types import Dataset, Progress
+
+CONFIG = "config.yaml"  # of the run, beside the model
+
+
+def images_for(
+    model: Path,
+    name: str | None = None,
+    data_dir: Path | None = None,
+    *,
+    progress: Progress,
+    **options: Any,
+) -> Dataset | None:
+    """The test part of data set `name` for a deployable file; None where the file names none.
+
+    By default it is the one that the run used, as the run's config.yaml beside the model says, or
+    the file itself. The file's own preprocessing and class names hold. Images that the run's
+    split.json holds out of the same data are the test part; without it they are chosen as the run
+    chose them. `options` are further fields of Reading.
+    """
+    meta = SparseModel.open(model).metadata
+    config = _config(model.with_name(CONFIG))
+    if name is None:
+        name = config.get("data") or meta.data
+        data_dir = data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
+    if name is None:
+        return None
+    trained = meta.provenance.get("prune") or {}
+    seed = (trained.get("config") or {}).get("split_seed", 0)
+    split = model.with_name(SPLIT)
+    reading = Reading(
+        preprocessing=meta.preprocessing,
+        classes=meta.classes,
+        trained_on=meta.data,
+        parts=("test",),
+        held_out=HeldOut.open(split) if split.is_file() else None,
+        progress=progress,
+        **{"split_seed": seed if isinstance(seed, int) else 0, **options},
+    )
+    return datasets.load(name, data_dir, reading)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """A run's options as far as they are strings; {} where there are none."""
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return {k: v for k, v in read.items() if isinstance(v, str)} if isinstance(read, dict) else {}
