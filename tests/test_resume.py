@@ -23,6 +23,7 @@ from fggp_deploy.errors import (
     CheckpointError,
     ConfigError,
     FggpWarning,
+    MachineError,
     ResumeRefused,
     Stopped,
     TrainingDiverged,
@@ -291,3 +292,15 @@ def test_config_yaml_is_the_resolved_configuration(tmp_path, parent):
     prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved == config(parent, **SMALL).to_dict()
+
+
+def test_a_full_disk_does_not_end_a_run(tmp_path, parent, monkeypatch):
+    whole = prune(config(parent, **SMALL, save_every=60.0), observer=Quiet(), out=tmp_path / "a")
+
+    def full(*_: object) -> None:
+        raise MachineError("cannot write: the disk is full")
+
+    monkeypatch.setattr(runs.savepoint, "write", full)
+    with pytest.warns(FggpWarning, match="the disk is full; the run goes on without a savepoint"):
+        result = prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
+    assert result.digest == whole.digest

@@ -121,7 +121,7 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
             seen.append(s.model[8].weight.detach().clone())
     a, b, c = seen
     want = 0.5 * (0.5 * a + 0.5 * b) + 0.5 * c
-    torch.testing.assert_close(s.average.module[8].weight, want)
+    torch.testing.assert_close(s.average["8.weight"], want)
     model = settled_model(s, s.batches(s.data.train))
     torch.testing.assert_close(model[8].weight, want)
     assert not model[8].weight[~s.pruner.masks["8.weight"]].any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
-from fggp_deploy.errors import Stopped, TrainingDiverged
+from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged
 from fggp_deploy.folder import RESUME
 from fggp_deploy.masks import tensor_digest
 from fggp_deploy.models import canonical
@@ -68,11 +69,12 @@ class Run:
                     if step == s.n_steps:
                         break
                     due = time.monotonic() - saved >= 60 * s.config.save_every
-                    if due or interruption.received:
-                        self._save()
-                        saved = time.monotonic()
                     if interruption.received:
+                        self._save()
                         raise Stopped(interruption.received, step, s.n_steps, self.folder)
+                    if due:
+                        self._try_to_save()
+                        saved = time.monotonic()
             except TrainingDiverged as e:
                 raise TrainingDiverged(f"{e}; {self._what_is_left()}") from e
         return self._finish()
@@ -150,6 +152,18 @@ class Run:
         result.save()
         shutil.rmtree(self.folder / RESUME, ignore_errors=True)
         return result
+
+    def _try_to_save(self) -> None:
+        """Save; a full disk is no reason to lose what is in memory, so it only gets a warning."""
+        try:
+            self._save()
+        except MachineError as e:
+            again = self.session.config.save_every
+            warnings.warn(
+                f"{e}; the run goes on without a savepoint and tries again in {again:g} minutes",
+                FggpWarning,
+                stacklevel=2,
+            )
 
     def _save(self) -> None:
         s = self.session

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fggp_deploy.data.types import Dataset, Part
 from fggp_deploy.errors import TrainingDiverged
@@ -47,8 +47,8 @@ class Position:
 class Session:
     """A run in memory: everything on its device.
 
-    `teacher`: the parent network, None where there is none. `average`: the moving average of the
-    weights, once it has begun.
+    `teacher`: the parent network, None where there is none. `average`: the moving average of each
+    parameter, once it has begun.
     """
 
     model: nn.Module
@@ -58,7 +58,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     device: torch.device
     teacher: nn.Module | None = None
-    average: AveragedModel | None = None
+    average: dict[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.config.seed)
@@ -99,16 +99,16 @@ class Session:
 
     def average_weights(self) -> None:
         """Take the step's weights into the moving average, which begins when masks have settled."""
-        stage = stage_at(self.stages, self.position.step)
-        if not self.config.ema or self.position.step <= stage.settled:
+        settled = stage_at(self.stages, self.position.step).settled
+        if not self.config.ema or self.position.step <= settled:
             self.average = None
             return
+        now = {n: p.detach() for n, p in self.model.named_parameters()}
         if self.average is None:
-            self.average = self._new_average()
-        self.average.update_parameters(self.model)
-
-    def _new_average(self) -> AveragedModel:
-        return AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
+            self.average = {n: p.clone() for n, p in now.items()}
+            return
+        update = get_ema_multi_avg_fn(self.config.ema)
+        update(list(self.average.values()), list(now.values()), 0)
 
     def check_finite(self) -> None:
         """Raise TrainingDiverged when a weight or a statistic is NaN or infinite."""
@@ -122,7 +122,7 @@ class Session:
             "position": vars(self.position).copy(),
             "pruner": self.pruner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else dict(self.average.state_dict()),
+            "average": self.average,
             "random": _random_state(self.device),
         }
 
@@ -134,8 +134,11 @@ class Session:
         _load_optimizer(self.optimizer, state["optimizer"])
         self.average = None
         if state["average"] is not None:
-            self.average = self._new_average()
-            self.average.load_state_dict(state["average"])
+            kept = state["average"]
+            self.average = {
+                n: torch.empty_like(p.detach()).copy_(kept[n])
+                for n, p in self.model.named_parameters()
+            }
         _set_random_state(state["random"], self.device)
 
 

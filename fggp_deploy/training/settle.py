@@ -23,10 +23,9 @@ def settled_model(s: Session, train: Batches) -> nn.Module:
     """
     model = deepcopy(s.model)
     if s.average is not None:
-        average = dict(s.average.module.named_parameters())
         with torch.no_grad():
             for name, p in model.named_parameters():
-                p.copy_(average[name])
+                p.copy_(s.average[name])
     s.pruner.all_masks().apply_(dict(model.named_parameters()))
     if s.config.bn_images:
         generator = torch.Generator().manual_seed(s.config.seed)
