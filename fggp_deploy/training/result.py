@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.errors import CheckpointError
 from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import SUMMARY
@@ -24,6 +25,12 @@ class TargetResult:
     n_prunable: int
     n_removed: int
     digest: str
+
+    @classmethod
+    def of(cls, checkpoint: Path, metrics: Mapping[str, Any]) -> TargetResult:
+        """From what a checkpoint of a run says of itself."""
+        names = (f.name for f in fields(cls) if f.name != "checkpoint")
+        return cls(checkpoint=checkpoint, **{name: metrics[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,29 @@ class RunResult:
     digest: str
     seconds: float
     results: tuple[TargetResult, ...]
+
+    @classmethod
+    def of(cls, checkpoint: Path, paths: Sequence[Path]) -> RunResult:
+        """From the run's main checkpoint and the one of each target, the last target last.
+
+        Raises CheckpointError when one is missing or damaged.
+        """
+        described = [(path, Checkpoint.open(path).info) for path in paths]
+        infos = [(path, info) for path, info in described if info is not None]
+        results = tuple(TargetResult.of(path, info.metrics) for path, info in infos)
+        last, info = results[-1], infos[-1][1]
+        return cls(
+            folder=checkpoint.parent,
+            checkpoint=checkpoint,
+            test_accuracy=last.test_accuracy,
+            parent_accuracy=info.metrics["parent_test_accuracy"],
+            n_test=info.metrics["n_test"],
+            n_prunable=last.n_prunable,
+            n_removed=last.n_removed,
+            digest=last.digest,
+            seconds=info.provenance["seconds"],
+            results=results,
+        )
 
     def save(self) -> None:
         """Write the summary into the run's folder, its paths relative to that."""

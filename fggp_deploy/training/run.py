@@ -8,11 +8,11 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged
 from fggp_deploy.folder import RESUME
@@ -24,7 +24,7 @@ from fggp_deploy.training.interruption import Interruption
 from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.loop import accuracy, training_steps
 from fggp_deploy.training.observer import Observer
-from fggp_deploy.training.result import RunResult, TargetResult
+from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.settle import settled_model
@@ -90,7 +90,7 @@ class Run:
     def _keep(self, stage: Stage) -> None:
         """Write the checkpoint of a target that is reached, with what it can do."""
         s = self.session
-        began = datetime.now(UTC)
+        began = datetime.now(UTC) - timedelta(seconds=s.position.seconds)
         s.check_finite()
         if stage.end == s.n_steps:
             s.pruner.finish()
@@ -104,15 +104,10 @@ class Run:
             "n_prunable": masks.n_total,
             "n_removed": masks.n_removed,
             "digest": tensor_digest(weights | {f"mask/{n}": m for n, m in masks.items()}),
+            "parent_test_accuracy": self._parent_accuracy,
         }
-        if s.teacher is not None:
-            test = s.batches(s.data.test)
-            metrics["parent_test_accuracy"] = accuracy(s.teacher, test)
-        spent = (datetime.now(UTC) - began).total_seconds() + s.position.seconds
-        provenance = replace(Provenance.of(s.config.to_dict(), began), seconds=round(spent, 2))
-        info = replace(
-            self._info, target=stage.target, metrics=metrics, provenance=provenance.to_dict()
-        )
+        provenance = Provenance.of(s.config.to_dict(), began).to_dict()
+        info = replace(self._info, target=stage.target, metrics=metrics, provenance=provenance)
         checkpoint = to_checkpoint(model, s.pruner.all_masks(), info)
         checkpoint.save(self.checkpoint_path(stage))
         if stage.end == s.n_steps and len(s.stages) > 1:
@@ -120,35 +115,8 @@ class Run:
 
     def _finish(self) -> RunResult:
         """Write the summary; the savepoints are not needed any more."""
-        s = self.session
-        paths = [self.checkpoint_path(stage) for stage in s.stages]
-        kept = [(p, Checkpoint.open(p).info) for p in paths]
-        results = tuple(
-            TargetResult(
-                checkpoint=path,
-                **{
-                    k: v
-                    for k, v in info.metrics.items()
-                    if k not in ("n_test", "parent_test_accuracy")
-                },
-            )
-            for path, info in kept
-            if info is not None
-        )
-        last, info = results[-1], kept[-1][1]
-        assert info is not None
-        result = RunResult(
-            folder=self.folder,
-            checkpoint=self.folder / self.result_name,
-            test_accuracy=last.test_accuracy,
-            parent_accuracy=info.metrics.get("parent_test_accuracy"),
-            n_test=info.metrics["n_test"],
-            n_prunable=last.n_prunable,
-            n_removed=last.n_removed,
-            digest=last.digest,
-            seconds=info.provenance["seconds"],
-            results=results,
-        )
+        paths = [self.checkpoint_path(stage) for stage in self.session.stages]
+        result = RunResult.of(self.folder / self.result_name, paths)
         result.save()
         shutil.rmtree(self.folder / RESUME, ignore_errors=True)
         return result
@@ -179,6 +147,12 @@ class Run:
                 f"from it, with other options"
             )
         return f"nothing was saved yet (--save-every {self.session.config.save_every:g} minutes)"
+
+    @cached_property
+    def _parent_accuracy(self) -> float | None:
+        """The parent's on the test split; None without a parent."""
+        s = self.session
+        return None if s.teacher is None else accuracy(s.teacher, s.batches(s.data.test))
 
     @cached_property
     def _info(self) -> CheckpointInfo:
