@@ -21,7 +21,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing, short_name
 from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file
-from fggp_deploy.folder import PARENT, REFERENCE
+from fggp_deploy.folder import REFERENCE, parent_of
 from fggp_deploy.models import without_folder
 from fggp_deploy.training.start import restore
 from fggp_deploy.verify.network import load as load_network
@@ -81,11 +81,13 @@ def export_run(
     name = exporter.DEFAULT_NAME
     if options:
         name = f"model{'.fp16' if values == 'fp16' else ''}{'.flat' if flat else ''}.onnx"
+    if checkpoint.stem.startswith("pruned-"):  # one of a run's several targets
+        name = name.replace("model", checkpoint.stem.replace("pruned", "model"))
     if out is not None and out.suffix != Path(name).suffix:
         raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
     content, info, model = _read(checkpoint, trust_code=trust_code)
     path = out or checkpoint.with_name(name)
-    reference = _reference(checkpoint.with_name(PARENT), path.parent, trust_code=trust_code)
+    reference = _reference(parent_of(checkpoint), path.parent, trust_code=trust_code)
     setting = {"format": format, "flat": flat, "values": values}
     provenance = Provenance.of(setting, began).to_dict()
     metadata = dataclasses.replace(

@@ -173,3 +173,29 @@ def test_doctor_knows_this_machine(program):
 def test_version_and_exit_code_of_wrong_options(program):
     assert program("--version").out.startswith("fggp-deploy 0.")
     assert program("prune", "--no-such-option").code == 2
+
+
+def test_a_plan_writes_nothing(program, cifar, half_sparse):
+    args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", "0.9,0.95"]
+    planned = program(*args, "--recipe", "fast", "--set", "updates=3", "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    made = planned.json
+    assert [round(u["sparsity"], 2) for u in made["updates"]][-1] == 0.95
+    assert len(made["updates"]) == 6
+    assert made["config"]["recipe"] == "fast"
+    assert made["config"]["epochs"] == 1  # an option goes over the recipe
+    assert list(program.cwd.iterdir()) == []
+
+
+def test_several_targets_are_exported_one_by_one(program, cifar, half_sparse):
+    args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", "0.8,0.9"]
+    made = program(*args, "--out", "run", "--json")
+    assert made.code == 0, made.err
+    n = made.json["n_prunable"]
+    assert [r["n_removed"] for r in made.json["results"]] == [round(0.8 * n), round(0.9 * n)]
+    exported = program("export", "run/pruned-0.80.safetensors", "--json")
+    assert exported.code == 0, exported.err
+    assert exported.json["path"] == "run/model-0.80.onnx"
+    again = program(*args, "--out", "run", "--json")  # the same command
+    assert again.json == made.json
+    assert "holds a finished run" in again.err
