@@ -212,10 +212,9 @@ def trusted_network(model: Path, given: Path | None) -> ModelProto | None:
 
     from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.errors import ModelFileError
-    from fggp_deploy.files import sha256_file
-    from fggp_deploy.folder import PRUNED
     from fggp_deploy.onnx_ops import unpack
-    from fggp_deploy.onnx_unpacking import reading
+    from fggp_deploy.onnx_reading import reading
+    from fggp_deploy.verify.certificate import checkpoint_of
 
     if given is not None:
         try:
@@ -223,8 +222,8 @@ def trusted_network(model: Path, given: Path | None) -> ModelProto | None:
                 return unpack(onnx.load(given))
         except OSError as e:
             raise ModelFileError(f"--trusted {given} cannot be read ({e.strerror or e})") from e
-    meta, checkpoint = SparseModel.open(model).metadata, model.parent / PRUNED
-    if not checkpoint.is_file() or sha256_file(checkpoint) != meta.checkpoint_sha256:
+    packed = SparseModel.open(model)
+    if (checkpoint := checkpoint_of(packed)) is None:
         return None
     try:
         from fggp_deploy.artifacts.checkpoint import Checkpoint
@@ -232,4 +231,4 @@ def trusted_network(model: Path, given: Path | None) -> ModelProto | None:
         from fggp_deploy.training.start import restore
     except ModuleNotFoundError:
         return None
-    return to_onnx(restore(Checkpoint.open(checkpoint), checkpoint), meta)
+    return to_onnx(restore(Checkpoint.open(checkpoint), checkpoint), packed.metadata)

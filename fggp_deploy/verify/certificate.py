@@ -15,8 +15,8 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.files import sha256_file
-from fggp_deploy.folder import PRUNED
-from fggp_deploy.onnx_unpacking import layer_name, reading, unpack
+from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_unpacking import layer_name, unpack
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -27,9 +27,9 @@ class Certificate:
 
     `masks_sha256` is over layer names, shapes and packed masks in the file's order; `layers` has
     one hash a layer of its name, shape and float32 values. `parent_recorded` is the parent's hash
-    as the file tells it, `checkpoint_recorded` the checkpoint's and `checkpoint_found` that of the
-    checkpoint beside the file. `n_prunable` and `n_removed` are counted in the file over the
-    layers that it names prunable; `n_removed_recorded` is what it claims. `revived` counts
+    as the file tells it, `checkpoint_recorded` the checkpoint's and `checkpoint_found` the name
+    of the file beside it that has this hash. `n_prunable` and `n_removed` are counted in the file
+    over the layers that it names prunable; `n_removed_recorded` is what it claims. `revived` counts
     weights by layer that are zero in the parent and not in the file: none where the masks are a
     subset of the parent's.
     """
@@ -66,20 +66,29 @@ def certificate(packed: SparseModel, reference: Path | None) -> Certificate:
     )
     counted = [w for name, w in own.items() if name in names]
     complete = bool(names) and len(counted) == len(names)
-    beside = packed.path.parent / PRUNED
+    checkpoint = checkpoint_of(packed)
     return Certificate(
         masks_sha256=masks_sha256(own),
         layers=layer_hashes(own),
         parent_recorded=meta.parent_sha256,
         parent_masks_sha256=None if parent is None else masks_sha256(parent),
         checkpoint_recorded=meta.checkpoint_sha256,
-        checkpoint_found=sha256_file(beside) if beside.is_file() else None,
+        checkpoint_found=None if checkpoint is None else checkpoint.name,
         n_prunable=sum(w.size for w in counted) if complete else None,
         n_removed=sum(int((w == 0).sum()) for w in counted) if complete else None,
         n_removed_recorded=_count(told.get("n_removed")),
         target=_share(told.get("target")),
         revived=None if parent is None else revived(own, parent),
     )
+
+
+def checkpoint_of(packed: SparseModel) -> Path | None:
+    """The checkpoint beside a model file whose hash is the one that it records."""
+    recorded = packed.metadata.checkpoint_sha256
+    if recorded is None:
+        return None
+    beside = sorted(packed.path.parent.glob("*.safetensors"))
+    return next((p for p in beside if p.is_file() and sha256_file(p) == recorded), None)
 
 
 def weights(dense: ModelProto) -> dict[str, npt.NDArray[np.float32]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import Layer
-from fggp_deploy.verify.accuracy import Accuracy
+from fggp_deploy.verify.accuracy import Accuracy, Paired
 from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.gates import Verdict
 from fggp_deploy.verify.history import Epoch
@@ -40,6 +40,8 @@ class Report:
     `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
     model runs on them, "kernels": then the gates on latency judge those. `parity` is
     packed against dense by inputs, `kernels_parity` kernels against stock on the test images;
+    `rounding` fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test
+    split where a file with fp32 values lies beside the model;
     `mismatch` is the first layer that differs where one of these or the self-test fails. `load` is
     what else ran while latency was measured, `history` the curves of the run that lies beside the
     file. `origin` is what the model says of itself, `provenance` what made this report.
@@ -52,6 +54,8 @@ class Report:
     self_test: Difference | None
     parity: dict[str, Difference]
     kernels_parity: Difference | None
+    rounding: Difference | None
+    rounding_paired: Paired | None
     mismatch: Mismatch | None
     inputs: InputCheck | None
     accuracy: Accuracy | None

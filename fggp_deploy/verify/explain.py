@@ -13,7 +13,8 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy import kernels, runtime
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import pack, unpack
-from fggp_deploy.onnx_unpacking import infer_shapes, layer_name, reading, split
+from fggp_deploy.onnx_reading import infer_shapes, reading
+from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose
 from fggp_deploy.verify import latency
 from fggp_deploy.verify.network import SESSION_CONFIG, load

@@ -55,6 +55,7 @@ from fggp_deploy.verify.subject import (
     notes,
     packed_against_dense,
     robustness_of,
+    rounding,
     score,
     self_test,
 )
@@ -116,7 +117,8 @@ def verify(
     tested = self_test(subject)
     compared = packed_against_dense(subject, threads=threads, seed=seed)
     progress("parity", 1, 1)
-    scored, on_kernels = score(subject, progress)
+    rounded = rounding(subject)
+    scored, on_kernels, rounded_paired = score(subject, progress)
     found_inputs = inputs_as_trained(subject)
     disturbed = robustness_of(subject, robustness, seed, progress) if robustness else None
     certified = certificate(packed, reference)
@@ -125,6 +127,7 @@ def verify(
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
+    checks |= {"fp16 values against fp32": rounded} if rounded is not None else {}
     checks |= {f"parity on {inputs}": found for inputs, found in compared.items()}
     if on_kernels is not None:
         checks["kernels against stock"] = on_kernels
@@ -156,6 +159,8 @@ def verify(
         self_test=tested,
         parity=compared,
         kernels_parity=on_kernels,
+        rounding=rounded,
+        rounding_paired=rounded_paired,
         mismatch=mismatch,
         inputs=found_inputs,
         accuracy=scored,
@@ -253,8 +258,8 @@ def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -
 
 
 def _origin(meta: Metadata) -> dict[str, Any]:
-    own = asdict(replace(meta, selftest=None))
-    del own["selftest"]  # its logits are many, and its outcome is in the report
+    own = asdict(replace(meta, selftest=None, unrounded=None))
+    del own["selftest"], own["unrounded"]  # many logits, and the outcome is in the report
     plain: dict[str, Any] = json.loads(json.dumps(own), parse_constant=str)  # JSON has no NaN
     return plain
 

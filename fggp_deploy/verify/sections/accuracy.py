@@ -25,7 +25,7 @@ def accuracy(r: Report) -> Section:
             rows.append((name, words.share(scores.top1), top5))
     caption = f"On the {a.n} images of the {a.split} split of {a.data}; Wilson 95% intervals."
     blocks: list[str | Table] = [Table(caption, ["network", "top-1", "top-5"], rows)]
-    blocks += _paired(a) + _classes(a) + [_calibration(a)] + _inputs(r)
+    blocks += _paired(a) + _rounding(r) + _classes(a) + [_calibration(a)] + _inputs(r)
     if curves := _curves(r):
         blocks.append(curves)
     return Section("Accuracy", blocks)
@@ -41,6 +41,17 @@ def _paired(a: Accuracy) -> list[str | Table]:
         f"by a paired bootstrap of 10,000 resamples; n = {p.n}, paired). The two agree on "
         f"{words.share(p.agreement)}; {p.lost} images lost and {p.gained} gained, exact McNemar "
         f"p = {words.probability(p.p_value)}."
+    ]
+
+
+def _rounding(r: Report) -> list[str | Table]:
+    p = r.rounding_paired
+    if p is None:
+        return []
+    return [
+        f"What fp16 values change against fp32: {p.drop_points:+.2f} points of top-1 lost "
+        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n}, paired); the two "
+        f"agree on {words.share(p.agreement)}."
     ]
 
 

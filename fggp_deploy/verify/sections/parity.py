@@ -12,6 +12,8 @@ def parity(r: Report) -> Section:
     found |= {f"packed against dense, {inputs}": d for inputs, d in r.parity.items()}
     if r.kernels_parity is not None:
         found["kernels against stock, test images"] = r.kernels_parity
+    if r.rounding is not None:
+        found["fp16 values against fp32, probe inputs"] = r.rounding
     rows = [
         (
             name,

@@ -54,8 +54,7 @@ def _certificate(r: Report, c: Certificate) -> list[tuple[str, str]]:
             share += f"; target {c.target:g} asks for {round(c.target * c.n_prunable):,}"
         rows.append(("exact sparsity, counted in the file", share))
     if c.checkpoint_recorded is not None:
-        beside = {None: "not beside the file", c.checkpoint_recorded: "the one beside the file"}
-        state = beside.get(c.checkpoint_found, "NOT the one beside the file")
+        state = "not beside the file" if c.checkpoint_found is None else c.checkpoint_found
         rows.append(("checkpoint", f"sha256 {c.checkpoint_recorded}, {state}"))
     rows.append(("preprocessing", json.dumps(r.origin["preprocessing"])))
     return rows

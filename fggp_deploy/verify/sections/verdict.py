@@ -56,6 +56,18 @@ def glance(r: Report) -> list[Glance]:
                 else "–",
             )
         )
+    if (rounded := r.rounding) is not None:
+        pair = r.rounding_paired
+        rows.append(
+            Glance(
+                "fp16 values against fp32",
+                "–",
+                f"logits within {rounded.max_rel:.1e} of the largest",
+                f"{-pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
+                if pair
+                else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
+            )
+        )
     s = r.size
     smaller = f"{s.reference_bytes / s.file_bytes:.1f}× smaller" if s.reference_bytes else "–"
     parent = words.size(s.reference_bytes) if s.reference_bytes else "–"
