@@ -14,8 +14,8 @@ from fggp_deploy.verify import accuracy
 from fggp_deploy.verify.network import Network
 from fggp_deploy.verify.proportions import Proportion, holm, mcnemar, proportion
 
-MAX_IMAGES, MIN_IMAGES = 512, 64
-MAX_PIXELS = 512 * 32 * 32  # larger images, fewer of them
+MAX_IMAGES, MIN_IMAGES = 256, 64
+MAX_PIXELS = 256 * 32 * 32  # larger images, fewer of them
 MAX_GAIN_POINTS = 1.0
 ALPHA = 0.001
 _USUAL: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {

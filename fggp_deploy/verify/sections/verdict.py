@@ -26,15 +26,15 @@ def verdict(r: Report) -> Section:
     rows = [
         (
             v.name,
+            "pass" if v.passed else "FAIL",
             words.number(v.value),
             words.number(v.limit),
             v.unit,
-            "pass" if v.passed else "FAIL",
             v.how,
         )
         for v in r.verdicts
     ]
-    head = ["check or gate", "value", "limit", "unit", "verdict", "decided by"]
+    head = ["check or gate", "verdict", "value", "limit", "unit", "decided by"]
     return Section(
         "Verdict", [Table("Checks that always hold, then the gates that were set.", head, rows)]
     )
