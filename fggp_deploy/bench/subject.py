@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from fggp_deploy.artifacts.metadata import PREFIX
 from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.onnx_unpacking import reading, split
@@ -87,7 +88,9 @@ def read(
         dense = unpacked.dense()
     if not dense.graph.input:
         raise ModelFileError(f"{path} has no input; bench wants a network")
-    images, why = _images(path, data_dir, n_calibration, n_test)
+    images, why = None, "the file does not say what data it is for"
+    if any(p.key.startswith(PREFIX) for p in model.metadata_props):
+        images, why = _images(path, data_dir, n_calibration, n_test)
     sizes = dict(enumerate(shape or (), start=1))
     return Subject(path, bool(unpacked.weights), dense, images, why, sizes)
 
