@@ -145,6 +145,18 @@ def figures(report: Report) -> list[tuple[str, str, str, str]]:
                 f"{-drop.drop_points:+.2f} points, p = {drop.p_value:.2g}" if drop else "–",
             )
         )
+    if (rounded := report.rounding) is not None:
+        pair = report.rounding_paired
+        rows.append(
+            (
+                "fp16 values against fp32",
+                "",
+                f"logits within {rounded.max_rel:.1e} of the largest",
+                f"{-pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
+                if pair
+                else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
+            )
+        )
     parent_bytes = report.size.reference_bytes
     rows.append(
         (

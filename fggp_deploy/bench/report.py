@@ -125,6 +125,7 @@ def bench(
     int8: bool = True,
     layers: bool = False,
     shape: tuple[int, ...] | None = None,
+    data: str | None = None,
     data_dir: Path | None = None,
     seconds: float = 6.0,
     sessions: int = N_SESSIONS,
@@ -134,8 +135,10 @@ def bench(
     """Time a model's contenders against dense fp32 ONNX Runtime, interleaved, in fresh sessions.
 
     `seconds` are for each setting, a pair of `threads` and `batches`. `shape` gives dimensions of
-    the input that the model leaves open, `data_dir` where its data set lies. Raises ConfigError for
-    options out of their domain and ModelFileError for a file that cannot be read or run.
+    the input that the model leaves open, `data` the data set of images that calibrate int8 and are
+    scored, by default the one that the file names, `data_dir` where it lies. Raises ConfigError for
+    options out of their domain, ModelFileError for a file that cannot be read or run, and DataError
+    for a data set that was asked for and is not there.
     """
     if not threads or not batches or min(*threads, *batches) < 1:
         raise ConfigError(f"threads and batch must be at least 1, got {threads} and {batches}")
@@ -147,7 +150,10 @@ def bench(
             f"got {sessions} and {seed}"
         )
     started, state = datetime.now(UTC), machine()
-    subject = read(path, data_dir=data_dir, shape=shape, n_calibration=N_CALIBRATION, n_test=N_TEST)
+    subject = read(
+        path, data=data, data_dir=data_dir, shape=shape, n_calibration=N_CALIBRATION,
+        n_test=N_TEST, progress=progress,
+    )  # fmt: skip
     notes = _notes(subject)
     subject.feeds(1)  # what cannot be fed fails before anything is made
     plans: list[Planned] = []

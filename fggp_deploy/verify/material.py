@@ -28,7 +28,7 @@ def images_for(
     fetch: bool = True,
     **options: Any,
 ) -> Dataset | None:
-    """The test part of data set `name` for a deployable file; None where the file names none.
+    """Data set `name` for a deployable file, `parts` of it; None where the file names none.
 
     By default it is the one that the run used, as the run's config.yaml beside the model says, or
     the file itself. The file's own preprocessing and class names hold. Images that the run's
