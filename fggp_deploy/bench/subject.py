@@ -13,7 +13,7 @@ from onnx import ModelProto
 from fggp_deploy import data as datasets
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.data.types import Labels
-from fggp_deploy.errors import ConfigError, DataError, ModelFileError
+from fggp_deploy.errors import ConfigError, DataError, MachineError, ModelFileError
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.runtime.compiler import random_feeds
 from fggp_deploy.verify.network import Floats
@@ -97,11 +97,14 @@ def _images(
         meta = Metadata.from_props({p.key: p.value for p in model.metadata_props})
         if meta.data is None:
             return None, "the file does not say what data it is for"
-        data = datasets.load(meta.data, data_dir)
-        train, test = data.train.images[:n_calibration], data.test.images[:n_test]
+        reading = datasets.Reading(
+            preprocessing=meta.preprocessing, classes=meta.classes, trained_on=meta.data
+        )
+        data = datasets.load(meta.data, data_dir, reading)
+        train, test = data.train.read(slice(n_calibration)), data.test.read(slice(n_test))
         prepare = meta.preprocessing
         return Images(data.name, prepare(train), prepare(test), data.test.labels[:n_test]), ""
     except ModelFileError:
         return None, "the file does not say what data it is for"
-    except (DataError, ConfigError) as e:
+    except (DataError, ConfigError, MachineError) as e:
         return None, str(e)
