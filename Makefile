@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-masks bench-format clean
+.PHONY: demo test lint bench bench-masks bench-format bench-training clean
 
 demo: $(READY)
 	$(BIN)/fggp-deploy demo
@@ -28,6 +28,9 @@ bench-masks: $(READY)
 
 bench-format: $(READY)
 	$(BIN)/python benchmarks/bench_format.py
+
+bench-training: $(READY)
+	$(BIN)/python benchmarks/bench_training.py $(ARGS)
 
 $(READY): pyproject.toml CMakeLists.txt
 	$(PYTHON) -m venv $(VENV)

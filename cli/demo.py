@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.config import DEFAULT_TARGET, PruneConfig
 
 from . import options as o
 from .endings import ends_cleanly
@@ -17,7 +17,7 @@ from .endings import ends_cleanly
 def demo(
     target: Annotated[
         float, typer.Option(help="Fraction of prunable weights to remove, in (0, 1).")
-    ] = PruneConfig.target,
+    ] = DEFAULT_TARGET,
     epochs: o.Epochs = PruneConfig.epochs,
     out: o.Out = None,
     json: o.Json = False,

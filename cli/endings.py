@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from fggp_deploy.errors import FggpError, MachineError
+from fggp_deploy.errors import FggpError, MachineError, Stopped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,7 +28,7 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
         except FggpError as e:
             if os.environ.get("FGGP_DEBUG"):
                 raise
-            code, line = e.exit_code, f"error: {e}"
+            code, line = e.exit_code, f"{e}" if isinstance(e, Stopped) else f"error: {e}"
         except KeyboardInterrupt:
             code, line = INTERRUPTED, "interrupted"
         except BrokenPipeError:  # the reader of our output went away, as `| head` does

@@ -3,119 +3,90 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fggp_deploy.training.rules import RULES
+
+
+def _help(key: str) -> Any:
+    return typer.Option(help=RULES[key].help)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DataName = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        help="folder:PATH (one folder of images a class), hf:NAME_OR_PATH, FILE.py:FUNCTION, or "
-        "fashion-mnist-12k, fashion-mnist, mnist, cifar10, cifar100, svhn.",
-    ),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder that holds a named data set, as torchvision has it (cifar-10-batches-py). "
-        "Default: a cache, into which it is downloaded."
-    ),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option(
-        help="Side in pixels that images get. Default: the network's, else that of the images "
-        "where all have one of at most 96, else 64."
-    ),
-]
-Resize = Annotated[
-    int | None,
-    typer.Option(
-        help="Shorter side before the crop in the centre, as 256 for an --image-size 224."
-    ),
-]
-Augment = Annotated[
-    str,
-    typer.Option(
-        help="none; basic (shift, mirror); strong (and TrivialAugmentWide, random erasing)."
-    ),
-]
-Flip = Annotated[
-    bool | None,
-    typer.Option("--flip/--no-flip", help="Mirror images; not for digits, text or traffic signs."),
-]
-Stream = Annotated[
-    bool | None,
-    typer.Option(
-        "--stream/--no-stream",
-        help="Decode images each time they are needed, or once. Default: once if 1 GiB suffices.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Processes that decode images. Default: the cores less one, at most 8."),
-]
+DataName = Annotated[str, typer.Option("--data", help=RULES["data"].help)]
+DataDir = Annotated[Path | None, _help("data_dir")]
+ImageSize = Annotated[int | None, _help("image_size")]
+Resize = Annotated[int | None, _help("resize")]
+Augment = Annotated[str, _help("augment")]
+Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help=RULES["flip"].help)]
+Stream = Annotated[bool | None, typer.Option("--stream/--no-stream", help=RULES["stream"].help)]
+Workers = Annotated[int | None, _help("workers")]
 SkipUnreadable = Annotated[
-    bool,
-    typer.Option("--skip-unreadable", help="Leave out images that cannot be decoded; count them."),
+    bool, typer.Option("--skip-unreadable", help=RULES["skip_unreadable"].help)
 ]
-SplitSeed = Annotated[
-    int,
-    typer.Option(help="Chooses the tenths held out for val and test where the data have none."),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Network: one that `fggp-deploy models` lists, as resnet20 or torchvision:resnet50, "
-        "or FILE.py:FACTORY, your own function (num_classes, in_channels) -> nn.Module."
-    ),
-]
-Checkpoint = Annotated[
+SplitSeed = Annotated[int, _help("split_seed")]
+Model = Annotated[str, _help("model")]
+Checkpoint = Annotated[Path | None, _help("checkpoint")]
+Weights = Annotated[str | None, _help("weights")]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help=RULES["trust_code"].help)]
+Epochs = Annotated[int, _help("epochs")]
+BatchSize = Annotated[int, _help("batch_size")]
+Lr = Annotated[float, _help("lr")]
+LrSchedule = Annotated[str, _help("lr_schedule")]
+Warmup = Annotated[float, _help("warmup_epochs")]
+WeightDecay = Annotated[float, _help("weight_decay")]
+LabelSmoothing = Annotated[float, _help("label_smoothing")]
+Ema = Annotated[float, _help("ema")]
+BnImages = Annotated[int, _help("bn_images")]
+Seed = Annotated[int, _help("seed")]
+Device = Annotated[str, _help("device")]
+Precision = Annotated[str, _help("precision")]
+Compile = Annotated[bool, typer.Option("--compile", help=RULES["compile"].help)]
+SaveEvery = Annotated[float, typer.Option(metavar="MINUTES", help=RULES["save_every"].help)]
+PruneFirst = Annotated[bool, typer.Option("--prune-first", help=RULES["prune_first"].help)]
+KeepDense = Annotated[list[str] | None, _help("keep_dense")]
+Mean = Annotated[str | None, _help("mean")]
+Std = Annotated[str | None, _help("std")]
+Config = Annotated[
     Path | None,
-    typer.Option(
-        help="Weights to start from: a state dict in .safetensors, .pt, .pth, .th or .ckpt, from "
-        "any training code. No code in it is run."
-    ),
+    typer.Option(help="YAML file of options; a run's config.yaml repeats that run."),
 ]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Published weights of torchvision:NAME or timm:NAME: DEFAULT, a name as "
-        "IMAGENET1K_V1, or the file fetched by hand. Their mean and std are used."
-    ),
-]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the Python of a FILE.py:FUNCTION.")
-]
-Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
-BatchSize = Annotated[int, typer.Option(help="Images in a training step.")]
-Lr = Annotated[float, typer.Option(help="Peak learning rate.")]
-LrSchedule = Annotated[str, typer.Option(help="cosine, or step (x0.1 at 50% and 75%).")]
-Warmup = Annotated[float, typer.Option(help="Epochs of linear learning-rate growth.")]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result on the same CPU.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")]
-PruneFirst = Annotated[bool, typer.Option("--prune-first", help="Prune the first convolution too.")]
-KeepDense = Annotated[
+Set = Annotated[
     list[str] | None,
-    typer.Option(help="Weights to leave dense, by name pattern (fc.*); may be given repeatedly."),
-]
-Numbers = Annotated[
-    str | None,
-    typer.Option(help="Per channel, as 0.485,0.456,0.406: what the checkpoint was trained with."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any option by its key in a YAML file."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Where to write; by default a new folder in runs/.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="The run's folder; by default a new one in runs/. One that holds a run that was cut "
+        "goes on with that run: its own options hold, and none may differ."
+    ),
+]
+
+_LISTS = ("target", "mean", "std")
 
 
-def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+def given(ctx: typer.Context) -> dict[str, Any]:
+    """The options of a run that stand on the command line, in their own types."""
+    read: dict[str, Any] = {}
+    for name, value in ctx.params.items():
+        source = ctx.get_parameter_source(name)
+        if name not in RULES or source is None or source.name != "COMMANDLINE":
+            continue
+        if name in _LISTS:
+            value = numbers(f"--{name}", value)
+            value = value[0] if name == "target" and len(value) == 1 else value
+        read[name] = tuple(value) if isinstance(value, list) else value
+    return read
+
+
+def numbers(name: str, text: str) -> tuple[float, ...]:
     """Read comma-separated numbers; raises ConfigError."""
     from fggp_deploy.errors import ConfigError
 
-    if text is None:
-        return None
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as e:

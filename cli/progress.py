@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
-    from fggp_deploy.training.observer import EpochMetrics
+    from fggp_deploy.training.observer import EpochMetrics, StepMetrics
 
 _TELL_EVERY_S = 20.0  # where there is no bar
 stderr = Console(stderr=True, highlight=False, emoji=False)
@@ -28,16 +28,20 @@ class _Watcher:
     def on_data(self, what: str, done: int, total: int) -> None:
         self._progress.update(self._task, description=what, completed=done, total=total, figures="")
 
-    def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
+    def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
         self._progress.reset(self._task, description="training")
-        stderr.print(f"{epochs} epochs, {n_steps} steps; writing to {folder}", markup=False)
+        where = f"going on after step {step} in" if step else "writing to"
+        stderr.print(f"{epochs} epochs, {n_steps} steps; {where} {folder}", markup=False)
 
-    def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:
-        figures = f"loss {loss:.3f}  sparsity {sparsity:.2%}{self._val}"
-        self._progress.update(self._task, completed=step, total=n_steps, figures=figures)
+    def on_step(self, m: StepMetrics) -> None:
+        figures = (
+            f"loss {m.loss:.3f}  sparsity {m.sparsity:.2%}{self._val}  "
+            f"{m.images_per_second:.0f} images/s  {_left(m.seconds_left)} left"
+        )
+        self._progress.update(self._task, completed=m.step, total=m.n_steps, figures=figures)
         if not stderr.is_terminal and time.monotonic() - self._told > _TELL_EVERY_S:
             self._told = time.monotonic()
-            stderr.print(f"step {step} of {n_steps}  {figures}")
+            stderr.print(f"step {m.step} of {m.n_steps}  {figures}")
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         self._val = f"  val {metrics.val_accuracy:.2%}"
@@ -53,7 +57,7 @@ def watch() -> Iterator[_Watcher]:
     """An observer of a training run."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"), TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
     )  # fmt: skip
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         yield _Watcher(progress)
@@ -74,3 +78,15 @@ def working(what: str) -> Iterator[Callable[[str, int, int], None]]:
             progress.update(task, description=f"{what}: {part}", completed=done, total=total)
 
         yield update
+
+
+def _left(seconds: float) -> str:
+    """A time to wait, for people.
+
+    >>> _left(42), _left(75), _left(3700)
+    ('42 s', '1 min', '1 h 01')
+    """
+    minutes = int(seconds // 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d}"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -6,45 +6,49 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fggp_deploy.training.config import DEFAULT_TARGET
 from fggp_deploy.training.config import PruneConfig as Default
+from fggp_deploy.training.rules import RULES
 
 from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.training.run import RunResult
+    from fggp_deploy.training.result import RunResult
 
 
 @ends_cleanly
 def prune(
-    target: Annotated[
-        float, typer.Option(help="Fraction of prunable weights to remove, in (0, 1).")
-    ] = Default.target,
+    ctx: typer.Context,
+    target: Annotated[str, typer.Option(help=RULES["target"].help)] = str(DEFAULT_TARGET),
     checkpoint: o.Checkpoint = None,
     weights: o.Weights = None,
     model: o.Model = Default.model,
     trust_code: o.TrustCode = False,
     data: o.DataName = Default.data,
     data_dir: o.DataDir = None,
-    method: Annotated[str, typer.Option(help="fggp or gmp (magnitude).")] = Default.method,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="fast (15 epochs from a trained network), best (accuracy before time) or paper "
+            "(160 epochs as published). Other options go on top of it."
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help=RULES["method"].help)] = Default.method,
     epochs: o.Epochs = Default.epochs,
-    updates: Annotated[
-        int, typer.Option(help="Mask updates, over the first 80% of the run.")
-    ] = Default.updates,
-    rate: Annotated[
-        float,
-        typer.Option(help="FGGP: share of alive weights, smallest gradient first, that may go."),
-    ] = Default.rate,
-    distill: Annotated[
-        float, typer.Option(help="Weight of the parent's soft labels in the loss, 0 to 1.")
-    ] = Default.distill,
+    updates: Annotated[int, typer.Option(help=RULES["updates"].help)] = Default.updates,
+    rate: Annotated[float, typer.Option(help=RULES["rate"].help)] = Default.rate,
+    distill: Annotated[float, typer.Option(help=RULES["distill"].help)] = Default.distill,
     lr: o.Lr = Default.lr,
     lr_schedule: o.LrSchedule = Default.lr_schedule,
     warmup_epochs: o.Warmup = Default.warmup_epochs,
     weight_decay: o.WeightDecay = Default.weight_decay,
     batch_size: o.BatchSize = Default.batch_size,
-    mean: o.Numbers = None,
-    std: o.Numbers = None,
+    label_smoothing: o.LabelSmoothing = Default.label_smoothing,
+    ema: o.Ema = Default.ema,
+    bn_images: o.BnImages = Default.bn_images,
+    mean: o.Mean = None,
+    std: o.Std = None,
     image_size: o.ImageSize = None,
     resize: o.Resize = None,
     augment: o.Augment = Default.augment,
@@ -58,31 +62,39 @@ def prune(
     seed: o.Seed = Default.seed,
     device: o.Device = Default.device,
     precision: o.Precision = Default.precision,
-    out: o.Out = None,
+    compile: o.Compile = Default.compile,
+    config: o.Config = None,
+    set: o.Set = None,
+    save_every: o.SaveEvery = Default.save_every,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and the time it takes; write nothing.")
+    ] = False,
+    out: o.RunFolder = None,
     json: o.Json = False,
 ) -> None:
     """Prune a trained network to --target while fine-tuning it.
 
     Writes a run folder: pruned.safetensors (weights and masks), the parent, the resolved config,
     metrics. A checkpoint that has zeros already keeps them: pruning goes on from there.
+
+    A run that was killed or stopped goes on when its folder is named again: --out RUN.
     """
-    config = Default(
-        target=target, checkpoint=checkpoint, weights=weights, model=model, trust_code=trust_code,
-        data=data, data_dir=data_dir, method=method, epochs=epochs, updates=updates, rate=rate,
-        distill=distill, lr=lr, lr_schedule=lr_schedule, warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay, batch_size=batch_size, mean=o.numbers("--mean", mean),
-        std=o.numbers("--std", std), keep_dense=tuple(keep_dense or ()), prune_first=prune_first,
-        seed=seed, device=device, precision=precision,
-        image_size=image_size, resize=resize, augment=augment, flip=flip, stream=stream,
-        workers=workers, skip_unreadable=skip_unreadable, split_seed=split_seed,
-    )  # fmt: skip
+    from fggp_deploy.training.recipes import resolve
+
+    options = resolve(
+        Default, recipe=recipe, file=config, settings=set or (), explicit=o.given(ctx), out=out
+    )
+    if dry_run:
+        from .plan import show_plan
+
+        return show_plan(options, json=json)
     from fggp_deploy.training.prune import prune as run
 
     from .progress import watch
 
     with watch() as observer:
-        result = run(config, observer=observer, out=out)
-    show(result, json=json)
+        result = run(options, observer=observer, out=out)
+    return show(result, json=json)
 
 
 def show(result: RunResult, *, json: bool) -> None:
@@ -93,11 +105,12 @@ def show(result: RunResult, *, json: bool) -> None:
         return as_json(result)
     parent = result.parent_accuracy
     before = "" if parent is None else f" (parent {parent:.2%})"
-    share = result.n_removed / result.n_prunable
-    stdout.print(
-        f"removed {result.n_removed:,} of {result.n_prunable:,} prunable weights ({share:.2%})\n"
-        f"test accuracy {result.test_accuracy:.2%}{before}, n = {result.n_test:,}\n"
-        f"{result.checkpoint}, made in {result.seconds:.0f} s\n"
-        f"digest of weights and masks {result.digest[:16]}"
-    )
+    for r in result.results:
+        stdout.print(
+            f"removed {r.n_removed:,} of {r.n_prunable:,} prunable weights "
+            f"({r.n_removed / r.n_prunable:.2%})\n"
+            f"test accuracy {r.test_accuracy:.2%}{before}, n = {result.n_test:,}\n"
+            f"{r.checkpoint}, digest of weights and masks {r.digest[:16]}"
+        )
+    stdout.print(f"made in {result.seconds:.0f} s")
     return None

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fggp_deploy.training.config import TrainConfig as Default
+from fggp_deploy.training.rules import RULES
 
 from . import options as o
 from .endings import ends_cleanly
@@ -14,32 +15,29 @@ from .endings import ends_cleanly
 
 @ends_cleanly
 def train(
+    ctx: typer.Context,
     model: o.Model = Default.model,
     checkpoint: o.Checkpoint = None,
     weights: o.Weights = None,
     new_head: Annotated[
-        bool,
-        typer.Option(
-            "--new-head", help="Start the last layer afresh where the classes are other ones."
-        ),
-    ] = False,
+        bool, typer.Option("--new-head", help=RULES["new_head"].help)
+    ] = Default.new_head,
     trust_code: o.TrustCode = False,
     data: o.DataName = Default.data,
     data_dir: o.DataDir = None,
-    sparsity: Annotated[
-        float, typer.Option(help="Train under a fixed random mask of this sparsity; 0 is dense.")
-    ] = Default.sparsity,
-    allocation: Annotated[
-        str, typer.Option(help="Who gets the random mask's weights: erk or uniform.")
-    ] = Default.allocation,
+    sparsity: Annotated[float, typer.Option(help=RULES["sparsity"].help)] = Default.sparsity,
+    allocation: Annotated[str, typer.Option(help=RULES["allocation"].help)] = Default.allocation,
     epochs: o.Epochs = Default.epochs,
     lr: o.Lr = Default.lr,
     lr_schedule: o.LrSchedule = Default.lr_schedule,
     warmup_epochs: o.Warmup = Default.warmup_epochs,
     weight_decay: o.WeightDecay = Default.weight_decay,
     batch_size: o.BatchSize = Default.batch_size,
-    mean: o.Numbers = None,
-    std: o.Numbers = None,
+    label_smoothing: o.LabelSmoothing = Default.label_smoothing,
+    ema: o.Ema = Default.ema,
+    bn_images: o.BnImages = Default.bn_images,
+    mean: o.Mean = None,
+    std: o.Std = None,
     image_size: o.ImageSize = None,
     resize: o.Resize = None,
     augment: o.Augment = Default.augment,
@@ -53,30 +51,26 @@ def train(
     seed: o.Seed = Default.seed,
     device: o.Device = Default.device,
     precision: o.Precision = Default.precision,
-    out: o.Out = None,
+    compile: o.Compile = Default.compile,
+    config: o.Config = None,
+    set: o.Set = None,
+    save_every: o.SaveEvery = Default.save_every,
+    out: o.RunFolder = None,
     json: o.Json = False,
 ) -> None:
     """Train a network from scratch, dense or 50% sparse, or go on from weights.
 
     Writes a run folder with dense.safetensors; give that to prune --checkpoint. Published weights
     for other classes: --model torchvision:resnet18 --weights DEFAULT --new-head --lr 0.01.
+    A run that was killed or stopped goes on when its folder is named again: --out RUN.
     """
-    config = Default(
-        model=model, checkpoint=checkpoint, weights=weights, new_head=new_head,
-        trust_code=trust_code, data=data, data_dir=data_dir, sparsity=sparsity,
-        allocation=allocation, epochs=epochs, lr=lr, lr_schedule=lr_schedule,
-        warmup_epochs=warmup_epochs, weight_decay=weight_decay, batch_size=batch_size,
-        mean=o.numbers("--mean", mean), std=o.numbers("--std", std),
-        keep_dense=tuple(keep_dense or ()), prune_first=prune_first, seed=seed, device=device,
-        precision=precision,
-        image_size=image_size, resize=resize, augment=augment, flip=flip, stream=stream,
-        workers=workers, skip_unreadable=skip_unreadable, split_seed=split_seed,
-    )  # fmt: skip
+    from fggp_deploy.training.recipes import resolve
     from fggp_deploy.training.train import train as run
 
     from .progress import watch
     from .prune import show
 
+    options = resolve(Default, file=config, settings=set or (), explicit=o.given(ctx), out=out)
     with watch() as observer:
-        result = run(config, observer=observer, out=out)
+        result = run(options, observer=observer, out=out)
     show(result, json=json)

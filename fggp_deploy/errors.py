@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -38,6 +39,21 @@ class UnknownName(ConfigError):
 
 class TargetBelowStart(ConfigError):
     """The checkpoint is already sparser than the target."""
+
+
+class ResumeRefused(ConfigError):
+    """A run's folder was named again with other options or other inputs."""
+
+
+class Stopped(FggpError):
+    """A signal ended the run, after everything was saved (exit code 128 + the signal's number)."""
+
+    def __init__(self, signal: signal.Signals, step: int, n_steps: int, folder: object) -> None:
+        super().__init__(
+            f"stopped by {signal.name} after step {step} of {n_steps}, all is saved; "
+            f"--out {folder} goes on from there"
+        )
+        self.exit_code = 128 + signal  # type: ignore[misc]
 
 
 class LayerCollapse(UserError):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +16,12 @@ RUNS = Path("runs")
 PRUNED = "pruned.safetensors"
 DENSE = "dense.safetensors"
 PARENT = "parent.safetensors"
-INTERRUPTED = "interrupted.safetensors"
+CONFIG = "config.yaml"
+SUMMARY = "summary.json"  # written last: a run that has it is finished
+RESUME = "resume"  # the savepoints of a run that is not
 REFERENCE = "reference.onnx"
 PACKED = "model.onnx"
+_LOCK = ".lock"
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -25,7 +32,11 @@ def new_folder(out: Path | None, name: str) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = out or RUNS / f"{stamp}-{name}"
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        str(folder).encode()  # what is written into the run names its files
+    except UnicodeEncodeError as e:
+        raise ConfigError(f"--out {folder} is not UTF-8 text; choose another name") from e
+    try:
+        if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
             raise ConfigError(f"{folder} exists and is not empty; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -33,12 +44,49 @@ def new_folder(out: Path | None, name: str) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against other processes; raises ConfigError when one works there."""
+    try:
+        fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise write_error(folder, e) from e
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as e:
+        raise ConfigError(
+            f"another process works in {folder}; wait for its end or choose another --out"
+        ) from e
+    finally:
+        os.close(fd)  # which lets go of it, as does the end of the process, however it comes
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process had begun to write into a run's folder; call it held."""
+    for place in (folder, folder / RESUME):
+        for path in place.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
 def checkpoint_in(folder: Path) -> Path:
-    """The checkpoint of a run's folder: pruned, trained, or what an interrupted run kept."""
-    for name in (PRUNED, DENSE, INTERRUPTED):
+    """The checkpoint of a run's folder: pruned, trained, or the newest savepoint."""
+    for name in (PRUNED, DENSE):
         if (folder / name).is_file():
             return folder / name
+    if saved := sorted((folder / RESUME).glob("step-*.safetensors")):
+        return saved[-1]
     raise ConfigError(f"{folder} holds no checkpoint of a run ({PRUNED}, {DENSE})")
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run's folder that a checkpoint or savepoint lies in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == RESUME else checkpoint.parent
+
+
+def parent_of(checkpoint: Path) -> Path:
+    """Where the parent of a run's checkpoint or savepoint lies, if it is there."""
+    return run_of(checkpoint) / PARENT
 
 
 def newest(file: str, runs: Path = RUNS) -> Path:
@@ -48,3 +96,10 @@ def newest(file: str, runs: Path = RUNS) -> Path:
         stage = "prune" if file == PRUNED else "export"
         raise ConfigError(f"no {runs}/*/{file} here; run `fggp-deploy {stage}` or give a path")
     return found[-1]
+
+
+def _is_empty(folder: Path) -> bool:
+    """True when nothing is there but what a process that was killed at once leaves behind."""
+    return all(
+        p.name == _LOCK or (p.name[0] == "." and p.suffix == ".tmp") for p in folder.iterdir()
+    )

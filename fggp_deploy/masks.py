@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,9 +37,10 @@ class MaskSet(Mapping[str, Tensor]):
 
     @classmethod
     def unflatten(cls, flat: Tensor, like: MaskSet) -> MaskSet:
-        """Cut a flat bool [P] into masks of the names, order and shapes of `like`."""
+        """Cut a flat bool [P] into masks of the names, order, shapes and layouts of `like`."""
         parts = flat.split([m.numel() for m in like.values()])
-        return cls({n: v.view_as(m) for (n, m), v in zip(like.items(), parts, strict=True)})
+        named = zip(like.items(), parts, strict=True)
+        return cls({n: torch.empty_like(m).copy_(v.view_as(m)) for (n, m), v in named})
 
     def flatten(self) -> Tensor:
         """All masks concatenated in order, bool [P]."""
@@ -58,10 +60,23 @@ class MaskSet(Mapping[str, Tensor]):
         """Number of weights covered."""
         return sum(m.numel() for m in self._masks.values())
 
-    @property
+    @cached_property
     def n_removed(self) -> int:
         """Number of weights removed, exactly."""
-        return self.n_total - sum(int(m.sum()) for m in self._masks.values())
+        return sum(self.removed_by_layer.values())
+
+    @cached_property
+    def removed_by_layer(self) -> dict[str, int]:
+        """Number of weights removed from each parameter."""
+        if not self._masks:
+            return {}
+        counts = torch.stack([m.count_nonzero() for m in self._masks.values()]).tolist()
+        return {n: m.numel() - c for (n, m), c in zip(self._masks.items(), counts, strict=True)}
+
+    @cached_property
+    def removed(self) -> dict[str, Tensor]:
+        """The masks' complement, True = removed, for the parameters that lose any weight."""
+        return {n: ~m for n, m in self._masks.items() if self.removed_by_layer[n]}
 
     @property
     def sparsity(self) -> float:
@@ -71,8 +86,8 @@ class MaskSet(Mapping[str, Tensor]):
     @torch.no_grad()
     def apply_(self, params: Mapping[str, Tensor]) -> None:
         """Set the removed weights to zero, in place."""
-        for name, mask in self._masks.items():
-            params[name].mul_(mask)
+        for name, removed in self.removed.items():
+            params[name].masked_fill_(removed, 0)
 
     def dropped_since(self, older: MaskSet) -> dict[str, Tensor]:
         """What `older` kept and this does not, bool per parameter."""
@@ -84,7 +99,7 @@ class MaskSet(Mapping[str, Tensor]):
 
     def empty_layers(self) -> list[str]:
         """Names of parameters with no weight left."""
-        return [n for n, m in self._masks.items() if not bool(m.any())]
+        return [n for n, m in self._masks.items() if self.removed_by_layer[n] == m.numel()]
 
     def digest(self) -> str:
         """Hex SHA-256 over (name, dtype, shape, bytes) of every mask, in order."""

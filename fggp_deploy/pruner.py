@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -76,8 +76,10 @@ def initial_masks(
 def _kept(
     params: Mapping[str, nn.Parameter], given: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
-    given = given or {}
-    return {n: given[n].to(p.device) if n in given else p.detach() != 0 for n, p in params.items()}
+    kept = {n: p.detach() != 0 for n, p in params.items()}  # in the layout of the parameter
+    for name in kept.keys() & (given or {}).keys():
+        kept[name].copy_((given or {})[name])
+    return kept
 
 
 class Pruner:
@@ -101,7 +103,7 @@ class Pruner:
         prune_first: bool = False,
         keep_dense: Sequence[str] = (),
     ) -> None:
-        weights = weight_parameters(model)
+        self._weights = weights = weight_parameters(model)
         start = initial_masks(model, masks, prune_first=prune_first, keep_dense=keep_dense)
         fixed = MaskSet(
             {n: m for n, m in _kept(weights, masks).items() if n not in start and not m.all()}
@@ -155,6 +157,34 @@ class Pruner:
     def all_masks(self) -> MaskSet:
         """The masks, and those of weights outside the prunable set that stay zero."""
         return MaskSet({**self.state.masks, **self.state.fixed})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, step and what the method remembers; the model and the optimiser have their own."""
+        return {
+            "step": self.step,
+            "stepped": self._stepped,
+            "method": self.method.state_dict(),
+            "masks": dict(self.state.masks),
+            "fixed": dict(self.state.fixed),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, for the same model and options.
+
+        Raises ConfigError when the masks are those of other parameters.
+        """
+        for key, params_key in (("masks", "params"), ("fixed", "fixed_params")):
+            masks = state[key]
+            if unfit := [
+                n for n, m in masks.items()
+                if n not in self._weights or self._weights[n].shape != m.shape
+            ]:  # fmt: skip
+                raise ConfigError(f"the mask of {unfit[0]!r} fits no weight of this model")
+            params = {n: self._weights[n] for n in masks}
+            setattr(self.state, params_key, params)
+            setattr(self.state, key, MaskSet(_kept(params, masks)))
+        self.step, self._stepped = int(state["step"]), bool(state["stepped"])
+        self.method.load_state_dict(state["method"])
 
     def finish(self) -> MaskSet:
         """The final masks, applied to the weights."""

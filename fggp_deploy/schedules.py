@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 from fggp_deploy.errors import ConfigError
@@ -100,6 +101,42 @@ class Cubic:
             return self.target
         left = 1 - (t - self.begin) / (self.last_update - self.begin)
         return self.target + (self.start - self.target) * left**3
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Schedules one after the other, each going on from the sparsity that the last one reached."""
+
+    parts: tuple[Cubic, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ConfigError("a chain needs at least one schedule")
+        for a, b in pairwise(self.parts):
+            if a.target != b.start or a.last_update > b.begin:
+                raise ConfigError(
+                    f"a schedule to {a.target} until step {a.last_update} cannot be followed by "
+                    f"one from {b.start} at step {b.begin}"
+                )
+
+    @property
+    def last_update(self) -> int:
+        """The last schedule's."""
+        return self.parts[-1].last_update
+
+    @property
+    def update_steps(self) -> tuple[int, ...]:
+        """The steps at which masks change, increasing."""
+        return tuple(t for part in self.parts for t in part.update_steps)
+
+    def is_update(self, step: int) -> bool:
+        """True when the masks change at this step."""
+        return any(part.is_update(step) for part in self.parts)
+
+    def sparsity(self, step: int) -> float:
+        """Fraction removed after this step."""
+        begun = [part for part in self.parts if part.begin < step]
+        return (begun[-1] if begun else self.parts[0]).sparsity(step)
 
 
 @dataclass(frozen=True)

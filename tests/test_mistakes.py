@@ -33,7 +33,7 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["prune", "--model", "vgg18", "--checkpoint", "c.pt"], "did you mean 'vgg19'?"),
         (["prune", "--model", "vgg19"], "--model vgg19 needs --checkpoint"),
         (["prune", "--rate", "0"], "rate must be in (0, 1], got 0"),
-        (["prune", "--lr", "nan"], "--lr must be at least 0, got nan"),
+        (["prune", "--lr", "nan"], "--lr must be above 0, got nan"),
         (["prune", "--epochs", "0"], "--epochs must be at least 1"),
         (["prune", "--updates", "0"], "--updates must be at least 1"),
         (["prune", "--device", "tpu9"], "--device must be auto, cpu, cuda or cuda:N"),
@@ -69,6 +69,9 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["bench", "foreign.onnx", "--batch", "1,0"], "batch must be at least 1"),
         (["export", "garbage.pt"], "export reads what prune or train wrote"),
         (["export", "plain.safetensors", "--out", "m.txt"], "must end in .onnx"),
+        (["export", "plain.safetensors", "--values", "fp8"], "unknown type of values 'fp8'"),
+        (["export", "full", "--format", "csv"], "holds no checkpoint"),
+        (["export", "plain.safetensors", "--format", "csr", "--flat"], "belongs to --format onnx"),
         (["export", "full"], "holds no checkpoint of a run"),
         (["inspect", "nowhere"], "nowhere does not exist"),
         (["prune", "--model", "resnet19"], "unknown model 'resnet19'; did you mean 'resnet1"),
@@ -120,7 +123,7 @@ def test_format_names_get_a_suggestion(program):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_keeps_a_checkpoint_that_prune_can_start_from(program, cifar, half_sparse):
+def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_sparse):
     process = subprocess.Popen(
         [sys.executable, "-m", "fggp_deploy.cli", "prune", "--checkpoint", half_sparse,
          *map(str, tiny(cifar)), "--epochs", "500", "--target", "0.9", "--out", "run"],
@@ -133,15 +136,15 @@ def test_ctrl_c_keeps_a_checkpoint_that_prune_can_start_from(program, cifar, hal
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted.safetensors; prune --checkpoint goes on from it" in err
-    assert err.splitlines()[-1] == "interrupted"
+    assert err.splitlines()[-1].startswith("stopped by SIGINT after step ")
+    assert "all is saved; --out run goes on from there" in err
     assert out == ""
-    kept = Checkpoint.open(program.cwd / "run" / "interrupted.safetensors")
-    assert kept.masks
     assert not (program.cwd / "run" / "pruned.safetensors").exists()
+    (saved,) = (program.cwd / "run" / "resume").iterdir()
+    assert Checkpoint.open(saved).masks
 
-    # going on keeps the parent of the run that was interrupted, to be compared with
-    again = program("prune", "--checkpoint", "run/interrupted.safetensors", *tiny(cifar),
+    # a new run from it keeps the parent of the run that was stopped, to be compared with
+    again = program("prune", "--checkpoint", "run", *tiny(cifar),
                     "--target", 0.95, "--out", "again", "--json")  # fmt: skip
     assert again.code == 0, again.err
     parents = [program.cwd / r / "parent.safetensors" for r in ("run", "again")]
@@ -167,6 +170,7 @@ def test_a_loss_that_explodes_stops_the_run(program, cifar, half_sparse):
     assert ended.code == 2
     assert "the loss is" in ended.err
     assert "try a lower --lr" in ended.err
+    assert "nothing was saved yet (--save-every 10 minutes)" in ended.err
 
 
 def test_a_missing_package_is_the_environments_lack(program):

@@ -24,6 +24,7 @@ from fggp_deploy.files import atomic_path, check_readable
 
 Array = npt.NDArray[Any]
 MASK_PREFIX = "fggp.mask."
+STATE_PREFIX = "fggp.state."  # in savepoints: what a run needs to go on
 _VERSION = 1
 _TYPES: dict[str, Any] = {
     "model": str,
@@ -98,23 +99,31 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write atomically; raises MachineError when the disk is full or may not be written."""
-        if self.info is None:
-            raise ConfigError("a checkpoint needs its description to be saved")
+        content = safetensors.numpy.save(self.arrays(), {"fggp": self.described()})
+        with atomic_path(path) as tmp:
+            tmp.write_bytes(content)
+
+    def arrays(self) -> dict[str, Array]:
+        """All tensors of the file by name, the masks packed."""
         packed = {
             MASK_PREFIX + name: np.packbits(mask.reshape(-1), bitorder="little")
             for name, mask in self.masks.items()
         }
-        tensors = {name: np.asarray(a, order="C") for name, a in self.tensors.items()}
-        content = safetensors.numpy.save({**tensors, **packed}, {"fggp": self.info.to_json()})
-        with atomic_path(path) as tmp:
-            tmp.write_bytes(content)
+        return {name: np.asarray(a, order="C") for name, a in self.tensors.items()} | packed
+
+    def described(self) -> str:
+        """The description as the file holds it; raises ConfigError when there is none."""
+        if self.info is None:
+            raise ConfigError("a checkpoint needs its description to be saved")
+        return self.info.to_json()
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
         """Read and check a safetensors file; raises CheckpointError on anything wrong with it."""
         with _reading(path) as f:
             info = _info(f)
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            names = [n for n in f.keys() if not n.startswith(STATE_PREFIX)]  # noqa: SIM118
+            tensors = {name: f.get_tensor(name) for name in names}
         packed = {n: tensors.pop(n) for n in list(tensors) if n.startswith(MASK_PREFIX)}
         check_finite(path, tensors)
         masks = {n.removeprefix(MASK_PREFIX): a for n, a in packed.items()}

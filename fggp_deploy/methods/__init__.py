@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from fggp_deploy.criteria import FGGP, Criterion, Magnitude
 from fggp_deploy.errors import UnknownName
@@ -31,6 +31,14 @@ class Method(Protocol):
 
     def finish(self, state: PruningState) -> MaskSet:
         """The final hard masks."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers from step to step: tensors and plain JSON types."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         ...
 
 

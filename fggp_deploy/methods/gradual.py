@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -39,8 +41,8 @@ class Gradual:
         if self._pending:
             return
         alive = state.masks.flatten()
-        n_alive = int(alive.sum())
-        n_removed = alive.numel() - n_alive
+        n_removed = state.masks.n_removed
+        n_alive = alive.numel() - n_removed
         n_drop = round(self.schedule.sparsity(step) * alive.numel()) - n_removed
         if n_drop <= 0:
             return
@@ -69,6 +71,14 @@ class Gradual:
             )
         state.zero_removed_()
         return state.masks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether an update waits for a good step, and whether the one warning was given."""
+        return {"pending": self._pending, "remarked": self._remarked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._pending, self._remarked = bool(state["pending"]), bool(state["remarked"])
 
     def _remark(self, step: int, n_alive: int, n_drop: int) -> None:
         remark = self.criterion.remark(n_alive, n_drop)

@@ -48,7 +48,7 @@ class PruningState:
             masks.apply_(params)
             if self.optimizer is None:
                 continue
-            for name, mask in masks.items():
+            for name, removed in masks.removed.items():
                 for value in self.optimizer.state.get(params[name], {}).values():
-                    if isinstance(value, Tensor) and value.shape == mask.shape:
-                        value.mul_(mask)
+                    if isinstance(value, Tensor) and value.shape == removed.shape:
+                        value.masked_fill_(removed, 0)

@@ -7,31 +7,37 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fggp_deploy.files import write_atomic
-from fggp_deploy.training.observer import EpochMetrics, Observer
+from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
 
 
 class RunLog:
-    """Writes metrics.jsonl and TensorBoard events, and passes on to the caller's observer."""
+    """Writes metrics.jsonl and TensorBoard events, and passes on to the caller's observer.
 
-    def __init__(self, folder: Path, observer: Observer) -> None:
+    `step`: the step that a cut run goes on from; what was written of later ones is taken back.
+    """
+
+    def __init__(self, folder: Path, observer: Observer, *, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        write_atomic(folder / "metrics.jsonl", "")
-        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        path = folder / "metrics.jsonl"
+        write_atomic(path, "".join(_lines_up_to(path, step)))
+        self._lines = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=step + 1 if step else None
+        )
         self._observer = observer
 
     def on_data(self, what: str, done: int, total: int) -> None:
         """Pass on."""
         self._observer.on_data(what, done, total)
 
-    def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
+    def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
         """Pass on."""
-        self._observer.on_start(folder, epochs, n_steps)
+        self._observer.on_start(folder, epochs, n_steps, step)
 
-    def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:
+    def on_step(self, metrics: StepMetrics) -> None:
         """Pass on."""
-        self._observer.on_step(step, n_steps, loss, sparsity)
+        self._observer.on_step(metrics)
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Write, then pass on."""
@@ -39,9 +45,24 @@ class RunLog:
         self._lines.flush()
         for key in ("loss", "val_accuracy", "sparsity", "lr", "images_per_second"):
             self._board.add_scalar(key, getattr(metrics, key), metrics.step)
+        for name, sparsity in metrics.layers.items():
+            self._board.add_scalar(f"sparsity_of/{name}", sparsity, metrics.step)
         self._observer.on_epoch(metrics)
 
     def close(self) -> None:
         """Close both files."""
         self._lines.close()
         self._board.close()
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    """The whole lines of an earlier process up to that step; a torn last line is left out."""
+    kept = []
+    if step and path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue
+    return kept

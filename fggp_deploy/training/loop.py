@@ -4,127 +4,106 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import ConfigError, MachineError, TrainingDiverged
-from fggp_deploy.pruner import Pruner
-from fggp_deploy.training.augment import Augmentation
-from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
+from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.config import TrainConfig
-from fggp_deploy.training.observer import EpochMetrics, Observer
+from fggp_deploy.training.loss import loss
+from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
+from fggp_deploy.training.session import Session, diverged
+from fggp_deploy.training.stages import learning_rate, stage_at
 
-TEMPERATURE = 2.0  # of distillation
 _CHECK_EVERY = {"cpu": 10, "cuda": 50}  # steps between looks at the loss; each waits for a GPU
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; raises MachineError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as e:
-        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from e
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MachineError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; "
-            f"use --device cpu"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    return device
-
-
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of step t = 1…T."""
-    n_steps = config.epochs * steps_per_epoch
-    warmup = min(config.warmup_epochs * steps_per_epoch, n_steps / 5)
-    if step <= warmup:
-        return config.lr * step / warmup
-    done = (step - 1) / n_steps
-    if config.lr_schedule == "step":
-        return config.lr * (1 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over all parameters."""
+    """SGD with Nesterov momentum over all parameters, in one pass over memory (fused)."""
     return torch.optim.SGD(
         model.parameters(),
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.momentum > 0,
+        fused=True,
     )
 
 
-def fit(
-    model: nn.Module,
-    data: Dataset,
-    config: TrainConfig,
-    *,
-    optimizer: torch.optim.Optimizer,
-    pruner: Pruner,
-    device: torch.device,
-    observer: Observer,
-    teacher: nn.Module | None = None,
-    distill: float = 0.0,
-) -> EpochMetrics:
-    """Train for `config.epochs`; returns the last epoch's metrics.
+def training_steps(s: Session, observer: Observer) -> Iterator[int]:
+    """Train from where the session is to the end of its last epoch; yields after each step.
 
-    `model` is on `device` already. With `teacher`, the loss is (1 − distill)·cross-entropy +
-    distill·KL to its softened outputs. Raises TrainingDiverged when the loss is not finite.
+    Whatever belongs to a step is done when it is yielded: an epoch's last step comes after its
+    validation. The caller may keep, look at and copy the session then. Raises TrainingDiverged
+    when the loss is not finite.
     """
-    size = config.batch_size
-    per_epoch = n_training_batches(data, size)
-    batches, val = (
-        open_batches(
-            part, data.preprocessing, batch_size=size, device=device, workers=config.workers
-        )
-        for part in (data.train, data.val)
+    size, at = s.config.batch_size, s.position
+    batches, val = s.batches(s.data.train), s.batches(s.data.val)
+    forward = compiled(s)
+    look_every = _CHECK_EVERY[s.device.type]
+    at.loss_sum = at.loss_sum.to(s.device)
+    while at.epoch <= s.config.epochs:
+        s.generator.set_state(at.order)
+        skip = at.step - (at.epoch - 1) * s.steps_per_epoch
+        s.model.train()
+        start = looked = time.perf_counter()
+        looked_at = at.step
+        for x, y in batches.shuffled(s.generator, s.augmentation, skip=skip):
+            at.step += 1
+            value = train_step(s, forward, x, y)
+            at.loss_sum += value
+            if at.step % look_every == 0 or at.step == 1:
+                now = time.perf_counter()
+                each = (now - looked) / (at.step - looked_at)
+                looked, looked_at = now, at.step
+                observer.on_step(
+                    StepMetrics(
+                        step=at.step,
+                        n_steps=s.n_steps,
+                        loss=_finite(value, at.step),
+                        sparsity=s.pruner.masks.sparsity,
+                        images_per_second=size / each,
+                        seconds_left=each * (s.n_steps - at.step),
+                    )
+                )
+            at.epoch_seconds += time.perf_counter() - start
+            if at.step == at.epoch * s.steps_per_epoch:
+                observer.on_epoch(_close_epoch(s, val))
+            yield at.step
+            start = time.perf_counter()
+
+
+def compiled(s: Session) -> Callable[[Tensor], Tensor]:
+    """The session's network as training calls it."""
+    return torch.compile(s.model) if s.config.compile else s.model
+
+
+def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """One optimiser step on x [B, C, H, W], y [B]; `s.position.step` is its number.
+
+    `forward` is the session's model or a compiled form of it. Returns the loss, detached.
+    """
+    step = s.position.step
+    lr = learning_rate(s.config, stage_at(s.stages, step), step, s.steps_per_epoch)
+    for group in s.optimizer.param_groups:
+        group["lr"] = lr
+    s.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(s.device.type, torch.bfloat16, enabled=s.config.precision == "bf16"):
+        logits = forward(x)
+        soft = None
+        if s.teacher is not None and s.distill:
+            with torch.no_grad():
+                soft = s.teacher(x)
+    value = loss(
+        logits.float(), y, soft, distill=s.distill, label_smoothing=s.config.label_smoothing
     )
-    augmentation = Augmentation(data.augment, data.flip, data.crop_padding)
-    generator = torch.Generator().manual_seed(config.seed)
-    n_steps = per_epoch * config.epochs
-    step = 0
-    for epoch in range(1, config.epochs + 1):
-        start = time.perf_counter()
-        total = torch.zeros((), device=device)
-        model.train()
-        for x, y in batches.shuffled(generator, augmentation):
-            step += 1
-            lr = learning_rate(config, step, per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                logits = model(x)
-                soft = teacher(x) if teacher is not None else None
-            loss = _loss(logits.float(), y, soft, distill)
-            loss.backward()
-            pruner.after_backward()
-            optimizer.step()
-            pruner.after_step()
-            total += loss.detach()
-            if step % _CHECK_EVERY[device.type] == 0 or step == 1:
-                observer.on_step(step, n_steps, _finite(loss, step), pruner.masks.sparsity)
-        seconds = time.perf_counter() - start
-        metrics = EpochMetrics(
-            epoch=epoch,
-            step=step,
-            loss=_finite(total / per_epoch, step),
-            val_accuracy=accuracy(model, val),
-            sparsity=pruner.masks.sparsity,
-            lr=lr,
-            images_per_second=per_epoch * size / seconds,
-            seconds=seconds,
-        )
-        observer.on_epoch(metrics)
-    return metrics
+    value.backward()
+    s.pruner.after_backward()
+    s.optimizer.step()
+    s.pruner.after_step()
+    s.average_weights()
+    return value.detach()
 
 
 @torch.no_grad()
@@ -137,20 +116,28 @@ def accuracy(model: nn.Module, batches: Batches) -> float:
     return int(right) / len(batches.labels)
 
 
-def _loss(logits: Tensor, y: Tensor, soft: Tensor | None, distill: float) -> Tensor:
-    hard = F.cross_entropy(logits, y)
-    if soft is None:
-        return hard
-    target = (soft.detach().float() / TEMPERATURE).softmax(1)
-    kl = F.kl_div((logits / TEMPERATURE).log_softmax(1), target, reduction="batchmean")
-    return (1 - distill) * hard + distill * TEMPERATURE**2 * kl
+def _close_epoch(s: Session, val: Batches) -> EpochMetrics:
+    at, masks = s.position, s.pruner.masks
+    start = time.perf_counter()
+    mean_loss = _finite(at.loss_sum / s.steps_per_epoch, at.step)
+    at.epoch_seconds += time.perf_counter() - start  # a GPU may still have been at work
+    metrics = EpochMetrics(
+        epoch=at.epoch,
+        step=at.step,
+        loss=mean_loss,
+        val_accuracy=accuracy(s.model, val),
+        sparsity=masks.sparsity,
+        lr=s.optimizer.param_groups[0]["lr"],
+        images_per_second=s.steps_per_epoch * s.config.batch_size / at.epoch_seconds,
+        seconds=at.epoch_seconds,
+        layers={n: k / masks[n].numel() for n, k in masks.removed_by_layer.items()},
+    )
+    at.next_epoch(s.generator.get_state())
+    return metrics
 
 
-def _finite(loss: Tensor, step: int) -> float:
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise TrainingDiverged(
-            f"the loss is {value} near step {step}; try a lower --lr, a longer --warmup-epochs, "
-            f"or --precision fp32"
-        )
-    return value
+def _finite(value: Tensor, step: int) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise diverged(number, step)
+    return number

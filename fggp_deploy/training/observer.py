@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 
 @dataclass(frozen=True)
+class StepMetrics:
+    """How far a run is. `images_per_second`, `seconds_left`: from the steps since the last one."""
+
+    step: int
+    n_steps: int
+    loss: float
+    sparsity: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch, as it goes to metrics.jsonl."""
+    """One epoch, as it goes to metrics.jsonl. `layers`: sparsity of each prunable parameter."""
 
     epoch: int
     step: int
@@ -19,6 +32,7 @@ class EpochMetrics:
     lr: float
     images_per_second: float
     seconds: float
+    layers: Mapping[str, float]
 
 
 class Observer(Protocol):
@@ -28,11 +42,11 @@ class Observer(Protocol):
         """While images are checked or decoded, before anything else."""
         ...
 
-    def on_start(self, folder: Path, epochs: int, n_steps: int) -> None:
-        """Once, before the first step."""
+    def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
+        """Once, before the first step; `step` steps were done before, by a run that was cut."""
         ...
 
-    def on_step(self, step: int, n_steps: int, loss: float, sparsity: float) -> None:
+    def on_step(self, metrics: StepMetrics) -> None:
         """Every few steps."""
         ...
 

@@ -7,33 +7,112 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fggp_deploy import methods, models
-from fggp_deploy.artifacts.checkpoint import CheckpointInfo
-from fggp_deploy.errors import ConfigError
-from fggp_deploy.folder import INTERRUPTED, PARENT, PRUNED, new_folder
-from fggp_deploy.masks import MaskSet
+from fggp_deploy.data.types import Progress
+from fggp_deploy.errors import CheckpointError, ConfigError
+from fggp_deploy.files import sha256_file
+from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
-from fggp_deploy.schedules import Cubic
 from fggp_deploy.training.batches import n_training_batches
+from fggp_deploy.training.conduct import Origin, Ready, conduct
 from fggp_deploy.training.config import PruneConfig
-from fggp_deploy.training.loop import make_optimizer, pick_device
+from fggp_deploy.training.device import pick_device
+from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import Observer
-from fggp_deploy.training.run import Run, RunResult
-from fggp_deploy.training.start import Start, count_macs, load_start, on_device, to_checkpoint
+from fggp_deploy.training.result import RunResult
+from fggp_deploy.training.resume import data_digest
+from fggp_deploy.training.session import Session
+from fggp_deploy.training.stages import pruning_schedule, stages
+from fggp_deploy.training.start import Start, load_start, on_device
 
 
 def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -> RunResult:
     """Prune `config.checkpoint` to `config.target` and write a run's folder.
 
-    The parent is kept beside the result, so that the folder is complete in itself. Raises
-    TargetBelowStart, LayerCollapse, TrainingDiverged and the readers' errors; see Run.go for what
-    is kept then.
+    The parent is kept beside the result, so that the folder is complete in itself. See `conduct`
+    for a folder that holds a run already. Raises TargetBelowStart, LayerCollapse,
+    TrainingDiverged, Stopped and the readers' errors.
+    """
+    return conduct(
+        lambda folder, origin: ready_to_prune(config, folder, origin, progress=observer.on_data),
+        config,
+        name=f"{models.in_a_path(config.model)}-{config.method}-{config.targets[-1]:g}",
+        result_name=PRUNED,
+        observer=observer,
+        out=out,
+    )
+
+
+def ready_to_prune(
+    config: PruneConfig,
+    folder: Path | None = None,
+    origin: Origin | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Ready:
+    """Everything loaded for the first step, or, given a run's folder and origin, for going on.
+
+    `progress`: see load_start.
     """
     criterion = methods.criterion(config.method, rate=config.rate)
     device = pick_device(config.device)
     models.check(config.model, trust_code=config.trust_code)
+    if folder is None or origin is None:
+        start, parent = _load(config, progress)
+        checkpoint_sha256: str | None = start.sha256
+    else:
+        parent = load_start(config, _present(folder / PARENT), progress=progress)
+        start = replace(parent, model=deepcopy(parent.model))
+        given, checkpoint_sha256 = config.checkpoint, origin.checkpoint_sha256
+        if given is not None and given.is_file():
+            checkpoint_sha256 = sha256_file(given)
+    torch.manual_seed(config.seed)
+    model = on_device(start.model, device)
+    masks = initial_masks(
+        model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
+    )
+    check_reachable(masks, config.targets[0])  # Cubic's own error does not know the checkpoint
+    begin = min(masks.sparsity, config.targets[0]) if origin is None else origin.start_sparsity
+    n_steps = config.epochs * n_training_batches(start.data, config.batch_size)
+    optimizer = make_optimizer(model, config)
+    pruner = Pruner(
+        model,
+        criterion,
+        pruning_schedule(stages(config, n_steps), start=begin, updates=config.updates),
+        optimizer=optimizer,
+        masks=start.masks,
+        prune_first=config.prune_first,
+        keep_dense=config.keep_dense,
+    )
+    session = Session(
+        model=model,
+        data=start.data,
+        config=config,
+        pruner=pruner,
+        optimizer=optimizer,
+        device=device,
+        teacher=on_device(parent.model, device).eval(),
+    )
+    return Ready(
+        session,
+        Origin(
+            data_sha256=data_digest(start.data),
+            start_sparsity=begin,
+            checkpoint_sha256=checkpoint_sha256,
+            parent_sha256=parent.sha256,
+        ),
+        parent=parent,
+        names=start.names,
+    )
+
+
+def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start]:
+    """What is to be pruned, and what the result is compared with and learns from.
+
+    The parent is the checkpoint as it came; of a savepoint it is that run's parent, not the
+    half-pruned network.
+    """
     if config.new_head:
         raise ConfigError("a fresh head knows nothing yet: `train --new-head` first, prune that")
     if config.checkpoint is None and config.weights is None and config.model != PruneConfig.model:
@@ -41,64 +120,17 @@ def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -
             f"--model {config.model} needs --checkpoint or --weights: only {PruneConfig.model} "
             f"comes trained"
         )
-    start = load_start(config, config.checkpoint, progress=observer.on_data)
-    parent = _parent(config, start)
-    torch.manual_seed(config.seed)
-    model = on_device(start.model, device)
-    teacher = on_device(parent.model, device).eval()
-    n_steps = config.epochs * n_training_batches(start.data, config.batch_size)
-    masks = initial_masks(
-        model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
-    )
-    check_reachable(masks, config.target)  # before Cubic, whose error does not know the checkpoint
-    optimizer = make_optimizer(model, config)
-    pruner = Pruner(
-        model,
-        criterion,
-        Cubic(config.target, steps=n_steps, start=masks.sparsity, updates=config.updates),
-        optimizer=optimizer,
-        masks=start.masks,
-        prune_first=config.prune_first,
-        keep_dense=config.keep_dense,
-    )
-    folder = new_folder(out, f"{models.in_a_path(config.model)}-{config.method}-{config.target:g}")
-    _keep_parent(parent, teacher, config.model, folder)
-    return Run(
-        folder=folder,
-        result_name=PRUNED,
-        model=model,
-        data=start.data,
-        config=config,
-        pruner=pruner,
-        optimizer=optimizer,
-        device=device,
-        teacher=teacher,
-        parent_sha256=parent.sha256,
-        names=start.names,
-    ).go(observer)
+    path = config.checkpoint
+    if path is not None and path.is_dir():
+        path = checkpoint_in(path)
+    start = load_start(config, path, progress=progress)
+    kept = parent_of(start.checkpoint)
+    if kept.parent != start.checkpoint.parent and kept.is_file():
+        return start, load_start(config, kept, progress=progress)
+    return start, replace(start, model=deepcopy(start.model))
 
 
-def _parent(config: PruneConfig, start: Start) -> Start:
-    """What the result is compared with and learns from: the checkpoint as it came.
-
-    Of an interrupted run it is that run's parent, not the half-pruned network.
-    """
-    kept = start.checkpoint.with_name(PARENT)
-    if start.checkpoint.name == INTERRUPTED and kept.is_file():
-        return load_start(config, kept)
-    return replace(start, model=deepcopy(start.model))
-
-
-def _keep_parent(start: Start, model: nn.Module, name: str, folder: Path) -> None:
-    data = start.data
-    info = CheckpointInfo(
-        model=models.canonical(name),
-        data=data.name,
-        classes=data.classes,
-        preprocessing=data.preprocessing,
-        macs=count_macs(model, data.preprocessing.input_shape),
-        reference_sha256=start.sha256,
-        names=start.names,
-        provenance={"copy_of": start.checkpoint.name},
-    )
-    to_checkpoint(model, start.masks or MaskSet({}), info).save(folder / PARENT)
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, and the run cannot go on without it")
+    return path

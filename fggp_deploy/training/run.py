@@ -1,162 +1,172 @@
-"""What every training stage shares: fit, measure once on the test split, write the checkpoint."""
+"""What every training stage shares: train, keep savepoints, measure, write the checkpoints."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-import yaml
-from torch import nn
 
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
-from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import FggpWarning
-from fggp_deploy.files import write_atomic
-from fggp_deploy.folder import INTERRUPTED
-from fggp_deploy.masks import MaskSet, tensor_digest
+from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged
+from fggp_deploy.folder import RESUME
+from fggp_deploy.masks import tensor_digest
 from fggp_deploy.models import canonical
-from fggp_deploy.pruner import Pruner
-from fggp_deploy.training.batches import n_training_batches, open_batches
-from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training import savepoint
+from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.interruption import Interruption
 from fggp_deploy.training.log import RunLog
-from fggp_deploy.training.loop import accuracy, fit
+from fggp_deploy.training.loop import accuracy, training_steps
 from fggp_deploy.training.observer import Observer
+from fggp_deploy.training.result import RunResult
+from fggp_deploy.training.resume import Origin
+from fggp_deploy.training.session import Session
+from fggp_deploy.training.settle import settled_model
+from fggp_deploy.training.stages import Stage
 from fggp_deploy.training.start import count_macs, to_checkpoint
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What a finished run made. Accuracies in [0, 1] on the test split, measured once, at the end.
-
-    `digest`: over weights and masks (name, dtype, shape, bytes).
-    """
-
-    folder: Path
-    checkpoint: Path
-    test_accuracy: float
-    parent_accuracy: float | None
-    n_test: int
-    n_prunable: int
-    n_removed: int
-    digest: str
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Run:
-    """A run that is ready to go: everything on its device, the folder made.
+    """A run that is ready to go, from its first step or from where its session stands.
 
-    `teacher`: the parent network of a pruning run, `parent_sha256` the hash of its file. `names`:
-    our names of parameters → the user's, where they differ.
+    `result_name`: of the last target's checkpoint. `origin`: what a process that goes on must find
+    unchanged. `parent_sha256`: hash of the parent's file as it came. `names`: our names of
+    parameters → the user's, where they differ.
     """
 
     folder: Path
     result_name: str
-    model: nn.Module
-    data: Dataset
-    config: TrainConfig
-    pruner: Pruner
-    optimizer: torch.optim.Optimizer
-    device: torch.device
-    teacher: nn.Module | None = None
+    session: Session
+    origin: Origin
     parent_sha256: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
     def go(self, observer: Observer) -> RunResult:
-        """Run to the end.
+        """Run to the end; the folder is held by the caller.
 
-        On an error or Ctrl-C the weights and masks so far are kept as `interrupted.safetensors`,
-        a sparse checkpoint that `prune` can start from.
+        Raises Stopped after SIGINT or SIGTERM, when all is saved, and TrainingDiverged, after
+        which the savepoints of before remain.
         """
-        began = datetime.now(UTC)
-        config = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
-        write_atomic(self.folder / "config.yaml", config)
-        if self.data.held_out is not None:
-            self.data.held_out.save_beside(self.folder)
-        distill = self.config.distill if isinstance(self.config, PruneConfig) else 0.0
-        log = RunLog(self.folder, observer)
-        epochs = self.config.epochs
-        n_steps = epochs * n_training_batches(self.data, self.config.batch_size)
+        s = self.session
+        began, earlier = time.monotonic(), s.position.seconds
+        log = RunLog(self.folder, observer, step=s.position.step)
+        with Interruption() as interruption, contextlib.closing(log):
+            log.on_start(self.folder, s.config.epochs, s.n_steps, s.position.step)
+            saved = began
+            try:
+                for step in training_steps(s, log):
+                    s.position.seconds = earlier + time.monotonic() - began
+                    for stage in s.stages:
+                        if stage.end == step:
+                            self._keep(stage)
+                    if step == s.n_steps:
+                        break
+                    due = time.monotonic() - saved >= 60 * s.config.save_every
+                    if interruption.received:
+                        self._save()
+                        raise Stopped(interruption.received, step, s.n_steps, self.folder)
+                    if due:
+                        self._try_to_save()
+                        saved = time.monotonic()
+            except TrainingDiverged as e:
+                raise TrainingDiverged(f"{e}; {self._what_is_left()}") from e
+        return self._finish()
+
+    def checkpoint_path(self, stage: Stage) -> Path:
+        """Where a target's network goes; the last one of several is also at `result_name`."""
+        if len(self.session.stages) == 1:
+            return self.folder / self.result_name
+        digits = f"{stage.target:.2f}"
+        number = digits if float(digits) == stage.target else f"{stage.target:g}"
+        return self.folder / self.result_name.replace(".", f"-{number}.", 1)
+
+    def _keep(self, stage: Stage) -> None:
+        """Write the checkpoint of a target that is reached, with what it can do."""
+        s = self.session
+        began = datetime.now(UTC) - timedelta(seconds=s.position.seconds)
+        s.check_finite()
+        if stage.end == s.n_steps:
+            s.pruner.finish()
+        model = settled_model(s, s.batches(s.data.train))
+        masks, weights = s.pruner.masks, dict(model.state_dict())
+        metrics = {
+            "target": stage.target,
+            "val_accuracy": accuracy(model, s.batches(s.data.val)),
+            "test_accuracy": accuracy(model, s.batches(s.data.test)),
+            "n_test": len(s.data.test),
+            "n_prunable": masks.n_total,
+            "n_removed": masks.n_removed,
+            "digest": tensor_digest(weights | {f"mask/{n}": m for n, m in masks.items()}),
+            "parent_test_accuracy": self._parent_accuracy,
+        }
+        provenance = Provenance.of(s.config.to_dict(), began).to_dict()
+        info = replace(self._info, target=stage.target, metrics=metrics, provenance=provenance)
+        checkpoint = to_checkpoint(model, s.pruner.all_masks(), info)
+        checkpoint.save(self.checkpoint_path(stage))
+        if stage.end == s.n_steps and len(s.stages) > 1:
+            checkpoint.save(self.folder / self.result_name)
+
+    def _finish(self) -> RunResult:
+        """Write the summary; the savepoints are not needed any more."""
+        paths = [self.checkpoint_path(stage) for stage in self.session.stages]
+        result = RunResult.of(self.folder / self.result_name, paths)
+        result.save()
+        shutil.rmtree(self.folder / RESUME, ignore_errors=True)
+        return result
+
+    def _try_to_save(self) -> None:
+        """Save; a full disk is no reason to lose what is in memory, so it only gets a warning."""
         try:
-            log.on_start(self.folder, epochs, n_steps)
-            fit(
-                self.model, self.data, self.config, optimizer=self.optimizer, pruner=self.pruner,
-                device=self.device, observer=log, distill=distill,
-                teacher=self.teacher if distill else None,
-            )  # fmt: skip
-            return self._finish(self.pruner.finish(), began)
-        except BaseException:
-            self._keep_interrupted()
-            raise
-        finally:
-            log.close()
-
-    def _finish(self, masks: MaskSet, began: datetime) -> RunResult:
-        """Measure on the test split, write the checkpoint."""
-        test = open_batches(
-            self.data.test, self.data.preprocessing, batch_size=self.config.batch_size,
-            device=self.device, workers=self.config.workers,
-        )  # fmt: skip
-        test_accuracy = accuracy(self.model, test)
-        parent_accuracy = accuracy(self.teacher, test) if self.teacher is not None else None
-        provenance = Provenance.of(self.config.to_dict(), began)
-        info = self._describe(
-            metrics={
-                "test_accuracy": test_accuracy,
-                "parent_test_accuracy": parent_accuracy,
-                "n_test": len(self.data.test),
-            },
-            provenance=provenance.to_dict(),
-        )
-        path = self.folder / self.result_name
-        to_checkpoint(self.model, self.pruner.all_masks(), info).save(path)
-        weights = dict(self.model.state_dict())
-        return RunResult(
-            folder=self.folder,
-            checkpoint=path,
-            test_accuracy=test_accuracy,
-            parent_accuracy=parent_accuracy,
-            n_test=len(self.data.test),
-            n_prunable=masks.n_total,
-            n_removed=masks.n_removed,
-            digest=tensor_digest(weights | {f"mask/{n}": m for n, m in masks.items()}),
-            seconds=provenance.seconds,
-        )
-
-    def _keep_interrupted(self) -> None:
-        self.pruner.state.zero_removed_()
-        if all(bool(torch.isfinite(t).all()) for t in self.model.state_dict().values()):
-            info = self._describe(metrics={}, provenance={})
-            checkpoint = to_checkpoint(self.model, self.pruner.all_masks(), info)
-            checkpoint.save(self.folder / INTERRUPTED)
+            self._save()
+        except MachineError as e:
+            again = self.session.config.save_every
             warnings.warn(
-                f"the weights and masks so far are in {self.folder / INTERRUPTED}; "
-                f"prune --checkpoint goes on from it",
+                f"{e}; the run goes on without a savepoint and tries again in {again:g} minutes",
                 FggpWarning,
                 stacklevel=2,
             )
 
-    def _describe(
-        self, *, metrics: Mapping[str, Any], provenance: Mapping[str, Any]
-    ) -> CheckpointInfo:
-        config = self.config
+    def _save(self) -> None:
+        s = self.session
+        s.check_finite()
+        checkpoint = to_checkpoint(s.model, s.pruner.all_masks(), self._info)
+        state = s.state_dict() | {"origin": self.origin.to_dict()}
+        savepoint.write(self.folder, s.position.step, checkpoint, state)
+
+    def _what_is_left(self) -> str:
+        if any((self.folder / RESUME).glob("*")):
+            return (
+                f"the last good state is kept: prune --checkpoint {self.folder} starts a new run "
+                f"from it, with other options"
+            )
+        return f"nothing was saved yet (--save-every {self.session.config.save_every:g} minutes)"
+
+    @cached_property
+    def _parent_accuracy(self) -> float | None:
+        """The parent's on the test split; None without a parent."""
+        s = self.session
+        return None if s.teacher is None else accuracy(s.teacher, s.batches(s.data.test))
+
+    @cached_property
+    def _info(self) -> CheckpointInfo:
+        """What every checkpoint of the run says of itself."""
+        s = self.session
         return CheckpointInfo(
-            model=canonical(config.model),
-            data=self.data.name,
-            classes=self.data.classes,
-            preprocessing=self.data.preprocessing,
-            prunable=tuple(self.pruner.masks),
-            target=config.target if isinstance(config, PruneConfig) else config.sparsity,
-            method=config.method if isinstance(config, PruneConfig) else None,
-            macs=count_macs(self.model, self.data.preprocessing.input_shape),
+            model=canonical(s.config.model),
+            data=s.data.name,
+            classes=s.data.classes,
+            preprocessing=s.data.preprocessing,
+            prunable=tuple(s.pruner.masks),
+            target=s.config.targets[-1],
+            method=s.config.method if isinstance(s.config, PruneConfig) else None,
+            macs=count_macs(s.model, s.data.preprocessing.input_shape),
             reference_sha256=self.parent_sha256,
             names=self.names,
-            metrics=metrics,
-            provenance=provenance,
         )

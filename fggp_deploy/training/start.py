@@ -20,6 +20,7 @@ from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset, Progress
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import check_readable, sha256_file
+from fggp_deploy.folder import run_of
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruner import weight_parameters
@@ -98,7 +99,7 @@ def load_start(
     elif ours is not None:
         assert ours.info is not None  # is_ours has seen it
         _check_model(ours.info, config, path)
-        split = path.with_name(SPLIT)
+        split = run_of(path) / SPLIT
         like = Reading(
             preprocessing=ours.info.preprocessing,
             classes=ours.info.classes,

@@ -5,70 +5,94 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fggp_deploy import methods, models
 from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.data.types import Progress
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.folder import DENSE, new_folder
-from fggp_deploy.masks import random_masks
+from fggp_deploy.folder import DENSE
+from fggp_deploy.masks import MaskSet, random_masks
 from fggp_deploy.pruner import Pruner, initial_masks, prunable_parameters
 from fggp_deploy.schedules import Constant
+from fggp_deploy.training.conduct import Ready, conduct
 from fggp_deploy.training.config import TrainConfig
-from fggp_deploy.training.loop import make_optimizer, pick_device
+from fggp_deploy.training.device import pick_device
+from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import Observer
-from fggp_deploy.training.run import Run, RunResult
+from fggp_deploy.training.result import RunResult
+from fggp_deploy.training.resume import Origin, data_digest
+from fggp_deploy.training.session import Session
 from fggp_deploy.training.start import load_data, load_start, new_model, on_device
 
 
 def train(config: TrainConfig, *, observer: Observer, out: Path | None = None) -> RunResult:
     """Train `config.model` from scratch, or on from `config.checkpoint` or `config.weights`.
 
-    From scratch, `config.sparsity` of its weights are never there; zeros of a checkpoint stay zero.
+    From scratch, `config.sparsity` of its weights are never there; zeros of a checkpoint stay
+    zero. See `conduct` for a folder that holds a run already.
     """
+    return conduct(
+        lambda folder, origin: ready_to_train(config, progress=observer.on_data),
+        config,
+        name=f"{models.in_a_path(config.model)}-train-{config.sparsity:g}",
+        result_name=DENSE,
+        observer=observer,
+        out=out,
+    )
+
+
+def ready_to_train(config: TrainConfig, *, progress: Progress | None = None) -> Ready:
+    """Everything made for the first step; `progress`: see load_data."""
     device = pick_device(config.device)
     models.check(config.model, trust_code=config.trust_code)
     torch.manual_seed(config.seed)
     if config.checkpoint is None and config.weights is None:
         start = None
-        data = load_data(config, progress=observer.on_data)
-        model = new_model(config, data)
+        data = load_data(config, progress=progress)
+        model = on_device(new_model(config, data), device)
+        masks = _new_masks(model, config)
     else:
         if config.sparsity:
             raise ConfigError("--sparsity is for training from scratch; `prune` makes it sparse")
-        start = load_start(config, config.checkpoint, progress=observer.on_data)
-        data, model = start.data, start.model
-    on_device(model, device)
-    if start is None:
-        params = prunable_parameters(
-            model, prune_first=config.prune_first, keep_dense=config.keep_dense
-        )
-        shapes = {n: tuple(p.shape) for n, p in params.items()}
-        keep = ALLOCATIONS[config.allocation](shapes, config.sparsity)
-        generator = torch.Generator().manual_seed(config.seed)
-        masks = random_masks(params, keep, generator=generator)
-    else:
+        start = load_start(config, config.checkpoint, progress=progress)
+        data, model = start.data, on_device(start.model, device)
         masks = initial_masks(
             model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
         )
+    sparsity = masks.sparsity if start else config.sparsity
     optimizer = make_optimizer(model, config)
     pruner = Pruner(
         model,
         methods.criterion("gmp"),
-        Constant(masks.sparsity if start else config.sparsity),
+        Constant(sparsity),
         optimizer=optimizer,
         masks=masks,
         prune_first=config.prune_first,
         keep_dense=config.keep_dense,
     )
-    return Run(
-        folder=new_folder(out, f"{models.in_a_path(config.model)}-train-{config.sparsity:g}"),
-        result_name=DENSE,
+    session = Session(
         model=model,
         data=data,
         config=config,
         pruner=pruner,
         optimizer=optimizer,
         device=device,
-        parent_sha256=start.sha256 if start else None,
+    )
+    sha256 = start.sha256 if start else None
+    return Ready(
+        session,
+        Origin(data_digest(data), start_sparsity=sparsity, checkpoint_sha256=sha256),
+        start_sha256=sha256,
         names=start.names if start else {},
-    ).go(observer)
+    )
+
+
+def _new_masks(model: nn.Module, config: TrainConfig) -> MaskSet:
+    """Random masks of `config.sparsity`, from the seed."""
+    params = prunable_parameters(
+        model, prune_first=config.prune_first, keep_dense=config.keep_dense
+    )
+    shapes = {n: tuple(p.shape) for n, p in params.items()}
+    keep = ALLOCATIONS[config.allocation](shapes, config.sparsity)
+    return random_masks(params, keep, generator=torch.Generator().manual_seed(config.seed))

@@ -1,0 +1,148 @@
+"""A training stage from its options to its folder, be it new, cut short or finished."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.errors import CheckpointError, FggpWarning
+from fggp_deploy.files import sha256_file
+from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
+from fggp_deploy.masks import MaskSet
+from fggp_deploy.models import canonical
+from fggp_deploy.training import savepoint
+from fggp_deploy.training.config import TrainConfig
+from fggp_deploy.training.observer import Observer
+from fggp_deploy.training.result import RunResult
+from fggp_deploy.training.resume import (
+    EarlierRun,
+    Origin,
+    earlier_run,
+    refuse_changes,
+    write_config,
+)
+from fggp_deploy.training.run import Run
+from fggp_deploy.training.session import Session
+from fggp_deploy.training.start import Start, count_macs, to_checkpoint
+
+__all__ = ["Origin", "Ready", "conduct"]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A session before its first step, what it began with, and its parent if it has one.
+
+    `start_sha256`: hash of the weights' file that it starts from. `names`: our names of
+    parameters → the user's, where they differ.
+    """
+
+    session: Session
+    origin: Origin
+    parent: Start | None = None
+    start_sha256: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+Prepare = Callable[[Path | None, Origin | None], Ready]
+
+
+def conduct(
+    prepare: Prepare,
+    config: TrainConfig,
+    *,
+    name: str,
+    result_name: str,
+    observer: Observer,
+    out: Path | None,
+) -> RunResult:
+    """Make ready and run to the end, in `out` or a new folder called after `name`.
+
+    `prepare` gets None and None, or the folder and the origin of a run to go on with. Where `out`
+    holds a run that was cut, goes on from its last savepoint, to the same result bit for bit on
+    the same CPU; where it holds a finished one, says so and returns what that made. Raises
+    ResumeRefused when the options or inputs are not that run's own.
+    """
+    earlier = earlier_run(out)
+    if earlier is None:
+        ready = prepare(None, None)  # whatever is wrong shows before a folder is made
+        folder = new_folder(out, name)
+        with held(folder):
+            return _begin(folder, ready, result_name).go(observer)
+    refuse_changes(earlier, config.to_dict())
+    with held(earlier.folder):
+        if earlier.finished:
+            warnings.warn(
+                f"{earlier.folder} holds a finished run, which stays as it is; choose another "
+                f"--out for a new one",
+                FggpWarning,
+                stacklevel=2,
+            )
+            return RunResult.load(earlier.folder)
+        return _go_on(prepare, earlier, result_name).go(observer)
+
+
+def _begin(folder: Path, ready: Ready, result_name: str) -> Run:
+    session, parent = ready.session, ready.parent
+    write_config(folder, session.config.to_dict())
+    if session.data.held_out is not None:
+        session.data.held_out.save_beside(folder)
+    origin = ready.origin
+    if parent is not None:
+        _keep_parent(parent, session, folder)
+        origin = replace(origin, parent_sha256=sha256_file(folder / PARENT))
+    return Run(
+        folder=folder,
+        result_name=result_name,
+        session=session,
+        origin=origin,
+        parent_sha256=parent.sha256 if parent else ready.start_sha256,
+        names=ready.names,
+    )
+
+
+def _go_on(prepare: Prepare, earlier: EarlierRun, result_name: str) -> Run:
+    folder = earlier.folder
+    remove_leftovers(folder)
+    saved = savepoint.latest(folder)
+    if saved is None:  # it was cut before its first savepoint
+        return _begin(folder, prepare(None, None), result_name)
+    origin = Origin.from_dict(saved.state.get("origin"), saved.path)
+    ready = prepare(folder, origin)
+    origin.refuse_other(ready.origin, folder)
+    try:
+        ready.session.load_state_dict(saved.model, saved.state)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+        raise CheckpointError(
+            f"{saved.path} does not fit the network and options of its run ({e})"
+        ) from e
+    reference = ready.start_sha256
+    if ready.parent is not None:
+        info = Checkpoint.open(folder / PARENT).info
+        reference = info.reference_sha256 if info else None
+    return Run(
+        folder=folder,
+        result_name=result_name,
+        session=ready.session,
+        origin=origin,
+        parent_sha256=reference,
+        names=ready.names,
+    )
+
+
+def _keep_parent(parent: Start, session: Session, folder: Path) -> None:
+    data, model = parent.data, session.teacher
+    assert model is not None  # a run with a parent learns from it
+    info = CheckpointInfo(
+        model=canonical(session.config.model),
+        data=data.name,
+        classes=data.classes,
+        preprocessing=data.preprocessing,
+        macs=count_macs(model, data.preprocessing.input_shape),
+        reference_sha256=parent.sha256,
+        names=parent.names,
+        provenance={"copy_of": parent.checkpoint.name},
+    )
+    to_checkpoint(model, parent.masks or MaskSet({}), info).save(folder / PARENT)

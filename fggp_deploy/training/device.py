@@ -1,0 +1,25 @@
+"""Where a run computes."""
+
+from __future__ import annotations
+
+import torch
+
+from fggp_deploy.errors import ConfigError, MachineError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; raises MachineError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from e
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MachineError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; "
+            f"use --device cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    return device

@@ -1,0 +1,130 @@
+"""What a pruning run is going to do, and how long it will take, before it does anything."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fggp_deploy.criteria import Criterion
+from fggp_deploy.data.types import Progress
+from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.schedules import Chain, Constant, Cubic
+from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.loop import compiled, train_step
+from fggp_deploy.training.prune import ready_to_prune
+from fggp_deploy.training.session import Session
+
+_WARM_STEPS, _TIMED_STEPS = 2, 8
+
+
+@dataclass(frozen=True)
+class Update:
+    """One mask update: `n_drop` of the `n_alive` weights go, `sparsity` holds after it."""
+
+    step: int
+    sparsity: float
+    n_alive: int
+    n_drop: int
+
+    @property
+    def share(self) -> float:
+        """The share of the alive weights that go."""
+        return self.n_drop / self.n_alive
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in advance.
+
+    `target_steps`: where each of `targets` is kept. `seconds`: of all training steps, from a few
+    timed ones, without validation; `update_seconds`: of one choice among all weights. `remark`:
+    where an update departs from what the options ask for.
+    """
+
+    n_steps: int
+    steps_per_epoch: int
+    n_prunable: int
+    start_sparsity: float
+    targets: tuple[float, ...]
+    target_steps: tuple[int, ...]
+    updates: tuple[Update, ...]
+    remark: str | None
+    images_per_second: float
+    update_seconds: float
+    seconds: float
+
+    @property
+    def largest(self) -> Update | None:
+        """The update that removes the largest share of the alive weights."""
+        return max(self.updates, key=lambda u: u.share, default=None)
+
+
+def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
+    """The plan of `prune(config)`; writes nothing. Raises what that would before its first step.
+
+    `progress(what, done, total)` counts images that are checked or decoded.
+    """
+    session = ready_to_prune(config, progress=progress).session
+    method = session.pruner.method
+    assert isinstance(method, Gradual)
+    assert isinstance(method.schedule, Cubic | Chain)
+    masks = session.pruner.masks
+    updates = tuple(_updates(method.schedule, masks.n_total, masks.n_removed))
+    remarks = (method.criterion.remark(u.n_alive, u.n_drop) for u in updates)
+    update_seconds = _time_update(session, method.criterion, updates)
+    step_seconds = _time_step(session, method)
+    return Plan(
+        n_steps=session.n_steps,
+        steps_per_epoch=session.steps_per_epoch,
+        n_prunable=masks.n_total,
+        start_sparsity=masks.sparsity,
+        targets=config.targets,
+        target_steps=tuple(stage.end for stage in session.stages),
+        updates=updates,
+        remark=next((r for r in remarks if r), None),
+        images_per_second=config.batch_size / step_seconds,
+        update_seconds=update_seconds,
+        seconds=step_seconds * session.n_steps + update_seconds * len(updates),
+    )
+
+
+def _updates(schedule: Cubic | Chain, n_total: int, n_removed: int) -> Iterator[Update]:
+    for step in schedule.update_steps:
+        sparsity = schedule.sparsity(step)
+        n_drop = round(sparsity * n_total) - n_removed
+        if n_drop > 0:
+            yield Update(step, sparsity, n_total - n_removed, n_drop)
+            n_removed += n_drop
+
+
+def _time_update(s: Session, criterion: Criterion, updates: tuple[Update, ...]) -> float:
+    """Seconds of the first update, the dearest one; weights stand in for gradients."""
+    if not updates:
+        return 0.0
+    w, alive = s.pruner.state.flat_weights(), s.pruner.masks.flatten()
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        int(criterion.drop(w, w, alive, updates[0].n_drop)[-1])  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _time_step(s: Session, method: Gradual) -> float:
+    """Median seconds of an ordinary step, its batch included; the session is used up by this."""
+    method.schedule = Constant(s.pruner.masks.sparsity)
+    forward = compiled(s)
+    shuffled = s.batches(s.data.train).shuffled(s.generator, s.augmentation)
+    s.model.train()
+    seconds: list[float] = []
+    start = time.perf_counter()
+    for x, y in shuffled:
+        s.position.step += 1
+        float(train_step(s, forward, x, y))  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+        if len(seconds) == min(_WARM_STEPS + _TIMED_STEPS, s.n_steps):
+            break
+        start = time.perf_counter()
+    return statistics.median(seconds[-_TIMED_STEPS:])

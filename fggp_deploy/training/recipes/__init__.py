@@ -1,0 +1,85 @@
+"""Where a run's options come from: defaults, a recipe, a file, the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.training.config import TrainConfig
+from fggp_deploy.training.resume import earlier_run, refuse_changes
+from fggp_deploy.training.rules import plain, read_keys
+
+C = TypeVar("C", bound=TrainConfig)
+
+RECIPES = ("best", "fast", "paper")
+
+
+def resolve(
+    kind: type[C],
+    *,
+    recipe: str | None = None,
+    file: Path | None = None,
+    settings: Iterable[str] = (),
+    explicit: Mapping[str, Any],
+    out: Path | None = None,
+) -> C:
+    """The options of a run: defaults < recipe < file < settings (key=value) < explicit.
+
+    Where `out` holds a run already, its own options take the place of the defaults and none may
+    differ from them. Raises ConfigError and ResumeRefused.
+    """
+    in_file = _without_trust(_read_file(file, kind)) if file else {}
+    recipe = recipe or in_file.get("recipe")
+    given = recipe_values(recipe, kind) if recipe else {}
+    given = {**given, **in_file, **_read_settings(settings, kind), **explicit}
+    if recipe:
+        given["recipe"] = recipe
+    earlier = earlier_run(out)
+    if earlier is None:
+        return kind(**given)
+    refuse_changes(earlier, {k: plain(v) for k, v in given.items()})
+    own = _without_trust(read_keys(earlier.config, kind, where=str(earlier.folder)))
+    return kind(**{**own, **given})
+
+
+def _without_trust(values: dict[str, Any]) -> dict[str, Any]:
+    """What a file says, less its leave to run code: only who types the command gives that."""
+    return {k: v for k, v in values.items() if k != "trust_code"}
+
+
+def recipe_values(name: str, kind: type[TrainConfig]) -> dict[str, Any]:
+    """The values of a recipe of the package; raises UnknownName."""
+    if name not in RECIPES:
+        raise UnknownName("recipe", name, RECIPES)
+    text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return read_keys(yaml.safe_load(text), kind, where=f"recipe {name}")
+
+
+def _read_file(path: Path, kind: type[TrainConfig]) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ConfigError(f"--config {path} does not exist") from e
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise ConfigError(f"--config {path} is no YAML file ({' '.join(str(e).split())})") from e
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path} must map keys to values, as `epochs: 10`")
+    return read_keys(values, kind, where=str(path))
+
+
+def _read_settings(settings: Iterable[str], kind: type[TrainConfig]) -> dict[str, Any]:
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes key=value, got {setting!r}")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"--set {setting!r}: the value is no YAML") from e
+    return read_keys(values, kind, where="--set")

@@ -1,0 +1,100 @@
+"""What a finished run made, and the summary that says so in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.errors import CheckpointError
+from fggp_deploy.files import write_atomic
+from fggp_deploy.folder import SUMMARY
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """One network of a run. Accuracies in [0, 1]; `digest`: over weights and masks."""
+
+    target: float
+    checkpoint: Path
+    val_accuracy: float
+    test_accuracy: float
+    n_prunable: int
+    n_removed: int
+    digest: str
+
+    @classmethod
+    def of(cls, checkpoint: Path, metrics: Mapping[str, Any]) -> TargetResult:
+        """From what a checkpoint of a run says of itself."""
+        names = (f.name for f in fields(cls) if f.name != "checkpoint")
+        return cls(checkpoint=checkpoint, **{name: metrics[name] for name in names})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run made. Accuracies in [0, 1] on the test split.
+
+    `checkpoint`, `test_accuracy`, `n_removed`, `digest`: of the last target; `results`: of each.
+    `digest`: over weights and masks (name, dtype, shape, bytes). `seconds`: of all processes that
+    worked on the run.
+    """
+
+    folder: Path
+    checkpoint: Path
+    test_accuracy: float
+    parent_accuracy: float | None
+    n_test: int
+    n_prunable: int
+    n_removed: int
+    digest: str
+    seconds: float
+    results: tuple[TargetResult, ...]
+
+    @classmethod
+    def of(cls, checkpoint: Path, paths: Sequence[Path]) -> RunResult:
+        """From the run's main checkpoint and the one of each target, the last target last.
+
+        Raises CheckpointError when one is missing or damaged.
+        """
+        described = [(path, Checkpoint.open(path).info) for path in paths]
+        infos = [(path, info) for path, info in described if info is not None]
+        results = tuple(TargetResult.of(path, info.metrics) for path, info in infos)
+        last, info = results[-1], infos[-1][1]
+        return cls(
+            folder=checkpoint.parent,
+            checkpoint=checkpoint,
+            test_accuracy=last.test_accuracy,
+            parent_accuracy=info.metrics["parent_test_accuracy"],
+            n_test=info.metrics["n_test"],
+            n_prunable=last.n_prunable,
+            n_removed=last.n_removed,
+            digest=last.digest,
+            seconds=info.provenance["seconds"],
+            results=results,
+        )
+
+    def save(self) -> None:
+        """Write the summary into the run's folder, its paths relative to that."""
+        d = asdict(self)
+        for part in (d, *d["results"]):
+            part["checkpoint"] = part["checkpoint"].name
+        del d["folder"]
+        write_atomic(self.folder / SUMMARY, json.dumps(d, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> RunResult:
+        """Read a run's summary; raises CheckpointError when it is damaged."""
+        path = folder / SUMMARY
+        try:
+            d = json.loads(path.read_text(encoding="utf-8"))
+            results = tuple(TargetResult(**_with_path(folder, r)) for r in d.pop("results"))
+            return cls(folder=folder, results=results, **_with_path(folder, d))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise CheckpointError(f"{path} is damaged ({e}); delete it to go on") from e
+
+
+def _with_path(folder: Path, d: Mapping[str, Any]) -> dict[str, Any]:
+    return {**d, "checkpoint": folder / Path(str(d["checkpoint"])).name}

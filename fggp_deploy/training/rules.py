@@ -1,0 +1,285 @@
+"""What each option of a run may be: one table for the checks, the JSON Schema and the help."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.errors import ConfigError, UnknownName
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_SCHEMA_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """The type and the domain of one option.
+
+    `many`: a list of such values; `single`: a list or one value. `optional`: may be null.
+    `above` and `below` are open ends, `least` and `most` closed ones.
+    """
+
+    kind: type
+    help: str
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    single: bool = False
+    optional: bool = False
+    hint: str = ""
+
+    def read(self, name: str, value: Any) -> Any:
+        """The value in the option's own type, as YAML or --set give it; raises ConfigError."""
+        if value is None and self.optional:
+            return None
+        if self.many and isinstance(value, (list, tuple)):
+            return tuple(self._one(name, v) for v in value)
+        if self.many and not self.single:
+            raise ConfigError(f"{option(name)} must be a list of {self._name}, got {value!r}")
+        return self._one(name, value)
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ConfigError with the rule and the value where the value is outside the domain."""
+        for v in value if isinstance(value, tuple) else (value,):
+            if v is None:
+                continue
+            if self.choices and v not in self.choices:
+                raise UnknownName(name.replace("_", "-"), v, self.choices)
+            if self.kind in (int, float) and not self._holds(v):
+                tail = f"; {self.hint}" if self.hint else ""
+                raise ConfigError(f"{option(name)} must be {self._domain()}, got {v}{tail}")
+
+    def schema(self) -> dict[str, Any]:
+        """This option as JSON Schema."""
+        one: dict[str, Any] = {"type": _SCHEMA_TYPES[self.kind]}
+        for key, bound in (
+            ("minimum", self.least), ("exclusiveMinimum", self.above),
+            ("maximum", self.most), ("exclusiveMaximum", self.below),
+        ):  # fmt: skip
+            if bound is not None:
+                one[key] = bound
+        if self.choices:
+            one["enum"] = list(self.choices)
+        kinds = [one] if not self.many or self.single else []
+        kinds += [{"type": "array", "items": one}] if self.many else []
+        kinds += [{"type": "null"}] if self.optional else []
+        return {"description": self.help, **(kinds[0] if len(kinds) == 1 else {"anyOf": kinds})}
+
+    @property
+    def _name(self) -> str:
+        return _NAMES.get(self.kind, "a path")
+
+    def _one(self, name: str, value: Any) -> Any:
+        if self.kind is float and isinstance(value, str):
+            with contextlib.suppress(ValueError):  # YAML 1.1 takes 1e-4 for a text
+                value = float(value)
+        if self.kind is Path and isinstance(value, (str, Path)):
+            return Path(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.kind is float and is_number:
+            return float(value)
+        if type(value) is not self.kind:
+            raise ConfigError(f"{option(name)} must be {self._name}, got {value!r}")
+        return value
+
+    def _holds(self, v: float) -> bool:
+        return (
+            math.isfinite(v)
+            and (self.least is None or v >= self.least)
+            and (self.above is None or v > self.above)
+            and (self.most is None or v <= self.most)
+            and (self.below is None or v < self.below)
+        )
+
+    def _domain(self) -> str:
+        low, high = self.least, self.most
+        if self.below is None and self.most is None:
+            return f"above {self.above:g}" if low is None else f"at least {low:g}"
+        left = f"({self.above:g}" if low is None else f"[{low:g}"
+        return f"in {left}, " + (f"{self.below:g})" if high is None else f"{high:g}]")
+
+
+RULES: Mapping[str, Rule] = {
+    "recipe": Rule(kind=str, optional=True, help="The recipe that the values come from."),
+    "model": Rule(
+        kind=str,
+        help="Network: one that `fggp-deploy models` lists, as resnet20 or torchvision:resnet50, "
+        "or FILE.py:FACTORY, your own function (num_classes, in_channels) -> nn.Module.",
+    ),
+    "checkpoint": Rule(
+        kind=Path, optional=True,
+        help="Weights to start from: a state dict in .safetensors, .pt, .pth, .th or .ckpt, from "
+        "any training code. No code in it is run.",
+    ),
+    "weights": Rule(
+        kind=str, optional=True,
+        help="Published weights of torchvision:NAME or timm:NAME: DEFAULT, a name as "
+        "IMAGENET1K_V1, or the file fetched by hand. Their mean and std are used.",
+    ),
+    "new_head": Rule(
+        kind=bool, help="Start the last layer afresh where the classes are other ones."
+    ),
+    "trust_code": Rule(kind=bool, help="Run the Python of a FILE.py:FUNCTION."),
+    "data": Rule(
+        kind=str,
+        help="folder:PATH (one folder of images a class), hf:NAME_OR_PATH, FILE.py:FUNCTION, or "
+        "fashion-mnist-12k, fashion-mnist, mnist, cifar10, cifar100, svhn.",
+    ),
+    "data_dir": Rule(
+        kind=Path, optional=True,
+        help="Folder that holds a named data set, as torchvision has it (cifar-10-batches-py). "
+        "Default: a cache, into which it is downloaded.",
+    ),
+    "mean": Rule(
+        kind=float, many=True, optional=True,
+        help="Per channel, as 0.485,0.456,0.406: what the checkpoint was trained with.",
+    ),
+    "std": Rule(
+        kind=float, many=True, optional=True, above=0,
+        help="Per channel, as 0.229,0.224,0.225: what the checkpoint was trained with.",
+    ),
+    "image_size": Rule(
+        kind=int, least=1, optional=True,
+        help="Side in pixels that images get. Default: the network's, else that of the images "
+        "where all have one of at most 96, else 64.",
+    ),
+    "resize": Rule(
+        kind=int, least=1, optional=True,
+        help="Shorter side before the crop in the centre, as 256 for an --image-size 224.",
+    ),
+    "augment": Rule(
+        kind=str, choices=("none", "basic", "strong"),
+        help="none; basic (shift, mirror); strong (and TrivialAugmentWide, random erasing).",
+    ),
+    "flip": Rule(
+        kind=bool, optional=True,
+        help="Mirror images; not for digits, text or traffic signs.",
+    ),
+    "stream": Rule(
+        kind=bool, optional=True,
+        help="Decode images each time they are needed, or once. Default: once if 1 GiB suffices.",
+    ),
+    "workers": Rule(
+        kind=int, least=0, optional=True,
+        help="Processes that decode images. Default: the cores less one, at most 8.",
+    ),
+    "skip_unreadable": Rule(
+        kind=bool, help="Leave out images that cannot be decoded; count them."
+    ),
+    "split_seed": Rule(
+        kind=int, least=0,
+        help="Chooses the tenths held out for val and test where the data have none.",
+    ),
+    "target": Rule(
+        kind=float, many=True, single=True, above=0, below=1,
+        hint="0.98 means 98% of weights removed",
+        help="Fraction of prunable weights to remove, in (0, 1). Several, as 0.90,0.95,0.98: "
+        "one run that stops at each, the masks nested.",
+    ),
+    "method": Rule(kind=str, help="fggp or gmp (magnitude)."),
+    "updates": Rule(
+        kind=int, least=1, help="Mask updates, over the first 80% of the run (of each target's)."
+    ),
+    "rate": Rule(
+        kind=float, above=0, most=1,
+        help="FGGP: share of alive weights, smallest gradient first, that may go.",
+    ),
+    "epochs": Rule(kind=int, least=1, help="Passes over the training images, in the whole run."),
+    "batch_size": Rule(kind=int, least=2, help="Images in a training step."),
+    "lr": Rule(kind=float, above=0, help="Peak learning rate."),
+    "lr_schedule": Rule(
+        kind=str, choices=("cosine", "step"), help="cosine, or step (x0.1 at 50% and 75%)."
+    ),
+    "warmup_epochs": Rule(kind=float, least=0, help="Epochs of linear learning-rate growth."),
+    "momentum": Rule(kind=float, least=0, below=1, help="Nesterov momentum."),
+    "weight_decay": Rule(kind=float, least=0, help="Weight decay."),
+    "distill": Rule(
+        kind=float, least=0, most=1, help="Weight of the parent's soft labels in the loss, 0 to 1."
+    ),
+    "label_smoothing": Rule(
+        kind=float, least=0, below=1, help="Share of the label spread over all classes."
+    ),
+    "ema": Rule(
+        kind=float, least=0, below=1,
+        help="Decay of the weights' moving average from the last mask update on, which is then "
+        "the result; 0 for none.",
+    ),
+    "bn_images": Rule(
+        kind=int, least=0,
+        help="Training images over which batch-norm statistics are taken anew at the end; 0: none.",
+    ),
+    "sparsity": Rule(
+        kind=float, least=0, below=1,
+        help="Train under a fixed random mask of this sparsity; 0 is dense.",
+    ),
+    "allocation": Rule(
+        kind=str, choices=tuple(ALLOCATIONS),
+        help="Who gets the random mask's weights: erk or uniform.",
+    ),
+    "prune_first": Rule(kind=bool, help="Prune the first convolution too."),
+    "keep_dense": Rule(
+        kind=str, many=True,
+        help="Weights to leave dense, by name pattern (fc.*); may be given repeatedly.",
+    ),
+    "seed": Rule(
+        kind=int, least=0, below=2**63, help="The same seed gives the same result on the same CPU."
+    ),
+    "device": Rule(kind=str, help="auto, cpu, cuda or cuda:N."),
+    "precision": Rule(kind=str, choices=("fp32", "bf16"), help="fp32 or bf16 (autocast)."),
+    "compile": Rule(kind=bool, help="Compile the network with torch.compile."),
+    "save_every": Rule(
+        kind=float, least=0,
+        help="Minutes between savepoints, from which a killed run goes on; 0: after each step.",
+    ),
+}  # fmt: skip
+
+
+def option(name: str) -> str:
+    """The command line's spelling of a key."""
+    return f"--{name.replace('_', '-')}"
+
+
+def plain(value: Any) -> Any:
+    """An option's value in YAML's and JSON's types."""
+    if isinstance(value, Path):
+        return str(value).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
+    return list(value) if isinstance(value, tuple) else value
+
+
+def read_keys(values: Mapping[str, Any], known: type, *, where: str) -> dict[str, Any]:
+    """Values by key in the options' own types; `known` is the configuration's class.
+
+    Raises ConfigError, which names the key, the rule, and for an unknown key the nearest one.
+    """
+    keys = [f.name for f in dataclasses.fields(known)]
+    read = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in keys:
+            raise UnknownName(f"key in {where}", str(key), keys)
+        try:
+            read[name] = RULES[name].read(name, value)
+            RULES[name].check(name, read[name])
+        except ConfigError as e:
+            raise ConfigError(f"{where}: {e}") from e
+    return read
+
+
+def schema(config: type) -> dict[str, Any]:
+    """The JSON Schema of a configuration file for that class of options."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": config.__name__,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {f.name: RULES[f.name].schema() for f in dataclasses.fields(config)},
+    }

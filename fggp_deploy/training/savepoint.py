@@ -1,0 +1,131 @@
+"""Savepoints: a checkpoint of the moment that also holds what a run needs to go on from there.
+
+One safetensors file. Weights, masks and description are as in any checkpoint of ours, so that a
+savepoint can be inspected, exported and pruned further; the other tensors are named
+`fggp.state.<n>`, and the rest is JSON in the header's metadata, key `fggp.state`, where
+{"$tensor": n} stands for a tensor. `fggp.digest` is the SHA-256 over all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, STATE_PREFIX, Checkpoint
+from fggp_deploy.errors import CheckpointError, FggpWarning
+from fggp_deploy.files import atomic_path
+from fggp_deploy.folder import RESUME
+from fggp_deploy.masks import tensor_digest
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Savepoint:
+    """What was kept after `step`: the model's state dict, and a tree of tensors and plain types."""
+
+    step: int
+    path: Path
+    model: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+def write(folder: Path, step: int, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Path:
+    """Write a run's savepoint atomically and keep the newest two; raises MachineError."""
+    extra: dict[str, Tensor] = {}
+    text = json.dumps(_without_tensors(state, extra))
+    tensors = {n: torch.from_numpy(a) for n, a in checkpoint.arrays().items()} | extra
+    metadata = {"fggp": checkpoint.described(), "fggp.state": text}
+    metadata["fggp.digest"] = _digest(tensors, metadata)
+    path = folder / RESUME / f"step-{step:09d}.safetensors"
+    with atomic_path(path) as tmp:
+        safetensors.torch.save_file(tensors, tmp, metadata)
+    for old in _paths(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def latest(folder: Path) -> Savepoint | None:
+    """The newest savepoint of a run's folder that can be read whole; None where there is none.
+
+    Of one that cannot, a warning tells. Raises CheckpointError when there are some but all are
+    damaged.
+    """
+    paths = _paths(folder)
+    for path in paths:
+        try:
+            return read(path)
+        except CheckpointError as e:
+            warnings.warn(f"{e}; trying the one before", FggpWarning, stacklevel=2)
+    if paths:
+        raise CheckpointError(
+            f"no savepoint in {folder / RESUME} can be read; delete {folder} and start again"
+        )
+    return None
+
+
+def read(path: Path) -> Savepoint:
+    """Read and check a savepoint; raises CheckpointError on anything wrong with it."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata = dict(f.metadata() or {})
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+        digest = metadata.pop("fggp.digest")
+        if digest != _digest(tensors, metadata):
+            raise ValueError("its content does not fit its checksum")
+        extra = {n: t for n, t in tensors.items() if n.startswith(STATE_PREFIX)}
+        state = _with_tensors(json.loads(metadata["fggp.state"]), extra)
+        step = int(state["position"]["step"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
+        raise CheckpointError(f"{path} is damaged ({e or type(e).__name__})") from e
+    own = (STATE_PREFIX, MASK_PREFIX)
+    model = {n: t for n, t in tensors.items() if not n.startswith(own)}
+    return Savepoint(step, path, model, state)
+
+
+def _paths(folder: Path) -> list[Path]:
+    """A run's savepoints, the newest first."""
+    named = [(m, p) for p in (folder / RESUME).glob("*") if (m := _NAME.fullmatch(p.name))]
+    return [p for _, p in sorted(named, key=lambda mp: int(mp[0][1]), reverse=True)]
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    h = hashlib.sha256(tensor_digest({n: tensors[n] for n in sorted(tensors)}).encode())
+    for key in sorted(metadata):
+        h.update(f"{key}\0{metadata[key]}\0".encode())
+    return h.hexdigest()
+
+
+def _without_tensors(tree: Any, extra: dict[str, Tensor]) -> Any:
+    """The tree in plain JSON types; its tensors go to `extra`."""
+    if isinstance(tree, Tensor):
+        name = f"{STATE_PREFIX}{len(extra)}"
+        extra[name] = tree.detach().cpu().contiguous().clone()
+        return {"$tensor": name}
+    if isinstance(tree, Mapping):
+        return {str(k): _without_tensors(v, extra) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_without_tensors(v, extra) for v in tree]
+    return tree
+
+
+def _with_tensors(tree: Any, extra: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if list(tree) == ["$tensor"]:
+            return extra[tree["$tensor"]]
+        return {k: _with_tensors(v, extra) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [_with_tensors(v, extra) for v in tree]
+    return tree

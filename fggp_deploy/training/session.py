@@ -1,0 +1,184 @@
+"""All that a training step touches, and all that must be kept for a run to go on from there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from fggp_deploy.data.types import Dataset, Part
+from fggp_deploy.errors import TrainingDiverged
+from fggp_deploy.pruner import Pruner
+from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
+from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.stages import Stage, stage_at, stages
+
+
+@dataclass
+class Position:
+    """Where a run is: steps done, the running epoch, and what that epoch has gathered.
+
+    `order`: the generator's state when the epoch began, so that its batches can be drawn again.
+    `seconds`: of training, over all processes that worked on the run.
+    """
+
+    order: Tensor
+    step: int = 0
+    epoch: int = 1
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def next_epoch(self, order: Tensor) -> None:
+        """Begin another epoch."""
+        self.epoch, self.order, self.epoch_seconds = self.epoch + 1, order, 0.0
+        self.loss_sum = torch.zeros_like(self.loss_sum)
+
+
+@dataclass
+class Session:
+    """A run in memory: everything on its device.
+
+    `teacher`: the parent network, None where there is none. `average`: the moving average of each
+    parameter, once it has begun.
+    """
+
+    model: nn.Module
+    data: Dataset
+    config: TrainConfig
+    pruner: Pruner
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    teacher: nn.Module | None = None
+    average: dict[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.config.seed)
+        self.position = Position(order=self.generator.get_state())
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return n_training_batches(self.data, self.config.batch_size)
+
+    @cached_property
+    def n_steps(self) -> int:
+        """Optimiser steps in the run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The run's targets in time."""
+        return stages(self.config, self.n_steps)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What training does to images."""
+        return Augmentation(self.data.augment, self.data.flip, self.data.crop_padding)
+
+    def batches(self, part: Part) -> Batches:
+        """Batches of a part of the data, on the device."""
+        return open_batches(
+            part, self.data.preprocessing, batch_size=self.config.batch_size, device=self.device,
+            workers=self.config.workers,
+        )  # fmt: skip
+
+    @property
+    def distill(self) -> float:
+        """Weight of the teacher in the loss."""
+        has = isinstance(self.config, PruneConfig) and self.teacher is not None
+        return self.config.distill if has else 0.0  # type: ignore[attr-defined]
+
+    def average_weights(self) -> None:
+        """Take the step's weights into the moving average, which begins when masks have settled."""
+        settled = stage_at(self.stages, self.position.step).settled
+        if not self.config.ema or self.position.step <= settled:
+            self.average = None
+            return
+        now = {n: p.detach() for n, p in self.model.named_parameters()}
+        if self.average is None:
+            self.average = {n: p.clone() for n, p in now.items()}
+            return
+        update = get_ema_multi_avg_fn(self.config.ema)
+        update(list(self.average.values()), list(now.values()), 0)
+
+    def check_finite(self) -> None:
+        """Raise TrainingDiverged when a weight or a statistic is NaN or infinite."""
+        floats = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        if not bool(torch.stack([t.isfinite().all() for t in floats]).all()):
+            raise diverged(float("nan"), self.position.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the model's own state: tensors and plain JSON types."""
+        return {
+            "position": vars(self.position).copy(),
+            "pruner": self.pruner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "random": _random_state(self.device),
+        }
+
+    def load_state_dict(self, model: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave and from the model's state of that moment."""
+        self.model.load_state_dict(dict(model))
+        self.position = Position(**state["position"])
+        self.pruner.load_state_dict(state["pruner"])
+        _load_optimizer(self.optimizer, state["optimizer"])
+        self.average = None
+        if state["average"] is not None:
+            kept = state["average"]
+            self.average = {
+                n: torch.empty_like(p.detach()).copy_(kept[n])
+                for n, p in self.model.named_parameters()
+            }
+        _set_random_state(state["random"], self.device)
+
+
+def diverged(loss: float, step: int) -> TrainingDiverged:
+    """The error for a loss or a weight that is not finite."""
+    return TrainingDiverged(
+        f"the loss is {loss} near step {step}; try a lower --lr, a longer --warmup-epochs, "
+        f"or --precision fp32"
+    )
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """As the optimizer's own, with its tensors in the memory layout of their parameters.
+
+    The layout decides which loops run over them, and so the last bits.
+    """
+    by_index = {int(index): dict(values) for index, values in state["state"].items()}
+    optimizer.load_state_dict({"state": by_index, "param_groups": state["param_groups"]})
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
+        "python": [version, torch.tensor(internal), gauss],
+    }
+
+
+def _set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss))

@@ -1,0 +1,17 @@
+"""Write the JSON Schema of configuration files, which editors use, from the options' rules.
+
+python scripts/make_config_schema.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fggp_deploy.training import recipes
+from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.rules import schema
+
+if __name__ == "__main__":
+    path = Path(recipes.__file__).parent / "schema.json"
+    path.write_text(json.dumps(schema(PruneConfig), indent=2) + "\n")

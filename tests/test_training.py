@@ -1,0 +1,202 @@
+"""The parts of a training run: its stages, its average, its statistics, its plan."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import killing
+import pytest
+import torch
+from killing import Quiet, config, dense
+
+from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.schedules import Chain, Cubic
+from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.batches import open_batches
+from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.loop import training_steps
+from fggp_deploy.training.loss import loss
+from fggp_deploy.training.plan import plan
+from fggp_deploy.training.prune import prune, ready_to_prune
+from fggp_deploy.training.settle import settled_model
+from fggp_deploy.training.stages import Stage, learning_rate, pruning_schedule, stage_at, stages
+
+SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network_and_data(monkeypatch):
+    monkeypatch.setitem(killing.MODELS, "tiny", killing.tiny)
+    monkeypatch.setattr(killing.datasets, "load", killing.noise)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory) -> Path:
+    return dense(tmp_path_factory.mktemp("dense") / "dense.pt")
+
+
+def test_stages_share_the_run_and_prune_in_their_first_80_percent():
+    three = stages(PruneConfig(target=(0.9, 0.95, 0.98)), 30)
+    assert three == (Stage(0.9, 0, 8, 10), Stage(0.95, 10, 18, 20), Stage(0.98, 20, 28, 30))
+    assert stages(PruneConfig(target=0.9), 10) == (Stage(0.9, 0, 8, 10),)
+    assert stages(TrainConfig(sparsity=0.5), 10) == (Stage(0.5, 0, 0, 10),)
+    assert [stage_at(three, t).target for t in (1, 10, 11, 30)] == [0.9, 0.9, 0.95, 0.98]
+    with pytest.raises(ConfigError, match="3 targets need at least 3 steps"):
+        stages(PruneConfig(target=(0.9, 0.95, 0.98)), 2)
+
+
+def test_the_schedule_of_several_targets_meets_each_and_settles():
+    parts = stages(PruneConfig(target=(0.9, 0.95)), 20)
+    schedule = pruning_schedule(parts, start=0.5, updates=4)
+    assert isinstance(schedule, Chain)
+    assert schedule.update_steps == (2, 4, 6, 8, 12, 14, 16, 18)
+    assert [schedule.sparsity(t) for t in (1, 8, 10, 11, 18, 20)] == [
+        0.5, 0.9, 0.9, 0.9, 0.95, 0.95,
+    ]  # fmt: skip
+    assert [t for t in range(1, 21) if schedule.is_update(t)] == list(schedule.update_steps)
+    assert all(schedule.sparsity(t) <= schedule.sparsity(t + 1) for t in range(1, 20))
+    (one,) = stages(PruneConfig(target=0.9), 20)
+    assert pruning_schedule((one,), start=0, updates=4) == Cubic(0.9, steps=20, updates=4, end=16)
+
+
+def test_a_chain_must_hang_together():
+    with pytest.raises(ConfigError, match="cannot be followed by"):
+        Chain((Cubic(0.5, steps=10), Cubic(0.9, steps=20, start=0.6, begin=10, end=18)))
+    with pytest.raises(ConfigError, match="cannot be followed by"):
+        Chain((Cubic(0.5, steps=10, end=9), Cubic(0.9, steps=20, start=0.5, begin=8, end=18)))
+
+
+def test_each_stage_has_its_own_cycle_of_the_learning_rate():
+    c = PruneConfig(lr=1.0, warmup_epochs=1.0, target=(0.5, 0.9))
+    a, b = Stage(0.5, 0, 16, 20), Stage(0.9, 20, 36, 40)
+    first = [learning_rate(c, a, t, 2) for t in range(1, 21)]
+    assert first == [learning_rate(c, b, t, 2) for t in range(21, 41)]
+    assert first[:2] == [0.5, 1.0]  # two steps of warm-up
+    assert first[10] == pytest.approx(0.5)  # half way down the cosine
+    steps = PruneConfig(lr=1.0, warmup_epochs=0.0, lr_schedule="step")
+    one = Stage(0.9, 0, 16, 20)
+    rates = [learning_rate(steps, one, t, 2) for t in (1, 10, 11, 15, 16, 20)]
+    assert rates == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_the_loss_by_hand():
+    logits, y = torch.tensor([[0.0, 0.0]]), torch.tensor([0])
+    half = torch.log(torch.tensor(2.0))
+    assert loss(logits, y, None, distill=0, label_smoothing=0) == half
+    assert loss(logits, y, logits, distill=0.5, label_smoothing=0) == half / 2  # teacher agrees
+    sure = torch.tensor([[100.0, 0.0]])
+    smooth = loss(sure, y, None, distill=0, label_smoothing=0.2)
+    assert smooth == pytest.approx(10.0)  # 0.2 / 2 of the label is at the other class
+
+
+def test_nested_targets_are_exact_and_nested(tmp_path, parent):
+    options = config(parent, **{**SMALL, "target": (0.5, 0.7, 0.9)})
+    result = prune(options, observer=Quiet(), out=tmp_path / "run")
+    n = result.n_prunable
+    assert [r.n_removed for r in result.results] == [round(t * n) for t in (0.5, 0.7, 0.9)]
+    names = [r.checkpoint.name for r in result.results]
+    assert names == [f"pruned-{t}.safetensors" for t in ("0.50", "0.70", "0.90")]
+    kept = [Checkpoint.open(r.checkpoint) for r in result.results]
+    for loose, tight in pairwise(kept):
+        assert all(not (m & ~loose.masks[name]).any() for name, m in tight.masks.items())
+    assert [c.info.target for c in kept] == [0.5, 0.7, 0.9]
+    assert result.checkpoint.name == "pruned.safetensors"
+    last = Checkpoint.open(result.checkpoint)
+    assert all((last.tensors[k] == v).all() for k, v in kept[-1].tensors.items())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [r["target"] for r in summary["results"]] == [0.5, 0.7, 0.9]
+    assert summary["n_removed"] == round(0.9 * n)
+
+
+def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
+    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "ema": 0.5})).session
+    seen = []
+    for step in training_steps(s, Quiet()):
+        if step <= 12:  # 80% of 15 steps
+            assert s.average is None
+        else:
+            seen.append(s.model[8].weight.detach().clone())
+    a, b, c = seen
+    want = 0.5 * (0.5 * a + 0.5 * b) + 0.5 * c
+    torch.testing.assert_close(s.average["8.weight"], want)
+    model = settled_model(s, s.batches(s.data.train))
+    torch.testing.assert_close(model[8].weight, want)
+    assert not model[8].weight[~s.pruner.masks["8.weight"]].any()
+    assert torch.equal(s.model[8].weight, c)  # what trains is left alone
+
+
+def test_statistics_taken_anew_are_those_of_the_training_images(parent):
+    s = ready_to_prune(config(parent, **{**SMALL, "bn_images": 160})).session
+    batches = s.batches(s.data.train)
+    before = s.model[1].running_mean.clone()
+    model = settled_model(s, batches)
+    x = torch.cat([x for x, _ in batches.in_order()])
+    y = s.model[0](x)
+    torch.testing.assert_close(model[1].running_mean, y.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert torch.equal(s.model[1].running_mean, before)
+    assert not model.training
+
+
+def test_a_skipped_batch_changes_nothing_after_it():
+    data = killing.noise()
+    batches = open_batches(
+        data.train, data.preprocessing, batch_size=32, device=torch.device("cpu")
+    )
+
+    def epoch(skip: int) -> list[torch.Tensor]:
+        g = torch.Generator().manual_seed(1)
+        drawn = batches.shuffled(g, Augmentation("strong", True, 2), skip=skip)
+        return [x for x, _ in drawn] + [torch.rand(3, generator=g)]
+
+    whole = epoch(0)
+    assert len(whole) == 6
+    for skip in range(6):
+        rest = epoch(skip)
+        assert len(rest) == 6 - skip
+        assert all(torch.equal(a, b) for a, b in zip(whole[skip:], rest, strict=True))
+
+
+def test_the_plan_is_what_the_run_then_does(tmp_path, parent, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = config(parent, **{**SMALL, "target": (0.5, 0.9)})
+    made = plan(options)
+    assert list(tmp_path.iterdir()) == []  # nothing is written
+    s = ready_to_prune(options).session
+    removed = [s.pruner.masks.n_removed]
+    done = []
+    for step in training_steps(s, Quiet()):
+        n = s.pruner.masks.n_removed
+        if n != removed[-1]:
+            done.append((step, n - removed[-1]))
+            removed.append(n)
+    assert done == [(u.step, u.n_drop) for u in made.updates]
+    assert made.n_steps == 15
+    assert made.target_steps == (8, 15)
+    alive = [s.pruner.masks.n_total - r for r in removed[:-1]]
+    largest = max((n / a, n) for (_, n), a in zip(done, alive, strict=True))
+    assert (made.largest.share, made.largest.n_drop) == largest
+    assert made.seconds > 0
+    assert "the gradient alone decides" in made.remark
+
+
+def test_metrics_tell_each_layers_sparsity(tmp_path, parent):
+    prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    kept = Checkpoint.open(tmp_path / "run" / "pruned.safetensors")
+    assert last["layers"] == {n: pytest.approx(1 - m.mean()) for n, m in kept.masks.items()}
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains(tmp_path, parent):
+    result = prune(config(parent, **SMALL, compile=True), observer=Quiet(), out=tmp_path / "run")
+    assert result.n_removed == round(0.8 * result.n_prunable)
+
+
+def test_bf16_trains(tmp_path, parent):
+    options = config(parent, **SMALL, precision="bf16")
+    result = prune(options, observer=Quiet(), out=tmp_path / "run")
+    assert result.n_removed == round(0.8 * result.n_prunable)
