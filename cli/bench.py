@@ -33,6 +33,10 @@ def bench(
         str | None,
         typer.Option(help="What the model leaves open of one input, as 3,224,224."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images that calibrate int8. Default: what it was made with."),
+    ] = None,
     data_dir: o.DataDir = None,
     seconds: Annotated[float, typer.Option(help="Time to spend on each setting.")] = 6.0,
     sessions: Annotated[
@@ -64,7 +68,8 @@ def bench(
         report = run(
             path, threads=o.integers("--threads", threads), batches=o.integers("--batch", batch),
             layers=layers, int8=int8, shape=o.integers("--shape", shape) if shape else None,
-            data_dir=data_dir, seconds=seconds, sessions=sessions, seed=seed, progress=progress,
+            data=data, data_dir=data_dir, seconds=seconds,
+            sessions=sessions, seed=seed, progress=progress,
         )  # fmt: skip
     if out is not None:
         write_atomic(out, json_text(report.to_dict()) + "\n")

@@ -10,6 +10,8 @@ import typer
 from . import options as o
 from .endings import ends_cleanly
 
+_MAX_NOTES = 10
+
 
 @ends_cleanly
 def export(
@@ -21,13 +23,18 @@ def export(
         str,
         typer.Option(
             help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy), state-dict "
-            "(for your own torch code)."
+            "(for your own torch code), onnx-sparse (sparse_initializer: larger than onnx, and "
+            "many tools fail on it)."
         ),
     ] = "onnx",
     flat: Annotated[
         bool,
         typer.Option("--flat", help="onnx: inline our functions, for tools that know none."),
     ] = False,
+    values: Annotated[
+        str,
+        typer.Option(help="onnx: fp32, or fp16 (smaller; what that changes is measured)."),
+    ] = "fp32",
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
     ] = None,
@@ -39,21 +46,20 @@ def export(
     The file runs on any ONNX Runtime from 1.20 and checks itself: it carries a seed and the
     logits that it must give.
     """
-    from fggp_deploy.errors import ConfigError
     from fggp_deploy.folder import PRUNED, checkpoint_in, newest
 
     from .progress import working
     from .render import as_json, size, stdout
 
-    if flat and format != "onnx":
-        raise ConfigError(f"--flat belongs to --format onnx, not {format}")
     checkpoint = run or newest(PRUNED)
     if checkpoint.is_dir():
         checkpoint = checkpoint_in(checkpoint)
     with working("exporting"):
         from fggp_deploy.exporters.run import export_run
 
-        result = export_run(checkpoint, format=format, out=out, flat=flat, trust_code=trust_code)
+        result = export_run(
+            checkpoint, format=format, out=out, flat=flat, values=values, trust_code=trust_code
+        )
     if json:
         return as_json(result)
     stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")
@@ -64,4 +70,14 @@ def export(
             f"The file is {share:.2%} of it"
         )
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
+    if result.rounding_error is not None:
+        stdout.print(
+            f"fp16 values change the self-test's logits by at most {result.rounding_error:.1e}, "
+            f"the largest logit being {result.largest_logit:.3g}; "
+            f"`fggp-deploy verify {result.path}` measures the accuracy"
+        )
+    for line in result.notes[:_MAX_NOTES]:
+        stdout.print(f"note: {line}")
+    if len(result.notes) > _MAX_NOTES:
+        stdout.print(f"… and {len(result.notes) - _MAX_NOTES} more; --json has them all")
     return None

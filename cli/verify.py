@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,7 +86,7 @@ def verify(
     if path.is_dir() and (path / PACKED).is_file():
         path = path / PACKED
     gates = Gates(max_drop, min_speedup, max_bytes, max_latency_ms, strict)
-    options = {
+    options: dict[str, Any] = {
         "skip_unreadable": skip_unreadable, "workers": workers, "trust_code": trust_code,
         "split_seed": split_seed,
     }  # fmt: skip
@@ -143,6 +143,18 @@ def figures(report: Report) -> list[tuple[str, str, str, str]]:
                 f"{a.reference.top1.value:.2%}" if a.reference else "–",
                 f"{top1.value:.2%} [{top1.low:.2%}, {top1.high:.2%}]",
                 f"{-drop.drop_points:+.2f} points, p = {drop.p_value:.2g}" if drop else "–",
+            )
+        )
+    if (rounded := report.rounding) is not None:
+        pair = report.rounding_paired
+        rows.append(
+            (
+                "fp16 values against fp32",
+                "",
+                f"logits within {rounded.max_rel:.1e} of the largest",
+                f"{-pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
+                if pair
+                else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
             )
         )
     parent_bytes = report.size.reference_bytes

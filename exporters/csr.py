@@ -12,18 +12,21 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.artifacts.csr_folder import FORMAT, GRAPH, MANIFEST, VERSION, WEIGHT_FILE
 from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.encodings import Csr
 from fggp_deploy.files import atomic_path, sha256_file
-from fggp_deploy.packing import Csr, to_csr
+from fggp_deploy.packing import to_csr
+
+from . import Note, silent
 
 DEFAULT_NAME = "model.csr"
 
 
-def export(dense: ModelProto, metadata: Metadata, path: Path) -> Path:
+def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = silent) -> Path:
     """A folder of scipy CSR arrays, the graph, and a manifest: for research and other tools.
 
     A weight of two or more dimensions is stored sparse where CSR is smaller than dense; in
     graph.onnx it is then an input of the graph. `scipy.sparse.load_npz` reads each weight as
-    [shape[0], −1]. Raises MachineError when the path cannot be written.
+    [shape[0], −1]. `note` hears of the others. Raises MachineError when the path cannot be written.
     """
     graph = ModelProto()
     graph.CopyFrom(dense)
@@ -34,6 +37,8 @@ def export(dense: ModelProto, metadata: Metadata, path: Path) -> Path:
         csr = _sparse(tensor) if tensor.name not in given else None
         if csr is None:
             kept.append(tensor)
+            if len(tensor.dims) >= 2:
+                note(f"left dense: {tensor.name}: CSR is no smaller")
             continue
         weights[tensor.name] = csr
         value = helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, csr.shape)

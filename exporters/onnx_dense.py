@@ -9,10 +9,12 @@ from onnx import ModelProto, helper
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.files import write_atomic
 
+from . import Note, silent
+
 DEFAULT_NAME = "model.dense.onnx"
 
 
-def export(dense: ModelProto, metadata: Metadata, path: Path) -> Path:
+def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = silent) -> Path:
     """Ordinary ONNX with the zeros written out: as large as the dense network.
 
     Raises MachineError when the path cannot be written.

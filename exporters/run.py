@@ -19,28 +19,42 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats, SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing, short_name
-from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
+from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import REFERENCE, parent_of
 from fggp_deploy.models import without_folder
 from fggp_deploy.training.start import restore
 from fggp_deploy.verify.network import load as load_network
 
-from . import load, onnx_dense, state_dict
+from . import Note, load, onnx_dense, silent, state_dict
+from .onnx import VALUES
+from .stale import set_aside_report
 from .torch_onnx import to_onnx
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export made. Bytes of the file (a folder's files together) and of the reference."""
+    """What an export made.
+
+    `file_bytes` is of the file (a folder's files together) and `sha256` its hash, or that of its
+    files' names and hashes. `self_test_error` is the largest logit difference to the network that
+    the file was made from, `rounding_error` the one that fp16 values make on the self-test's
+    inputs, and `largest_logit` what to hold them against. `notes` are lines for the user, such as
+    the weights that were left dense.
+    """
 
     path: Path
     format: str
+    values: str
     file_bytes: int
+    sha256: str
     reference: Path | None
     reference_bytes: int | None
     sparsity: float
     self_test_error: float
+    rounding_error: float | None
+    largest_logit: float
+    notes: tuple[str, ...]
 
 
 def export_run(
@@ -49,21 +63,24 @@ def export_run(
     format: str = "onnx",
     out: Path | None = None,
     flat: bool = False,
+    values: str = "fp32",
     trust_code: bool = False,
 ) -> Exported:
     """Write `checkpoint` in a format beside it, or at `out`, and check what was written.
 
-    `trust_code`: run the user's own file that the network comes from.
-
-    The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. Raises
-    CheckpointError, UnknownName, MachineError, and ModelFileError when the file under onnxruntime
-    does not give the network's own logits.
+    The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. `flat` and
+    `values` (fp32, fp16) are for the format onnx. `trust_code`: run the user's own file that the
+    network comes from. Raises CheckpointError, UnknownName, MachineError, and ModelFileError when
+    the file under onnxruntime does not give the network's own logits.
     """
+    options = _options(format, flat, values)
     if format == state_dict.FORMAT:
         return _export_state_dict(checkpoint, out=out, trust_code=trust_code)
     began = datetime.now(UTC)
     exporter = load(format)
-    name = "model.flat.onnx" if flat else exporter.DEFAULT_NAME
+    name = exporter.DEFAULT_NAME
+    if options:
+        name = f"model{'.fp16' if values == 'fp16' else ''}{'.flat' if flat else ''}.onnx"
     if checkpoint.stem.startswith("pruned-"):  # one of a run's several targets
         name = name.replace("model", checkpoint.stem.replace("pruned", "model"))
     if out is not None and out.suffix != Path(name).suffix:
@@ -71,26 +88,34 @@ def export_run(
     content, info, model = _read(checkpoint, trust_code=trust_code)
     path = out or checkpoint.with_name(name)
     reference = _reference(parent_of(checkpoint), path.parent, trust_code=trust_code)
-    provenance = Provenance.of({"format": format, "flat": flat}, began).to_dict()
+    setting = {"format": format, "flat": flat, "values": values}
+    provenance = Provenance.of(setting, began).to_dict()
     metadata = dataclasses.replace(
         _metadata(model, info, content),
         checkpoint_sha256=sha256_file(checkpoint),
         parent_sha256=sha256_file(reference) if reference else None,
         provenance={"export": _to_ship(provenance), "prune": _to_ship(info.provenance)},
     )
-    dense = to_onnx(model, metadata)
-    options = {"flat": True} if flat else {}
-    exporter.export(dense, metadata, path, **options)
-    written = SparseModel.open(path)
+    notes: list[str] = []
+    written, error = _write(model, metadata, path, format, options, notes.append)
+    if (stale := set_aside_report(path)) is not None:
+        notes.insert(0, f"the report of the file that was here before is {stale.name} now")
     n_removed, n_prunable = metadata.sparsity["n_removed"], metadata.sparsity["n_prunable"]
+    test, unrounded = written.metadata.selftest, written.metadata.unrounded
+    assert test is not None  # _metadata recorded it
     return Exported(
         path=path,
         format=format,
+        values=values,
         file_bytes=written.file_bytes(),
+        sha256=sha256_file(path),
         reference=reference,
         reference_bytes=reference.stat().st_size if reference else None,
         sparsity=n_removed / n_prunable if n_prunable else 0.0,
-        self_test_error=_self_test(written),
+        self_test_error=error,
+        rounding_error=_difference(test.logits, unrounded.logits) if unrounded else None,
+        largest_logit=float(abs(test.logits).max()),
+        notes=tuple(notes),
     )
 
 
@@ -121,11 +146,16 @@ def _export_state_dict(checkpoint: Path, *, out: Path | None, trust_code: bool) 
     return Exported(
         path=path,
         format=state_dict.FORMAT,
+        values="fp32",
         file_bytes=path.stat().st_size,
+        sha256=sha256_file(path),
         reference=None,
         reference_bytes=None,
         sparsity=sparsity["n_removed"] / max(1, sparsity["n_prunable"]),
-        self_test_error=float(abs(again.logits - test.logits).max()),
+        self_test_error=_difference(again.logits, test.logits),
+        rounding_error=None,
+        largest_logit=float(abs(test.logits).max()),
+        notes=(),
     )
 
 
@@ -136,16 +166,48 @@ def export_model(
     preprocessing: Preprocessing,
     classes: Sequence[str],
     format: str = "onnx",
+    values: str = "fp32",
+    note: Note = silent,
 ) -> Path:
     """Write any pruned network of your own, [N, C, H, W] images → [N, classes] logits.
 
-    The file carries a self-test, as those of a run do, and is checked against it. Raises as
-    `export_run`.
+    The file carries a self-test, as those of a run do, and is checked against it. `note` hears a
+    line for every weight that was left dense. Raises as `export_run`.
     """
+    options = _options(format, False, values)
     metadata = Metadata(preprocessing, tuple(classes), _record(model.eval(), preprocessing))
-    load(format).export(to_onnx(model, metadata), metadata, path)
-    _self_test(SparseModel.open(path))
+    _write(model, metadata, path, format, options, note)
     return path
+
+
+def _options(format: str, flat: bool, values: str) -> dict[str, Any]:
+    """What the format is to be told; raises ConfigError for what it cannot do."""
+    if values not in VALUES:
+        raise UnknownName("type of values", values, VALUES)
+    options: dict[str, Any] = {}
+    if flat:
+        options["flat"] = True
+    if values != "fp32":
+        options["values"] = values
+    if options and format != "onnx":
+        given = " and ".join(f"--{name}" for name in options)
+        raise ConfigError(f"{given} belongs to --format onnx, not {format}")
+    return options
+
+
+def _write(
+    model: nn.Module,
+    metadata: Metadata,
+    path: Path,
+    format: str,
+    options: Mapping[str, Any],
+    note: Note,
+) -> tuple[SparseModel, float]:
+    """Write and read back a file; and the largest difference of its self-test under onnxruntime."""
+    exporter = load(format)
+    exporter.export(to_onnx(model, metadata), metadata, path, note=note, **options)
+    written = SparseModel.open(path)
+    return written, _self_test(written)
 
 
 def _to_ship(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,4 +292,8 @@ def _self_test(written: SparseModel) -> float:
             f"{written.path} gives other logits than the network that it was made from; "
             f"do not ship it, and report this"
         )
-    return float(abs(got - meta.selftest.logits).max())
+    return _difference(got, meta.selftest.logits)
+
+
+def _difference(a: Floats, b: Floats) -> float:
+    return float(abs(a - b).max())

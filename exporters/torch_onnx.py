@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import io
 import logging
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, numpy_helper
+from onnx import GraphProto, ModelProto, numpy_helper
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
@@ -29,8 +30,9 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
     """Trace a network in eval mode: float32 [batch, C, H, W] `input` → [batch, classes] `logits`.
 
     Batch norms that follow a convolution are folded into it, and a zero weight stays exactly zero.
-    Initializers have the torch parameters' names, nodes with weights the layers' names. The model
-    itself is not changed. Raises CheckpointError for a weight that is NaN or infinite.
+    Initializers have the torch parameters' names, also where a MatMul holds a linear layer's weight
+    transposed, as [in, out]; nodes with weights have the layers' names. The model itself is not
+    changed. Raises CheckpointError for a weight that is NaN or infinite.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     for name, tensor in model.state_dict().items():
@@ -54,7 +56,41 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
         if program is None:
             raise RuntimeError("torch.onnx.export returned nothing")
         folded = rewrite(program.model_proto, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
+    _name_transposed(folded.graph, model)
     return tidy(folded)
+
+
+def _name_transposed(graph: GraphProto, model: torch.nn.Module) -> None:
+    """The exporter folds a linear layer's transposition into its weight and forgets the name.
+
+    Where several layers share the weight, it makes as many copies; one is kept.
+    """
+    taken = {t.name for t in graph.initializer}
+    names = {
+        _content(p.detach().numpy().T): name
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and name not in taken
+    }
+    renamed: dict[str, str] = {}
+    for i, tensor in reversed(list(enumerate(graph.initializer))):
+        if len(tensor.dims) != 2 or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        name = names.get(_content(numpy_helper.to_array(tensor)))
+        if name is None:
+            continue
+        is_copy = name in renamed.values()
+        renamed[tensor.name] = name
+        if is_copy:
+            del graph.initializer[i]
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+
+
+def _content(w: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    return w.shape, hashlib.sha256(np.ascontiguousarray(w).data).digest()
 
 
 def tidy(model: ModelProto) -> ModelProto:

@@ -32,6 +32,10 @@ def new_folder(out: Path | None, name: str) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = out or RUNS / f"{stamp}-{name}"
     try:
+        str(folder).encode()  # what is written into the run names its files
+    except UnicodeEncodeError as e:
+        raise ConfigError(f"--out {folder} is not UTF-8 text; choose another name") from e
+    try:
         if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
             raise ConfigError(f"{folder} exists and is not empty; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)

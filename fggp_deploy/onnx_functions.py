@@ -18,12 +18,13 @@ DOMAIN = "ai.fggp"
 VERSION = 1
 MIN_OPSET = 18
 GEMM_INPUTS = CONV_INPUTS = ("X", "values", "gaps", "B")
+UNGAP_INPUTS = ("values", "gaps")
 UNMASK_INPUTS = ("values", "bits")
 CONV_ATTRIBUTES = ("pads", "strides", "dilations", "group")
 
 
 def function(name: str, opset: int = MIN_OPSET) -> FunctionProto:
-    """The definition of SparseConv, SparseGemm or Unmask for a model of that standard opset."""
+    """The definition of one of `names()` for a model of that standard opset."""
     return _FUNCTIONS[name](opset)
 
 
@@ -65,6 +66,10 @@ def _sparse_gemm(opset: int) -> FunctionProto:
     return _make("SparseGemm", GEMM_INPUTS, "Y", nodes, ["weight_shape"], opset)
 
 
+def _ungap(opset: int) -> FunctionProto:
+    return _make("Ungap", UNGAP_INPUTS, "W", gaps_body(), ["weight_shape"], opset)
+
+
 def _unmask(opset: int) -> FunctionProto:
     return _make("Unmask", UNMASK_INPUTS, "W", unmask_body(), ["weight_shape"], opset)
 
@@ -72,6 +77,7 @@ def _unmask(opset: int) -> FunctionProto:
 _FUNCTIONS: dict[str, Callable[[int], FunctionProto]] = {
     "SparseConv": _sparse_conv,
     "SparseGemm": _sparse_gemm,
+    "Ungap": _ungap,
     "Unmask": _unmask,
 }
 

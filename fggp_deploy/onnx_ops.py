@@ -8,7 +8,6 @@ computes. Initializers keep the layers' names: `layer1.0.conv1.weight` becomes
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,27 +15,52 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from fggp_deploy.encodings import MAX_ELEMENTS, Bitmask, Gaps
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
+from fggp_deploy.onnx_lifting import lift_weights, names_read_inside, subgraphs
 from fggp_deploy.onnx_unpacking import Unpacked, split, unpack
-from fggp_deploy.packing import ENCODINGS, Bitmask, Gaps, choose, to_bitmask
+from fggp_deploy.onnx_uses import CONV, GEMM, GEMM_TRANSPOSED, Use, bias_behind, sparse_form
+from fggp_deploy.packing import choose
 
-__all__ = ["DOMAIN", "Unpacked", "flatten", "pack", "split", "standard_opset", "unpack"]
+__all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "standard_opset", "unpack"]
+
+LARGEST_FLOAT16 = 65504.0
+ValueType = type[np.float32 | np.float16]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A packed model, and what did not come out as asked, by the weight's name.
+
+    `left_dense` says why a float tensor of two or more dimensions is stored as it was;
+    `left_fp32` why its values are float32 although float16 was asked for.
+    """
+
+    model: ModelProto
+    left_dense: dict[str, str]
+    left_fp32: dict[str, str]
+
+    @classmethod
+    def of(cls, model: ModelProto, *, values: ValueType = np.float32) -> Packing:
+        """Store each float weight in its smallest form; a model that would not shrink is copied.
+
+        Conv (two spatial dimensions, explicit pads), Gemm (alpha = beta = 1) and MatMul with a
+        constant matrix on the right become SparseConv and SparseGemm where gaps are smallest; any
+        other use of a weight gets an Ungap in front of it, and any weight whose bitmask is smallest
+        an Unmask. `values` float16 rounds the values, except of weights that it cannot hold.
+        Requires a model without `ai.fggp` operators; raises ModelFileError otherwise.
+        """
+        if any(n.domain == DOMAIN for n in model.graph.node):
+            raise ModelFileError("the model is packed already; unpack it first")
+        if standard_opset(model) < MIN_OPSET:
+            model = onnx.version_converter.convert_version(model, MIN_OPSET)
+        return _Packer(model, values).run()
 
 
 def pack(model: ModelProto) -> ModelProto:
-    """Store each float weight in its smallest form; a model that would not shrink is only copied.
-
-    Conv (two spatial dimensions, explicit pads), Gemm (transB = alpha = beta = 1) and MatMul with
-    a constant right side become SparseConv and SparseGemm where gaps are smallest; any other use
-    of a weight, and any weight whose bitmask is smallest, gets an Unmask in front of it.
-    Requires a model without `ai.fggp` operators; raises ModelFileError otherwise.
-    """
-    if any(n.domain == DOMAIN for n in model.graph.node):
-        raise ModelFileError("the model is packed already; unpack it first")
-    if standard_opset(model) < MIN_OPSET:
-        model = onnx.version_converter.convert_version(model, MIN_OPSET)
-    return _Packer(model).run()
+    """The model of `Packing.of`, with float32 values: bit for bit the same network."""
+    return Packing.of(model).model
 
 
 def flatten(model: ModelProto) -> ModelProto:
@@ -54,52 +78,56 @@ def standard_opset(model: ModelProto) -> int:
 
 
 @dataclass(frozen=True)
-class _Use:
-    node: NodeProto
-    index: int
-
-
-@dataclass(frozen=True)
 class _Plan:
-    """How a weight is stored; `op` is the operator that takes the place of each of its users."""
+    """How a weight is stored, and its name for the operators that take its users' place."""
 
     packed: Gaps | Bitmask
-    op: str
+    op: str  # SparseConv, SparseGemm, Ungap or Unmask
 
 
 class _Packer:
     """One packing of one model: what is decided for each weight, then each node rewritten."""
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
-        self.graph = model.graph
+    def __init__(self, model: ModelProto, values: ValueType) -> None:
+        self.original = model
+        self.model = lift_weights(model)
+        self.graph = self.model.graph
+        self.values = values
         self.constants = {t.name: t for t in self.graph.initializer}
-        for value in self.graph.input:  # an initializer that is also an input may be overridden
-            self.constants.pop(value.name, None)
-        self.uses: dict[str, list[_Use]] = defaultdict(list)
-        self.captured = {v.name for v in self.graph.output}
+        overridable = [v.name for v in self.graph.input]  # an initializer may be an input too
+        self.overridable = {name for name in overridable if self.constants.pop(name, None)}
+        self.uses: dict[str, list[Use]] = defaultdict(list)
+        self.fixed = {v.name for v in self.graph.output} | set(names_read_inside(self.graph))
         for node in self.graph.node:
             for index, name in enumerate(node.input):
-                self.uses[name].append(_Use(node, index))
-            for inner in _subgraphs(node):
-                self.captured |= set(_names_read(inner))
+                self.uses[name].append(Use(node, index))
         self.taken = set(self.uses) | set(self.constants)
         self.taken |= {o for n in self.graph.node for o in n.output}
+        self.left_dense: dict[str, str] = {}
+        self.left_fp32: dict[str, str] = {}
         self.zero_biases: dict[int, TensorProto] = {}
+        self.fused: set[str] = set()  # outputs of MatMuls whose Add went into a SparseGemm
 
-    def run(self) -> ModelProto:
+    def run(self) -> Packing:
         """The packed model, or a copy of the original where that is no larger."""
-        plans = {t.name: p for t in self.constants.values() if (p := self._plan(t))}
+        _explain_inner(self.graph, self.left_dense)
+        plans: dict[str, _Plan] = {}
+        for tensor in self.graph.initializer:
+            if len(tensor.dims) >= 2 and tensor.data_type in _FLOATS:
+                plan = self._plan(tensor)
+                if isinstance(plan, _Plan):
+                    plans[tensor.name] = plan
+                else:
+                    self.left_dense[tensor.name] = plan
         out = ModelProto()
         out.CopyFrom(self.model)
-        if not plans:
-            return out
         graph = out.graph
         del graph.node[:], graph.initializer[:]
         for name, plan in plans.items():
-            if plan.op == "Unmask":
-                graph.node.append(_unmask_node(name, plan.packed.shape))
-        graph.node.extend(self._rewrite(node, plans) for node in self.graph.node)
+            if plan.op in ("Ungap", "Unmask"):
+                graph.node.append(_decoder_node(name, plan))
+        rewritten = [self._rewrite(node, plans) for node in self.graph.node]
+        graph.node.extend(n for n in rewritten if self.fused.isdisjoint(n.input))
         for tensor in self.graph.initializer:
             if tensor.name in plans:
                 graph.initializer.extend(_tensors(tensor.name, plans[tensor.name].packed))
@@ -110,60 +138,63 @@ class _Packer:
         opset = standard_opset(out)
         out.functions.extend(function(op, opset) for op in sorted({p.op for p in plans.values()}))
         out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
-        if out.ByteSize() >= self.model.ByteSize():
-            out.CopyFrom(self.model)
-        return out
+        if not plans or out.ByteSize() >= self.original.ByteSize():
+            out.CopyFrom(self.original)
+            why = "the file as a whole would be no smaller"
+            self.left_dense = dict.fromkeys(plans, why) | self.left_dense
+            self.left_fp32 = {}
+        return Packing(out, self.left_dense, self.left_fp32)
 
-    def _plan(self, tensor: TensorProto) -> _Plan | None:
+    def _plan(self, tensor: TensorProto) -> _Plan | str:
+        """How to store a float tensor of two or more dimensions, or why it stays as it is."""
         name = tensor.name
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
-            return None
+        if tensor.data_type != TensorProto.FLOAT:
+            kind = TensorProto.DataType.Name(tensor.data_type).lower()
+            return f"it is {kind}; only float is packed"
+        if name in self.overridable:
+            return "it is an input of the graph too"
         if {f"{name}.{part}" for part in ("values", "gaps", "bits")} & self.taken:
-            return None
+            return "the names of its parts are taken"
         w = numpy_helper.to_array(tensor)
-        kinds = {self._kind(use, w.shape) for use in self.uses[name]}
-        kind = kinds.pop() if len(kinds) == 1 and name not in self.captured else None
-        if kind is None:
-            masked = choose(w, encodings=("bitmask",))
-            return _Plan(masked, "Unmask") if masked else None
-        packed = choose(w.T if kind == "MatMul" else w, encodings=ENCODINGS)
-        if isinstance(packed, Bitmask):
-            return _Plan(to_bitmask(w), "Unmask")
-        op = "SparseConv" if kind == "Conv" else "SparseGemm"
-        return _Plan(packed, op) if packed else None
+        if w.size > MAX_ELEMENTS:
+            return f"it has more than {MAX_ELEMENTS:,} elements"
+        forms = {sparse_form(use, w.shape, self.constants) for use in self.uses[name]}
+        form = forms.pop() if len(forms) == 1 and name not in self.fixed else None
+        values = self._value_type(name, w)
+        packed = choose(np.ascontiguousarray(w.T) if form == GEMM_TRANSPOSED else w, values=values)
+        if isinstance(packed, Gaps):
+            return _Plan(packed, _OPERATORS[form])
+        masked = choose(w, encodings=("bitmask",), values=values)  # the node's own orientation
+        if packed is None or masked is None:
+            zeros = 1 - np.count_nonzero(w) / max(1, w.size)
+            return f"{zeros:.1%} zeros, dense is no larger"
+        return _Plan(masked, "Unmask")
 
-    def _kind(self, use: _Use, shape: tuple[int, ...]) -> str | None:
-        """The use's operator type when SparseConv or SparseGemm says exactly the same."""
-        node, index = use.node, use.index
-        if index != 1 or node.domain not in ("", "ai.onnx") or node.op_type not in _EXACT:
-            return None
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        known, rank = _EXACT[node.op_type]
-        if len(shape) != rank or not attributes.keys() <= known.keys():
-            return None
-        for key, wanted in known.items():
-            if wanted is not None and attributes.get(key, wanted[0]) not in wanted[1:]:
-                return None
-        if node.op_type == "Conv" and tuple(attributes.get("kernel_shape", shape[2:])) != shape[2:]:
-            return None
-        if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
-            bias = self.constants.get(node.input[2])
-            if bias is None or tuple(bias.dims) != shape[:1]:
-                return None
-        return node.op_type
+    def _value_type(self, name: str, w: np.ndarray) -> ValueType:
+        largest = float(np.abs(w).max(initial=0))
+        if self.values is np.float16 and not largest <= LARGEST_FLOAT16:
+            self.left_fp32[name] = f"it holds {largest:.3g}, float16 ends at {LARGEST_FLOAT16:g}"
+            return np.float32
+        return self.values
 
     def _rewrite(self, node: NodeProto, plans: dict[str, _Plan]) -> NodeProto:
         weight = node.input[1] if len(node.input) > 1 else ""
         plan = plans.get(weight)
-        if plan is None or plan.op == "Unmask":
+        if plan is None or plan.op not in (CONV, GEMM):
             return node
         shape = plan.packed.shape
-        bias = node.input[2] if len(node.input) > 2 else ""
+        output, bias = node.output[0], node.input[2] if len(node.input) > 2 else ""
+        if node.op_type == "MatMul" and output not in self.fixed:
+            add = bias_behind(node, shape[0], self.uses, self.constants)
+            if add is not None:
+                self.fused.add(output)
+                bias = next(name for name in add.input if name != output)
+                output = add.output[0]
         inputs = [node.input[0], f"{weight}.values", f"{weight}.gaps"]
         inputs.append(bias or self._zero_bias(shape[0]))
-        out = helper.make_node(plan.op, inputs, node.output, name=node.name, domain=DOMAIN)
+        out = helper.make_node(plan.op, inputs, [output], name=node.name, domain=DOMAIN)
         out.attribute.append(helper.make_attribute("weight_shape", shape))
-        if plan.op == "SparseConv":
+        if plan.op == CONV:
             given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             defaults = {"pads": [0] * 4, "strides": [1] * 2, "dilations": [1] * 2, "group": 1}
             for key, default in defaults.items():
@@ -181,20 +212,18 @@ class _Packer:
         return self.zero_biases[size].name
 
 
-# For each operator the attributes it may have, as (default, allowed …) or None for any value, and
-# the rank of its weight.
-_EXACT: dict[str, tuple[dict[str, tuple[object, ...] | None], int]] = {
-    "Conv": (
-        {
-            "auto_pad": (b"NOTSET", b"NOTSET", b""),
-            "kernel_shape": None,
-            **dict.fromkeys(("pads", "strides", "dilations", "group")),
-        },
-        4,
-    ),
-    "Gemm": ({"transA": (0, 0), "transB": (0, 1), "alpha": (1.0, 1.0), "beta": (1.0, 1.0)}, 2),
-    "MatMul": ({}, 2),
-}
+_OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:
+    """Weights of subgraphs (If, Loop) are left alone."""
+    for node in graph.node:
+        for inner in subgraphs(node):
+            for tensor in inner.initializer:
+                if len(tensor.dims) >= 2 and tensor.data_type in _FLOATS:
+                    left_dense[tensor.name] = f"it belongs to a subgraph of {node.op_type}"
+            _explain_inner(inner, left_dense)
 
 
 def _tensors(name: str, packed: Gaps | Bitmask) -> list[TensorProto]:
@@ -205,27 +234,13 @@ def _tensors(name: str, packed: Gaps | Bitmask) -> list[TensorProto]:
     ]
 
 
-def _unmask_node(weight: str, shape: tuple[int, ...]) -> NodeProto:
+def _decoder_node(weight: str, plan: _Plan) -> NodeProto:
+    part = "gaps" if plan.op == "Ungap" else "bits"
     return helper.make_node(
-        "Unmask",
-        [f"{weight}.values", f"{weight}.bits"],
+        plan.op,
+        [f"{weight}.values", f"{weight}.{part}"],
         [weight],
-        name=f"{weight}.unmask",
+        name=f"{weight}.{plan.op.lower()}",
         domain=DOMAIN,
-        weight_shape=shape,
+        weight_shape=plan.packed.shape,
     )
-
-
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _names_read(graph: GraphProto) -> Iterator[str]:
-    yield from (v.name for v in graph.output)
-    for node in graph.node:
-        yield from node.input
-        for inner in _subgraphs(node):
-            yield from _names_read(inner)

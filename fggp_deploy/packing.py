@@ -1,182 +1,21 @@
-"""Sparse weights as bytes: dense ↔ gaps, bitmask and CSR, in numpy alone.
+"""From a dense weight to its smallest encoding, in numpy alone.
 
-Each encoding is a frozen value that is checked when made, so that what a hostile file says never
-reaches an index operation unchecked. A zero of either sign is a zero: −0.0 decodes as +0.0.
+A zero of either sign is a zero: −0.0 decodes as +0.0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Coo, Csr, Floats, Gaps
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
-
-MAX_ELEMENTS = 2**29  # of one weight: 2 GiB as float32, what a protobuf could hold dense
 NODE_BYTES = 256  # about what names, shapes and the operator's node add to a packed weight
 ENCODINGS = ("bitmask", "gaps8", "gaps16")  # what `choose` picks from, simplest decoder first
-
-
-@dataclass(frozen=True)
-class Gaps:
-    """Entry i has value `values[i]` at flat index gaps[0] + … + gaps[i] − 1; the rest is zero.
-
-    `values` float32 or float16 [n], `gaps` uint8 or uint16 [n], every gap ≥ 1, n ≥ 1. A distance
-    too large for the type is bridged by entries whose value is zero. Raises ModelFileError.
-    """
-
-    values: Array
-    gaps: Array
-    shape: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        size = checked_size(self.shape)
-        _check_values(self.values, size)
-        if self.gaps.dtype not in (np.uint8, np.uint16):
-            raise ModelFileError(f"gaps must be uint8 or uint16, got {self.gaps.dtype}")
-        if self.gaps.shape != self.values.shape:
-            raise ModelFileError(f"{self.values.size} values but gaps of shape {self.gaps.shape}")
-        if not self.gaps.all():
-            raise ModelFileError("a gap is 0; every gap must be at least 1")
-        last = int(self.gaps.sum(dtype=np.int64)) - 1
-        if last >= size:
-            raise ModelFileError(f"gaps end at index {last}, past the weight's {size} elements")
-
-    @property
-    def encoding(self) -> str:
-        """`gaps8` or `gaps16`."""
-        return "gaps8" if self.gaps.dtype == np.uint8 else "gaps16"
-
-    @property
-    def nnz(self) -> int:
-        """Number of non-zero weights; bridging entries do not count."""
-        return int(np.count_nonzero(self.values))
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of values and gaps."""
-        return int(self.values.nbytes + self.gaps.nbytes)
-
-    def decode(self) -> Floats:
-        """The dense float32 weight of `shape`."""
-        dense = np.zeros(math.prod(self.shape), np.float32)
-        dense[np.cumsum(self.gaps, dtype=np.int64) - 1] = self.values
-        return dense.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class Bitmask:
-    """Bit i mod 8 (least significant first) of byte i div 8 says whether element i has a value.
-
-    `values` float32 or float16 [n] in index order, `bits` uint8 [ceil(size / 8)] with n bits set
-    and none past the last element, n ≥ 1. Raises ModelFileError.
-    """
-
-    values: Array
-    bits: Array
-    shape: tuple[int, ...]
-    encoding: ClassVar[str] = "bitmask"
-
-    def __post_init__(self) -> None:
-        size = checked_size(self.shape)
-        _check_values(self.values, size)
-        if self.bits.dtype != np.uint8 or self.bits.shape != (-(-size // 8),):
-            raise ModelFileError(
-                f"bits must be uint8 ({-(-size // 8)},), got {self.bits.dtype} {self.bits.shape}"
-            )
-        if size % 8 and int(self.bits[-1]) >> (size % 8):
-            raise ModelFileError(f"bits are set past the weight's {size} elements")
-        n_set = int(np.unpackbits(self.bits).sum(dtype=np.int64))
-        if n_set != self.values.size:
-            raise ModelFileError(f"{n_set} bits are set but there are {self.values.size} values")
-
-    @property
-    def nnz(self) -> int:
-        """Number of non-zero weights."""
-        return int(np.count_nonzero(self.values))
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of values and bits."""
-        return int(self.values.nbytes + self.bits.nbytes)
-
-    def decode(self) -> Floats:
-        """The dense float32 weight of `shape`."""
-        size = math.prod(self.shape)
-        dense = np.zeros(size, np.float32)
-        dense[np.unpackbits(self.bits, count=size, bitorder="little").view(bool)] = self.values
-        return dense.reshape(self.shape)
-
-
-@dataclass(frozen=True)
-class Csr:
-    """Compressed sparse rows of the weight reshaped to [shape[0], −1].
-
-    `data` float32 [n]; `indices` int32 or int64 [n], columns strictly increasing in each row;
-    `indptr` of the same type [rows + 1]. Raises ModelFileError.
-    """
-
-    data: Array
-    indices: Array
-    indptr: Array
-    shape: tuple[int, ...]
-    encoding: ClassVar[str] = "csr"
-
-    def __post_init__(self) -> None:
-        size = checked_size(self.shape)
-        n, rows = self.data.size, self.shape[0]
-        if self.data.dtype != np.float32 or self.data.shape != (n,) or n > size:
-            raise ModelFileError(
-                f"CSR data must be float32 with at most {size} entries, "
-                f"got {self.data.dtype} {self.data.shape}"
-            )
-        for name, a, length in (("indices", self.indices, n), ("indptr", self.indptr, rows + 1)):
-            if a.dtype not in (np.int32, np.int64) or a.shape != (length,):
-                raise ModelFileError(
-                    f"CSR {name} must be int32 or int64 ({length},), got {a.dtype} {a.shape}"
-                )
-        if (
-            self.indptr[0] != 0
-            or self.indptr[-1] != n
-            or (self.indptr[1:] < self.indptr[:-1]).any()
-        ):
-            raise ModelFileError(f"CSR indptr must rise from 0 to {n}")
-        columns = size // rows
-        if n and (self.indices.min() < 0 or self.indices.max() >= columns):
-            raise ModelFileError(f"a CSR index lies outside 0..{columns - 1}")
-        if (np.diff(self._flat_index()) <= 0).any():
-            raise ModelFileError("CSR indices must increase strictly in each row")
-
-    def _flat_index(self) -> npt.NDArray[np.int64]:
-        rows = self.shape[0]
-        row = np.repeat(np.arange(rows, dtype=np.int64), np.diff(self.indptr))
-        return row * (math.prod(self.shape) // rows) + self.indices
-
-    @property
-    def nnz(self) -> int:
-        """Number of non-zero weights."""
-        return int(np.count_nonzero(self.data))
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of data, indices and indptr, before any compression."""
-        return int(self.data.nbytes + self.indices.nbytes + self.indptr.nbytes)
-
-    def decode(self) -> Floats:
-        """The dense float32 weight of `shape`."""
-        dense = np.zeros(math.prod(self.shape), np.float32)
-        dense[self._flat_index()] = self.data
-        return dense.reshape(self.shape)
-
-
-Packed = Gaps | Bitmask | Csr
 
 
 def to_gaps(w: Array, dtype: type[np.uint8 | np.uint16]) -> Gaps:
@@ -215,27 +54,44 @@ def to_csr(w: Array) -> Csr:
     return Csr(matrix[rows, columns], columns.astype(np.int32), indptr, w.shape)
 
 
-def choose(w: Array, *, encodings: Collection[str] = ENCODINGS) -> Gaps | Bitmask | None:
+def to_coo(w: Array) -> Coo:
+    """Encode a float32 weight of any shape as flat indices and values."""
+    flat = np.ascontiguousarray(w, np.float32).reshape(-1)
+    index = np.flatnonzero(flat)
+    return Coo(flat[index], index.astype(np.int64), w.shape)
+
+
+def choose(
+    w: Array,
+    *,
+    encodings: Collection[str] = ENCODINGS,
+    values: type[np.float32 | np.float16] = np.float32,
+) -> Gaps | Bitmask | None:
     """The smallest of the named encodings of a float32 weight, or None where dense is no larger.
 
     NODE_BYTES is charged to every encoding but dense, so that packing never grows a weight. Ties
-    go to the one named first in ENCODINGS.
+    go to the one named first in ENCODINGS. `values` is the type that values are rounded to; the
+    caller has seen that they fit it.
     """
     if w.dtype != np.float32 or not 0 < w.size <= MAX_ELEMENTS:
         return None
     _, index = _entries(w)
     distance = np.diff(index, prepend=-1) - 1
+    value_bytes = np.dtype(values).itemsize
     sizes = {
-        "bitmask": 4 * len(index) + -(-w.size // 8),
-        "gaps8": 5 * (len(index) + int((distance // 255).sum())),
-        "gaps16": 6 * (len(index) + int((distance // 65535).sum())),
+        "bitmask": value_bytes * len(index) + -(-w.size // 8),
+        "gaps8": (value_bytes + 1) * (len(index) + int((distance // 255).sum())),
+        "gaps16": (value_bytes + 2) * (len(index) + int((distance // 65535).sum())),
     }
     best = min((e for e in ENCODINGS if e in encodings), key=sizes.__getitem__, default=None)
     if best is None or sizes[best] + NODE_BYTES >= w.nbytes:
         return None
+    packed: Gaps | Bitmask
     if best == "bitmask":
-        return to_bitmask(w)
-    return to_gaps(w, np.uint8 if best == "gaps8" else np.uint16)
+        packed = to_bitmask(w)
+    else:
+        packed = to_gaps(w, np.uint8 if best == "gaps8" else np.uint16)
+    return replace(packed, values=packed.values.astype(values, copy=False))
 
 
 def entropy_bound_bytes(w: Array) -> float:
@@ -249,25 +105,6 @@ def entropy_bound_bytes(w: Array) -> float:
     n, k = w.size, int(np.count_nonzero(w))
     nats = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     return round(nats / math.log(2), 6) / 8 + 4 * k
-
-
-def checked_size(shape: tuple[int, ...]) -> int:
-    """Number of elements; raises ModelFileError unless every side is ≥ 1 and the product fits."""
-    if not 1 <= len(shape) <= 8 or any(d < 1 or d > MAX_ELEMENTS for d in shape):
-        raise ModelFileError(f"a weight's shape must have 1 to 8 positive sides, got {shape}")
-    size = math.prod(shape)
-    if size > MAX_ELEMENTS:
-        raise ModelFileError(f"a weight of shape {shape} exceeds {MAX_ELEMENTS} elements")
-    return size
-
-
-def _check_values(values: Array, size: int) -> None:
-    if values.dtype not in (np.float32, np.float16) or values.ndim != 1:
-        raise ModelFileError(
-            f"values must be one-dimensional float32 or float16, got {values.dtype} {values.shape}"
-        )
-    if not 1 <= values.size <= size:
-        raise ModelFileError(f"there must be 1 to {size} values, got {values.size}")
 
 
 def _entries(w: Array) -> tuple[Floats, npt.NDArray[np.int64]]:

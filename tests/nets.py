@@ -35,6 +35,44 @@ class Small(nn.Module):
         return self.fc(y.mean((2, 3)))
 
 
+class Odd(nn.Module):
+    """Layers that no sparse operator knows: other ranks, transposed, linear on sequences, tied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.depthwise = nn.Conv2d(32, 128, 5, padding=2, groups=32)
+        self.up = nn.ConvTranspose2d(128, 32, 3, stride=2, groups=2)
+        self.volume = nn.Conv3d(1, 16, (3, 3, 3), padding=1)
+        self.mix = nn.Conv3d(16, 32, 3, stride=2)
+        self.line = nn.Conv1d(32, 64, 5, padding=2)
+        self.linear = nn.Linear(64, 96)
+        self.no_bias = nn.Linear(96, 64, bias=False)
+        self.tied = nn.Linear(64, 96)
+        self.tied.weight = self.linear.weight
+        self.fc = nn.Linear(96, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.depthwise(torch.relu(self.stem(x))))
+        x = torch.relu(self.up(x)).unsqueeze(1)
+        x = torch.relu(self.mix(torch.relu(self.volume(x)))).mean(2)
+        x = torch.relu(self.line(x.flatten(2))).transpose(1, 2)
+        x = self.no_bias(torch.relu(self.linear(x)))
+        return self.fc(torch.relu(self.tied(x)).mean(1))
+
+
+def sparse_odd(sparsity: float = 0.9) -> Odd:
+    """An `Odd` with random masks, He-initialised on what is left."""
+    torch.manual_seed(0)
+    net = Odd()
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.ndim > 1:
+                p.normal_(0, (2 / ((1 - sparsity) * p[0].numel())) ** 0.5)
+                p.mul_(torch.rand_like(p) >= sparsity)
+    return net.eval()
+
+
 def sparse_small(sparsity: float = 0.95, seed: int = 0) -> Small:
     """A `Small` with random masks and batch norms that have seen some data."""
     torch.manual_seed(seed)

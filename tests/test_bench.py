@@ -149,7 +149,7 @@ def test_real_images_calibrate_and_score(tmp_path: Path, monkeypatch: pytest.Mon
     split = Split(images, rng.integers(0, 10, 60))
     pre = Preprocessing(16, 16, (0.5,) * 3, (0.25,) * 3)
     data = Dataset("random", tuple("0123456789"), split, split, split, pre)
-    monkeypatch.setattr(subject.datasets, "load", lambda name, folder: data)
+    monkeypatch.setattr(subject, "images_for", lambda *_, **__: data)
     path = tmp_path / "model.onnx"
     onnx.save(pack(with_metadata(residual_net())), path)
     found = bench(path, **BRIEF)

@@ -11,6 +11,7 @@ import pytest
 from conftest import tiny
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.files import sha256_file
 
 
 def test_prune_removes_exactly_what_was_asked(demo_run):
@@ -72,13 +73,44 @@ def test_a_failed_gate_is_exit_code_1(demo_run):
     assert "FAIL  max_bytes" in ended.out
 
 
-@pytest.mark.parametrize("format", ["csr", "onnx-dense"])
+@pytest.mark.parametrize("format", ["csr", "onnx-dense", "onnx-sparse"])
 def test_other_formats_export_and_verify(demo_run, format: str):
     made = demo_run("export", "--format", format, "--json")
     assert made.code == 0, made.err
     checked = demo_run("verify", made.json["path"], "--seconds", "0.5", "--json", "--out", "r")
     assert checked.code == 0, checked.err
     assert checked.json["parity"]["test images"]["bit_equal"]
+
+
+def test_fp16_values_say_what_they_change(demo_run):
+    made = demo_run("export", "--values", "fp16", "--json")
+    assert made.code == 0, made.err
+    path = demo_run.cwd / made.json["path"]
+    assert path.name == "model.fp16.onnx"  # the fp32 file stays
+    assert made.json["sha256"] == sha256_file(path)
+    assert path.stat().st_size < 0.75 * path.with_name("model.onnx").stat().st_size
+    assert 0 < made.json["rounding_error"] < 0.01 * made.json["largest_logit"]
+
+    checked = demo_run("verify", path, "--seconds", "0.5", "--json")
+    assert checked.code == 0, checked.err
+    assert checked.json["rounding"]["max_abs"] == pytest.approx(
+        made.json["rounding_error"], rel=0.5
+    )
+    pair = checked.json["rounding_paired"]
+    assert pair["n"] == 2000
+    assert pair["agreement"]["value"] > 0.99
+    assert "fp16 values against fp32" in [v["name"] for v in checked.json["verdicts"]]
+    text = (path.parent / "report.md").read_text()
+    assert "What fp16 values change" in text
+
+    again = demo_run("export", "--values", "fp16")  # its report is of another file now
+    assert again.code == 0, again.err
+    aside = f"report-{made.json['sha256'][:8]}.md"
+    assert f"the report of the file that was here before is {aside} now" in again.out
+    assert "fp16 values change the self-test's logits by at most" in again.out
+    assert (path.parent / aside).read_text() == text
+    assert not (path.parent / "report.md").exists()
+    assert not (path.parent / "report.json").exists()
 
 
 def test_a_flat_file_has_no_functions(demo_run):

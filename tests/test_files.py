@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fggp_deploy.errors import MachineError
+from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.files import atomic_path, sha256_file, write_atomic
+from fggp_deploy.folder import new_folder
 
 
 def test_written_whole_or_not_at_all(tmp_path: Path):
@@ -18,6 +19,11 @@ def test_written_whole_or_not_at_all(tmp_path: Path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_run_folder_needs_a_name_that_is_text(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"is not UTF-8 text; choose another"):
+        new_folder(tmp_path / os.fsdecode(b"caf\xe9"), "run")
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path):

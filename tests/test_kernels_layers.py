@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper
 from test_runtime import Builder, agree, plain_run
 
-from fggp_deploy import kernels, runtime
+from fggp_deploy import kernels
+from fggp_deploy.errors import ModelFileError
 from fggp_deploy.runtime.regions import find, rewrite
+from fggp_deploy.runtime.sessions import Options
 
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)
@@ -25,17 +24,15 @@ def steps_of(model: ModelProto) -> list[int]:
     return [len(b.steps) for b in find(model)]
 
 
-def check(model: ModelProto, tmp_path: Path, *, steps: list[int], size: int = 16) -> None:
+def check(model: ModelProto, *, steps: list[int]) -> None:
     assert steps_of(model) == steps
-    path = tmp_path / "m.onnx"
-    onnx.save(model, path)
-    session = runtime.session(path, threads=2, measure=False)
-    assert runtime.uses_kernels(session) == bool(steps)
-    rewritten = rewrite(model, find(model), threads=1)
+    rewritten = rewrite(model, find(model), threads=2)
+    assert sum(n.domain == "ai.fggp" for n in rewritten.graph.node) == len(steps)
+    fast = Options(threads=2).open(rewritten.SerializeToString(), on_kernels=True)
     for batch in (1, 3):
-        x = np.random.default_rng(batch).standard_normal((batch, 3, size, size)).astype(np.float32)
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16)).astype(np.float32)
         want = plain_run(model, x)
-        agree(session.run(None, {"x": x}), want)
+        agree(fast.run(None, {"x": x}), want)
         agree(plain_run(rewritten, x), want)  # function bodies on a stock runtime
 
 
@@ -142,9 +139,9 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_inside_one_region(name: str, tmp_path: Path) -> None:
+def test_inside_one_region(name: str) -> None:
     make, n_steps = INSIDE[name]
-    check(make(), tmp_path, steps=[n_steps])
+    check(make(), steps=[n_steps])
 
 
 def broadcast_sum(b: Builder, x: str) -> str:
@@ -192,10 +189,10 @@ OUTSIDE: dict[str, tuple[Callable[[Builder, str], str], list[int]]] = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_stays_outside(name: str, tmp_path: Path) -> None:
+def test_stays_outside(name: str) -> None:
     make, steps = OUTSIDE[name]
     b = Builder()
-    check(b.model(make(b, b.conv("x", 8, 3))), tmp_path, steps=steps)
+    check(b.model(make(b, b.conv("x", 8, 3))), steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +221,8 @@ def test_a_damaged_region_is_an_error(index: int, value: int) -> None:
     (region,) = [n for n in rewritten.graph.node if n.domain == "ai.fggp"]
     (program,) = [a for a in region.attribute if a.name == "program"]
     program.ints[index] = value
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.register_custom_ops_library(str(kernels.library_path()))
-    with pytest.raises(Exception, match="Region_0"):
-        ort.InferenceSession(rewritten.SerializeToString(), options)
+    with pytest.raises(ModelFileError, match="Region_0"):
+        Options().open(rewritten.SerializeToString(), on_kernels=True)
 
 
 def test_no_region_beside_a_subgraph() -> None:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from fggp_deploy import models
 from fggp_deploy.errors import CheckpointError
-from fggp_deploy.models.loading import load_into
+from fggp_deploy.models.loading import load_into, translate
 from fggp_deploy.models.search import fitting, without_memory
+
+W = torch.ones(1, 1)
 
 
 def build(name: str = "resnet20", num_classes: int = 10, in_channels: int = 3) -> nn.Module:
@@ -64,6 +66,13 @@ def test_sparsemls_own_resnet_is_torchvisions():
     names = load_into(net, theirs, what="m.pt")
     assert torch.equal(net.conv1.weight, theirs["input.conv.weight"])
     assert names["layer2.0.downsample.1.bias"] == "sections.1.0.identity.bn.bias"
+
+
+def test_auxiliary_classifiers_are_left_out_of_googlenet_alone():
+    own = without_memory("torchvision:googlenet", num_classes=10, in_channels=3).state_dict()
+    assert translate({"aux1.fc1.weight": W, "fc.weight": W}, own)["aux1.fc1.weight"] is None
+    own = build().state_dict()
+    assert translate({"aux1.fc1.weight": W}, own) == {"aux1.fc1.weight": "aux1.fc1.weight"}
 
 
 def test_old_files_have_no_num_batches_tracked(state: dict):

@@ -10,12 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fggp_deploy.encodings import MAX_ELEMENTS, Bitmask, Csr, Gaps
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.packing import (
-    MAX_ELEMENTS,
-    Bitmask,
-    Csr,
-    Gaps,
     choose,
     entropy_bound_bytes,
     to_bitmask,
@@ -121,6 +118,18 @@ def test_density_decides(density, encoding):
     packed = choose(w)
     assert packed is not None
     assert packed.encoding == encoding
+
+
+@settings(deadline=None)
+@given(WEIGHTS.filter(lambda w: np.abs(w).max() < 60_000))
+def test_half_values_cost_half_and_round_to_nearest(w):
+    full, half = choose(w), choose(w, values=np.float16)
+    if half is None:
+        assert full is None
+        return
+    assert half.values.dtype == np.float16
+    assert full is None or half.stored_bytes < full.stored_bytes
+    assert np.array_equal(half.decode(), w.astype(np.float16).astype(F))
 
 
 def test_dense_and_tiny_stay_dense():

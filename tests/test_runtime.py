@@ -133,7 +133,7 @@ def test_the_compiled_model_is_cached(tmp_path: Path, own_cache: Path, chosen: A
     for session in (first, second):
         assert runtime.uses_kernels(session)
         assert runtime.explain(session).startswith("kernels: 6 layers in 1 region")
-        assert "at least 2.00" in runtime.explain(session)
+        assert "at least 2.00 times dense" in runtime.explain(session)
         agree(session.run(None, {"x": x}), plain_run(model, x))
 
 

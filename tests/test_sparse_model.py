@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import golden_files as golden
@@ -88,6 +89,22 @@ def test_metadata_round_trips_exactly():
     assert back.selftest is not None
     assert m.selftest is not None
     assert back.selftest.logits.tobytes() == m.selftest.logits.tobytes()
+
+
+def test_unrounded_is_written_only_where_there_is_one():
+    m = golden.metadata()
+    assert "fggp.unrounded" not in m.to_props()
+    both = replace(m, unrounded=m.selftest)
+    assert both.to_props()["fggp.unrounded"] == m.to_props()["fggp.selftest"]
+    assert Metadata.from_props(both.to_props()).to_props() == both.to_props()
+
+
+def test_selftest_tolerates_roundings_of_the_largest_logit():
+    small = SelfTest.record(lambda x: np.float32([[0.5, -0.1]]), (1, 1, 1), batch=1)
+    large = SelfTest.record(lambda x: np.float32([[50, -0.1]]), (1, 1, 1), batch=1)
+    assert (small.atol, large.atol) == (1e-4, pytest.approx(5e-3))
+    assert large.passes(large.logits + np.float32(0.004))
+    assert not small.passes(small.logits + np.float32(0.004))
 
 
 def test_selftest_refuses_nan():

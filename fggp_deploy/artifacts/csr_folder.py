@@ -21,9 +21,10 @@ import onnx
 from onnx import TensorProto
 
 from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.encodings import Array, Csr, checked_size
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_unpacking import Unpacked, reading, reject_foreign
-from fggp_deploy.packing import Array, Csr, checked_size
+from fggp_deploy.onnx_reading import reading, reject_foreign
+from fggp_deploy.onnx_unpacking import Unpacked
 
 FORMAT = "fggp-csr"
 VERSION = 1
@@ -31,7 +32,12 @@ MANIFEST = "manifest.json"
 GRAPH = "graph.onnx"
 WEIGHT_FILE = re.compile(r"weights/[A-Za-z0-9_][A-Za-z0-9_.-]*\.npz")
 MAX_BYTES = 2**31 - 1  # of the manifest or the graph; protobuf's own limit
+FREE_BYTES, MAX_INFLATION = 2**26, 64  # what a weight's file may unpack to: this, and × its size
 
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '(?P<dtype><f4|<i4|<i8|\|S\d{1,2})', 'fortran_order': False, "
+    rb"'shape': \((?:(?P<length>\d{1,12}),)?\), \}\s*"
+)
 _MEMBERS = {"data.npy", "indices.npy", "indptr.npy", "shape.npy", "format.npy"}
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -128,7 +134,8 @@ def _weight(folder: Path, entry: Any) -> Csr:
     if not 0 <= nnz <= checked_size(shape):
         raise ModelFileError(f"{nnz} non-zeros do not fit shape {shape}")
     n_bytes = 12 * nnz + 8 * (shape[0] + 1) + 4096  # float32, int64, and the npy headers
-    arrays = _npz(_bytes(folder, name, sha256, 2 * n_bytes), n_bytes)
+    content = _bytes(folder, name, sha256, 2 * n_bytes)
+    arrays = _npz(content, min(n_bytes, FREE_BYTES + MAX_INFLATION * len(content)))
     matrix = (shape[0], math.prod(shape) // shape[0])
     if arrays["format"].tobytes().rstrip(b"\0") != b"csr" or arrays["shape"].tolist() != [*matrix]:
         raise ModelFileError(f"{name} is not a CSR matrix of shape {matrix}")
@@ -159,16 +166,19 @@ def _npz(content: bytes, limit: int) -> dict[str, Array]:
 
 
 def _npy(content: bytes) -> Array:
-    """One array; ValueError unless its header's shape and type account for every byte."""
-    f = io.BytesIO(content)
-    version = np.lib.format.read_magic(f)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(f)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(f)
-    body = content[f.tell() :]
-    if dtype.hasobject or dtype.kind not in "fiS" or dtype.byteorder == ">" or len(shape) > 1:
-        raise ValueError(f"an array has type {dtype} and shape {shape}")
-    if any(d < 0 for d in shape) or math.prod(shape) * dtype.itemsize != len(body):
-        raise ValueError(f"an array of shape {shape} has {len(body)} bytes")
-    return np.frombuffer(body, dtype).reshape(shape)
+    """One array of at most one axis; ValueError unless its header accounts for every byte.
+
+    The header is matched, not evaluated as numpy does it.
+    """
+    version, start = content[:8], 10 if content[6:7] == b"\x01" else 12
+    if version not in (b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"):
+        raise ValueError("a member is no npy array")
+    end = start + int.from_bytes(content[8:start], "little")
+    header = _NPY_HEADER.fullmatch(content[start:end])
+    if header is None:
+        raise ValueError(f"an array has the header {content[start:end][:80]!r}")
+    dtype, length = np.dtype(header["dtype"].decode()), header["length"]
+    if int(length or 1) * dtype.itemsize != len(content) - end:
+        raise ValueError("an array's bytes do not fill its shape")
+    array = np.frombuffer(content, dtype, offset=end)
+    return array if length else array.reshape(())

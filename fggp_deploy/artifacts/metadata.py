@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from fggp_deploy.errors import ConfigError, ModelFileError
 
 FORMAT_VERSION = 1
 PREFIX = "fggp."
+MAX_PROBE_ELEMENTS = 2**26  # of a self-test's inputs: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Metadata:
     `parent_sha256` is the hash of the dense reference ONNX, `checkpoint_sha256` of the pruned
     checkpoint; `sparsity` holds counts (n_prunable, n_removed, n_all_weights) and the target;
     `provenance` the command, resolved configuration, seed, versions, hardware and seconds.
+    `unrounded` is there where values were rounded to float16: the self-test before that.
     """
 
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     selftest: SelfTest | None = None
+    unrounded: SelfTest | None = None
     parent_sha256: str | None = None
     checkpoint_sha256: str | None = None
     data: str | None = None
@@ -48,6 +52,8 @@ class Metadata:
             "sparsity": self.sparsity,
             "provenance": self.provenance,
         }
+        if self.unrounded is not None:
+            values["unrounded"] = self.unrounded.to_dict()
         return {
             PREFIX + k: json.dumps(v, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
             for k, v in values.items()
@@ -74,16 +80,11 @@ class Metadata:
             preprocessing = Preprocessing.from_dict(values.get("preprocessing"))
         except ConfigError as e:
             raise ModelFileError(f"the metadata's {e}") from e
-        selftest = values.get("selftest")
-        test = None if selftest is None else SelfTest.from_dict(selftest)
-        if test is not None and test.logits.shape[1] != len(classes):
-            raise ModelFileError(
-                f"the self-test has {test.logits.shape[1]} logits for {len(classes)} classes"
-            )
         return cls(
             preprocessing,
             tuple(classes),
-            test,
+            _self_test(values.get("selftest"), preprocessing, len(classes)),
+            _self_test(values.get("unrounded"), preprocessing, len(classes)),
             _typed(values, "parent_sha256", str),
             _typed(values, "checkpoint_sha256", str),
             _typed(values, "data", str),
@@ -91,6 +92,21 @@ class Metadata:
             _typed(values, "sparsity", dict) or {},
             _typed(values, "provenance", dict) or {},
         )
+
+
+def _self_test(value: Any, preprocessing: Preprocessing, n_classes: int) -> SelfTest | None:
+    if value is None:
+        return None
+    test = SelfTest.from_dict(value)
+    n, width = test.logits.shape
+    if width != n_classes:
+        raise ModelFileError(f"the self-test has {width} logits for {n_classes} classes")
+    if n * math.prod(preprocessing.input_shape) > MAX_PROBE_ELEMENTS:
+        raise ModelFileError(
+            f"the self-test has {n} inputs of {preprocessing.input_shape}, more than "
+            f"{MAX_PROBE_ELEMENTS:,} numbers"
+        )
+    return test
 
 
 def _json(key: str, text: str) -> Any:

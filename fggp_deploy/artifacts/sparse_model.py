@@ -13,12 +13,12 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from fggp_deploy.artifacts import csr_folder
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_unpacking import Unpacked, infer_shapes, layer_name, reading, split
+from fggp_deploy.onnx_reading import Shapes, infer_shapes, reading
+from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
-
-Shapes = dict[str, tuple[int | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,11 @@ def _check_interface(content: Unpacked, metadata: Metadata) -> Shapes:
             f"its metadata has {n_classes} classes"
         )
     sides[0].Clear()
-    return infer_shapes(single)
+    shapes = infer_shapes(single)
+    for name, shape in shapes.items():
+        if None not in shape and math.prod(d or 0 for d in shape) > MAX_ELEMENTS:
+            raise ModelFileError(f"tensor {name!r} has shape {shape} for one image")
+    return shapes
 
 
 def _sides(value: ValueInfoProto) -> tuple[int | str, ...]:
@@ -154,17 +158,18 @@ def _sides(value: ValueInfoProto) -> tuple[int | str, ...]:
 
 
 def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
-    """One entry for each weight of a Conv, Gemm or MatMul, in the graph's order."""
+    """One entry for each weight in the graph's order: every packed one, and layers' dense ones."""
     graph = content.graph.graph
     dense = {t.name: t for t in graph.initializer}
     transposed = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose"}
     users: dict[str, list[NodeProto]] = {}
     for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
+        if node.op_type == "Transpose":
             continue
-        name = transposed.get(node.input[1], node.input[1])
-        if name in content.weights or name in dense:
-            users.setdefault(name, []).append(node)
+        for i, read in enumerate(node.input):
+            name = transposed.get(read, read)
+            if name in content.weights or (i == 1 and name in dense and node.op_type in _LAYERS):
+                users.setdefault(name, []).append(node)
     layers = []
     for name, nodes in users.items():
         counts = [_macs(node, shapes) for node in nodes]
@@ -181,12 +186,21 @@ def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
 def _macs(node: NodeProto, shapes: Shapes) -> int | None:
-    """Elements of the output times the length of each one's dot product."""
-    out, w = shapes.get(node.output[0]), shapes.get(node.input[1])
+    """Elements of the output times the length of each one's dot product, of a layer's node.
+
+    A transposed convolution spreads each element of its input, so there the input counts.
+    """
+    if node.op_type not in _LAYERS:
+        return None
+    counted = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
+    out, w = shapes.get(counted), shapes.get(node.input[1])
     if out is None or w is None or not w:
         return None
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "ConvTranspose"):
         inner = w[1:]
     else:
         flags = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}

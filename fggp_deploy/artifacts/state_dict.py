@@ -88,10 +88,6 @@ def _plain(path: Path, content: Mapping[Any, Any], size: int) -> dict[str, Tenso
     if not state:
         raise CheckpointError(f"{path} holds no tensors; save model.state_dict()")
     for name, t in state.items():
-        if t.is_quantized:
-            raise CheckpointError(
-                f"{path} is a quantized network ({name}); give the float weights it was made from"
-            )
         if t.layout != torch.strided or t.device.type != "cpu" or t.is_complex():
             raise CheckpointError(
                 f"{path}: {name} is no dense real tensor ({t.layout}, {t.dtype}, {t.device}); "

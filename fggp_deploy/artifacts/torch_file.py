@@ -140,6 +140,10 @@ def _refuse_objects(path: Path, names: set[str]) -> None:
     foreign = sorted(n for n in names if not _PLAIN.fullmatch(n) and n not in _LITTER + _DICTS)
     if not foreign:
         return
+    if "torch._utils._rebuild_qtensor" in foreign:
+        raise CheckpointError(
+            f"{path} is a quantized network; give the float weights it was made from"
+        )
     save = "torch.save(model.state_dict(), 'weights.pt')"
     if any(n.startswith("torch.nn.modules.") for n in foreign):
         own = [n for n in foreign if not n.startswith(("torch.", "builtins."))] or foreign

@@ -26,7 +26,15 @@ from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options, largest_difference, run
 from fggp_deploy.timing import Run
 from fggp_deploy.verify.accuracy import Proportion, proportion
-from fggp_deploy.verify.latency import N_SESSIONS, Speedup, Timing, measure, speedup, timing
+from fggp_deploy.verify.latency import (
+    MIN_SESSIONS,
+    N_SESSIONS,
+    Speedup,
+    Timing,
+    measure,
+    speedup,
+    timing,
+)
 from fggp_deploy.verify.machine import Machine, machine
 from fggp_deploy.verify.network import SESSION_CONFIG
 
@@ -117,6 +125,7 @@ def bench(
     int8: bool = True,
     layers: bool = False,
     shape: tuple[int, ...] | None = None,
+    data: str | None = None,
     data_dir: Path | None = None,
     seconds: float = 6.0,
     sessions: int = N_SESSIONS,
@@ -126,15 +135,25 @@ def bench(
     """Time a model's contenders against dense fp32 ONNX Runtime, interleaved, in fresh sessions.
 
     `seconds` are for each setting, a pair of `threads` and `batches`. `shape` gives dimensions of
-    the input that the model leaves open, `data_dir` where its data set lies. Raises ConfigError for
-    options out of their domain and ModelFileError for a file that cannot be read or run.
+    the input that the model leaves open, `data` the data set of images that calibrate int8 and are
+    scored, by default the one that the file names, `data_dir` where it lies. Raises ConfigError for
+    options out of their domain, ModelFileError for a file that cannot be read or run, and DataError
+    for a data set that was asked for and is not there.
     """
     if not threads or not batches or min(*threads, *batches) < 1:
         raise ConfigError(f"threads and batch must be at least 1, got {threads} and {batches}")
     if not (math.isfinite(seconds) and seconds > 0):
         raise ConfigError(f"seconds must be positive and finite, got {seconds}")
+    if sessions < MIN_SESSIONS or seed < 0:
+        raise ConfigError(
+            f"sessions must be at least {MIN_SESSIONS} and seed not negative, "
+            f"got {sessions} and {seed}"
+        )
     started, state = datetime.now(UTC), machine()
-    subject = read(path, data_dir=data_dir, shape=shape, n_calibration=N_CALIBRATION, n_test=N_TEST)
+    subject = read(
+        path, data=data, data_dir=data_dir, shape=shape, n_calibration=N_CALIBRATION,
+        n_test=N_TEST, progress=progress,
+    )  # fmt: skip
     notes = _notes(subject)
     subject.feeds(1)  # what cannot be fed fails before anything is made
     plans: list[Planned] = []
@@ -154,7 +173,7 @@ def bench(
         )  # fmt: skip
         cells += found
         plans.append(Planned(n, batch, plan))
-    scored = _top1(subject, rivals, threads[0])
+    scored = _top1(subject, rivals, threads[0], possible[0])
     costs = _layers(path, threads[0], possible[0], progress) if layers else None
     setting = {"threads": list(threads), "batch": list(batches), "seconds": seconds, "seed": seed}
     return Report(
@@ -250,8 +269,13 @@ def _setting(
     return cells, plan
 
 
-def _top1(subject: Subject, rivals: Sequence[Contender], threads: int) -> dict[str, Scored]:
-    """Accuracy of every contender on the test images, and its agreement with dense."""
+def _top1(
+    subject: Subject, rivals: Sequence[Contender], threads: int, batch: int
+) -> dict[str, Scored]:
+    """Accuracy of every contender on the test images, and its agreement with dense.
+
+    Sessions are those planned for `batch`, and run on more images at once where they can.
+    """
     images = subject.images
     if images is None:
         return {}
@@ -259,7 +283,7 @@ def _top1(subject: Subject, rivals: Sequence[Contender], threads: int) -> dict[s
     n = len(images.test) // step * step
     answers = {}
     for c in rivals:
-        session = c.open(threads, step)
+        session = c.open(threads, batch)
         name = session.get_inputs()[0].name
         parts = [session.run(None, {name: images.test[i : i + step]})[0] for i in range(0, n, step)]
         answers[c.name] = np.concatenate(parts).argmax(axis=1)

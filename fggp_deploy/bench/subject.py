@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from fggp_deploy import data as datasets
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.data.types import Labels
-from fggp_deploy.errors import ConfigError, DataError, ModelFileError
+from fggp_deploy.data.types import Labels, Progress
+from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.runtime.compiler import random_feeds
+from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats
+
+MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,12 @@ class Subject:
 def read(
     path: Path,
     *,
+    data: str | None = None,
     data_dir: Path | None = None,
     shape: tuple[int, ...] | None = None,
     n_calibration: int,
     n_test: int,
+    progress: Progress,
 ) -> Subject:
     """Read any ONNX file; `shape` gives open dimensions of the input after the first.
 
@@ -85,23 +91,40 @@ def read(
         dense = unpacked.dense()
     if not dense.graph.input:
         raise ModelFileError(f"{path} has no input; bench wants a network")
-    images, why = _images(model, data_dir, n_calibration, n_test)
+    images, why = _images(path, data, data_dir, n_calibration, n_test, progress)
     sizes = dict(enumerate(shape or (), start=1))
     return Subject(path, bool(unpacked.weights), dense, images, why, sizes)
 
 
 def _images(
-    model: ModelProto, data_dir: Path | None, n_calibration: int, n_test: int
+    path: Path,
+    data: str | None,
+    data_dir: Path | None,
+    n_calibration: int,
+    n_test: int,
+    progress: Progress,
 ) -> tuple[Images | None, str]:
+    """The model's own images where they lie on this machine, else None and why."""
     try:
-        meta = Metadata.from_props({p.key: p.value for p in model.metadata_props})
-        if meta.data is None:
-            return None, "the file does not say what data it is for"
-        data = datasets.load(meta.data, data_dir)
-        train, test = data.train.images[:n_calibration], data.test.images[:n_test]
-        prepare = meta.preprocessing
-        return Images(data.name, prepare(train), prepare(test), data.test.labels[:n_test]), ""
+        found = images_for(
+            path, data, data_dir, parts=("train", "test"), fetch=data is not None, progress=progress
+        )
     except ModelFileError:
-        return None, "the file does not say what data it is for"
-    except (DataError, ConfigError) as e:
+        return None, "the file does not say how to prepare images"
+    except (FileError, ConfigError, MachineError) as e:
+        if data is not None:
+            raise
         return None, str(e)
+    if found is None:
+        return None, "the file does not say what data it is for"
+    prepare = found.preprocessing
+    most = max(1, MAX_IMAGE_BYTES // (4 * math.prod(prepare.input_shape)))
+    train = _spread(len(found.train), n_calibration)
+    test = _spread(len(found.test), min(n_test, most))
+    x, y = prepare(found.train.read(train)), prepare(found.test.read(test))
+    return Images(found.name, x, y, found.test.labels[test]), ""
+
+
+def _spread(n: int, n_wanted: int) -> npt.NDArray[np.int64]:
+    """Indices evenly over n images: files of one class often lie together."""
+    return np.linspace(0, n, min(n, n_wanted), endpoint=False).astype(np.int64)

@@ -90,7 +90,7 @@ def translate(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
         if sum(n in own for n in {*tried.values()}) > sum(n in own for n in {*names.values()}):
             names = tried
     return {
-        n: None if now not in own and now.startswith(torchvision_models.AUXILIARY) else now
+        n: None if now not in own and torchvision_models.is_auxiliary(now, own) else now
         for n, now in names.items()
     }
 

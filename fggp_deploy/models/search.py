@@ -88,7 +88,7 @@ def _of_size(state: Mapping[str, Tensor], num_classes: int) -> list[str]:
     counted = (
         t.numel()
         for n, t in state.items()
-        if not n.endswith(_BUFFERS) and not n.startswith(torchvision_models.AUXILIARY)
+        if not n.endswith(_BUFFERS) and not torchvision_models.is_auxiliary(n, state)
     )
     n_with_1000 = sum(counted) + (1000 - num_classes) * per_class
     names = torchvision_models.names()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,8 @@ from fggp_deploy.models.published import Published, cached
 # Auxiliary classifiers help only to train from scratch, and give several outputs; left out.
 _NO_AUXILIARY = {"aux_logits": False, "init_weights": True}
 _OPTIONS: dict[str, dict[str, bool]] = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
-AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_INCEPTIONS = ("inception3a.", "Mixed_5b.")
 # With published weights torchvision has these two normalise their input once more, inside, from
 # ImageNet's mean and std to 0.5 and 0.5; here the preprocessing says so, and the network does not.
 _HALF = ("googlenet", "inception_v3")
@@ -48,6 +50,11 @@ def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     options = _OPTIONS.get(name, {})
     net: nn.Module = _models().get_model(name, weights=None, num_classes=num_classes, **options)
     return net
+
+
+def is_auxiliary(name: str, network: Iterable[str]) -> bool:
+    """True for a parameter of the classifiers that are left out, of a network of these names."""
+    return name.startswith(_AUXILIARY) and any(n.startswith(_INCEPTIONS) for n in network)
 
 
 def published(name: str, weights: str) -> Published:

@@ -40,7 +40,7 @@ class Request:
     options: Options
     batch: int = 1
     measure: bool = True
-    tuning_seconds: float = 1.0
+    tuning_seconds: float = 0.5
     progress: Progress = lambda stage, done, total: None
 
     @property
@@ -176,15 +176,16 @@ class _Planner:
         regions, model = chosen[found.name]
         if found.name == CUT:
             costs = [replace(c, on_kernels=c.output not in proposed) for c in costs]
-        reason = f"{_size(regions)}, ratio to dense at least {found.low:.2f}"
+        reason = f"{_size(regions)}, at least {found.low:.2f} times dense, tuned for {seconds:g} s"
         return Compiled(Plan(True, reason, found.low, seconds), model, costs)
 
     def _tune(self) -> None:
-        """Measure variants of every layer, in time shared by the regions' non-zeros."""
+        """Measure variants of every layer; a region gets time for each of its steps."""
         known = [r for r in self.regions if r.shapes]
+        n_steps = sum(len(r.steps) for r in known)
         for done, region in enumerate(known):
             self.request.progress("tuning the kernels for this machine", done, len(known))
-            seconds = self.request.tuning_seconds / len(known)
+            seconds = self.request.tuning_seconds * len(region.steps) / n_steps
             assert region.shapes is not None
             pairs = region.program().tune(region.shapes, isa=self.isa, seconds=seconds)
             region.set_variants({x.output: pairs[steps] for x, steps in region.layers()})

@@ -17,7 +17,7 @@ DENSE = "dense"  # the contender that all others must beat
 # The interval of the ratio is looked at after these many rounds only: looking after every one
 # would make chance findings likely. Measuring ends at the last, or after so many seconds.
 LOOKS = (6, 12, 24, 48, 96)
-MAX_SECONDS = 8.0
+MAX_SECONDS = 4.0
 
 
 @dataclass(frozen=True)

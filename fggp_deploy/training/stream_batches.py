@@ -122,7 +122,9 @@ class _Decode(Dataset[Any]):
         image = self.stream.open(i)
         if self.augmentation is not None and self.augmentation.preset == "basic":
             image = shrink(image, p, name=self.stream.name(i))
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(
+            seed
+        )  # not torch.manual_seed: it is slow, for CUDA's sake
         return np.asarray(self.change(image), np.uint8).reshape(p.image_shape)
 
 

@@ -84,6 +84,12 @@ def _accuracy(r: Report) -> str:
             f"{p.drop_high:+.2f}, n = {p.n}, paired). The two agree on {_share(p.agreement)}; "
             f"{p.lost} images lost and {p.gained} gained, exact McNemar p = {p.p_value:.3g}."
         )
+    if (r16 := r.rounding_paired) is not None:
+        text.append(
+            f"What fp16 values change against fp32: {r16.drop_points:+.2f} points of top-1 lost "
+            f"(95% interval {r16.drop_low:+.2f} to {r16.drop_high:+.2f}, n = {r16.n}, paired); the "
+            f"two agree on {_share(r16.agreement)}."
+        )
     return "\n\n".join(text)
 
 
@@ -152,6 +158,8 @@ def _parity(r: Report) -> str:
     found |= {f"packed against dense, {inputs}": d for inputs, d in r.parity.items()}
     if r.kernels_parity is not None:
         found["kernels against stock, test images"] = r.kernels_parity
+    if r.rounding is not None:
+        found["fp16 values against fp32, probe inputs"] = r.rounding
     rows = []
     for name, d in found.items():
         top1 = f"{d.n - d.top1_changed} of {d.n}"

@@ -9,9 +9,11 @@ import yaml
 
 from fggp_deploy import data as datasets
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.data.download import cache_folder
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset, Progress
+from fggp_deploy.errors import DataError
 
 CONFIG = "config.yaml"  # of the run, beside the model
 
@@ -22,14 +24,17 @@ def images_for(
     data_dir: Path | None = None,
     *,
     progress: Progress,
+    parts: tuple[str, ...] = ("test",),
+    fetch: bool = True,
     **options: Any,
 ) -> Dataset | None:
-    """The test part of data set `name` for a deployable file; None where the file names none.
+    """Data set `name` for a deployable file, `parts` of it; None where the file names none.
 
     By default it is the one that the run used, as the run's config.yaml beside the model says, or
     the file itself. The file's own preprocessing and class names hold. Images that the run's
     split.json holds out of the same data are the test part; without it they are chosen as the run
-    chose them. `options` are further fields of Reading.
+    chose them. `parts`: those that are needed. `fetch` False: nothing is downloaded, and what does
+    not lie on this machine is a DataError. `options` are further fields of Reading.
     """
     meta = SparseModel.open(model).metadata
     config = _config(model.with_name(CONFIG))
@@ -38,6 +43,10 @@ def images_for(
         data_dir = data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
     if name is None:
         return None
+    if not fetch:
+        if name.startswith("hf:") and not Path(name.removeprefix("hf:")).expanduser().exists():
+            raise DataError(f"{name} is not on this machine")
+        data_dir = data_dir or cache_folder()
     trained = meta.provenance.get("prune") or {}
     seed = (trained.get("config") or {}).get("split_seed", 0)
     split = model.with_name(SPLIT)
@@ -45,7 +54,7 @@ def images_for(
         preprocessing=meta.preprocessing,
         classes=meta.classes,
         trained_on=meta.data,
-        parts=("test",),
+        parts=parts,
         held_out=HeldOut.open(split) if split.is_file() else None,
         progress=progress,
         **{"split_seed": seed if isinstance(seed, int) else 0, **options},

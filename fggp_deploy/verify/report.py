@@ -21,7 +21,7 @@ from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file, write_atomic
-from fggp_deploy.verify.accuracy import Accuracy
+from fggp_deploy.verify.accuracy import Accuracy, Paired
 from fggp_deploy.verify.gates import Gates, Verdict, agreement, judge
 from fggp_deploy.verify.latency import Latency, Run, latency, measure
 from fggp_deploy.verify.machine import Machine, default_threads, machine
@@ -37,6 +37,7 @@ from fggp_deploy.verify.subject import (
     gather,
     packed_against_dense,
     parent_sparsity,
+    rounding,
     score,
     self_test,
 )
@@ -59,8 +60,10 @@ class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
     `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
-    model runs on them, "kernels": then the gates on latency judge those. `parity` is
-    packed against dense by inputs, `kernels_parity` kernels against stock on the test images.
+    model runs on them, "kernels": then the gates on latency judge those. `parity` is packed against
+    dense by inputs, `kernels_parity` kernels against stock on the test images; `rounding` fp16
+    values against fp32 on the self-test's inputs, `rounding_paired` on the test split where a file
+    with fp32 values lies beside the model.
     `origin` is what the model says of itself, `provenance` what made this report.
     """
 
@@ -71,6 +74,8 @@ class Report:
     self_test: Difference | None
     parity: dict[str, Difference]
     kernels_parity: Difference | None
+    rounding: Difference | None
+    rounding_paired: Paired | None
     accuracy: Accuracy | None
     size: Size
     latency: Latency
@@ -135,11 +140,13 @@ def verify(
     tested = self_test(subject)
     compared = packed_against_dense(subject, threads=threads, seed=seed)
     progress("parity", 1, 1)
-    scored, on_kernels = score(subject, progress)
+    rounded = rounding(subject)
+    scored, on_kernels, rounded_paired = score(subject, progress)
     timed = _time(subject, threads, batch, seconds, seed, progress)
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
+    checks |= {"fp16 values against fp32": rounded} if rounded is not None else {}
     checks |= {f"parity on {inputs}": found for inputs, found in compared.items()}
     if on_kernels is not None:
         checks["kernels against stock"] = on_kernels
@@ -162,6 +169,8 @@ def verify(
         self_test=tested,
         parity=compared,
         kernels_parity=on_kernels,
+        rounding=rounded,
+        rounding_paired=rounded_paired,
         accuracy=scored,
         size=sized,
         latency=timed,
@@ -240,8 +249,8 @@ def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -
 
 
 def _origin(meta: Metadata) -> dict[str, Any]:
-    own = asdict(replace(meta, selftest=None))
-    del own["selftest"]  # its logits are many, and its outcome is in the report
+    own = asdict(replace(meta, selftest=None, unrounded=None))
+    del own["selftest"], own["unrounded"]  # many logits, and the outcome is in the report
     plain: dict[str, Any] = json.loads(json.dumps(own), parse_constant=str)  # JSON has no NaN
     return plain
 
@@ -262,8 +271,14 @@ def _notes(subject: Subject) -> tuple[str, ...]:
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
     if subject.kernels is None:
-        why = subject.speed.removeprefix("plain: ")
-        notes.append(f"The sparse kernels were not used: {why}.")
+        notes.append(f"The sparse kernels were not used: {subject.speed.removeprefix('plain: ')}.")
+    else:
+        notes.append(f"The sparse kernels run {subject.speed.removeprefix('kernels: ')}.")
+    if subject.packed.metadata.unrounded is not None and subject.unrounded is None:
+        notes.append(
+            "The values are fp16 and no file with the same checkpoint's fp32 values lies beside "
+            "the model, so the two were compared on the self-test's inputs only."
+        )
     if subject.packed.metadata.selftest is None:
         notes.append("The file brings no self-test, so no recorded logits were checked.")
     return tuple(notes)

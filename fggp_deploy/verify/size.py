@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
-from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.onnx_reading import reading
 from fggp_deploy.packing import entropy_bound_bytes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
-from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.onnx_reading import reading
 from fggp_deploy.verify import accuracy, parity
 from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime
 
@@ -31,6 +32,8 @@ class Subject:
 
     `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
     same model on the sparse kernels, None where they are missing or no faster; `speed` says why.
+    `unrounded` is the network of a file beside one with fp16 values that holds the same checkpoint
+    in fp32.
     """
 
     packed: SparseModel
@@ -40,6 +43,7 @@ class Subject:
     data: Dataset | None
     kernels: Network | None = None
     speed: str = ""
+    unrounded: Network | None = None
 
 
 def gather(
@@ -76,7 +80,9 @@ def gather(
         progress=progress,
     )
     on_kernels = fast if runtime.uses_kernels(fast.session) else None
-    return Subject(packed, model, reference, parent, data, on_kernels, speed)
+    twin = find_unrounded(packed) if meta.unrounded is not None else None
+    unrounded = load(twin.name, twin, threads=threads) if twin else None
+    return Subject(packed, model, reference, parent, data, on_kernels, speed, unrounded)
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
@@ -102,6 +108,17 @@ def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
             "recorded at export; give the right --reference or export both again"
         )
     return path
+
+
+def find_unrounded(packed: SparseModel) -> Path | None:
+    """The ONNX file beside `packed` that holds the same checkpoint with fp32 values, if any."""
+    made_from = packed.metadata.checkpoint_sha256
+    for path in sorted(packed.path.parent.glob("*.onnx")):
+        with contextlib.suppress(ModelFileError):
+            meta = SparseModel.open(path).metadata
+            if made_from and meta.checkpoint_sha256 == made_from and meta.unrounded is None:
+                return path
+    return None
 
 
 def parent_sparsity(reference: Path) -> float:
@@ -139,6 +156,20 @@ def self_test(subject: Subject) -> parity.Difference | None:
     return parity.difference(y, expected, rtol=test.rtol, atol=test.atol)
 
 
+def rounding(subject: Subject) -> parity.Difference | None:
+    """Compare fp16 values with the fp32 logits that export recorded; None without fp16 values.
+
+    What rounding may change is for its user to judge, so the tolerances are wide: 5% of the
+    largest logit.
+    """
+    test = subject.packed.metadata.unrounded
+    if test is None:
+        return None
+    y = subject.model.logits(test.probe(subject.packed.metadata.preprocessing.input_shape))
+    atol = 0.05 * float(np.abs(test.logits).max())
+    return parity.difference(y, np.asarray(test.logits, np.float32), rtol=0.0, atol=atol)
+
+
 def packed_against_dense(
     subject: Subject, *, threads: int, seed: int
 ) -> dict[str, parity.Difference]:
@@ -170,13 +201,14 @@ def packed_against_dense(
 
 def score(
     subject: Subject, progress: Progress
-) -> tuple[accuracy.Accuracy | None, parity.Difference | None]:
+) -> tuple[accuracy.Accuracy | None, parity.Difference | None, accuracy.Paired | None]:
     """Accuracy on the whole test split, paired with the parent's, and kernels against stock there.
 
-    Either is None where there are no data, or no kernels.
+    Third, fp16 values paired with fp32 ones. Each is None where there are no data, no kernels, or
+    no file with fp32 values.
     """
     if subject.data is None:
-        return None, None
+        return None, None, None
     test = subject.data.test
 
     def run(network: Network, stage: str) -> Floats:
@@ -198,4 +230,6 @@ def score(
         reference=None if y_parent is None else accuracy.scores(y_parent, test.labels),
         paired=None if y_parent is None else accuracy.paired(y, y_parent, test.labels),
     )
-    return scored, fast
+    y_fp32 = run(subject.unrounded, "accuracy in fp32") if subject.unrounded else None
+    rounded = None if y_fp32 is None else accuracy.paired(y, y_fp32, test.labels)
+    return scored, fast, rounded

@@ -1,9 +1,13 @@
 #include "runner.h"
 
+#include <algorithm>
+#include <atomic>
+
 namespace fggp {
 namespace {
 
-constexpr size_t kRemembered = 8;
+constexpr size_t kRemembered = 8;  // input sizes
+constexpr size_t kIdle = 16;       // workspaces kept for the next runs
 
 }  // namespace
 
@@ -36,16 +40,34 @@ std::unique_ptr<Runner::Memory> Runner::borrow(size_t floats) {
 
 void Runner::run(const Execution& e, const std::vector<ValueShape>& inputs, int64_t n,
                  const float* const* in, float* const* out, const Threads& threads) {
-  std::unique_ptr<Memory> memory = borrow(e.workspace_floats());
-  std::vector<const float*> from(in, in + inputs.size());
-  std::vector<float*> to(out, out + e.outputs().size());
-  for (int64_t image = 0; image < n; image++) {
-    e.run(from.data(), to.data(), memory->workspace.data(), threads);
-    for (size_t i = 0; i < from.size(); i++) from[i] += inputs[i].size();
-    for (size_t i = 0; i < to.size(); i++) to[i] += e.outputs()[i].size();
+  // With an image for every thread, threads take whole images; else they share each one's steps.
+  const int64_t n_threads = std::max(1, tasks_ / 2);
+  const bool by_image = threads.run && n_threads > 1 && n >= n_threads;
+  // What a task needs is allocated here: nothing may throw on somebody else's thread.
+  struct Task {
+    std::unique_ptr<Memory> memory;
+    std::vector<const float*> from;
+    std::vector<float*> to;
+  };
+  std::vector<Task> tasks(static_cast<size_t>(by_image ? n_threads : 1));
+  for (Task& t : tasks) {
+    t.memory = borrow(e.workspace_floats());
+    t.from.resize(inputs.size());
+    t.to.resize(e.outputs().size());
   }
+  std::atomic<int64_t> next{0};
+  in_parallel(by_image ? threads : Threads(), tasks.size(), [&](size_t t) {
+    auto& [memory, from, to] = tasks[t];
+    for (int64_t image; (image = next++) < n;) {
+      const auto index = static_cast<size_t>(image);
+      for (size_t i = 0; i < from.size(); i++) from[i] = in[i] + index * inputs[i].size();
+      for (size_t i = 0; i < to.size(); i++) to[i] = out[i] + index * e.outputs()[i].size();
+      e.run(from.data(), to.data(), memory->workspace.data(), by_image ? Threads() : threads);
+    }
+  });
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (idle_.size() < 4) idle_.push_back(std::move(memory));
+  for (Task& t : tasks)
+    if (idle_.size() < kIdle) idle_.push_back(std::move(t.memory));
 }
 
 }  // namespace fggp

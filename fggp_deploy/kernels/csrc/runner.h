@@ -10,12 +10,13 @@ namespace fggp {
 
 class Runner {
  public:
+  // `tasks`: into how many pieces a large step is cut, two for each thread; 1 without threads.
   Runner(Program program, const FggpIsa& isa, int tasks);
   const Program& program() const { return program_; }
 
   // Planned at the first call for a size and remembered for the latest few.
   std::shared_ptr<const Execution> execution(const std::vector<ValueShape>& inputs);
-  // `n` images, one after the other; inputs and outputs are contiguous [n, ...].
+  // `n` images; inputs and outputs are contiguous [n, ...].
   void run(const Execution& e, const std::vector<ValueShape>& inputs, int64_t n,
            const float* const* in, float* const* out, const Threads& threads);
 

@@ -1,0 +1,149 @@
+"""Reading ONNX that nobody vouches for: one error for everything that is wrong with it.
+
+Nothing here trusts the file: what does not fit raises ModelFileError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+)
+
+from fggp_deploy.encodings import Array, Coo, checked_size
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_functions import DOMAIN, is_ours
+
+Shapes = dict[str, tuple[int | None, ...]]
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype("<f4"),
+    TensorProto.FLOAT16: np.dtype("<f2"),
+    TensorProto.UINT8: np.dtype("u1"),
+    TensorProto.UINT16: np.dtype("<u2"),
+    TensorProto.INT64: np.dtype("<i8"),
+}
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a library says about hostile bytes into one ModelFileError."""
+    try:
+        yield
+    except ModelFileError:
+        raise
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        DecodeError,
+        EncodeError,
+        UnicodeDecodeError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        MemoryError,
+    ) as e:
+        detail = " ".join(str(e).split())[:200]
+        raise ModelFileError(f"{what} is not valid ONNX ({type(e).__name__}: {detail})") from e
+
+
+def reject_foreign(model: ModelProto) -> None:
+    """Raise ModelFileError for external data, or `ai.fggp` definitions that are not ours."""
+    for tensor in _all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ModelFileError(
+                f"tensor {tensor.name!r} lies in another file; a deployable file is one file"
+            )
+    for definition in model.functions:
+        if definition.domain == DOMAIN and not is_ours(definition):
+            raise ModelFileError(
+                f"the file defines {DOMAIN}::{definition.name} in its own way; "
+                "only version 1 of docs/format.md is read"
+            )
+    if len({(f.domain, f.name) for f in model.functions}) < len(model.functions):
+        raise ModelFileError("the file defines a function twice")
+
+
+def infer_shapes(model: ModelProto) -> Shapes:
+    """Shapes that ONNX infers, by tensor name; None for a side that is not a number."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes: Shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = tuple(
+                d.dim_value if d.HasField("dim_value") else None
+                for d in value.type.tensor_type.shape.dim
+            )
+    return shapes
+
+
+def tensor_array(tensor: TensorProto) -> Array:
+    """A tensor's numbers as stored; raises ModelFileError unless they fill its shape exactly."""
+    if tensor.data_type not in _DTYPES:
+        raise ModelFileError(f"{tensor.name!r} has an element type that no weight may have")
+    dtype, shape = _DTYPES[tensor.data_type], tuple(tensor.dims)
+    if not tensor.HasField("raw_data"):  # small tensors of other writers use typed fields
+        stored = max(map(len, (tensor.float_data, tensor.int32_data, tensor.int64_data)))
+        if any(d < 0 for d in shape) or math.prod(shape) != stored:
+            raise ModelFileError(f"{tensor.name!r} has {stored} elements for shape {shape}")
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    n_bytes = len(tensor.raw_data)
+    if any(d < 0 for d in shape) or math.prod(shape) * dtype.itemsize != n_bytes:
+        raise ModelFileError(f"{tensor.name!r} has {n_bytes} bytes for shape {shape} of {dtype}")
+    return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
+
+
+def sparse_array(tensor: SparseTensorProto) -> Coo:
+    """A sparse initializer with flat or per-axis indices; raises ModelFileError or ValueError."""
+    values, indices = tensor_array(tensor.values), tensor_array(tensor.indices)
+    shape = tuple(tensor.dims)
+    checked_size(shape)
+    if indices.ndim == 2 and indices.shape[1] == len(shape):
+        indices = np.ravel_multi_index(tuple(indices.T), shape)
+    return Coo(values, indices, shape)
+
+
+def integers(node: NodeProto, key: str) -> tuple[int, ...]:
+    """A node's attribute of integers; raises ModelFileError where it has none of that name."""
+    for attribute in node.attribute:
+        if attribute.name == key and attribute.type == AttributeProto.INTS:
+            return tuple(attribute.ints)
+    raise ModelFileError(f"{node.op_type} {node.name!r} must have integers {key}")
+
+
+def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from _graph_tensors(model.graph)
+    for definition in model.functions:
+        for node in definition.node:
+            yield from _node_tensors(node)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)

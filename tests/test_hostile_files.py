@@ -1,0 +1,212 @@
+"""No file gets more out of a reader than one clear error: no crash, no hang, no gigabytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+
+import fuzz_files
+import golden_files as golden
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.encodings import (
+    ELEMENTS_PER_BYTE,
+    FREE_ELEMENTS,
+    Bitmask,
+    Coo,
+    Csr,
+    Gaps,
+    check_expansion,
+)
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_ops import unpack
+
+
+def fuzz(count: int, seed: int) -> dict[str, int]:
+    done = subprocess.run(
+        [sys.executable, fuzz_files.__file__, "--count", str(count), "--seed", str(seed)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_mutated_files():
+    found = fuzz(450, seed=0)
+    for kind in ("onnx", "csr", "unpack"):
+        assert found[f"{kind} refused"] > 50
+        assert found[f"{kind} read"] > 0
+    assert found["distinct_messages"] > 50
+
+
+@pytest.mark.slow
+def test_twelve_thousand_mutated_files():
+    found = fuzz(12_000, seed=1)
+    assert found["files"] == 12_000
+    assert found["distinct_messages"] > 200
+    print(found)
+
+
+def one_value(*shape: int) -> Gaps:
+    return Gaps(np.ones(1, np.float32), np.ones(1, np.uint8), shape)
+
+
+def test_expansion_is_bounded_by_what_is_stored():
+    check_expansion([one_value(2**12, 2**12)])
+    check_expansion([one_value(2**12, 2**12), one_value(1, 5 * ELEMENTS_PER_BYTE)])
+    with pytest.raises(ModelFileError, match="5 bytes unfold to"):
+        check_expansion([one_value(2**12, 2**12 + 2)])
+    with pytest.raises(ModelFileError, match="10 bytes unfold to"):
+        check_expansion([one_value(2**12, 2**12), one_value(1, 10 * ELEMENTS_PER_BYTE + 1)])
+
+
+def test_a_network_at_99_9_percent_is_within_it():
+    size = 140_000_000  # VGG-16's
+    stored = 6 * size // 1000
+    assert size < FREE_ELEMENTS + ELEMENTS_PER_BYTE * stored
+
+
+def packed_asking(*shape: int) -> onnx.ModelProto:
+    """The golden file with another shape for its first weight."""
+    model = onnx.load(golden.ONNX)
+    node = next(n for n in model.graph.node if n.op_type == "SparseConv")
+    (attribute,) = [a for a in node.attribute if a.name == "weight_shape"]
+    attribute.CopyFrom(helper.make_attribute("weight_shape", shape))
+    return model
+
+
+def standard_asking(dims: list[int]) -> onnx.ModelProto:
+    """The golden network with a node that makes a tensor of zeros."""
+    model = onnx.load(golden.ONNX)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(dims), "dims"))
+    node = helper.make_node("ConstantOfShape", ["dims"], ["huge"])
+    model.graph.node.insert(0, node)
+    return model
+
+
+def many_inputs() -> onnx.ModelProto:
+    model = onnx.load(golden.ONNX)
+    props = {p.key: p.value for p in model.metadata_props}
+    image = {"height": 16384, "width": 16384, "mean": [0.5], "std": [0.25]}
+    helper.set_model_props(model, props | {"fggp.preprocessing": json.dumps(image)})
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 16384
+    return model
+
+
+GREEDY = {
+    "weight": (lambda: packed_asking(2**14, 2**14, 1, 1), "unfold"),
+    "weight_past_int64": (lambda: packed_asking(2**29, 2**29, 2**29, 2**29), "exceeds"),
+    "standard_node": (lambda: standard_asking([2**20, 2**20]), "huge"),
+    "self_test": (many_inputs, "self-test"),
+}
+
+
+@pytest.mark.parametrize("case", GREEDY)
+def test_a_tiny_file_that_asks_for_gigabytes(tmp_path, case):
+    make, says = GREEDY[case]
+    path = tmp_path / "greedy.onnx"
+    path.write_bytes(make().SerializeToString())
+    assert path.stat().st_size < 20_000
+    tracemalloc.start()
+    with pytest.raises(ModelFileError, match=says):
+        SparseModel.open(path).dense()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_a_weight_file_that_inflates_too_much(tmp_path):
+    from scipy.sparse import csr_array, save_npz
+
+    from fggp_deploy.artifacts.csr_folder import FREE_BYTES, _npz
+
+    n = FREE_BYTES // 4 + 1000
+    weight = csr_array((np.ones(n, np.float32), np.zeros(n, np.int32), [0, n]), shape=(1, n))
+    save_npz(tmp_path / "w.npz", weight)
+    content = (tmp_path / "w.npz").read_bytes()
+    assert len(content) < n // 50
+    with pytest.raises(ModelFileError, match="more bytes"):
+        _npz(content, FREE_BYTES)
+
+
+def sparse(values: np.ndarray, indices: np.ndarray, dims: list[int]) -> onnx.ModelProto:
+    """The dense golden network whose conv.weight is a sparse initializer."""
+    model = golden.dense()
+    kept = [t for t in model.graph.initializer if t.name != "conv.weight"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    out = model.graph.sparse_initializer.add(dims=dims)
+    out.values.CopyFrom(numpy_helper.from_array(values, "conv.weight"))
+    out.indices.CopyFrom(numpy_helper.from_array(indices, ""))
+    return model
+
+
+VALUES, DIMS = np.float32([2, 3]), [16, 1, 5, 5]
+
+
+@pytest.mark.parametrize("indices", [[7, 399], [[0, 0, 1, 2], [15, 0, 4, 4]]])
+def test_sparse_initializer_is_read(indices):
+    model = unpack(sparse(VALUES, np.array(indices), DIMS))
+    assert not model.graph.sparse_initializer
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert weights["conv.weight"].reshape(-1)[[7, 399]].tolist() == [2, 3]
+    assert np.count_nonzero(weights["conv.weight"]) == 2
+
+
+HOSTILE_COO = {
+    "past_end": lambda: sparse(VALUES, np.array([7, 400]), DIMS),
+    "negative": lambda: sparse(VALUES, np.array([-1, 7]), DIMS),
+    "twice": lambda: sparse(VALUES, np.array([7, 7]), DIMS),
+    "one_index": lambda: sparse(VALUES, np.array([7]), DIMS),
+    "axis_past_end": lambda: sparse(VALUES, np.array([[0, 0, 1, 2], [15, 0, 5, 0]]), DIMS),
+    "doubles": lambda: sparse(VALUES.astype(float), np.array([7, 399]), DIMS),
+    "huge": lambda: sparse(VALUES, np.array([7, 399]), [2**14, 1, 2**14, 1]),
+    "stored_twice": lambda: stored_twice(),
+}
+
+
+def stored_twice() -> onnx.ModelProto:
+    model = sparse(VALUES, np.array([7, 399]), DIMS)
+    model.graph.sparse_initializer.add().CopyFrom(model.graph.sparse_initializer[0])
+    return model
+
+
+@pytest.mark.parametrize("case", HOSTILE_COO)
+def test_hostile_sparse_initializer(case):
+    with pytest.raises(ModelFileError):
+        unpack(HOSTILE_COO[case]())
+
+
+def swapped_parts() -> onnx.ModelProto:
+    """A bitmask where gaps must be: its bytes are valid gaps, but mean something else."""
+    model = onnx.load(golden.ONNX)
+    for t in model.graph.initializer:
+        if t.name == "conv.weight.gaps":
+            bits = np.zeros(50, np.uint8)
+            bits[:10] = 1
+            t.CopyFrom(numpy_helper.from_array(bits, "conv.weight.bits"))
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = "conv.weight.bits" if name == "conv.weight.gaps" else name
+    return model
+
+
+def test_a_bitmask_in_place_of_gaps():
+    with pytest.raises(ModelFileError, match="not the parts of one weight"):
+        unpack(swapped_parts())
+
+
+def test_every_encoding_knows_its_bytes():
+    shape = (2, 8)
+    one, at = np.ones(1, np.float32), np.zeros(1, np.int32)
+    assert one_value(*shape).stored_bytes == 5
+    assert Bitmask(one, np.uint8([1, 0]), shape).stored_bytes == 6
+    assert Coo(one, np.zeros(1, np.int64), shape).stored_bytes == 12
+    assert Csr(one, at, np.int32([0, 1, 1]), shape).stored_bytes == 4 + 4 + 12
