@@ -139,7 +139,11 @@ def verify(
             None
             if no_data
             else images_for(
-                path, data, data_dir, progress=progress, **{k: v for k, v in options.items() if v}
+                path,
+                data,
+                data_dir,
+                progress=progress,
+                **{k: v for k, v in options.items() if v is not None},
             )
         )
         report = run(

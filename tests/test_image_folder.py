@@ -237,6 +237,7 @@ BROKEN = {
     "huge": (huge, "bomb.png claims"),
     "dangling link": (lambda r: (r / "cat" / "x.png").symlink_to("nowhere"), "x.png cannot be"),
     "loop": (loop, "a link that leads back to a folder above it; remove it"),
+    "twice": (lambda r: (r / "cow").symlink_to(r / "cat"), "reached twice, through links"),
     "self loop": (lambda r: (r / "cow").symlink_to("cow"), "a link that leads to itself"),
     "empty class": (lambda r: (r / "cow").mkdir(), "cow holds no images"),
     "case": (lambda r: picture(r / "Cat" / "x.png"), "'Cat' and 'cat', which differ only"),

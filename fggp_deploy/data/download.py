@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy.errors import DataError, MachineError
+
+_TIMEOUT_S = 30.0  # without a byte
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,16 @@ def _fetch(download: Download, folder: Path) -> None:
         file=sys.stderr,
         flush=True,
     )
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _torchvision_fetch(download.torchvision, folder)
     except Exception as e:  # what torchvision and urllib raise has no common base
         why = " ".join(str(e).split())[:120] or type(e).__name__
         raise DataError(f"{download.name} cannot be downloaded ({why}); {by_hand}") from e
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _torchvision_fetch(name: str, folder: Path) -> None:

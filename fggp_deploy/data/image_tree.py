@@ -17,6 +17,7 @@ PART_NAMES = {
     "test": ("test", "testing"),
 }
 _MAX_DEPTH = 32
+_Id = tuple[int, int]  # of a folder, whatever leads to it
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,19 @@ def scan(root: Path) -> Tree:
     """All images below the class folders of `root`, sorted by name within each class.
 
     Raises DataError where there are no class folders, one without images, a link that leads back
-    to where it is, or a class name that is not UTF-8; MachineError for what may not be read.
+    to where it is or to a folder that was seen before, or a class name that is not UTF-8;
+    MachineError for what may not be read.
     """
     names: list[str] = []
     owners: list[str] = []
     empty = []
+    seen: set[_Id] = set()
     for owner in sorted(folders(root)):
         if not _is_utf8(owner):
             raise DataError(
                 f"{_shown(root / owner)}: a class's name must be UTF-8; rename the folder"
             )
-        found = sorted(_images(root / owner, owner, _seen(root)))
+        found = sorted(_images(root / owner, owner, (_id(root),), seen))
         names += found
         owners += [owner] * len(found)
         if not found:
@@ -91,19 +94,22 @@ def folders(root: Path) -> list[str]:
     return [e.name for e in _entries(root) if _is_dir(e)]
 
 
-def _images(folder: Path, name: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    above = above | _seen(folder)
+def _images(folder: Path, name: str, above: tuple[_Id, ...], seen: set[_Id]) -> Iterator[str]:
+    """Names below `folder`, which is `name`; `above`: the folders that lead to it."""
+    own = _id(folder)
+    if own in above:
+        raise DataError(
+            f"{_shown(folder)} is a link that leads back to a folder above it; remove it"
+        )
+    if own in seen:
+        raise DataError(f"{_shown(folder)} is reached twice, through links; keep one of them")
     if len(above) > _MAX_DEPTH:
         raise DataError(f"{_shown(folder)} is more than {_MAX_DEPTH} folders deep; flatten it")
+    seen.add(own)
     for entry in _entries(folder):
         below = f"{name}/{entry.name}"
         if _is_dir(entry):
-            if _seen(folder / entry.name) <= above:
-                raise DataError(
-                    f"{_shown(folder / entry.name)} is a link that leads back to a folder above "
-                    f"it; remove it"
-                )
-            yield from _images(folder / entry.name, below, above)
+            yield from _images(folder / entry.name, below, (*above, own), seen)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
             yield below
 
@@ -134,12 +140,14 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
-def _seen(folder: Path) -> frozenset[tuple[int, int]]:
+def _id(folder: Path) -> _Id:
     try:
         stat = folder.stat()
+    except PermissionError as e:
+        raise MachineError(f"{_shown(folder)} may not be read; change its permissions") from e
     except OSError as e:
         raise DataError(f"{_shown(folder)} cannot be read ({e.strerror or e})") from e
-    return frozenset({(stat.st_dev, stat.st_ino)})
+    return (stat.st_dev, stat.st_ino)
 
 
 def _is_utf8(name: str) -> bool:
