@@ -149,7 +149,8 @@ def verify(
         report = run(
             path, reference=reference, data=loaded, gates=gates, threads=threads, batch=batch,
             seconds=seconds, seed=seed, robustness=robustness,
-            trusted=lambda: trusted_network(path, trusted), progress=progress,
+            trusted=lambda: trusted_network(path, trusted, trust_code=trust_code),
+            progress=progress,
         )  # fmt: skip
     folder = out or path.parent
     write(report, folder)
@@ -207,15 +208,19 @@ def recheck(model: Path, report: Path, *, threads: int, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def trusted_network(model: Path, given: Path | None) -> ModelProto | None:
+def trusted_network(
+    model: Path, given: Path | None, *, trust_code: bool = False
+) -> ModelProto | None:
     """What `model` ought to hold: the file given, or a new export of the checkpoint beside it.
 
-    None where there is none, it is not the one recorded, or torch is not installed.
+    None where there is none, it is not the one recorded, or torch is not installed. Raises
+    ModelFileError where it cannot be made, as of a network in the user's own file without
+    `trust_code`.
     """
     import onnx
 
     from fggp_deploy.artifacts.sparse_model import SparseModel
-    from fggp_deploy.errors import ModelFileError
+    from fggp_deploy.errors import ModelFileError, UserError
     from fggp_deploy.onnx_ops import unpack
     from fggp_deploy.onnx_reading import reading
     from fggp_deploy.verify.certificate import checkpoint_of
@@ -235,4 +240,8 @@ def trusted_network(model: Path, given: Path | None) -> ModelProto | None:
         from fggp_deploy.training.start import restore
     except ModuleNotFoundError:
         return None
-    return to_onnx(restore(Checkpoint.open(checkpoint), checkpoint), packed.metadata)
+    try:
+        network = restore(Checkpoint.open(checkpoint), checkpoint, trust_code=trust_code)
+        return to_onnx(network, packed.metadata)
+    except UserError as e:
+        raise ModelFileError(str(e)) from e

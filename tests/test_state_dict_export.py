@@ -15,8 +15,9 @@ from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.cli.verify import trusted_network
 from fggp_deploy.data import Preprocessing
-from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.exporters.run import export_run
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models.loading import load_into
@@ -127,6 +128,10 @@ def test_a_network_of_the_users_own_all_the_way(own, cifar):
     exported = export_run(pruned, trust_code=True)
     assert str(own.cwd).encode() not in exported.path.read_bytes()
     assert SparseModel.open(exported.path).metadata.model == "net.py:make"
+
+    assert trusted_network(exported.path, None, trust_code=True) is not None
+    with pytest.raises(ModelFileError, match="give --trust-code"):
+        trusted_network(exported.path, None)
 
     plain = export_run(pruned, format="state-dict", trust_code=True)
     net = models.build(info.model, num_classes=10, in_channels=3, trust_code=True)
