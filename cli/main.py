@@ -12,12 +12,15 @@ import typer
 import fggp_deploy
 
 from .bench import bench
+from .compare import compare
 from .demo import demo
 from .doctor import doctor
+from .explain import explain
 from .export import export
 from .inspect import inspect
 from .models import models
 from .prune import prune
+from .sensitivity import sensitivity
 from .train import train
 from .verify import verify
 
@@ -48,7 +51,11 @@ def main(
     """
 
 
-for command in (prune, export, verify, bench, inspect, models, train, demo, doctor):
+COMMANDS = (
+    prune, export, verify, compare, sensitivity, explain, bench, inspect, models, train, demo,
+    doctor,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -7,10 +7,14 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fggp_deploy.verify.page import Page
 
 # 80 columns, which rich assumes where there is no terminal, would fold every table
 _width = None if sys.stdout.isatty() else 120
@@ -42,8 +46,28 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for name in columns[1:]:
         t.add_column(name, justify="right")
     for row in rows:
-        t.add_row(*row)
+        t.add_row(*(Text(cell) for cell in row))  # a layer may be called [bold]
     stdout.print(t)
+
+
+def show_page(page: Page, written: Path | None) -> None:
+    """Print a page's tables and sentences, and where it was written."""
+    from fggp_deploy.verify.page import Table as PageTable
+
+    if page.lead:
+        stdout.print(page.lead, markup=False)
+    for section in page.sections:
+        for block in section.blocks:
+            if not isinstance(block, PageTable):
+                if block != page.lead:
+                    stdout.print(block, markup=False)
+            elif block.rows:
+                table(section.title, block.head, block.rows)
+                break  # the others are views of the first
+    for note in page.notes:
+        stdout.print(f"note: {note}", markup=False)
+    if written is not None:
+        stdout.print(str(written), markup=False)
 
 
 def size(n_bytes: float) -> str:

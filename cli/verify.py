@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +13,10 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.verify.report import Report
+    from onnx import ModelProto
+
+    from fggp_deploy.verify.document import Report
+    from fggp_deploy.verify.gates import Verdict
 
 
 @ends_cleanly
@@ -51,6 +56,18 @@ def verify(
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Gate: largest median latency of one run.")
     ] = None,
+    max_excess_error: Annotated[
+        float | None,
+        typer.Option(help="Gate: points of mean excess error under corruptions; see --robustness."),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="Gate: least share of test images answered as the parent does (0.95)."),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of gates, for CI; a gate given here as an option overrides."),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Gates judge the bad end of the 95% interval instead."),
@@ -61,19 +78,39 @@ def verify(
     batch: Annotated[int, typer.Option(help="Images in a timed run.")] = 1,
     seconds: Annotated[float, typer.Option(help="Time to spend on latency.")] = 10.0,
     seed: o.Seed = 0,
+    robustness: Annotated[
+        str | None,
+        typer.Option(help="Noise and corruptions too: quick (seconds) or full (minutes)."),
+    ] = None,
+    trusted: Annotated[
+        Path | None,
+        typer.Option(
+            help="ONNX file known to be good, to find the layer that differs when the self-test "
+            "fails. Default: the checkpoint beside the model, exported anew (needs torch)."
+        ),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="A report.json: only check that the model is the file it tells of."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of report.json and report.md. Default: the model's.")
+        Path | None,
+        typer.Option(
+            help="Folder of report.html, report.json and report.md. Default: the model's."
+        ),
     ] = None,
     json: o.Json = False,
 ) -> None:
     """Check a deployable file against its parent: logits, accuracy, size, latency, memory.
 
-    Needs no torch. Exit code 1 when the self-test, the parity check or a gate fails.
+    Needs no torch. Exit code 1 when the self-test, a parity check, the certificate or a gate
+    fails. What was measured is in report.html, for people, and report.json, for machines.
     """
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.folder import PACKED, newest
     from fggp_deploy.verify.gates import Gates
     from fggp_deploy.verify.material import images_for
+    from fggp_deploy.verify.policy import overridden, read_policy
     from fggp_deploy.verify.report import verify as run
     from fggp_deploy.verify.report import write
 
@@ -85,7 +122,14 @@ def verify(
     path = model or newest(PACKED)
     if path.is_dir() and (path / PACKED).is_file():
         path = path / PACKED
-    gates = Gates(max_drop, min_speedup, max_bytes, max_latency_ms, strict)
+    if check is not None:
+        recheck(path, check, threads=threads or 1, json=json)
+        return
+    gates = Gates(
+        max_drop, min_speedup, max_bytes, max_latency_ms, max_excess_error, min_agreement, strict
+    )
+    if policy is not None:
+        gates = overridden(read_policy(policy), gates)
     options: dict[str, Any] = {
         "skip_unreadable": skip_unreadable, "workers": workers, "trust_code": trust_code,
         "split_seed": split_seed,
@@ -104,7 +148,8 @@ def verify(
         )
         report = run(
             path, reference=reference, data=loaded, gates=gates, threads=threads, batch=batch,
-            seconds=seconds, seed=seed, progress=progress,
+            seconds=seconds, seed=seed, robustness=robustness,
+            trusted=lambda: trusted_network(path, trusted), progress=progress,
         )  # fmt: skip
     folder = out or path.parent
     write(report, folder)
@@ -118,97 +163,76 @@ def verify(
 
 def show(report: Report, folder: Path) -> None:
     """Print the report's figures as one table, and the verdicts."""
+    from fggp_deploy.verify.sections import glance
+
     from .render import stdout, table
 
     table(
         f"{report.model.name}: {report.sparsity:.2%} of all conv and linear weights removed",
         ("", "dense parent", "this file", "difference"),
-        figures(report),
+        [(g.what, g.reference, g.model, g.difference) for g in glance(report)],
     )
     for note in report.notes:
-        stdout.print(f"note: {note}")
-    for v in report.verdicts:
+        stdout.print(f"note: {note}", markup=False)
+    if report.mismatch is not None:
+        stdout.print(f"{report.mismatch}.", markup=False)
+    show_verdicts(report.verdicts)
+    stdout.print(f"{'PASSED' if report.passed else 'FAILED'}; {folder / 'report.html'}")
+
+
+def show_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """One line a verdict."""
+    from .render import stdout
+
+    for v in verdicts:
         sign = "pass" if v.passed else "FAIL"
-        stdout.print(f"{sign}  {v.name}: {v.value:.4g} {v.unit}, limit {v.limit:.4g} ({v.how})")
-    stdout.print(f"{'PASSED' if report.passed else 'FAILED'}; {folder / 'report.md'}")
+        line = f"{sign}  {v.name}: {v.value:.4g} {v.unit}, limit {v.limit:.4g} ({v.how})"
+        stdout.print(line, markup=False)
 
 
-def figures(report: Report) -> list[tuple[str, str, str, str]]:
-    """Rows of (what, dense parent, this file, difference), "–" for what was not measured."""
-    from .render import size
+def recheck(model: Path, report: Path, *, threads: int, json: bool) -> None:
+    """Check a delivered file against its report; exit code 1 where it is another one."""
+    from fggp_deploy.verify.recheck import recheck as run
 
-    rows = []
-    if (a := report.accuracy) is not None:
-        top1 = a.model.top1
-        drop = a.paired
-        rows.append(
-            (
-                f"top-1, {a.data} {a.split}, n = {a.n:,}",
-                f"{a.reference.top1.value:.2%}" if a.reference else "–",
-                f"{top1.value:.2%} [{top1.low:.2%}, {top1.high:.2%}]",
-                f"{-drop.drop_points:+.2f} points, p = {drop.p_value:.2g}" if drop else "–",
-            )
-        )
-    if (rounded := report.rounding) is not None:
-        pair = report.rounding_paired
-        rows.append(
-            (
-                "fp16 values against fp32",
-                "",
-                f"logits within {rounded.max_rel:.1e} of the largest",
-                f"{-pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
-                if pair
-                else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
-            )
-        )
-    parent_bytes = report.size.reference_bytes
-    rows.append(
-        (
-            "file",
-            size(parent_bytes) if parent_bytes else "–",
-            size(report.size.file_bytes),
-            f"{parent_bytes / report.size.file_bytes:.1f}× smaller" if parent_bytes else "–",
-        )
-    )
-    times, speedup = report.latency.timings, report.latency.speedups.get("model")
-    faster = "–"
-    if speedup is not None:
-        word = "" if speedup.measured else ", no difference"
-        faster = f"{speedup.value:.2f}× [{speedup.low:.2f}, {speedup.high:.2f}]{word}"
-    rows.append(
-        (
-            f"median latency, batch {report.latency.batch}, {report.latency.threads} threads",
-            f"{times['reference'].median_ms:.3f} ms" if "reference" in times else "–",
-            f"{times['model'].median_ms:.3f} ms",
-            faster,
-        )
-    )
-    if "kernels" in times:
-        fast = report.latency.speedups.get("kernels")
-        rows.append(
-            (
-                "the same on the sparse kernels",
-                "",
-                f"{times['kernels'].median_ms:.3f} ms",
-                f"{fast.value:.2f}× [{fast.low:.2f}, {fast.high:.2f}]" if fast else "–",
-            )
-        )
-    costs = report.processes
-    parent = costs.get("reference")
-    for contender, what in (("model", ""), ("kernels", " on the sparse kernels")):
-        if (cost := costs.get(contender)) is not None:
-            rows += [
-                (
-                    f"load time{what}",
-                    f"{parent.load_ms:.0f} ms" if parent else "–",
-                    f"{cost.load_ms:.0f} ms",
-                    "–",
-                ),
-                (
-                    f"peak memory of a process{what}",
-                    size(parent.peak_rss_bytes) if parent else "–",
-                    size(cost.peak_rss_bytes),
-                    "–",
-                ),
-            ]
-    return rows
+    from .render import as_json, stdout
+
+    verdicts = run(model, report, threads=threads)
+    passed = all(v.passed for v in verdicts)
+    if json:
+        as_json({"passed": passed, "verdicts": [asdict(v) for v in verdicts]})
+    else:
+        show_verdicts(verdicts)
+        stdout.print(f"{'PASSED' if passed else 'FAILED'}: {model} against {report}", markup=False)
+    if not passed:
+        raise typer.Exit(1)
+
+
+def trusted_network(model: Path, given: Path | None) -> ModelProto | None:
+    """What `model` ought to hold: the file given, or a new export of the checkpoint beside it.
+
+    None where there is none, it is not the one recorded, or torch is not installed.
+    """
+    import onnx
+
+    from fggp_deploy.artifacts.sparse_model import SparseModel
+    from fggp_deploy.errors import ModelFileError
+    from fggp_deploy.onnx_ops import unpack
+    from fggp_deploy.onnx_reading import reading
+    from fggp_deploy.verify.certificate import checkpoint_of
+
+    if given is not None:
+        try:
+            with reading(str(given)):
+                return unpack(onnx.load(given))
+        except OSError as e:
+            raise ModelFileError(f"--trusted {given} cannot be read ({e.strerror or e})") from e
+    packed = SparseModel.open(model)
+    if (checkpoint := checkpoint_of(packed)) is None:
+        return None
+    try:
+        from fggp_deploy.artifacts.checkpoint import Checkpoint
+        from fggp_deploy.exporters.torch_onnx import to_onnx
+        from fggp_deploy.training.start import restore
+    except ModuleNotFoundError:
+        return None
+    return to_onnx(restore(Checkpoint.open(checkpoint), checkpoint), packed.metadata)

@@ -9,7 +9,7 @@ from fggp_deploy.files import sha256_file, write_error
 
 
 def set_aside_report(model: Path) -> Path | None:
-    """Rename report.json and report.md beside a model that are of another file of its name.
+    """Rename the reports (.json, .md, .html) beside a model that are of another file of its name.
 
     They become `report-<first 8 digits of that file's sha256>`, so that nothing is lost. Returns
     the new name of report.md, or None where there was nothing to do. Raises MachineError.
@@ -21,7 +21,7 @@ def set_aside_report(model: Path) -> Path | None:
         return None  # no report, or none of ours
     if name != model.name or not sha256.isalnum() or sha256 == sha256_file(model):
         return None
-    for suffix in ("json", "md"):
+    for suffix in ("json", "md", "html"):
         old = model.with_name(f"report.{suffix}")
         new = model.with_name(f"report-{sha256[:8]}.{suffix}")
         try:

@@ -25,6 +25,12 @@ _PUBLIC = {
     "Magnitude": "criteria",
     "Gradual": "methods.gradual",
     "Pruner": "pruner",
+    "PruneConfig": "training.config",
+    "TrainConfig": "training.config",
+    "prune": "training.prune",
+    "train": "training.train",
+    "export_run": "exporters.run",
+    "export_model": "exporters.run",
     "FggpError": "errors",
 }
 __all__ = [*_PUBLIC, "__version__"]

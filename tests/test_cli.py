@@ -175,6 +175,56 @@ def test_version_and_exit_code_of_wrong_options(program):
     assert program("prune", "--no-such-option").code == 2
 
 
+def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
+    (folder,) = (demo_run.cwd / "runs").iterdir()
+    (demo_run.cwd / "policy.yaml").write_text("version: 1\nmax_bytes: 1000\n")
+    failed = demo_run(
+        "verify", "--seconds", "0.2", "--no-data", "--policy", "policy.yaml", "--out", "v"
+    )
+    assert failed.code == 1
+    assert "FAIL  max_bytes" in failed.out
+    loose = demo_run(
+        "verify", "--seconds", "0.2", "--no-data", "--policy", "policy.yaml", "--out", "v",
+        "--max-bytes", 10**9,
+    )  # fmt: skip
+    assert loose.code == 0, loose.err
+    model = folder / "model.onnx"
+    checked = demo_run("verify", model, "--check", "v/report.json", "--json")
+    assert checked.code == 0, checked.err
+    assert checked.json["passed"]
+    compared = demo_run("compare", "v/report.json", "v/report.json", "--json")
+    assert compared.code == 0, compared.err
+    assert len(compared.json["candidates"]) == 3
+    assert (demo_run.cwd / "compare.html").is_file()
+    explained = demo_run("explain", model, "--seconds", "0", "--json", "--out", "why.html")
+    assert explained.code == 0, explained.err
+    assert explained.json["sparsity"] > 0.9
+    sensitive = demo_run(
+        "sensitivity", "--images", "50", "--sparsities", "0.9", "--json", "--out", "s.html"
+    )
+    assert sensitive.code == 0, sensitive.err
+    assert sensitive.json["n"] == 50
+    assert (demo_run.cwd / "s.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("compare", "nothing"),
+        ("compare", "nothing", "neither"),
+        ("explain", "nothing.onnx"),
+        ("sensitivity", "nothing.onnx"),
+        ("verify", "nothing.onnx", "--check", "nothing.json"),
+        ("verify", "nothing.onnx", "--policy", "nothing.yaml"),
+    ],
+)
+def test_mistakes_with_reports_are_one_line(program, args):
+    ended = program(*args)
+    assert ended.code == 2
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+
+
 def test_a_plan_writes_nothing(program, cifar, half_sparse):
     args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", "0.9,0.95"]
     planned = program(*args, "--recipe", "fast", "--set", "updates=3", "--dry-run", "--json")

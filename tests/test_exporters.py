@@ -246,9 +246,10 @@ def test_a_report_of_the_file_before_is_set_aside(tmp_path):
     assert (tmp_path / "report.md").exists()
 
     report_of(model, "0123456789abcdef" * 4)
+    (tmp_path / "report.html").write_text("<p>")
     assert set_aside_report(model) == tmp_path / "report-01234567.md"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "m.onnx", "report-01234567.json", "report-01234567.md",
+        "m.onnx", "report-01234567.html", "report-01234567.json", "report-01234567.md",
     ]  # fmt: skip
     assert (tmp_path / "report-01234567.md").read_text() == "# PASSED"
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from fggp_deploy.data.types import Preprocessing, Split
 from fggp_deploy.errors import DataError
-from fggp_deploy.verify import accuracy
+from fggp_deploy.verify import accuracy, proportions
 
 
 class Recorder:
@@ -76,39 +76,39 @@ def test_wilson_by_its_formula():
     p, n, z = 0.91, 100, 1.959963984540054
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    found = accuracy.proportion(91, 100)
+    found = proportions.proportion(91, 100)
     assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-12)
-    assert accuracy.proportion(0, 10).low == 0
-    assert accuracy.proportion(10, 10).high == 1
+    assert proportions.proportion(0, 10).low == 0
+    assert proportions.proportion(10, 10).high == 1
 
 
 def test_mcnemar_by_hand():
-    assert accuracy.mcnemar(5, 1) == pytest.approx(2 * (1 + 6) / 64)
-    assert accuracy.mcnemar(1, 5) == accuracy.mcnemar(5, 1)
-    assert accuracy.mcnemar(3, 3) == 1
-    assert accuracy.mcnemar(0, 0) == 1
+    assert proportions.mcnemar(5, 1) == pytest.approx(2 * (1 + 6) / 64)
+    assert proportions.mcnemar(1, 5) == proportions.mcnemar(5, 1)
+    assert proportions.mcnemar(3, 3) == 1
+    assert proportions.mcnemar(0, 0) == 1
 
 
 def test_difference_interval_by_hand():
-    low, high = accuracy.difference_interval(3, 1, 98)  # cells 3.5 and 1.5 of 100
+    low, high = proportions.difference_interval(3, 1, 98)  # cells 3.5 and 1.5 of 100
     half = 1.959963984540054 * math.sqrt(5 - 4 / 100) / 100
     assert (low, high) == pytest.approx((0.02 - half, 0.02 + half), abs=1e-12)
-    low, high = accuracy.difference_interval(0, 0, 98)
+    low, high = proportions.difference_interval(0, 0, 98)
     assert -low == high == pytest.approx(1.959963984540054 / 100)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200))
 def test_difference_interval_holds_the_estimate_and_mirrors(lost, gained, agreed):
     n = lost + gained + agreed + 1
-    low, high = accuracy.difference_interval(lost, gained, n)
+    low, high = proportions.difference_interval(lost, gained, n)
     assert -1 <= low <= (lost - gained) / n <= high <= 1
-    assert accuracy.difference_interval(gained, lost, n) == pytest.approx((-high, -low))
+    assert proportions.difference_interval(gained, lost, n) == pytest.approx((-high, -low))
 
 
 def test_difference_interval_covers():
     lost, gained, n = 0.03, 0.01, 500
     table = stats.multinomial(n, [lost, gained, 1 - lost - gained], seed=0).rvs(2000)
-    intervals = [accuracy.difference_interval(int(b), int(c), n) for b, c, _ in table]
+    intervals = [proportions.difference_interval(int(b), int(c), n) for b, c, _ in table]
     covered = np.mean([low <= lost - gained <= high for low, high in intervals])
     assert 0.935 <= covered <= 0.975
 

@@ -5,17 +5,30 @@ from __future__ import annotations
 import pytest
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.verify.accuracy import Paired, Proportion
+from fggp_deploy.verify.accuracy import Paired
 from fggp_deploy.verify.gates import Gates, judge
 from fggp_deploy.verify.latency import Speedup, Timing
+from fggp_deploy.verify.proportions import Proportion
+from fggp_deploy.verify.robustness import Robustness
 
-PAIRED = Paired(1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1)
+PAIRED = Paired(
+    1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1, -0.1, 2.2
+)
 SPEEDUP = Speedup(n=100, sessions=10, value=2.0, low=1.8, high=2.2)
-TIMING = Timing(100, 10, 5.0, 4.5, 5.5, 6.0, 7.0)
+TIMING = Timing(100, 10, 5.0, 4.5, 5.5, 6.0, 7.0, ())
+SHARE = Proportion(10, 100, 0.1, 0.05, 0.17)
+DISTURBED = Robustness("quick", 100, SHARE, SHARE, (), (), (), 3.0, 2.5, 3.5, ())
 
 
 def verdicts(**limits):
-    found = judge(Gates(**limits), paired=PAIRED, speedup=SPEEDUP, timing=TIMING, file_bytes=1000)
+    found = judge(
+        Gates(**limits),
+        paired=PAIRED,
+        speedup=SPEEDUP,
+        timing=TIMING,
+        file_bytes=1000,
+        robustness=DISTURBED,
+    )
     return {v.name: v.passed for v in found}
 
 
@@ -26,6 +39,8 @@ def verdicts(**limits):
         ("min_speedup", 2.0, 2.1, 1.8, 1.9),
         ("max_bytes", 1000, 999, 1000, 999),
         ("max_latency_ms", 5.0, 4.9, 5.5, 5.4),
+        ("max_excess_points", 3.0, 2.9, 3.5, 3.4),
+        ("min_agreement", 0.95, 0.951, 0.93, 0.931),
     ],
 )
 def test_limits_are_inclusive(name, at, beyond, strict_at, strict_beyond):
@@ -62,6 +77,9 @@ def test_no_limits_no_verdicts():
         ({"max_drop_points": 1}, False, True, "--data"),
         ({"max_drop_points": 1}, True, False, "--reference"),
         ({"min_speedup": 1}, True, False, "--reference"),
+        ({"min_agreement": 0.9}, False, True, "--data"),
+        ({"min_agreement": 0.9}, True, False, "--reference"),
+        ({"max_excess_points": 1}, True, True, "--robustness"),
     ],
 )
 def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, match):
@@ -80,6 +98,8 @@ def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, ma
         {"min_speedup": float("inf")},
         {"max_bytes": -1},
         {"max_latency_ms": float("nan")},
+        {"max_excess_points": -101},
+        {"min_agreement": 1.1},
     ],
 )
 def test_limits_out_of_domain(limits):

@@ -7,7 +7,7 @@ import pytest
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.verify.latency import N_SESSIONS, latency, measure, speedup, timing
-from fggp_deploy.verify.markdown import speedup_in_words
+from fggp_deploy.verify.words import speedup as speedup_in_words
 
 
 class Clock:

@@ -30,6 +30,16 @@ def test_equal_bits_pass_without_tolerance_and_others_fail():
     assert np.isfinite(other.worst)
 
 
+def test_ulps_are_counted_across_zero():
+    one = np.float32(1)
+    above = np.nextafter(one, np.float32(2))
+    tiny = np.nextafter(np.float32(0), one)
+    assert difference(np.float32([[above]]), np.float32([[one]])).max_ulp == 1
+    assert difference(np.float32([[-tiny]]), np.float32([[tiny]])).max_ulp == 2
+    assert difference(np.float32([[-0.0]]), np.float32([[0.0]])).max_ulp == 0
+    assert difference(np.float32([[2]]), np.float32([[1]])).max_ulp == 2**23
+
+
 def test_top1_changes_are_counted():
     d = difference(np.float32([[1, 2], [1, 0]]), np.float32([[2, 1], [1, 0]]))
     assert d.top1_changed == 1

@@ -23,12 +23,13 @@ from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
-from fggp_deploy.verify import process, report, subject
+from fggp_deploy.verify import process, report, sections, subject
 from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.markdown import markdown
+from fggp_deploy.verify.markdown import markdown as render
 from fggp_deploy.verify.network import Network, load
 from fggp_deploy.verify.process import Cost
 from fggp_deploy.verify.report import Report, verify, write
+from fggp_deploy.verify.schema import SCHEMA_VERSION
 
 SIDE, CLASSES, N_TEST = 8, 6, 300
 PREPROCESSING = Preprocessing(SIDE, SIDE, (0.5,), (0.25,))
@@ -101,7 +102,7 @@ def quick(monkeypatch):
     monkeypatch.setenv("FGGP_KERNELS", "none")
 
     def no_processes(models, **options):
-        return {name: Cost(3, 1.0, 1.0, 1.0, 9, 9, 9, 5) for name in models}
+        return {name: Cost(3, 1.0, 1.0, 1.0, 9, 9, 9, 5, 2.0, 2.0, 2.0) for name in models}
 
     monkeypatch.setattr(report, "measure_processes", no_processes)
 
@@ -109,6 +110,10 @@ def quick(monkeypatch):
         return verify(path, threads=1, seconds=0.001, **options)
 
     return run
+
+
+def markdown(found: Report) -> str:
+    return render(sections.page(found))
 
 
 def damage(path: Path, name: str, change) -> None:
@@ -131,7 +136,8 @@ def test_everything_is_measured(folder, monkeypatch, name):
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
     assert found.passed
-    checks = ["self-test", "parity on probe inputs", "parity on test images", "max_bytes"]
+    checks = ["self-test", "parity on probe inputs", "parity on test images"]
+    checks += ["masks within the parent's", "preprocessing", "max_bytes"]
     assert [v.name for v in found.verdicts] == checks
     assert all(d.bit_equal and d.top1_changed == 0 for d in found.parity.values())
     assert found.parity["test images"].n == 256
@@ -154,17 +160,19 @@ def test_report_round_trip(folder, quick):
     write(found, folder / "out")
     read = json.loads((folder / "out" / "report.json").read_text())
     assert read == found.to_dict()
-    assert (read["schema_version"], read["passed"]) == (1, True)
+    assert (read["schema_version"], read["passed"]) == (SCHEMA_VERSION, True)
     assert read["origin"]["model"] == "hand"
     assert (folder / "out" / "report.md").read_text() == markdown(found)
-    assert sorted(p.name for p in (folder / "out").iterdir()) == ["report.json", "report.md"]
+    names = sorted(p.name for p in (folder / "out").iterdir())
+    assert names == ["report.html", "report.json", "report.md"]
 
 
 def test_markdown_says_the_verdict_first(folder, quick):
     passed = markdown(quick(folder / "model.onnx", data=dataset()))
     assert passed.startswith("# PASSED: model.onnx\n")
-    sections = [line[3:] for line in passed.splitlines() if line.startswith("## ")]
-    assert sections == ["Accuracy", "Speed", "Size", "Parity", "Layers", "Provenance"]
+    titles = [line[3:] for line in passed.splitlines() if line.startswith("## ")]
+    assert titles[:5] == ["Verdict", "Accuracy", "Speed", "Size", "Robustness"]
+    assert titles[5:] == ["Parity", "Structure", "Provenance"]
     assert "n = 300" in passed
     failed = markdown(quick(folder / "model.onnx", gates=Gates(max_bytes=1)))
     assert failed.startswith("# FAILED: model.onnx (max_bytes)\n")
@@ -411,5 +419,5 @@ def test_kernels_are_a_third_contender(folder: Path, quick, monkeypatch):
     assert found.kernels_parity.n == N_TEST
     assert found.kernels_parity.passed
     assert found.kernels_parity.top1_changed == 0
-    assert [v.name for v in found.verdicts][-1] == "kernels against stock"
+    assert "kernels against stock" in [v.name for v in found.verdicts]
     assert "kernels against stock, test images" in markdown(found)

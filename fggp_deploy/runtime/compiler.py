@@ -122,8 +122,11 @@ def _plain(reason: str) -> Compiled:
 
 
 def _share_of_zeros(regions: list[BuiltRegion]) -> float:
-    weights = [x.weight for r in regions for x in r.region.layers if x.weight is not None]
-    return 1 - sum(map(np.count_nonzero, weights)) / sum(w.size for w in weights)
+    """Zeros among the weights, without those of one input channel, which stay dense everywhere."""
+    every = [x.weight for r in regions for x in r.region.layers if x.weight is not None]
+    weights = [w for w in every if w.shape[1] > 1]
+    n_all = sum(w.size for w in weights)
+    return 1 - sum(map(np.count_nonzero, weights)) / n_all if n_all else 0.0
 
 
 def _size(regions: list[BuiltRegion]) -> str:

@@ -53,3 +53,22 @@ class Observer(Protocol):
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """After each epoch."""
         ...
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def on_data(self, what: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
+        """Say nothing."""
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Say nothing."""
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """Say nothing."""
+
+
+SILENT: Observer = Silent()

@@ -19,7 +19,7 @@ from fggp_deploy.training.conduct import Origin, Ready, conduct
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
-from fggp_deploy.training.observer import Observer
+from fggp_deploy.training.observer import SILENT, Observer
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import data_digest
 from fggp_deploy.training.session import Session
@@ -27,7 +27,9 @@ from fggp_deploy.training.stages import pruning_schedule, stages
 from fggp_deploy.training.start import Start, load_start, on_device
 
 
-def prune(config: PruneConfig, *, observer: Observer, out: Path | None = None) -> RunResult:
+def prune(
+    config: PruneConfig, *, observer: Observer = SILENT, out: Path | None = None
+) -> RunResult:
     """Prune `config.checkpoint` to `config.target` and write a run's folder.
 
     The parent is kept beside the result, so that the folder is complete in itself. See `conduct`

@@ -148,7 +148,7 @@ RULES: Mapping[str, Rule] = {
         help="Per channel, as 0.229,0.224,0.225: what the checkpoint was trained with.",
     ),
     "image_size": Rule(
-        kind=int, least=1, optional=True,
+        kind=int, least=1, most=16384, optional=True,
         help="Side in pixels that images get. Default: the network's, else that of the images "
         "where all have one of at most 96, else 64.",
     ),

@@ -19,14 +19,16 @@ from fggp_deploy.training.conduct import Ready, conduct
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
-from fggp_deploy.training.observer import Observer
+from fggp_deploy.training.observer import SILENT, Observer
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin, data_digest
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.start import load_data, load_start, new_model, on_device
 
 
-def train(config: TrainConfig, *, observer: Observer, out: Path | None = None) -> RunResult:
+def train(
+    config: TrainConfig, *, observer: Observer = SILENT, out: Path | None = None
+) -> RunResult:
     """Train `config.model` from scratch, or on from `config.checkpoint` or `config.weights`.
 
     From scratch, `config.sparsity` of its weights are never there; zeros of a checkpoint stay

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from fggp_deploy.data.types import Labels, Part, Preprocessing
 from fggp_deploy.errors import DataError
+from fggp_deploy.verify.calibration import Calibration, calibration
+from fggp_deploy.verify.classes import ClassChange, by_class
 from fggp_deploy.verify.network import Floats, Network
+from fggp_deploy.verify.proportions import (
+    Proportion,
+    bootstrap_difference,
+    difference_interval,
+    mcnemar,
+    proportion,
+)
 
 BATCH_BYTES = 16 << 20  # prepared float32 images that are in memory at once
 MAX_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """`k` of `n`: the share `value` and its Wilson 95% interval [low, high], all in [0, 1]."""
-
-    k: int
-    n: int
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,9 @@ class Paired:
     """A network against its reference on the same n images.
 
     `drop_points` = (lost − gained) / n in percentage points, positive when accuracy fell;
-    [drop_low, drop_high] is its 95% interval. `lost` images only the reference gets right,
-    `gained` only the network. `p_value` is McNemar's, exact and two-sided.
+    [drop_low, drop_high] is its 95% interval and [bootstrap_low, bootstrap_high] the same by a
+    paired bootstrap over images. `lost` images only the reference gets right, `gained` only the
+    network. `p_value` is McNemar's, exact and two-sided.
     """
 
     n: int
@@ -54,11 +52,17 @@ class Paired:
     drop_points: float
     drop_low: float
     drop_high: float
+    bootstrap_low: float
+    bootstrap_high: float
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What the network scores on `n` images of a data set, alone and against the reference."""
+    """What the network scores on `n` images of a data set, alone and against the reference.
+
+    `calibration` is keyed "model" and, where there is one, "reference"; `classes` are in the data
+    set's order and empty without a reference.
+    """
 
     data: str
     split: str
@@ -66,6 +70,8 @@ class Accuracy:
     model: Scores
     reference: Scores | None
     paired: Paired | None
+    calibration: dict[str, Calibration]
+    classes: tuple[ClassChange, ...]
 
 
 def logits(
@@ -97,12 +103,6 @@ def hits(y: Floats, labels: Labels, k: int) -> npt.NDArray[np.bool_]:
     return np.asarray(rank < k)
 
 
-def proportion(k: int, n: int) -> Proportion:
-    """k of n with its Wilson 95% interval; n must be at least 1."""
-    interval = stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
-    return Proportion(k, n, k / n, float(interval.low), float(interval.high))
-
-
 def scores(y: Floats, labels: Labels) -> Scores:
     """Top-1 and top-5 accuracy of logits y [N, classes] against labels [N]."""
     n, classes = y.shape
@@ -117,6 +117,7 @@ def paired(y: Floats, reference: Floats, labels: Labels) -> Paired:
     lost = int((reference_right & ~right).sum())
     gained = int((right & ~reference_right).sum())
     low, high = difference_interval(lost, gained, n)
+    bootstrap_low, bootstrap_high = bootstrap_difference(lost, gained, n)
     return Paired(
         n=n,
         agreement=proportion(int((y.argmax(1) == reference.argmax(1)).sum()), n),
@@ -126,24 +127,28 @@ def paired(y: Floats, reference: Floats, labels: Labels) -> Paired:
         drop_points=100 * (lost - gained) / n,
         drop_low=100 * low,
         drop_high=100 * high,
+        bootstrap_low=100 * bootstrap_low,
+        bootstrap_high=100 * bootstrap_high,
     )
 
 
-def mcnemar(lost: int, gained: int) -> float:
-    """Exact two-sided p of McNemar's test: a fair coin on the discordant pairs; 1 without any."""
-    if lost + gained == 0:
-        return 1.0
-    return float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
-
-
-def difference_interval(lost: int, gained: int, n: int) -> tuple[float, float]:
-    """95% interval of (lost − gained) / n for paired proportions, in [−1, 1].
-
-    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions",
-    2005: Wald's interval after adding one half to each cell of the 2×2 table. Unlike Wald's it
-    has a width when no pair is discordant.
-    """
-    b, c, m = lost + 0.5, gained + 0.5, n + 2
-    centre = (b - c) / m
-    half = float(stats.norm.ppf(0.975)) * math.sqrt(b + c - (b - c) ** 2 / m) / m
-    return max(-1.0, centre - half), min(1.0, centre + half)
+def accuracy(
+    y: Floats, reference: Floats | None, split: Part, *, data: str, classes: Sequence[str]
+) -> Accuracy:
+    """Everything that is told about logits y [N, classes] on the test split of a data set."""
+    both = {"model": y} if reference is None else {"model": y, "reference": reference}
+    scored = {name: scores(logits, split.labels) for name, logits in both.items()}
+    return Accuracy(
+        data=data,
+        split="test",
+        n=len(split),
+        model=scored["model"],
+        reference=scored.get("reference"),
+        paired=None if reference is None else paired(y, reference, split.labels),
+        calibration={name: calibration(logits, split.labels) for name, logits in both.items()},
+        classes=()
+        if reference is None
+        else by_class(
+            hits(y, split.labels, 1), hits(reference, split.labels, 1), split.labels, classes
+        ),
+    )

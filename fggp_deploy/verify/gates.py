@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.verify.accuracy import Paired
+from fggp_deploy.verify.input_check import MAX_GAIN_POINTS, InputCheck
 from fggp_deploy.verify.latency import Speedup, Timing
 from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.robustness import Robustness
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,9 @@ class Gates:
 
     `max_drop_points` is top-1 accuracy lost to the reference, in percentage points (1.0: from 92%
     to 91%). `min_speedup` is the reference's median latency over the file's. `max_latency_ms` is
-    the file's median latency of one run at the batch asked for. The point estimate decides;
+    the file's median latency of one run at the batch asked for. `min_agreement` is the least share
+    of test images, in [0, 1], on which file and reference answer alike; `max_excess_points` the
+    largest mean excess error under corruptions, in percentage points. The point estimate decides;
     with `strict` the bad end of its 95% interval does.
     """
 
@@ -25,24 +29,35 @@ class Gates:
     min_speedup: float | None = None
     max_bytes: int | None = None
     max_latency_ms: float | None = None
+    max_excess_points: float | None = None
+    min_agreement: float | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_drop_points is not None and not -100 <= self.max_drop_points <= 100:
-            raise ConfigError(
-                f"max_drop_points must be in [-100, 100] percentage points, "
-                f"got {self.max_drop_points}"
-            )
+        for name in ("max_drop_points", "max_excess_points"):
+            limit = getattr(self, name)
+            if limit is not None and not -100 <= limit <= 100:
+                raise ConfigError(f"{name} must be in [-100, 100] percentage points, got {limit}")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise ConfigError(f"min_agreement must be in [0, 1], got {self.min_agreement}")
         for name in ("min_speedup", "max_bytes", "max_latency_ms"):
             limit = getattr(self, name)
             if limit is not None and not (math.isfinite(limit) and limit > 0):
                 raise ConfigError(f"{name} must be positive and finite, got {limit}")
 
-    def require(self, *, data: bool, reference: bool) -> None:
-        """Raise ConfigError where a limit needs data or a reference that is not there."""
-        if self.max_drop_points is not None and not data:
-            raise ConfigError("the gate on lost accuracy needs labelled data; give --data")
-        for name, what in (("max_drop_points", "lost accuracy"), ("min_speedup", "speed-up")):
+    def require(self, *, data: bool, reference: bool, robustness: bool = False) -> None:
+        """Raise ConfigError where a limit needs what is not there or is not measured."""
+        on_data = {
+            "max_drop_points": "lost accuracy",
+            "max_excess_points": "excess error",
+            "min_agreement": "agreement",
+        }
+        for name, what in on_data.items():
+            if getattr(self, name) is not None and not data:
+                raise ConfigError(f"the gate on {what} needs labelled data; give --data")
+        if self.max_excess_points is not None and not robustness:
+            raise ConfigError("the gate on excess error needs --robustness quick or full")
+        for name, what in (*on_data.items(), ("min_speedup", "speed-up")):
             if getattr(self, name) is not None and not reference:
                 raise ConfigError(
                     f"the gate on {what} needs the dense parent and there is no reference.onnx "
@@ -68,6 +83,36 @@ def agreement(name: str, found: Difference) -> Verdict:
     return Verdict(name, 1.0, found.worst, "tolerances", found.passed, how)
 
 
+def equality(name: str, found: str, expected: str, what: str) -> Verdict:
+    """The verdict on two hashes or texts that must be the same."""
+    return Verdict(name, 0, int(found != expected), "differences", found == expected, what)
+
+
+def nothing_revived(revived: dict[str, int]) -> Verdict:
+    """The verdict on weights that are alive although the parent lacks them."""
+    how = "weights that are zero in the parent and not here"
+    if revived:
+        how += f", first in {next(iter(revived))}"
+    n = sum(revived.values())
+    return Verdict("masks within the parent's", 0, n, "weights", n == 0, how)
+
+
+def as_sparse_as_told(n_removed: int, recorded: int) -> Verdict:
+    """The verdict on the number of removed weights that the file claims."""
+    how = f"removed weights counted in the file, {recorded:,} claimed"
+    missing = max(0, recorded - n_removed)
+    return Verdict("sparsity as claimed", 0, missing, "weights short", missing == 0, how)
+
+
+def fed_as_trained(check: InputCheck) -> Verdict:
+    """The verdict on the preprocessing in the file; no option relaxes it."""
+    how = f"top-1 that other preprocessing gains on {check.n} test images"
+    if not check.passed:
+        how += f", here: {check.best}; likely the file is fed wrongly"
+    gain = check.gain_points
+    return Verdict("preprocessing", MAX_GAIN_POINTS, gain, "points", check.passed, how)
+
+
 def judge(
     gates: Gates,
     *,
@@ -75,15 +120,32 @@ def judge(
     speedup: Speedup | None,
     timing: Timing,
     file_bytes: int,
+    robustness: Robustness | None = None,
 ) -> tuple[Verdict, ...]:
     """Judge every limit that is set; `require` must have held, or ConfigError is raised."""
-    gates.require(data=paired is not None, reference=paired is not None or speedup is not None)
+    gates.require(
+        data=paired is not None,
+        reference=paired is not None or speedup is not None,
+        robustness=robustness is not None,
+    )
     verdicts = []
     if gates.max_drop_points is not None and paired is not None:
         value, how = _decide(gates, paired.drop_points, paired.drop_high, "top-1 drop", "upper")
         passed = value <= gates.max_drop_points
         verdicts.append(
             Verdict("max_drop_points", gates.max_drop_points, value, "points", passed, how)
+        )
+    if gates.min_agreement is not None and paired is not None:
+        value, how = _decide(gates, paired.agreement.value, paired.agreement.low, "share", "lower")
+        passed = value >= gates.min_agreement
+        verdicts.append(Verdict("min_agreement", gates.min_agreement, value, "", passed, how))
+    if gates.max_excess_points is not None and robustness is not None:
+        value, how = _decide(
+            gates, robustness.excess_points, robustness.excess_high, "mean excess error", "upper"
+        )
+        passed = value <= gates.max_excess_points
+        verdicts.append(
+            Verdict("max_excess_points", gates.max_excess_points, value, "points", passed, how)
         )
     if gates.min_speedup is not None and speedup is not None:
         value, how = _decide(gates, speedup.value, speedup.low, "ratio of medians", "lower")

@@ -22,6 +22,7 @@ from fggp_deploy.timing import Run, median_interval, rounds
 N_SESSIONS = 10
 MIN_SESSIONS = 6  # fewer have no 95% interval of their median
 N_RESAMPLES = 10_000
+PERCENTILES = tuple(range(0, 101, 2))
 
 Milliseconds = Sequence[npt.NDArray[np.float64]]  # for each session, one entry a round
 
@@ -31,7 +32,8 @@ class Timing:
     """One network's latency over `n` rounds in `sessions` sessions.
 
     `median_ms` is the median of the sessions' medians and [median_low_ms, median_high_ms] its 95%
-    interval by order statistics; `p90_ms` and `p99_ms` are over all rounds.
+    interval by order statistics; `p90_ms` and `p99_ms` are over all rounds, and so are
+    `percentiles_ms`, the 0th to the 100th in steps of 2.
     """
 
     n: int
@@ -41,6 +43,7 @@ class Timing:
     median_high_ms: float
     p90_ms: float
     p99_ms: float
+    percentiles_ms: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def timing(ms: Milliseconds) -> Timing:
     low, high = median_interval(medians)
     every = np.concatenate(ms)
     p90, p99 = (float(q) for q in np.percentile(every, [90, 99]))
-    return Timing(len(every), len(medians), float(np.median(medians)), low, high, p90, p99)
+    spread = tuple(float(q) for q in np.percentile(every, PERCENTILES))
+    return Timing(len(every), len(medians), float(np.median(medians)), low, high, p90, p99, spread)
 
 
 def speedup(reference_ms: Milliseconds, ms: Milliseconds, rng: np.random.Generator) -> Speedup:

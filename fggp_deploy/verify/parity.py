@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.verify.network import Floats
@@ -19,14 +20,17 @@ ATOL = 1e-5
 class Difference:
     """How far logits are from the expected ones on `n` inputs.
 
-    `max_rel` is `max_abs` over the largest expected |logit|. `worst` is the largest difference
-    over its own tolerance, atol + rtol·|expected|: it passes up to 1. `top1_changed` counts inputs.
+    `max_rel` is `max_abs` over the largest expected |logit|; `max_ulp` the most float32 numbers
+    that lie between a logit and the expected one, large where both are nearly zero. `worst` is the
+    largest difference over its own tolerance, atol + rtol·|expected|: it passes up to 1.
+    `top1_changed` counts inputs.
     """
 
     n: int
     bit_equal: bool
     max_abs: float
     max_rel: float
+    max_ulp: int
     top1_changed: int
     rtol: float
     atol: float
@@ -59,8 +63,15 @@ def difference(
         bit_equal=actual.tobytes() == expected.tobytes(),
         max_abs=max_abs,
         max_rel=max_abs / largest if largest else max_abs,
+        max_ulp=int(np.abs(_position(actual) - _position(expected)).max(initial=0)),
         top1_changed=int((actual.argmax(1) != expected.argmax(1)).sum()),
         rtol=rtol,
         atol=atol,
         worst=min(float(worst.max(initial=0)), float(np.finfo(np.float64).max)),
     )
+
+
+def _position(y: Floats) -> npt.NDArray[np.int64]:
+    """Each finite float32's rank among all of them; both zeros have rank 0."""
+    bits = np.ascontiguousarray(y, np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)

@@ -31,8 +31,9 @@ TIMEOUT_SECONDS = 600
 class Cost:
     """Medians over `n` fresh processes, and the least and the most of each.
 
-    `load_ms` is the session's creation. `peak_rss_bytes` is the largest resident set after one
-    run; `base_rss_bytes` of it were there before the load (interpreter, numpy, onnxruntime).
+    `load_ms` is the session's creation, `first_run_ms` the first answer after it, cold.
+    `peak_rss_bytes` is the largest resident set after one run; `base_rss_bytes` of it were there
+    before the load (interpreter, numpy, onnxruntime).
     """
 
     n: int
@@ -43,6 +44,9 @@ class Cost:
     peak_rss_min_bytes: int
     peak_rss_max_bytes: int
     base_rss_bytes: int
+    first_run_ms: float
+    first_run_min_ms: float
+    first_run_max_ms: float
 
 
 def measure_processes(
@@ -73,6 +77,7 @@ def measure_processes(
 def summary(runs: list[dict[str, float]]) -> Cost:
     """Summarise what the children printed."""
     load_ms = [r["load_ms"] for r in runs]
+    first_ms = [r["first_run_ms"] for r in runs]
     peak = [int(r["peak_rss_bytes"]) for r in runs]
     return Cost(
         n=len(runs),
@@ -83,6 +88,9 @@ def summary(runs: list[dict[str, float]]) -> Cost:
         peak_rss_min_bytes=min(peak),
         peak_rss_max_bytes=max(peak),
         base_rss_bytes=int(median(r["base_rss_bytes"] for r in runs)),
+        first_run_ms=median(first_ms),
+        first_run_min_ms=min(first_ms),
+        first_run_max_ms=max(first_ms),
     )
 
 
@@ -141,12 +149,14 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             network = load(args.model.name, args.model, threads=args.threads)
         load_ms = 1000 * (time.perf_counter() - start)
+        begun = time.perf_counter()
         network.logits(x)
+        first_run_ms = 1000 * (time.perf_counter() - begun)
     except FggpError as e:
         print(e, file=sys.stderr)
         return e.exit_code
-    found = {"load_ms": load_ms, "base_rss_bytes": base, "peak_rss_bytes": peak_rss_bytes()}
-    print(json.dumps(found))
+    found = {"load_ms": load_ms, "first_run_ms": first_run_ms, "base_rss_bytes": base}
+    print(json.dumps(found | {"peak_rss_bytes": peak_rss_bytes()}))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The whole verification of one file, and the report that it leaves."""
+"""The whole verification of one file, and the files that tell of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,85 +17,50 @@ import numpy as np
 from fggp_deploy import runtime
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
-from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
+from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
-from fggp_deploy.verify.accuracy import Accuracy, Paired
-from fggp_deploy.verify.gates import Gates, Verdict, agreement, judge
+from fggp_deploy.verify import sections
+from fggp_deploy.verify.certificate import certificate
+from fggp_deploy.verify.document import File, Report
+from fggp_deploy.verify.gates import (
+    Gates,
+    agreement,
+    as_sparse_as_told,
+    fed_as_trained,
+    judge,
+    nothing_revived,
+)
+from fggp_deploy.verify.history import history
+from fggp_deploy.verify.html import html
 from fggp_deploy.verify.latency import Latency, Run, latency, measure
-from fggp_deploy.verify.machine import Machine, default_threads, machine
+from fggp_deploy.verify.localise import layers_by_node
+from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG, load, open_by_runtime
-from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.network import SESSION_CONFIG, Floats, open_by_runtime
+from fggp_deploy.verify.network import load as load_network
 from fggp_deploy.verify.process import Cost, measure_processes
-from fggp_deploy.verify.size import Size, size
+from fggp_deploy.verify.profile import LayerTime, profile
+from fggp_deploy.verify.robustness import EXTENTS
+from fggp_deploy.verify.size import size
 from fggp_deploy.verify.subject import (
     Progress,
     Subject,
+    Trusted,
     find_reference,
+    first_mismatch,
     gather,
+    inputs_as_trained,
+    notes,
     packed_against_dense,
-    parent_sparsity,
+    robustness_of,
     rounding,
     score,
     self_test,
 )
 
-SCHEMA_VERSION = 1
 MODEL, REFERENCE, KERNELS = "model", "reference", "kernels"  # the contenders' names in the report
-
-
-@dataclass(frozen=True)
-class File:
-    """A file or folder as it was verified: its name without folders, its hash and bytes."""
-
-    name: str
-    sha256: str
-    file_bytes: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that was measured on one file; None is what could not be, and `notes` say why.
-
-    `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
-    model runs on them, "kernels": then the gates on latency judge those. `parity` is packed against
-    dense by inputs, `kernels_parity` kernels against stock on the test images; `rounding` fp16
-    values against fp32 on the self-test's inputs, `rounding_paired` on the test split where a file
-    with fp32 values lies beside the model.
-    `origin` is what the model says of itself, `provenance` what made this report.
-    """
-
-    model: File
-    reference: File | None
-    verdicts: tuple[Verdict, ...]
-    notes: tuple[str, ...]
-    self_test: Difference | None
-    parity: dict[str, Difference]
-    kernels_parity: Difference | None
-    rounding: Difference | None
-    rounding_paired: Paired | None
-    accuracy: Accuracy | None
-    size: Size
-    latency: Latency
-    processes: dict[str, Cost]
-    sparsity: float
-    layers: tuple[Layer, ...]
-    origin: dict[str, Any]
-    machine: Machine
-    provenance: Provenance
-
-    @property
-    def passed(self) -> bool:
-        """True where every verdict is."""
-        return all(v.passed for v in self.verdicts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, `schema_version` and `passed` included."""
-        head = {"schema_version": SCHEMA_VERSION, "passed": self.passed}
-        plain: dict[str, Any] = json.loads(json.dumps(head | asdict(self), allow_nan=False))
-        return plain
 
 
 def verify(
@@ -108,13 +73,17 @@ def verify(
     batch: int = 1,
     seconds: float = 10.0,
     seed: int = 0,
+    robustness: str | None = None,
+    trusted: Trusted = lambda: None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
     """Verify a packed .onnx file or .csr folder on the CPU, on stock onnxruntime and the kernels.
 
     `reference` is the dense parent's ONNX, by default `reference.onnx` beside the model if there
     is one. `data` brings the test split. `threads` (default: one a physical core) and `batch` hold
-    for latency and memory; `seconds` is the time for latency.
+    for latency and memory; `seconds` is the time for latency. `robustness` is None, "quick" or
+    "full". `trusted` makes the network that the file ought to hold, or None where there is none;
+    it is called only when the self-test fails, to find the layer.
 
     Raises ConfigError for options out of their domain and gates that cannot be judged,
     ModelFileError for files that are damaged, do not run or do not belong together, and DataError
@@ -131,7 +100,15 @@ def verify(
     started, state = datetime.now(UTC), machine()
     packed = SparseModel.open(model_path)
     reference = find_reference(packed, reference)
-    gates.require(data=data is not None, reference=reference is not None)
+    gates.require(
+        data=data is not None, reference=reference is not None, robustness=robustness is not None
+    )
+    if robustness is not None and (data is None or reference is None):
+        raise ConfigError(
+            "robustness is measured on data against the dense parent; both are needed"
+        )
+    if robustness is not None and robustness not in EXTENTS:
+        raise UnknownName("robustness", robustness, EXTENTS)
     subject = gather(
         packed, reference=reference, data=data, threads=threads, batch=batch, progress=progress
     )
@@ -142,7 +119,11 @@ def verify(
     progress("parity", 1, 1)
     rounded = rounding(subject)
     scored, on_kernels, rounded_paired = score(subject, progress)
-    timed = _time(subject, threads, batch, seconds, seed, progress)
+    found_inputs = inputs_as_trained(subject)
+    disturbed = robustness_of(subject, robustness, seed, progress) if robustness else None
+    certified = certificate(packed, reference)
+    with watching_load() as load:
+        timed = _time(subject, threads, batch, seconds, seed, progress)
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
@@ -152,31 +133,47 @@ def verify(
         checks["kernels against stock"] = on_kernels
     best = KERNELS if subject.kernels is not None else MODEL
     verdicts = [agreement(name, found) for name, found in checks.items()]
+    if certified.revived is not None:
+        verdicts.append(nothing_revived(certified.revived))
+    if certified.n_removed is not None and certified.n_removed_recorded is not None:
+        verdicts.append(as_sparse_as_told(certified.n_removed, certified.n_removed_recorded))
+    if found_inputs is not None:
+        verdicts.append(fed_as_trained(found_inputs))
     verdicts += judge(
         gates,
         paired=scored.paired if scored else None,
         speedup=timed.speedups.get(best),
         timing=timed.timings[best],
         file_bytes=sized.file_bytes,
+        robustness=disturbed,
     )
-    setting = {"threads": threads, "batch": batch, "seconds": seconds, "seed": seed}
+    setting: dict[str, Any] = {"threads": threads, "batch": batch, "seconds": seconds}
+    setting |= {"seed": seed, "robustness": robustness}
     n_weights = sum(layer.size for layer in packed.layers)
+    mismatch, missed = first_mismatch(subject, checks, trusted, threads=threads)
     return Report(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
         reference=_file(reference) if reference else None,
         verdicts=tuple(verdicts),
-        notes=_notes(subject),
+        notes=(*missed, *notes(subject)),
         self_test=tested,
         parity=compared,
         kernels_parity=on_kernels,
         rounding=rounded,
         rounding_paired=rounded_paired,
+        mismatch=mismatch,
+        inputs=found_inputs,
         accuracy=scored,
+        robustness=disturbed,
         size=sized,
         latency=timed,
+        load=load,
+        layer_times=_profile(subject, threads, batch, seed),
         processes=_processes(subject, threads, batch, progress),
         sparsity=1 - sum(layer.nnz for layer in packed.layers) / max(1, n_weights),
         layers=tuple(packed.layers),
+        certificate=certified,
+        history=history(model_path.parent),
         origin=_origin(packed.metadata),
         machine=state,
         provenance=Provenance.of(
@@ -186,17 +183,18 @@ def verify(
 
 
 def write(report: Report, folder: Path) -> None:
-    """Write report.json and report.md into `folder`, each atomically."""
+    """Write report.json, report.md and report.html into `folder`, each atomically."""
+    page = sections.page(report)
     write_atomic(folder / "report.json", json.dumps(report.to_dict(), indent=2) + "\n")
-    write_atomic(folder / "report.md", markdown(report).encode(errors="replace"))
+    write_atomic(folder / "report.md", markdown(page).encode(errors="replace"))
+    write_atomic(folder / "report.html", html(page).encode(errors="replace"))
 
 
 def _time(
     subject: Subject, threads: int, batch: int, seconds: float, seed: int, progress: Progress
 ) -> Latency:
     rng = np.random.default_rng(seed)
-    shape = (batch, *subject.packed.metadata.preprocessing.input_shape)
-    x = rng.standard_normal(shape, dtype=np.float32)
+    x = _images(subject, batch, rng)
     files: dict[str, bytes | Path] = {MODEL: subject.packed.runnable()}
     if subject.reference is not None:
         files[REFERENCE] = subject.reference
@@ -205,7 +203,7 @@ def _time(
             network.logits(x)  # what cannot take this batch fails here, with one clear line
 
     def opener(name: str) -> Callable[[], Run]:
-        return lambda: load(name, files[name], threads=threads).runner(x)
+        return lambda: load_network(name, files[name], threads=threads).runner(x)
 
     def open_on_kernels() -> Run:
         content = subject.packed.runnable()
@@ -227,6 +225,17 @@ def _time(
     )
     reference = REFERENCE if subject.reference is not None else None
     return latency(samples, reference=reference, threads=threads, batch=batch, rng=rng)
+
+
+def _images(subject: Subject, batch: int, rng: np.random.Generator) -> Floats:
+    shape = (batch, *subject.packed.metadata.preprocessing.input_shape)
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _profile(subject: Subject, threads: int, batch: int, seed: int) -> tuple[LayerTime, ...]:
+    x = _images(subject, batch, np.random.default_rng(seed))
+    layers = layers_by_node(subject.packed.dense())
+    return profile(subject.packed.runnable(), x, threads=threads, layers=layers)
 
 
 def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -> dict[str, Cost]:
@@ -257,28 +266,3 @@ def _origin(meta: Metadata) -> dict[str, Any]:
 
 def _file(path: Path) -> File:
     return File(path.name, sha256_file(path), path.stat().st_size)
-
-
-def _notes(subject: Subject) -> tuple[str, ...]:
-    notes = []
-    if subject.reference is None:
-        notes.append(
-            "No dense parent: reference.onnx is not beside the model and no --reference was given, "
-            "so there is no accuracy drop and no speed-up."
-        )
-    elif (share := parent_sparsity(subject.reference)) > 0.01:
-        notes.append(f"The parent is itself {share:.1%} sparse; the drop is counted from it.")
-    if subject.data is None:
-        notes.append("No data was given, so accuracy was not measured.")
-    if subject.kernels is None:
-        notes.append(f"The sparse kernels were not used: {subject.speed.removeprefix('plain: ')}.")
-    else:
-        notes.append(f"The sparse kernels run {subject.speed.removeprefix('kernels: ')}.")
-    if subject.packed.metadata.unrounded is not None and subject.unrounded is None:
-        notes.append(
-            "The values are fp16 and no file with the same checkpoint's fp32 values lies beside "
-            "the model, so the two were compared on the self-test's inputs only."
-        )
-    if subject.packed.metadata.selftest is None:
-        notes.append("The file brings no self-test, so no recorded logits were checked.")
-    return tuple(notes)

@@ -24,6 +24,12 @@ double depthwise_work(const ConvShape& s, const ValueShape& out) {
 
 }  // namespace
 
+// Into how many pieces a step of that much work is cut.
+int Execution::cut(double work) {
+  work_ += work;
+  return pieces(work, tasks_);
+}
+
 void Execution::plan_actions(const Program& program) {
   for (int i = 0; i < program.n_inputs; i++) {
     value(i).row_major = new_buffer(0);
@@ -73,7 +79,7 @@ void Execution::add_gather(std::vector<int32_t> index, int channels, int x, size
                            size_t y_plane) {
   const double work = kCopyWork * static_cast<double>(index.size()) * channels;
   add_action([this, x, x_plane, y, y_plane, index = std::move(index),
-              borders = even_split(channels, pieces(work, tasks_))](const Context& c) {
+              borders = even_split(channels, cut(work))](const Context& c) {
     const float* from = source(c, x);
     float* to = address(c, y);
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
@@ -89,7 +95,7 @@ void Execution::add_pack(const Layout& to, int x, int y) {
   const int rows = to.tile_h + 2 * to.halo;
   const double work = kCopyWork * static_cast<double>(to.size());
   add_action([this, to, x, y, rows,
-              borders = even_split(to.channels * rows, pieces(work, tasks_))](const Context& c) {
+              borders = even_split(to.channels * rows, cut(work))](const Context& c) {
     const size_t plane = static_cast<size_t>(to.height) * static_cast<size_t>(to.width);
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
       for (int i = borders[t]; i < borders[t + 1]; i++) {
@@ -121,7 +127,7 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
   const int y = value(out).places.front().buffer = new_buffer(conv->out.size());
   add_action([this, conv, x, r, y,
-              borders = conv->split(pieces(conv_work(s, value(out).shape), tasks_))](
+              borders = conv->split(cut(conv_work(s, value(out).shape)))](
                  const Context& c) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
@@ -149,7 +155,7 @@ void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step,
   const auto chunk = static_cast<int>(std::max<size_t>(kChunk / plane, 1));
   const int run = (chunk + conv->group() - 1) / conv->group() * conv->group();
   const double work = conv_work(s, value(out).shape) + depthwise_work(next.shape, value(out + 1).shape);
-  std::vector<int> borders = conv->split(pieces(work, tasks_));
+  std::vector<int> borders = conv->split(cut(work));
   const size_t between = static_cast<size_t>(run) * plane;
   const int scratch = new_buffer(between * (borders.size() - 1));
   const int y = value(out + 1).places.front().buffer =
@@ -194,7 +200,7 @@ void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
   const int y = value(out).places.front().buffer = new_buffer(to.size());
   add_action([this, plan, x, r, y,
               borders = even_split(to.channels,
-                                   pieces(depthwise_work(shape, value(out).shape), tasks_))](
+                                   cut(depthwise_work(shape, value(out).shape)))](
                  const Context& c) {
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
       plan->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), borders[t],
@@ -229,7 +235,7 @@ void Execution::add_pool(const Step& s, int out) {
   const double work = (static_cast<double>(s.shape.taps()) + kCopyWork) *
                       static_cast<double>(value(out).shape.size());
   add_action([this, pool, x, y,
-              borders = even_split(to.channels, pieces(work, tasks_))](const Context& c) {
+              borders = even_split(to.channels, cut(work))](const Context& c) {
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
       pool->run(source(c, x), address(c, y), borders[t], borders[t + 1]);
     });
@@ -242,7 +248,7 @@ void Execution::add_global_average(const Step& s, int out) {
   const int y = new_row_major(out);
   const double work = static_cast<double>(l.size());
   add_action([this, l, x, y,
-              borders = even_split(l.channels, pieces(work, tasks_))](const Context& c) {
+              borders = even_split(l.channels, cut(work))](const Context& c) {
     const auto sum = l.lanes() == 16 ? isa_.sum16 : isa_.sum4;
     const ptrdiff_t row = static_cast<ptrdiff_t>(l.row_vectors()) * l.lanes();
     const float scale = 1.0f / (static_cast<float>(l.height) * static_cast<float>(l.width));
@@ -259,7 +265,7 @@ void Execution::add_gemm(const Step& s, int out) {
   const int x = flat(s.input), y = new_row_major(out);
   auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.act);
   add_action([this, gemm, x, y,
-              borders = even_split(static_cast<int>(s.shape.cout), pieces(gemm->work(), tasks_))](
+              borders = even_split(static_cast<int>(s.shape.cout), cut(gemm->work()))](
                  const Context& c) {
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
       gemm->run(source(c, x), address(c, y), borders[t], borders[t + 1]);

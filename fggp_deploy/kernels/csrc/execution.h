@@ -30,6 +30,7 @@ class Execution {
             int tasks);
   const std::vector<ValueShape>& outputs() const { return output_shapes_; }
   size_t workspace_floats() const { return arena_; }
+  double work() const { return work_; }  // of one image, in multiply-adds
   // One image: contiguous [C, H, W] or [C] in and out. Safe to call from many threads at once,
   // each with its own workspace.
   void run(const float* const* inputs, float* const* outputs, float* workspace,
@@ -89,6 +90,7 @@ class Execution {
   void place_buffers();
   // actions.cpp: what each step does; `out` is the value that it makes.
   void plan_actions(const Program& program);
+  int cut(double work);
   void add_action(Action action) { actions_.push_back(std::move(action)); }
   void add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
                   size_t y_plane);
@@ -117,6 +119,7 @@ class Execution {
   std::vector<const ConvPlan*> conv_of_step_;
   std::vector<ValueShape> output_shapes_;
   size_t arena_ = 0;
+  double work_ = 0;
 };
 
 }  // namespace fggp

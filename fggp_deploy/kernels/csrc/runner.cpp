@@ -41,8 +41,10 @@ std::unique_ptr<Runner::Memory> Runner::borrow(size_t floats) {
 void Runner::run(const Execution& e, const std::vector<ValueShape>& inputs, int64_t n,
                  const float* const* in, float* const* out, const Threads& threads) {
   // With an image for every thread, threads take whole images; else they share each one's steps.
-  const int64_t n_threads = std::max(1, tasks_ / 2);
-  const bool by_image = threads.run && n_threads > 1 && n >= n_threads;
+  const int n_threads = std::max(1, tasks_ / 2);
+  const bool by_image =
+      threads.run && n_threads > 1 && n >= n_threads &&
+      pieces(e.work() * static_cast<double>(n), n_threads) == n_threads;
   // What a task needs is allocated here: nothing may throw on somebody else's thread.
   struct Task {
     std::unique_ptr<Memory> memory;

@@ -1,0 +1,42 @@
+"""fggp-deploy compare."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+
+@ends_cleanly
+def compare(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders, model files or report.json files that verify wrote."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    json: o.Json = False,
+) -> None:
+    """Compare verified files: accuracy, latency and bytes, and which of them no other beats.
+
+    Also the prune potential (the largest sparsity whose error is within 0.5 points of dense) by
+    distribution, where the files were verified with --robustness.
+    """
+    from fggp_deploy.files import write_atomic
+    from fggp_deploy.verify.compare import compare as run
+    from fggp_deploy.verify.compare import page
+    from fggp_deploy.verify.html import html
+
+    from .render import as_json, show_page
+
+    found = run(paths)
+    laid_out = page(found)
+    write_atomic(out, html(laid_out).encode(errors="replace"))
+    if json:
+        as_json({**asdict(found), "page": str(out)})
+    else:
+        show_page(laid_out, out)

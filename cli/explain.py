@@ -1,0 +1,58 @@
+"""fggp-deploy explain."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+
+@ends_cleanly
+def explain(
+    model: Annotated[Path, typer.Argument(help="Any .onnx file in one piece.")],
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
+    seconds: Annotated[
+        float, typer.Option(help="Time to spend on latency; 0 measures none.")
+    ] = 3.0,
+    out: Annotated[Path | None, typer.Option(help="Write a page too, to this .html file.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Say why an ONNX file is not smaller or faster: where its zeros are, and what uses them.
+
+    Says what packing would give, by doing it, and what the sparse kernels would give, by timing
+    them; what is only estimated is marked so.
+    """
+    from fggp_deploy.errors import ConfigError
+    from fggp_deploy.files import write_atomic
+    from fggp_deploy.verify.explain import explain as run
+    from fggp_deploy.verify.explanation import findings, page
+    from fggp_deploy.verify.html import html
+
+    from .progress import working
+    from .render import as_json, size, stdout, table
+
+    if threads < 1 or not 0 <= seconds < 86_400:
+        raise ConfigError(
+            f"--threads must be at least 1 and --seconds at least 0, got {threads} and {seconds}"
+        )
+    with working("explaining"):
+        found = run(model, threads=threads, seconds=seconds)
+    laid_out = page(found)
+    if out is not None:
+        write_atomic(out, html(laid_out).encode(errors="replace"))
+    if json:
+        as_json({**asdict(found), "findings": findings(found)})
+    else:
+        columns = ("weight", "zeros", "now", "packed", "why")
+        rows = [
+            (w.name, f"{w.sparsity:.1%}", size(w.stored_bytes), size(w.packed_bytes), w.why)
+            for w in found.weights
+        ]
+        table(str(model), columns, rows)
+        for finding in findings(found):
+            stdout.print(finding, markup=False)

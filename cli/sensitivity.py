@@ -1,0 +1,89 @@
+"""fggp-deploy sensitivity."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+
+@ends_cleanly
+def sensitivity(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="An .onnx file that export made, dense or packed, or a run folder (its dense "
+            "parent). Default: the newest run's dense parent."
+        ),
+    ] = None,
+    sparsities: Annotated[
+        str, typer.Option(help="Sparsities of the one layer, with commas between.")
+    ] = "0.5,0.8,0.9,0.95",
+    tolerance: Annotated[
+        float, typer.Option(help="Points that a layer may cost before it is to be kept dense.")
+    ] = 1.0,
+    budget: Annotated[
+        float, typer.Option(help="Share of all weights that may be suggested to stay dense.")
+    ] = 0.05,
+    images: Annotated[
+        int | None, typer.Option(help="Held-out images to use. Default: all of them.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set. Default: the one the file was made with.")
+    ] = None,
+    data_dir: o.DataDir = None,
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write. Default: sensitivity.html beside it.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Prune one layer at a time by magnitude and measure: which layers are worth keeping dense.
+
+    On the held-out images, never on the test images; needs no torch and trains nothing.
+    """
+    from fggp_deploy.artifacts.sparse_model import SparseModel
+    from fggp_deploy.errors import ConfigError
+    from fggp_deploy.files import write_atomic
+    from fggp_deploy.folder import REFERENCE, newest
+    from fggp_deploy.verify.html import html
+    from fggp_deploy.verify.material import images_for
+    from fggp_deploy.verify.sensitivity import page
+    from fggp_deploy.verify.sensitivity import sensitivity as run
+    from fggp_deploy.verify.subject import check_data
+
+    from .progress import working
+    from .render import as_json, show_page, stdout
+
+    path = model or newest(REFERENCE)
+    if path.is_dir() and path.suffix != ".csr":
+        path = path / REFERENCE
+    packed = SparseModel.open(path)
+    if images is not None and images < 1:
+        raise ConfigError(f"--images must be at least 1, got {images}")
+    levels = o.numbers("--sparsities", sparsities) or ()
+    with working("pruning one layer at a time") as progress:
+        loaded = images_for(path, data, data_dir, parts=("val",), progress=progress)
+        if loaded is None:
+            raise ConfigError(f"{path} does not say what data it was made with; give --data")
+        check_data(packed, loaded)
+        val = loaded.val if images is None else loaded.val.first(images)
+        found = run(
+            packed, val, data=loaded.name, sparsities=levels, tolerance_points=tolerance,
+            budget=budget, threads=threads, progress=progress,
+        )  # fmt: skip
+    target = out or path.with_name("sensitivity.html")
+    laid_out = page(found)
+    write_atomic(target, html(laid_out).encode(errors="replace"))
+    if json:
+        as_json({**asdict(found), "spared": found.spared, "page": str(target)})
+        return
+    show_page(replace(laid_out, notes=[]), target)
+    if found.spared:
+        chosen = " ".join(f"--keep-dense {layer}.weight" for layer in found.spared)
+        stdout.print(f"fggp-deploy prune {chosen}", markup=False)

@@ -1,0 +1,159 @@
+"""What is inside a file, so that anybody can check it again: hashes, masks, exact counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, numpy_helper
+
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.files import sha256_file
+from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_unpacking import layer_name, unpack
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Hashes are SHA-256 in hex; None is what is not there to be checked.
+
+    `masks_sha256` is over layer names, shapes and packed masks in the file's order; `layers` has
+    one hash a layer of its name, shape and float32 values. `parent_recorded` is the parent's hash
+    as the file tells it, `checkpoint_recorded` the checkpoint's and `checkpoint_found` the name
+    of the file beside it that has this hash. `n_prunable` and `n_removed` are counted in the file
+    over the layers that it names prunable; `n_removed_recorded` is what it claims. `revived` counts
+    weights by layer that are zero in the parent and not in the file: none where the masks are a
+    subset of the parent's.
+    """
+
+    masks_sha256: str
+    layers: dict[str, str]
+    parent_recorded: str | None
+    parent_masks_sha256: str | None
+    checkpoint_recorded: str | None
+    checkpoint_found: str | None
+    n_prunable: int | None
+    n_removed: int | None
+    n_removed_recorded: int | None
+    target: float | None
+    revived: dict[str, int] | None
+
+    @property
+    def masks_are_a_subset(self) -> bool | None:
+        """True where no weight that the parent lacks is alive; None without a parent."""
+        return None if self.revived is None else not self.revived
+
+
+def certificate(packed: SparseModel, reference: Path | None) -> Certificate:
+    """Certify a model file; raises ModelFileError for a reference that cannot be read."""
+    meta = packed.metadata
+    own = weights(packed.dense())
+    parent = None if reference is None else _parent_weights(reference)
+    told = meta.sparsity
+    prunable = told.get("prunable")
+    names = (
+        {layer_name(n) for n in prunable if isinstance(n, str)}
+        if isinstance(prunable, list)
+        else set()
+    )
+    counted = [w for name, w in own.items() if name in names]
+    complete = bool(names) and len(counted) == len(names)
+    checkpoint = checkpoint_of(packed)
+    return Certificate(
+        masks_sha256=masks_sha256(own),
+        layers=layer_hashes(own),
+        parent_recorded=meta.parent_sha256,
+        parent_masks_sha256=None if parent is None else masks_sha256(parent),
+        checkpoint_recorded=meta.checkpoint_sha256,
+        checkpoint_found=None if checkpoint is None else checkpoint.name,
+        n_prunable=sum(w.size for w in counted) if complete else None,
+        n_removed=sum(int((w == 0).sum()) for w in counted) if complete else None,
+        n_removed_recorded=_count(told.get("n_removed")),
+        target=_share(told.get("target")),
+        revived=None if parent is None else revived(own, parent),
+    )
+
+
+def checkpoint_of(packed: SparseModel) -> Path | None:
+    """The checkpoint beside a model file whose hash is the one that it records."""
+    recorded = packed.metadata.checkpoint_sha256
+    if recorded is None:
+        return None
+    beside = sorted(packed.path.parent.glob("*.safetensors"))
+    return next((p for p in beside if p.is_file() and sha256_file(p) == recorded), None)
+
+
+def weights(dense: ModelProto) -> dict[str, npt.NDArray[np.float32]]:
+    """The weights of the convolution and linear layers by layer name, in the graph's order."""
+    constants = {t.name: t for t in dense.graph.initializer}
+    transposed = {n.output[0]: n.input[0] for n in dense.graph.node if n.op_type == "Transpose"}
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    for node in dense.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1:
+            name = transposed.get(node.input[1], node.input[1])
+            if name in constants:
+                array = np.asarray(numpy_helper.to_array(constants[name]), np.float32)
+                found.setdefault(layer_name(name), array)
+    return found
+
+
+def masks_sha256(layers: Weights) -> str:
+    """Hash of which weights are non-zero."""
+    h = hashlib.sha256()
+    for name, w in layers.items():
+        h.update(f"{name}\0{w.shape}\0".encode())
+        h.update(np.packbits(w.reshape(-1) != 0, bitorder="little").tobytes())
+    return h.hexdigest()
+
+
+def layer_hashes(layers: Weights) -> dict[str, str]:
+    """For each layer the hash of its weights."""
+    return {
+        name: hashlib.sha256(
+            f"{name}\0{w.shape}\0".encode() + w.astype("<f4").tobytes()
+        ).hexdigest()
+        for name, w in layers.items()
+    }
+
+
+def revived(own: Weights, parent: Weights) -> dict[str, int]:
+    """Weights alive here and zero in the parent, by layer, where there are any.
+
+    A channel that is zero throughout in the parent is no mask but a batch norm that was folded
+    into it, so it is not counted; nor is a layer of another name or shape.
+    """
+    counts = {}
+    for name, w in own.items():
+        before = parent.get(name)
+        if before is None or before.shape != w.shape:
+            continue
+        masked = (before == 0) & before.reshape(len(before), -1).any(axis=1).reshape(
+            -1, *[1] * (before.ndim - 1)
+        )
+        if n := int((masked & (w != 0)).sum()):
+            counts[name] = n
+    return counts
+
+
+def _parent_weights(reference: Path) -> dict[str, npt.NDArray[np.float32]]:
+    try:
+        with reading(reference.name):
+            return weights(unpack(onnx.load(reference)))
+    except OSError as e:
+        raise ModelFileError(f"the reference {reference} cannot be read ({e})") from e
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _share(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1 else None

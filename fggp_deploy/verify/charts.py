@@ -1,0 +1,167 @@
+"""Charts as inline SVG, drawn by matplotlib, in colours that follow the page's light or dark."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import io
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from fggp_deploy.verify.page import Bars, Chart, Lines
+
+# Drawn in these colours, shown in the page's variables of the same order (page.css).
+_SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5", "#0000a6")
+_INK, _FAINT = "#0000a0", "#0000a7"
+_VARIABLES = {_INK: "--ink", _FAINT: "--line"} | {
+    colour: f"--series-{i}" for i, colour in enumerate(_SERIES, 1)
+}
+_OWN = {"model": 0, "reference": 1, "kernels": 2}  # the same look in every chart
+_MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_WIDTH, _ROW, _HEIGHT = 5.8, 0.21, 3.2  # inches; a row is one bar
+MAX_BARS = 60
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and scaled
+    "svg.hashsalt": "fggp",
+    "text.parse_math": False,
+    "font.family": ["sans-serif"],
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.grid": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.4,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def available() -> bool:
+    """Whether matplotlib is installed, which a device need not have."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def svg(chart: Chart, name: str) -> str | None:
+    """One `<svg>` element whose ids begin with `name`; None without matplotlib."""
+    if not available():
+        return None
+    import warnings
+
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # signs that the measuring font lacks; the page has them
+        figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        if isinstance(chart, Bars):
+            _bars(axes, chart)
+        else:
+            _lines(axes, chart)
+        if len(chart.series) > 1 or (isinstance(chart, Lines) and chart.diagonal):
+            figure.legend(loc="outside upper left", ncols=3)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(drawn.getvalue(), chart.title, name)
+
+
+def visible(text: str) -> str:
+    """Text whose control and format characters are replaced by a sign that shows."""
+    hidden = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
+
+
+def _height(chart: Chart) -> float:
+    if isinstance(chart, Lines):
+        return _HEIGHT
+    return 0.9 + _ROW * max(4, len(chart.labels[:MAX_BARS]) * (len(chart.series) + 0.4))
+
+
+def _bars(axes: Any, chart: Bars) -> None:
+    labels = [_short(label) for label in chart.labels[:MAX_BARS]]
+    step = len(chart.series) + 0.4
+    for i, (name, values) in enumerate(chart.series.items()):
+        at = [step * row + i for row in range(len(labels))]
+        values, error = list(values[:MAX_BARS]), None
+        if name in chart.intervals:
+            error = _errors(values, chart.intervals[name][:MAX_BARS])
+        axes.barh(
+            at, values, height=0.86, xerr=error, label=_short(name),
+            color=_SERIES[_OWN.get(name, i) % len(_SERIES)],
+            error_kw={"ecolor": _INK, "elinewidth": 0.9, "capsize": 2},
+        )  # fmt: skip
+    axes.set_yticks([step * row + (len(chart.series) - 1) / 2 for row in range(len(labels))])
+    axes.set_yticklabels(labels)
+    axes.margins(y=0.02)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(visible(chart.unit))
+
+
+def _lines(axes: Any, chart: Lines) -> None:
+    for order, (name, points) in enumerate(chart.series.items()):
+        i = _OWN.get(name, order)
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        look = {
+            "color": _SERIES[i % len(_SERIES)],
+            "linestyle": "none" if chart.scattered else _DASHES[i % len(_DASHES)],
+            "marker": None if chart.smooth else _MARKERS[i % len(_MARKERS)],
+            "markersize": 7 if chart.scattered else 4,
+            "label": _short(name),
+        }
+        if name in chart.intervals:
+            error = _errors(y, chart.intervals[name])
+            axes.errorbar(x, y, yerr=error, capsize=2, elinewidth=0.9, **look)
+        else:
+            axes.plot(x, y, **look)
+    if chart.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="minor", labelsize=7)
+    if chart.diagonal:
+        axes.plot([0, 1], [0, 1], color=_FAINT, linestyle=":", label="confidence = accuracy")
+    axes.set_xlabel(visible(chart.x))
+    axes.set_ylabel(visible(chart.y))
+
+
+def _errors(
+    values: Sequence[float], intervals: Sequence[tuple[float, float]]
+) -> tuple[list[float], list[float]]:
+    pairs = list(zip(values, intervals, strict=True))
+    return [max(0, v - low) for v, (low, _) in pairs], [max(0, high - v) for v, (_, high) in pairs]
+
+
+def _short(text: str, limit: int = 28) -> str:
+    text = visible(" ".join(text.split()))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _inline(drawn: str, title: str, name: str) -> str:
+    """The `<svg>` alone: own ids, the page's colours, a name for those who do not see it."""
+    body = drawn[drawn.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.S)  # would style the whole page
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var({variable})")
+    body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
+    body = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', body)
+    body = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", body)
+    box = re.search(r'viewBox="([^"]*)"', body)
+    start = body.index(">") + 1
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box.group(1) if box else ""}" role="img" aria-labelledby="{name}-title">'
+        f'<title id="{name}-title">{html.escape(visible(title))}; its numbers are in the table '
+        "below</title>"
+    )
+    return head + body[start:]

@@ -1,0 +1,89 @@
+"""Which classes the pruned network lost, judged with their number in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fggp_deploy.data.types import Labels
+from fggp_deploy.verify.proportions import (
+    Proportion,
+    difference_interval,
+    holm,
+    mcnemar,
+    proportion,
+)
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """Top-1 accuracy on the test images of one class, before and after.
+
+    `drop_points` and its 95% interval [drop_low, drop_high] are as in `Paired`. `p_value` is the
+    exact McNemar test of this class alone, `p_holm` the same after Holm's correction for the
+    number of classes; only the second may be used to pick classes out of many.
+    """
+
+    name: str
+    model: Proportion
+    reference: Proportion
+    lost: int
+    gained: int
+    drop_points: float
+    drop_low: float
+    drop_high: float
+    p_value: float
+    p_holm: float
+
+    @property
+    def significant(self) -> bool:
+        """True where the change is more than chance, all classes considered."""
+        return self.p_holm < ALPHA
+
+
+def by_class(
+    right: npt.NDArray[np.bool_],
+    reference_right: npt.NDArray[np.bool_],
+    labels: Labels,
+    names: Sequence[str],
+) -> tuple[ClassChange, ...]:
+    """Split the paired outcomes [N] by label; a class without test images is left out."""
+    tables = []
+    for index, name in enumerate(names):
+        own = labels == index
+        if n := int(own.sum()):
+            hit, reference_hit = right[own], reference_right[own]
+            lost, gained = int((reference_hit & ~hit).sum()), int((hit & ~reference_hit).sum())
+            tables.append((name, n, int(hit.sum()), int(reference_hit.sum()), lost, gained))
+    p_values = [mcnemar(lost, gained) for *_, lost, gained in tables]
+    changes = []
+    for (name, n, k, reference_k, lost, gained), p, p_holm in zip(
+        tables, p_values, holm(p_values), strict=True
+    ):
+        low, high = difference_interval(lost, gained, n)
+        changes.append(
+            ClassChange(
+                name,
+                proportion(k, n),
+                proportion(reference_k, n),
+                lost,
+                gained,
+                100 * (lost - gained) / n,
+                100 * low,
+                100 * high,
+                p,
+                p_holm,
+            )
+        )
+    return tuple(changes)
+
+
+def lost_most(changes: Iterable[ClassChange]) -> list[ClassChange]:
+    """The classes that lost more than chance explains, the largest loss first."""
+    found = [c for c in changes if c.significant and c.drop_points > 0]
+    return sorted(found, key=lambda c: -c.drop_points)

@@ -1,0 +1,85 @@
+"""The report: everything that was measured on one file, as plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fggp_deploy.artifacts.provenance import Provenance
+from fggp_deploy.artifacts.sparse_model import Layer
+from fggp_deploy.verify.accuracy import Accuracy, Paired
+from fggp_deploy.verify.certificate import Certificate
+from fggp_deploy.verify.gates import Verdict
+from fggp_deploy.verify.history import Epoch
+from fggp_deploy.verify.input_check import InputCheck
+from fggp_deploy.verify.latency import Latency
+from fggp_deploy.verify.localise import Mismatch
+from fggp_deploy.verify.machine import Load, Machine
+from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.process import Cost
+from fggp_deploy.verify.profile import LayerTime
+from fggp_deploy.verify.robustness import Robustness
+from fggp_deploy.verify.schema import SCHEMA_VERSION
+from fggp_deploy.verify.size import Size
+
+
+@dataclass(frozen=True)
+class File:
+    """A file or folder as it was verified: its name without folders, its hash and bytes."""
+
+    name: str
+    sha256: str
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured on one file; None is what could not be, and `notes` say why.
+
+    `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
+    model runs on them, "kernels": then the gates on latency judge those. `parity` is
+    packed against dense by inputs, `kernels_parity` kernels against stock on the test images;
+    `rounding` fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test
+    split where a file with fp32 values lies beside the model;
+    `mismatch` is the first layer that differs where one of these or the self-test fails. `load` is
+    what else ran while latency was measured, `history` the curves of the run that lies beside the
+    file. `origin` is what the model says of itself, `provenance` what made this report.
+    """
+
+    model: File
+    reference: File | None
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+    self_test: Difference | None
+    parity: dict[str, Difference]
+    kernels_parity: Difference | None
+    rounding: Difference | None
+    rounding_paired: Paired | None
+    mismatch: Mismatch | None
+    inputs: InputCheck | None
+    accuracy: Accuracy | None
+    robustness: Robustness | None
+    size: Size
+    latency: Latency
+    load: Load
+    layer_times: tuple[LayerTime, ...]
+    processes: dict[str, Cost]
+    sparsity: float
+    layers: tuple[Layer, ...]
+    certificate: Certificate
+    history: tuple[Epoch, ...]
+    origin: dict[str, Any]
+    machine: Machine
+    provenance: Provenance
+
+    @property
+    def passed(self) -> bool:
+        """True where every verdict is."""
+        return all(v.passed for v in self.verdicts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, `schema_version` and `passed` included."""
+        head = {"schema_version": SCHEMA_VERSION, "passed": self.passed}
+        plain: dict[str, Any] = json.loads(json.dumps(head | asdict(self), allow_nan=False))
+        return plain

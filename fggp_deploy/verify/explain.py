@@ -1,0 +1,233 @@
+"""Why an ONNX file, any, is not smaller or faster: where its zeros are and who uses them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, numpy_helper
+
+from fggp_deploy import kernels, runtime
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_ops import pack, unpack
+from fggp_deploy.onnx_reading import infer_shapes, reading
+from fggp_deploy.onnx_unpacking import layer_name, split
+from fggp_deploy.packing import ENCODINGS, choose
+from fggp_deploy.verify import latency
+from fggp_deploy.verify.network import SESSION_CONFIG, load
+
+MAX_BYTES = 2 << 30
+WORTH = 0.05  # a smaller share of zeros saves nothing
+_KINDS = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight tensor: what it holds, what it costs here, what it would cost packed.
+
+    `dead_channels` counts output channels that are zero throughout. `macs` are dense ones for one
+    image, None where shapes are not known. `why` says in words what its zeros gain or do not.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    sparsity: float
+    stored_bytes: int
+    packed_bytes: int
+    dead_channels: int
+    macs: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median latency on stock onnxruntime and, where they run it, on the kernels; one image.
+
+    `ratio` is stock over kernels with its 95% interval, measured; None where nothing was.
+    """
+
+    threads: int
+    stock_ms: float
+    kernels_ms: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All weights, exact sizes, and the speed where it was measured.
+
+    `packed_bytes` is the size of the file that `pack` makes, by making it. `macs_left` is the share
+    of multiply-accumulates that meet a non-zero: its inverse is an estimate of the gain that no
+    kernel exceeds by skipping zeros alone.
+    """
+
+    model: str
+    file_bytes: int
+    dense_bytes: int
+    packed_bytes: int
+    sparsity: float
+    macs_left: float | None
+    weights: tuple[Weight, ...]
+    speed: Speed | None
+
+
+def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanation:
+    """Explain any ONNX file; `seconds` 0 measures nothing.
+
+    Raises ModelFileError for what is no ONNX file in one piece, or breaks the packed format.
+    """
+    content = _read(path)
+    with reading(path.name):
+        model = ModelProto.FromString(content)
+        parts = split(model)
+        dense = unpack(model)
+        packed_bytes = min(pack(dense).ByteSize(), dense.ByteSize())
+        shapes = infer_shapes(_one_image(dense))
+        weights = _weights(dense, shapes, {n: w.stored_bytes for n, w in parts.weights.items()})
+    total = sum(math.prod(w.shape) for w in weights)
+    zeros = sum(w.sparsity * math.prod(w.shape) for w in weights)
+    macs = [(w.macs, w.sparsity) for w in weights if w.macs]
+    left = sum(m * (1 - s) for m, s in macs) / sum(m for m, _ in macs) if macs else None
+    speed = _speed(path.name, content, dense, threads, seconds) if seconds > 0 else None
+    return Explanation(
+        model=path.name,
+        file_bytes=len(content),
+        dense_bytes=dense.ByteSize(),
+        packed_bytes=packed_bytes,
+        sparsity=zeros / total if total else 0.0,
+        macs_left=left,
+        weights=weights,
+        speed=speed,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelFileError(f"{path} is larger than 2 GiB, which no ONNX file in one piece is")
+        return path.read_bytes()
+    except OSError as e:
+        raise ModelFileError(f"{path} cannot be read ({e.strerror or e})") from e
+
+
+def _one_image(dense: ModelProto) -> ModelProto:
+    """The model with a batch of one, so that shapes and counts are those of one image."""
+    single = ModelProto()
+    single.CopyFrom(dense)
+    constants = {t.name for t in single.graph.initializer}
+    for value in single.graph.input:
+        sides = value.type.tensor_type.shape.dim
+        if value.name not in constants and sides and not sides[0].HasField("dim_value"):
+            sides[0].dim_value = 1
+    del single.graph.value_info[:]
+    for value in single.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return single
+
+
+def _weights(
+    dense: ModelProto, shapes: dict[str, tuple[int | None, ...]], packed: dict[str, int]
+) -> tuple[Weight, ...]:
+    transposed = {n.output[0]: n.input[0] for n in dense.graph.node if n.op_type == "Transpose"}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in dense.graph.node:
+        for name in node.input:
+            readers.setdefault(transposed.get(name, name), []).append(node)
+    constants = {t.name: t for t in dense.graph.initializer}
+    found = []
+    for name in readers:  # in the graph's order
+        if name not in constants:
+            continue
+        w = numpy_helper.to_array(constants[name])
+        users = [n for n in readers[name] if n.op_type != "Transpose"]
+        if w.ndim < 2 or not w.size or not users or w.dtype.kind not in "fiu":
+            continue
+        small = choose(w, encodings=ENCODINGS) if w.dtype == np.float32 else None
+        sparsity = float(1 - np.count_nonzero(w) / w.size)
+        op = users[0].op_type
+        found.append(
+            Weight(
+                name=layer_name(name),
+                op=op,
+                shape=w.shape,
+                dtype=str(w.dtype),
+                sparsity=sparsity,
+                stored_bytes=packed.get(name, w.nbytes),
+                packed_bytes=min(w.nbytes, small.stored_bytes if small else w.nbytes),
+                dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
+                macs=_macs(users, shapes, w.shape),
+                why=_why(op, w.dtype, sparsity, packed=name in packed),
+            )
+        )
+    return tuple(found)
+
+
+def _macs(
+    users: list[onnx.NodeProto], shapes: dict[str, tuple[int | None, ...]], shape: tuple[int, ...]
+) -> int | None:
+    total = 0
+    for node in users:
+        out = shapes.get(node.output[0])
+        if node.op_type not in _KINDS or out is None or None in out or not out:
+            return None
+        sides = [side for side in out if side is not None]
+        # each output element is one dot product over all but the output axis of the weight
+        outputs = sides[1] if node.op_type == "Conv" and len(sides) > 1 else sides[-1]
+        total += math.prod(sides) * math.prod(shape) // max(1, outputs)
+    return total
+
+
+def _why(op: str, dtype: np.dtype, sparsity: float, *, packed: bool) -> str:
+    if sparsity < WORTH:
+        return "dense: it has no zeros to save on"
+    if dtype != np.float32:
+        return f"its zeros are stored and multiplied; only float32 is packed, not {dtype}"
+    if op not in _KINDS:
+        return f"its zeros can be packed for size; there is no sparse kernel for {op}"
+    if packed:
+        return "packed for size; stock onnxruntime decodes it at load and multiplies the zeros"
+    return "its zeros are stored as numbers and multiplied by stock onnxruntime"
+
+
+def _speed(
+    name: str, content: bytes, dense: ModelProto, threads: int, seconds: float
+) -> Speed | None:
+    """Time one image, stock and kernels interleaved; None where the input is not one image."""
+    stock = load(name, content, threads=threads).session
+    (value, *others) = stock.get_inputs()
+    shape = [1 if i == 0 and not isinstance(d, int) else d for i, d in enumerate(value.shape)]
+    if others or value.type != "tensor(float)" or not all(isinstance(d, int) for d in shape):
+        return None
+    rng = np.random.default_rng(0)
+    feed = {value.name: rng.standard_normal(shape).astype(np.float32)}
+    outputs = [o.name for o in stock.get_outputs()]
+
+    def plain() -> latency.Run:
+        session = load(name, content, threads=threads).session
+        return lambda: session.run(outputs, feed)
+
+    contenders = {"stock": plain}
+    fast = None
+    if kernels.library_path() is not None:
+        fast = runtime.session(content, threads=threads, config=SESSION_CONFIG)
+    if fast is not None and runtime.uses_kernels(fast):
+
+        def sparse() -> latency.Run:
+            session = runtime.session(content, threads=threads, config=SESSION_CONFIG)
+            return lambda: session.run(outputs, feed)
+
+        contenders["kernels"] = sparse
+    samples = latency.measure(contenders, seconds=seconds, rng=rng)
+    stock_ms = latency.timing(samples["stock"]).median_ms
+    if "kernels" not in samples:
+        return Speed(threads, stock_ms, None, None, None, None)
+    ratio = latency.speedup(samples["stock"], samples["kernels"], rng)
+    fast_ms = latency.timing(samples["kernels"]).median_ms
+    return Speed(threads, stock_ms, fast_ms, ratio.value, ratio.low, ratio.high)

@@ -1,0 +1,105 @@
+"""An explanation of an ONNX file in words, and as a page."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify import words
+from fggp_deploy.verify.explain import WORTH, Explanation, Speed
+from fggp_deploy.verify.page import Bars, Page, Section, Table
+
+
+def page(e: Explanation) -> Page:
+    """Lay out an explanation."""
+    rows = [
+        (
+            w.name,
+            w.op,
+            "×".join(map(str, w.shape)),
+            w.dtype,
+            f"{w.sparsity:.2%}",
+            f"{w.stored_bytes:,}",
+            f"{w.packed_bytes:,}",
+            "–" if w.macs is None else f"{w.macs:,}",
+            w.why,
+        )
+        for w in e.weights
+    ]
+    head = [
+        "weight", "read by", "shape", "type", "zeros", "bytes now", "bytes packed", "dense MACs",
+        "why",
+    ]  # fmt: skip
+    names = [w.name for w in e.weights]
+    chart = Bars(
+        "Bytes by weight, now and packed",
+        names,
+        {
+            "now": [w.stored_bytes / 1000 for w in e.weights],
+            "packed": [w.packed_bytes / 1000 for w in e.weights],
+        },
+        "kB",
+    )
+    said = findings(e)
+    sections = [
+        Section("Findings", said),
+        Section("Weights", [Table("Counted in the file; exact.", head, rows, chart)]),
+    ]
+    return Page(f"Why {e.model} is as large and as fast as it is", said[0], None, [], [], sections)
+
+
+def findings(e: Explanation) -> tuple[str, ...]:
+    """The same in sentences, each saying whether it was measured or estimated."""
+    said = []
+    gain = e.file_bytes / e.packed_bytes
+    if gain > 1.02:
+        said.append(
+            f"Size: packing would make the file {gain:.2f}× smaller, {words.size(e.file_bytes)} to "
+            f"{words.size(e.packed_bytes)} (measured, by packing it)."
+        )
+    elif e.file_bytes < 0.98 * e.dense_bytes:
+        said.append(
+            f"Size: the file is packed; its zeros written out it would have "
+            f"{words.size(e.dense_bytes)} instead of {words.size(e.file_bytes)} (measured)."
+        )
+    else:
+        said.append(f"Size: packing would save nothing; {e.sparsity:.1%} of the weights are zero.")
+    dense = [w for w in e.weights if w.sparsity < WORTH]
+    if dense:
+        n_bytes = sum(w.stored_bytes for w in dense)
+        said.append(
+            f"Dense layers: {len(dense)} of {len(e.weights)} weights have no zeros to save on and "
+            f"hold {n_bytes / e.file_bytes:.0%} of the file: {_listed([w.name for w in dense])}."
+        )
+    others = sorted({w.dtype for w in e.weights if w.dtype != "float32" and w.sparsity >= WORTH})
+    if others:
+        said.append(f"Zeros in {', '.join(others)} weights are not exploited by anything here.")
+    if dead := sum(w.dead_channels for w in e.weights):
+        said.append(
+            f"{dead} output channels are zero throughout; they could be removed whole, their "
+            "biases moved on."
+        )
+    if e.macs_left is not None:
+        said.append(
+            f"Work: {e.macs_left:.1%} of the multiply-accumulates meet a non-zero, so skipping "
+            f"zeros can gain at most {1 / max(e.macs_left, 1e-9):.1f}× in these layers (estimate, "
+            "from counts)."
+        )
+    said.append(_speed_in_words(e.speed))
+    return tuple(said)
+
+
+def _speed_in_words(s: Speed | None) -> str:
+    if s is None:
+        return "Speed: not measured."
+    text = f"Speed, {s.threads} thread(s), one image: {s.stock_ms:.3f} ms on stock onnxruntime"
+    if s.kernels_ms is None:
+        return (
+            f"{text} (measured), which makes sparse weights dense at load. The sparse kernels are "
+            "not used: they are missing here, know none of the layers, or are no faster."
+        )
+    return (
+        f"{text}, which multiplies the zeros, and {s.kernels_ms:.3f} ms on the sparse kernels: "
+        f"{s.ratio:.2f}× [{s.ratio_low:.2f}, {s.ratio_high:.2f}] (measured)."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + ("" if len(names) <= 5 else f" and {len(names) - 5} more")

@@ -1,0 +1,45 @@
+"""A page as one HTML file that needs no network: style inside, charts as inline SVG."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fggp_deploy.verify import charts
+from fggp_deploy.verify.page import Page
+
+
+def html(page: Page) -> str:
+    """Render a whole page; without matplotlib it has its tables and no charts."""
+    return _environment().get_template("page.html.j2").render(page=page)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,  # whatever a model file says of itself is text, never markup
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = resources.files(__package__).joinpath("templates", "page.css").read_text("utf-8")
+    environment.globals |= {"style": Markup(style), "draw": _draw}
+    return environment
+
+
+def _draw(chart: Any, name: str) -> Markup | None:
+    svg = charts.svg(chart, name)
+    return None if svg is None else Markup(svg)
+
+
+def _visible(value: Any) -> Any:
+    """Text without the characters that could hide or turn around what stands beside them."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return charts.visible(value)

@@ -1,0 +1,219 @@
+"""Where two networks that ought to be the same begin to differ: the first layer and channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from fggp_deploy import runtime
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_unpacking import layer_name
+from fggp_deploy.verify.network import Floats, brief
+
+RTOL = 1e-4  # of the largest value of a layer's output
+ATOL = 1e-6
+MAX_CHANNELS = 8  # that are named
+
+Values = dict[str, Floats]  # what each node of a graph gave, by the name of its output
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first node whose output is not the trusted one's.
+
+    `layer` is the convolution or linear layer that the node is or follows; `channels` the first
+    eight of the `n_channels` that differ, the worst first; `max_abs` the largest difference and
+    `scale` the largest trusted value. `tensors` names the constants that differ between the two
+    files. `against` says what was trusted.
+    """
+
+    against: str
+    layer: str
+    op: str
+    channels: tuple[int, ...]
+    n_channels: int
+    max_abs: float
+    scale: float
+    tensors: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One sentence for people."""
+        where = f"layer {self.layer} ({self.op})"
+        if self.channels:
+            more = "" if self.n_channels <= len(self.channels) else ", …"
+            listed = ", ".join(map(str, self.channels))
+            where += f", {self.n_channels} channel(s): {listed}{more}"
+        text = (
+            f"Compared with {self.against}, the first that differs is {where}; by up to "
+            f"{self.max_abs:.3g} where values reach {self.scale:.3g}"
+        )
+        if self.tensors:
+            text += f". Constants that differ: {', '.join(self.tensors[:4])}"
+            text += "" if len(self.tensors) <= 4 else f" and {len(self.tensors) - 4} more"
+        return text
+
+
+def first_difference(
+    suspect: ModelProto, trusted: ModelProto, x: Floats, *, against: str
+) -> Mismatch | None:
+    """Run two graphs in standard operators on x [N, C, H, W] and compare node by node.
+
+    Outputs are matched by name, in the suspect's order; None where every common one agrees.
+    Raises ModelFileError for a graph that does not run or has nothing in common.
+    """
+    names = {o for n in trusted.graph.node for o in n.output if o}
+    nodes = [n for n in suspect.graph.node if n.output[0] in names]
+    if not nodes:
+        raise ModelFileError(f"no layer has the same name in {against}; they cannot be compared")
+    outputs = [n.output[0] for n in nodes]
+    found, expected = _values(suspect, outputs, x), _values(trusted, outputs, x)
+    return _first(suspect, nodes, found, expected, against, _other_tensors(suspect, trusted))
+
+
+def first_difference_on_kernels(dense: ModelProto, x: Floats, *, threads: int) -> Mismatch | None:
+    """The same between stock onnxruntime and the sparse kernels, whose regions show no insides.
+
+    The network is cut after each layer in turn, and what is left runs on the kernels.
+    """
+    nodes = [n for n in dense.graph.node if _weight(n)]
+    expected = _values(dense, [n.output[0] for n in nodes], x)
+
+    def one_by_one() -> Iterator[tuple[NodeProto, Values]]:
+        for node in nodes:
+            yield node, {node.output[0]: _on_kernels(dense, node.output[0], x, threads)}
+
+    for node, found in one_by_one():
+        if mismatch := _first(dense, [node], found, expected, "stock onnxruntime", ()):
+            return mismatch
+    return None
+
+
+def _first(
+    graph: ModelProto,
+    nodes: list[NodeProto],
+    found: Values,
+    expected: Values,
+    against: str,
+    tensors: tuple[str, ...],
+) -> Mismatch | None:
+    for node in nodes:
+        name = node.output[0]
+        y, wanted = found[name], expected[name]
+        if y.shape != wanted.shape or y.dtype != np.float32:
+            continue
+        gap = np.abs(y.astype(np.float64) - wanted)
+        scale = float(np.abs(wanted).max(initial=0))
+        bad = ~(gap <= ATOL + RTOL * scale)  # NaN is bad
+        if not bad.any():
+            continue
+        channels: tuple[int, ...] = ()
+        if y.ndim >= 2:
+            others = tuple(i for i in range(y.ndim) if i != 1)
+            worst = np.nan_to_num(gap, nan=np.inf).max(axis=others)
+            order = np.argsort(-worst, kind="stable")
+            differs = np.asarray(bad.any(axis=others))
+            channels = tuple(int(c) for c in order if differs[c])
+        return Mismatch(
+            against=against,
+            layer=layer_of(graph, node),
+            op=node.op_type,
+            channels=channels[:MAX_CHANNELS],
+            n_channels=len(channels),
+            max_abs=float(min(np.nan_to_num(gap, nan=np.inf).max(), np.finfo(np.float64).max)),
+            scale=scale,
+            tensors=tensors,
+        )
+    return None
+
+
+def _values(model: ModelProto, outputs: list[str], x: Floats) -> Values:
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    have = {v.name for v in shown.graph.output}
+    shown.graph.output.extend(onnx.ValueInfoProto(name=o) for o in outputs if o not in have)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return dict(zip(outputs, _run(lambda: _open(shown, options), outputs, x), strict=True))
+
+
+def _open(model: ModelProto, options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _on_kernels(dense: ModelProto, output: str, x: Floats, threads: int) -> Floats:
+    cut = ModelProto()
+    cut.CopyFrom(dense)
+    needed, kept = {output}, []
+    for node in reversed(dense.graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            kept.append(node)
+    del cut.graph.node[:], cut.graph.output[:], cut.graph.value_info[:]
+    cut.graph.node.extend(reversed(kept))
+    cut.graph.output.append(onnx.ValueInfoProto(name=output))
+    shapes = onnx.shape_inference.infer_shapes(dense).graph
+    for value in (*shapes.value_info, *shapes.output):
+        if value.name == output:
+            cut.graph.output[0].CopyFrom(value)
+    return _run(
+        lambda: runtime.session(
+            cut.SerializeToString(), threads=threads, measure=False, cache=False
+        ),
+        [output],
+        x,
+    )[0]
+
+
+def _run(opened: Callable[[], ort.InferenceSession], outputs: list[str], x: Floats) -> list[Floats]:
+    try:
+        session = opened()
+        values: list[Floats] = session.run(outputs, {session.get_inputs()[0].name: x})
+        return values
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        raise ModelFileError(f"the layers cannot be compared one by one: {brief(e)}") from e
+
+
+def _weight(node: NodeProto) -> str | None:
+    kinds = ("Conv", "Gemm", "MatMul", "SparseConv", "SparseGemm")
+    if node.op_type not in kinds or len(node.input) < 2:
+        return None
+    return node.input[1].removesuffix(".values")
+
+
+def layers_by_node(graph: ModelProto) -> dict[str, str]:
+    """For each node's name and outputs the layer that the node is or follows."""
+    found: dict[str, str] = {}
+    for node in graph.graph.node:
+        layer = layer_of(graph, node)
+        found |= dict.fromkeys((node.name, *node.output), layer)
+    return found
+
+
+def layer_of(graph: ModelProto, node: NodeProto) -> str:
+    """The layer whose weight the node reads, or that of the nearest node before it."""
+    made_by = {o: n for n in graph.graph.node for o in n.output}
+    seen: NodeProto | None = node
+    while seen is not None:
+        if weight := _weight(seen):
+            source = made_by.get(weight)  # a transposed weight of a MatMul
+            return layer_name(source.input[0] if source is not None else weight)
+        seen = next((made_by[i] for i in seen.input if i in made_by), None)
+    return node.name or node.output[0]
+
+
+def _other_tensors(suspect: ModelProto, trusted: ModelProto) -> tuple[str, ...]:
+    theirs = {t.name: t for t in trusted.graph.initializer}
+    return tuple(
+        t.name
+        for t in suspect.graph.initializer
+        if t.name in theirs
+        and not np.array_equal(numpy_helper.to_array(t), numpy_helper.to_array(theirs[t.name]))
+    )

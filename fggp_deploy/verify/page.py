@@ -1,0 +1,84 @@
+"""A page of a report before it is Markdown or HTML: sections of sentences, tables and charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Pairs = Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Horizontal bars: for each label a value of each series, with intervals where there are any.
+
+    `series` and `intervals` are keyed by name, with one entry a label; `unit` labels the axis.
+    """
+
+    title: str
+    labels: Sequence[str]
+    series: Mapping[str, Sequence[float]]
+    unit: str
+    intervals: Pairs = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Curves of (x, y) points, with an interval of y at each point where there are any.
+
+    `diagonal` adds the line y = x, `smooth` leaves the markers out, `scattered` the lines;
+    `log` makes the x axis logarithmic.
+    """
+
+    title: str
+    series: Pairs
+    x: str
+    y: str
+    intervals: Pairs = field(default_factory=dict)
+    diagonal: bool = False
+    smooth: bool = False
+    scattered: bool = False
+    log: bool = False
+
+
+Chart = Bars | Lines
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a head, the first column naming the row; `chart` shows the same numbers."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    chart: Chart | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs and tables."""
+
+    title: str
+    blocks: Sequence[str | Table]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A row of the summary: `what`, the dense parent's value, this file's, the difference."""
+
+    what: str
+    reference: str
+    model: str
+    difference: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page. `passed` is its verdict, None for a page without one."""
+
+    title: str
+    lead: str
+    passed: bool | None
+    glance: Sequence[Glance]
+    notes: Sequence[str]
+    sections: Sequence[Section]

@@ -1,0 +1,57 @@
+"""A policy: the gates of `verify` in a YAML file that is kept with the code."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.verify.gates import Gates
+
+# The names in the file are those of the options.
+_FIELDS = {
+    "max_drop": "max_drop_points",
+    "max_excess_error": "max_excess_points",
+    **{n: n for n in ("min_speedup", "max_bytes", "max_latency_ms", "min_agreement", "strict")},
+}
+
+
+def read_policy(path: Path) -> Gates:
+    """Read gates from YAML; raises ConfigError for what is no policy, UnknownName for a wrong key.
+
+    `version: 1` and any of max_drop, min_speedup, max_bytes, max_latency_ms, max_excess_error,
+    min_agreement, strict.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
+        raise ConfigError(f"the policy {path} cannot be read as YAML ({type(e).__name__})") from e
+    if not isinstance(content, dict) or content.pop("version", None) != 1:
+        raise ConfigError(f"the policy {path} must be a mapping with version: 1")
+    given: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in _FIELDS:
+            raise UnknownName("gate", str(key), _FIELDS)
+        given[_FIELDS[key]] = _checked(path, str(key), value)
+    if not given.keys() - {"strict"}:
+        raise ConfigError(f"the policy {path} sets no gate; known: {', '.join(sorted(_FIELDS))}")
+    return Gates(**given)
+
+
+def overridden(policy: Gates, given: Gates) -> Gates:
+    """The policy with what was `given` on the command line in its place."""
+    names = [f.name for f in fields(Gates) if f.name != "strict"]
+    values = {n: getattr(policy if getattr(given, n) is None else given, n) for n in names}
+    return Gates(**values, strict=policy.strict or given.strict)
+
+
+def _checked(path: Path, key: str, value: Any) -> Any:
+    wanted: tuple[type, ...] = (bool,) if key == "strict" else (int, float)
+    if key == "max_bytes":
+        wanted = (int,)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and key != "strict"):
+        raise ConfigError(f"the policy {path}: {key} must be a number, got {value!r:.40}")
+    return value

@@ -1,0 +1,72 @@
+"""A delivered file against the report that came with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.errors import ConfigError, FileError
+from fggp_deploy.files import sha256_file
+from fggp_deploy.verify import certificate
+from fggp_deploy.verify.gates import Verdict, agreement, equality
+from fggp_deploy.verify.network import load
+from fggp_deploy.verify.parity import Difference, difference
+from fggp_deploy.verify.schema import read_report
+
+
+def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ...]:
+    """Whether `model` is the file that `report` (report.json) tells of, and still answers the same.
+
+    Checks the file's hash, each layer's hash, the masks, the self-test on this machine, and that
+    the report itself passed. Raises FileError for what is no report, ModelFileError for a file
+    that cannot be read.
+    """
+    told = read_report(report)
+    packed = SparseModel.open(model)
+    meta = packed.metadata
+    own = certificate.weights(packed.dense())
+    recorded = told["certificate"]
+    verdicts = [
+        equality("file", sha256_file(model), told["model"]["sha256"], "SHA-256 of the file"),
+        _layers(certificate.layer_hashes(own), recorded["layers"]),
+        equality(
+            "masks", certificate.masks_sha256(own), recorded["masks_sha256"], "SHA-256 of the masks"
+        ),
+        equality(
+            "preprocessing",
+            str(meta.preprocessing),
+            str(_preprocessing(report, told["origin"]["preprocessing"])),
+            "size, mean and std in the file",
+        ),
+    ]
+    if (found := _self_test(packed, threads)) is not None:
+        verdicts.append(agreement("self-test here", found))
+    failed = [v["name"] for v in told["verdicts"] if not v["passed"]]
+    how = "what the report says" if not failed else f"the report says that {failed[0]} failed"
+    verdicts.append(Verdict("report", 0, len(failed), "failed gates", not failed, how))
+    return tuple(verdicts)
+
+
+def _layers(own: dict[str, str], recorded: dict[str, Any]) -> Verdict:
+    differ = [n for n in {**own, **recorded} if own.get(n) != recorded.get(n)]
+    how = "SHA-256 of each layer's weights"
+    if differ:
+        how += f"; the first that differs is {differ[0]}"
+    return Verdict("layers", 0, len(differ), "layers that differ", not differ, how)
+
+
+def _preprocessing(report: Path, told: dict[str, Any]) -> Preprocessing:
+    try:
+        return Preprocessing.from_dict(told)
+    except ConfigError as e:
+        raise FileError(f"{report} is damaged: {e}") from e
+
+
+def _self_test(packed: SparseModel, threads: int) -> Difference | None:
+    test, shape = packed.metadata.selftest, packed.metadata.preprocessing.input_shape
+    if test is None:
+        return None
+    y = load(packed.path.name, packed.runnable(), threads=threads).logits(test.probe(shape))
+    return difference(y, test.logits, rtol=test.rtol, atol=test.atol)

@@ -1,0 +1,244 @@
+"""Damage that test accuracy hides: Liebenwein et al., "Lost in Pruning", MLSys 2021.
+
+The paper also measures shifts that need other data sets (ImageNet-V2, ObjectNet, …); here common
+corruptions of the test images stand in for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from fggp_deploy.data.types import Part, Preprocessing, Split
+from fggp_deploy.errors import UnknownName
+from fggp_deploy.verify import accuracy, corruptions
+from fggp_deploy.verify.network import Floats, Network
+from fggp_deploy.verify.proportions import Proportion, proportion
+
+EPSILONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+N_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: the first `n` test images, at these severities."""
+
+    n: int
+    severities: tuple[int, ...]
+
+
+EXTENTS = {"quick": Extent(500, (3,)), "full": Extent(2_000, corruptions.SEVERITIES)}
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """Both networks on x + 2ε(u − ½), x the normalised input and u uniform in [0, 1).
+
+    `agreement` is the share of equal top-1 answers; `softmax_distance` the mean of
+    ‖softmax − softmax of the reference‖₂, with the 95% interval [distance_low, distance_high].
+    """
+
+    epsilon: float
+    agreement: Proportion
+    softmax_distance: float
+    distance_low: float
+    distance_high: float
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One corruption at one severity: both errors, and the excess error in percentage points.
+
+    `excess_points` = (err(D′) − err(D)) − (err_reference(D′) − err_reference(D)), positive where
+    the network suffers more than its reference; [excess_low, excess_high] is its 95% interval by a
+    bootstrap over images.
+    """
+
+    kind: str
+    severity: int
+    model_error: Proportion
+    reference_error: Proportion
+    excess_points: float
+    excess_low: float
+    excess_high: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Excess error of one corruption, the mean over the severities measured, as in `Shift`."""
+
+    kind: str
+    n_severities: int
+    excess_points: float
+    excess_low: float
+    excess_high: float
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The network against its reference on `n` images under noise and corruptions.
+
+    `excess_points` is the mean over all of `shifts`, and its interval a bootstrap over images,
+    each with all its corrupted forms.
+    """
+
+    extent: str
+    n: int
+    model_error: Proportion
+    reference_error: Proportion
+    noise: tuple[NoiseLevel, ...]
+    shifts: tuple[Shift, ...]
+    kinds: tuple[Kind, ...]
+    excess_points: float
+    excess_low: float
+    excess_high: float
+    left_out: tuple[str, ...]
+
+
+def robustness(
+    model: Network,
+    reference: Network,
+    split: Part,
+    preprocessing: Preprocessing,
+    *,
+    extent: str,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Robustness:
+    """Measure both networks on the same disturbed images; `extent` is "quick" or "full".
+
+    Raises UnknownName for another extent, DataError for an empty split.
+    """
+    if extent not in EXTENTS:
+        raise UnknownName("robustness", extent, EXTENTS)
+    size = EXTENTS[extent]
+    n = min(size.n, len(split))
+    some = Split(split.read(slice(0, n)), split.labels[:n])
+    kinds = corruptions.kinds(some.images.shape[-1])
+    total = len(EPSILONS) + len(kinds) * len(size.severities)
+    levels = []
+    for i, epsilon in enumerate(EPSILONS):
+        progress(i, total)
+        rng = np.random.default_rng([seed, i])
+        levels.append(_noise(model, reference, some, preprocessing, epsilon, rng))
+
+    def wrong(network: Network, images: Split) -> npt.NDArray[np.int64]:
+        y = accuracy.logits(network, images, preprocessing)
+        return (~accuracy.hits(y, images.labels, 1)).astype(np.int64)
+
+    clean, reference_clean = wrong(model, some), wrong(reference, some)
+    shifts: list[Shift] = []
+    by_kind, excess = [], np.zeros(len(some))
+    for kind in kinds:
+        of_kind = np.zeros(len(some))
+        for severity in size.severities:
+            progress(len(levels) + len(shifts), total)
+            rng = np.random.default_rng([seed, kinds.index(kind), severity])
+            moved = Split(_corrupt(some, kind, severity, rng), some.labels)
+            own, others = wrong(model, moved), wrong(reference, moved)
+            each = (own - clean) - (others - reference_clean)
+            of_kind += each
+            shifts.append(_shift(kind, severity, own, others, each))
+        excess += of_kind
+        by_kind.append(
+            Kind(kind, len(size.severities), *_mean_points(of_kind / len(size.severities)))
+        )
+    progress(total, total)
+    mean, low, high = _mean_points(excess / len(shifts))
+    return Robustness(
+        extent=extent,
+        n=len(some),
+        model_error=_share(clean),
+        reference_error=_share(reference_clean),
+        noise=tuple(levels),
+        shifts=tuple(shifts),
+        kinds=tuple(by_kind),
+        excess_points=mean,
+        excess_low=low,
+        excess_high=high,
+        left_out=corruptions.LEFT_OUT,
+    )
+
+
+def noisy(x: Floats, epsilon: float, rng: np.random.Generator) -> Floats:
+    """x + 2ε(u − ½) with u uniform in [0, 1), float32 of the shape of x."""
+    u = rng.random(x.shape, dtype=np.float32)
+    return x + np.float32(2 * epsilon) * (u - np.float32(0.5))
+
+
+def excess_interval(
+    each: npt.NDArray[np.int64], rng: np.random.Generator | None = None
+) -> tuple[float, float]:
+    """95% bootstrap interval of the mean of per-image excess errors, each in −2..2."""
+    rng = np.random.default_rng(0) if rng is None else rng
+    values = np.arange(-2, 3)
+    shares = np.array([(each == v).mean() for v in values])
+    drawn = rng.multinomial(len(each), shares / shares.sum(), size=10_000)
+    low, high = np.percentile(drawn @ values / len(each), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _noise(
+    model: Network,
+    reference: Network,
+    split: Split,
+    preprocessing: Preprocessing,
+    epsilon: float,
+    rng: np.random.Generator,
+) -> NoiseLevel:
+    same, distance = 0, []
+    for i in range(0, len(split), accuracy.MAX_BATCH):
+        x = noisy(preprocessing(split.images[i : i + accuracy.MAX_BATCH]), epsilon, rng)
+        y, expected = model.logits(x), reference.logits(x)
+        same += int((y.argmax(1) == expected.argmax(1)).sum())
+        gap = special.softmax(y, axis=1) - special.softmax(expected, axis=1)
+        distance.append(np.linalg.norm(gap.astype(np.float64), axis=1))
+    all_of_them = np.concatenate(distance)
+    mean, low, high = _mean_interval(all_of_them)
+    return NoiseLevel(epsilon, proportion(same, len(split)), mean, low, high)
+
+
+def _mean_interval(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean and its 95% interval by the normal distribution; x of one entry has none."""
+    mean = float(x.mean())
+    half = 1.959964 * float(x.std(ddof=1)) / len(x) ** 0.5 if len(x) > 1 else 0.0
+    return mean, mean - half, mean + half
+
+
+def _corrupt(
+    split: Split, kind: str, severity: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    step = accuracy.MAX_BATCH
+    parts = [
+        corruptions.corrupt(split.images[i : i + step], kind, severity, rng)
+        for i in range(0, len(split), step)
+    ]
+    return np.concatenate(parts)
+
+
+def _shift(
+    kind: str,
+    severity: int,
+    own: npt.NDArray[np.int64],
+    others: npt.NDArray[np.int64],
+    each: npt.NDArray[np.int64],
+) -> Shift:
+    low, high = excess_interval(each)
+    mean = 100 * float(each.mean())
+    return Shift(kind, severity, _share(own), _share(others), mean, 100 * low, 100 * high)
+
+
+def _share(wrong: npt.NDArray[np.int64]) -> Proportion:
+    return proportion(int(wrong.sum()), len(wrong))
+
+
+def _mean_points(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of per-image values in percentage points, and its bootstrap 95% interval."""
+    rng = np.random.default_rng(0)
+    means = [x[rng.integers(len(x), size=len(x))].mean() for _ in range(N_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return 100 * float(x.mean()), 100 * float(low), 100 * float(high)

@@ -1,0 +1,30 @@
+"""The sections of a verification report, one file each, and the page that they make."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.page import Page
+from fggp_deploy.verify.sections.accuracy import accuracy
+from fggp_deploy.verify.sections.parity import parity
+from fggp_deploy.verify.sections.provenance import provenance
+from fggp_deploy.verify.sections.robustness import robustness
+from fggp_deploy.verify.sections.size import size
+from fggp_deploy.verify.sections.speed import speed
+from fggp_deploy.verify.sections.structure import structure
+from fggp_deploy.verify.sections.verdict import glance, lead, title, verdict
+
+__all__ = ["glance", "page"]
+
+SECTIONS = (verdict, accuracy, speed, size, robustness, parity, structure, provenance)
+
+
+def page(report: Report) -> Page:
+    """Lay out a report, the verdict first."""
+    return Page(
+        title=title(report),
+        lead=lead(report),
+        passed=report.passed,
+        glance=glance(report),
+        notes=report.notes,
+        sections=[section(report) for section in SECTIONS],
+    )

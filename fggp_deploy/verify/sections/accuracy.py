@@ -1,0 +1,153 @@
+"""Accuracy: top-1 and top-5, paired with the parent, by class, and whether confidence is right."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify import words
+from fggp_deploy.verify.accuracy import Accuracy
+from fggp_deploy.verify.classes import ALPHA, ClassChange, lost_most
+from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.page import Bars, Lines, Section, Table
+
+MAX_CLASSES = 30  # rows; the others are in report.json
+
+
+def accuracy(r: Report) -> Section:
+    """The section; it says so where there were no data."""
+    a = r.accuracy
+    if a is None:
+        return Section("Accuracy", ["Not measured: no data."])
+    rows = []
+    for name, scores in (("model", a.model), ("reference", a.reference)):
+        if scores is not None:
+            top5 = (
+                words.share(scores.top5) if scores.top5 else "not defined for five classes or fewer"
+            )
+            rows.append((name, words.share(scores.top1), top5))
+    caption = f"On the {a.n} images of the {a.split} split of {a.data}; Wilson 95% intervals."
+    blocks: list[str | Table] = [Table(caption, ["network", "top-1", "top-5"], rows)]
+    blocks += _paired(a) + _rounding(r) + _classes(a) + [_calibration(a)] + _inputs(r)
+    if curves := _curves(r):
+        blocks.append(curves)
+    return Section("Accuracy", blocks)
+
+
+def _paired(a: Accuracy) -> list[str | Table]:
+    p = a.paired
+    if p is None:
+        return ["No reference, so no accuracy drop."]
+    return [
+        f"Top-1 drop: {p.drop_points:+.2f} points (95% interval {p.drop_low:+.2f} to "
+        f"{p.drop_high:+.2f} by Agresti and Min, {p.bootstrap_low:+.2f} to {p.bootstrap_high:+.2f} "
+        f"by a paired bootstrap of 10,000 resamples; n = {p.n}, paired). The two agree on "
+        f"{words.share(p.agreement)}; {p.lost} images lost and {p.gained} gained, exact McNemar "
+        f"p = {words.probability(p.p_value)}."
+    ]
+
+
+def _rounding(r: Report) -> list[str | Table]:
+    p = r.rounding_paired
+    if p is None:
+        return []
+    return [
+        f"What fp16 values change against fp32: {p.drop_points:+.2f} points of top-1 lost "
+        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n}, paired); the two "
+        f"agree on {words.share(p.agreement)}."
+    ]
+
+
+def _classes(a: Accuracy) -> list[str | Table]:
+    if not a.classes:
+        return []
+    lost = lost_most(a.classes)
+    text = (
+        f"No class lost more than chance explains (exact McNemar in each of {len(a.classes)} "
+        f"classes, Holm's correction at {ALPHA:g})."
+    )
+    if lost:
+        named = ", ".join(f"{c.name} ({-c.drop_points:+.1f} points)" for c in lost[:5])
+        text = (
+            f"Classes that lost most, beyond chance: {named}. Judged by the exact McNemar test in "
+            f"each of {len(a.classes)} classes with Holm's correction at {ALPHA:g}; the other "
+            f"classes' losses may be chance."
+        )
+    shown = sorted(a.classes, key=lambda c: -c.drop_points)[:MAX_CLASSES]
+    caption = f"Top-1 by class, the largest loss first, {len(shown)} of {len(a.classes)} classes."
+    head = ["class", "reference", "model", "lost, gained", "drop, points", "p", "p after Holm"]
+    return [text, Table(caption, head, [_row(c) for c in shown], _class_chart(shown))]
+
+
+def _row(c: ClassChange) -> tuple[str, ...]:
+    return (
+        c.name,
+        words.share(c.reference),
+        words.share(c.model),
+        f"{c.lost}, {c.gained}",
+        words.points(c.drop_points, c.drop_low, c.drop_high),
+        words.probability(c.p_value),
+        words.probability(c.p_holm),
+    )
+
+
+def _class_chart(shown: list[ClassChange]) -> Bars:
+    both = {"reference": [c.reference for c in shown], "model": [c.model for c in shown]}
+    return Bars(
+        title="Top-1 accuracy by class, Wilson 95% intervals",
+        labels=[c.name for c in shown],
+        series={name: [100 * p.value for p in ps] for name, ps in both.items()},
+        unit="top-1, %",
+        intervals={name: [(100 * p.low, 100 * p.high) for p in ps] for name, ps in both.items()},
+    )
+
+
+def _calibration(a: Accuracy) -> Table:
+    rows, series = [], {}
+    for name, c in a.calibration.items():
+        found = f"{100 * c.ece:.2f}% ({100 * c.low:.2f} to {100 * c.high:.2f}, n = {c.n})"
+        largest = max(c.bins, key=lambda b: b.n)
+        rows.append((name, found, f"{largest.low:.2f} to {largest.high:.2f}, n = {largest.n}"))
+        series[name] = [(b.confidence, b.accuracy) for b in c.bins]
+    chart = Lines(
+        "Reliability: accuracy by confidence", series, "confidence", "accuracy", diagonal=True
+    )
+    caption = (
+        "Expected calibration error: mean |accuracy − confidence| over 15 bins of equal width, "
+        "weighted by images; middle 95% of 500 bootstrap resamples. Every bin is in report.json."
+    )
+    return Table(caption, ["network", "ECE", "fullest bin"], rows, chart)
+
+
+def _inputs(r: Report) -> list[str | Table]:
+    c = r.inputs
+    if c is None:
+        return []
+    rows = [("as the file says", words.share(c.as_given))]
+    rows += [(name, words.share(p)) for name, p in c.tried.items()]
+    text = "No other preparation of the images is better, so the file is fed as it was trained."
+    if not c.passed:
+        text = (
+            f"Likely cause of a loss: {c.best} would gain {c.gain_points:.1f} points "
+            f"(p = {words.probability(c.p_value)}, Holm). The file is fed otherwise than it was "
+            "trained."
+        )
+    caption = f"Top-1 of the model on the first {c.n} test images, prepared in other ways."
+    return [text, Table(caption, ["images prepared with", "top-1"], rows)]
+
+
+def _curves(r: Report) -> Table | None:
+    if not r.history:
+        return None
+    rows = [
+        (str(e.epoch), f"{e.loss:.4f}", f"{e.val_accuracy:.2%}", f"{e.sparsity:.2%}")
+        for e in r.history
+    ]
+    chart = Lines(
+        "The run that made the file: held-out accuracy and sparsity by epoch",
+        {
+            "held-out accuracy": [(e.epoch, 100 * e.val_accuracy) for e in r.history],
+            "sparsity": [(e.epoch, 100 * e.sparsity) for e in r.history],
+        },
+        "epoch",
+        "%",
+    )
+    caption = "The run's own log (metrics.jsonl beside the file), one run, no spread."
+    return Table(caption, ["epoch", "loss", "held-out accuracy", "sparsity"], rows, chart)

@@ -1,0 +1,97 @@
+"""Robustness: what pruning cost beyond test accuracy, under noise and corruptions."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify import words
+from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.page import Bars, Lines, Section, Table
+from fggp_deploy.verify.robustness import Robustness
+
+
+def robustness(r: Report) -> Section:
+    """The section; it says how to have it where it was not asked for."""
+    d = r.robustness
+    if d is None:
+        text = (
+            "Not measured; `--robustness quick` or `full` measures it, with data and a reference."
+        )
+        return Section("Robustness", [text])
+    intro = (
+        f"After Liebenwein et al., Lost in Pruning, 2021; {d.extent}: the first {d.n} test images. "
+        "Common corruptions stand in for the paper's other shifts (new test sets), which need "
+        "other data. Kinds after Hendrycks and Dietterich, 2019; code and strengths are "
+        f"fggp-deploy's own; left out: {', '.join(d.left_out)}."
+    )
+    clean = (
+        f"Without any: error {words.share(d.model_error)}, reference "
+        f"{words.share(d.reference_error)}."
+    )
+    mean = (
+        f"Excess error, the mean over {len(d.shifts)} corruptions: "
+        f"{words.points(d.excess_points, d.excess_low, d.excess_high)} points, bootstrap over "
+        f"images, n = {d.n}. Positive: the pruned network suffers more than its dense parent."
+    )
+    return Section("Robustness", [intro, clean, mean, _kinds(d), _shifts(d), *_noise(d)])
+
+
+def _kinds(d: Robustness) -> Table:
+    rows = [
+        (k.kind, str(k.n_severities), words.points(k.excess_points, k.excess_low, k.excess_high))
+        for k in d.kinds
+    ]
+    chart = Bars(
+        "Excess error by corruption, bootstrap 95% intervals over images",
+        [k.kind for k in d.kinds],
+        {"excess error": [k.excess_points for k in d.kinds]},
+        "percentage points",
+        {"excess error": [(k.excess_low, k.excess_high) for k in d.kinds]},
+    )
+    caption = f"Excess error by kind, the mean over its severities; n = {d.n} images each."
+    return Table(caption, ["corruption", "severities", "excess error, points"], rows, chart)
+
+
+def _shifts(d: Robustness) -> Table:
+    rows = [
+        (
+            f"{s.kind} {s.severity}",
+            words.share(s.model_error),
+            words.share(s.reference_error),
+            words.points(s.excess_points, s.excess_low, s.excess_high),
+        )
+        for s in d.shifts
+    ]
+    head = ["corruption and severity", "error", "error of the reference", "excess error, points"]
+    return Table("Every corruption; Wilson 95% intervals of the errors.", head, rows)
+
+
+def _noise(d: Robustness) -> list[Table]:
+    distances = [(v.epsilon, v.softmax_distance) for v in d.noise]
+    rows = [
+        (
+            f"{v.epsilon:.1f}",
+            words.share(v.agreement),
+            f"{v.softmax_distance:.4f} ({v.distance_low:.4f} to {v.distance_high:.4f})",
+        )
+        for v in d.noise
+    ]
+    agreement = Lines(
+        "Agreement with the dense parent under noise, Wilson 95% intervals",
+        {"same top-1": [(v.epsilon, 100 * v.agreement.value) for v in d.noise]},
+        "ε",
+        "% of images",
+        {"same top-1": [(100 * v.agreement.low, 100 * v.agreement.high) for v in d.noise]},
+    )
+    distance = Lines(
+        "Distance of the softmax outputs under noise, 95% intervals of the mean",
+        {"‖softmax difference‖₂": distances},
+        "ε",
+        "mean distance",
+        {"‖softmax difference‖₂": [(v.distance_low, v.distance_high) for v in d.noise]},
+    )
+    head = ["ε", "same top-1 answer", "mean ‖softmax difference‖₂"]
+    caption = f"Uniform noise x + 2ε(u − ½) on the normalised inputs; n = {d.n} images at each ε."
+    again = "The distances once more, as drawn above."
+    return [
+        Table(caption, head, rows, agreement),
+        Table(again, [head[0], head[2]], [(row[0], row[2]) for row in rows], distance),
+    ]

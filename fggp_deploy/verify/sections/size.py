@@ -1,0 +1,35 @@
+"""Size: the file against its dense form, its parent, and the least that is possible."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.page import Bars, Section, Table
+
+
+def size(r: Report) -> Section:
+    """The section."""
+    s = r.size
+    found = [("file", s.file_bytes), ("entropy bound", s.bound_bytes), ("dense", s.dense_bytes)]
+    if s.reference_bytes is not None:
+        found.append(("reference", s.reference_bytes))
+    rows = [(name, f"{n:,}", f"{n / s.dense_bytes:.4f}") for name, n in found]
+    counts = [
+        (name, str(c.tensors), f"{c.nnz:,}", f"{c.stored_bytes:,}")
+        for name, c in s.encodings.items()
+    ]
+    chart = Bars("Bytes", [n for n, _ in found], {"kB": [b / 1000 for _, b in found]}, "kB")
+    caption = (
+        "Dense is this network with its zeros written out; the bound is the entropy of the masks "
+        "plus the non-zero values plus everything that is not a weight. Exact counts."
+    )
+    return Section(
+        "Size",
+        [
+            Table(caption, ["what", "bytes", "of dense"], rows, chart),
+            Table(
+                "How the weight tensors are stored.",
+                ["encoding", "tensors", "non-zeros", "bytes"],
+                counts,
+            ),
+        ],
+    )

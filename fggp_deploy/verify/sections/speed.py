@@ -1,0 +1,113 @@
+"""Speed: latency side by side, what it costs to start, where the time goes, what else ran."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify import words
+from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.latency import PERCENTILES
+from fggp_deploy.verify.machine import Load
+from fggp_deploy.verify.page import Bars, Lines, Section, Table
+
+MAX_LAYERS = 60
+
+
+def speed(r: Report) -> Section:
+    """The section."""
+    lat = r.latency
+    said = [f"{name}: {words.speedup(s)}." for name, s in lat.speedups.items()]
+    blocks: list[str | Table] = [
+        f"{lat.threads} thread(s), batch {lat.batch}; model and reference on stock onnxruntime, "
+        "kernels is the model on the sparse kernels in it. Each session loads every network "
+        "afresh, warms up, and times interleaved rounds in shuffled order; the median is that of "
+        "the sessions' medians, and the interval of the ratio a bootstrap over sessions.",
+        *(said or ["No reference, so no speed-up."]),
+        _latency(r),
+        _load(r.load),
+        _processes(r),
+    ]
+    if r.layer_times:
+        blocks.append(_layers(r))
+    return Section("Speed", blocks)
+
+
+def _latency(r: Report) -> Table:
+    rows, curves = [], {}
+    for name, t in r.latency.timings.items():
+        interval = f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}"
+        n, p90, p99 = f"{t.n} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
+        rows.append((name, n, f"{t.median_ms:.3f}", interval, p90, p99))
+        # the slowest few rounds would squeeze all others into a line
+        curves[name] = [
+            (ms, p) for ms, p in zip(t.percentiles_ms, PERCENTILES, strict=False) if p <= 98
+        ]
+    head = [
+        "network",
+        "rounds in sessions",
+        "median ms",
+        "95% interval of the median",
+        "p90 ms",
+        "p99 ms",
+    ]
+    chart = Lines(
+        "Latency: share of rounds that took at most so long, up to the 98th percentile",
+        curves, "ms", "% of rounds", smooth=True, log=True,
+    )  # fmt: skip
+    return Table("Latency of one run.", head, rows, chart)
+
+
+def _load(load: Load) -> str:
+    if load.other_cores is None:
+        return "What else ran while latency was measured is not known."
+    text = (
+        f"While latency was measured ({load.seconds:.1f} s, loading included) this process kept "
+        f"{load.own_cores:.2f} cores busy and others {load.other_cores:.2f}"
+    )
+    if load.stolen_cores:
+        text += f"; {load.stolen_cores:.2f} were taken by the host of this virtual machine"
+    return text + "."
+
+
+def _processes(r: Report) -> Table:
+    rows = []
+    for name, c in r.processes.items():
+        load = f"{c.load_ms:.1f} ({c.load_min_ms:.1f} to {c.load_max_ms:.1f})"
+        first = f"{c.first_run_ms:.2f} ({c.first_run_min_ms:.2f} to {c.first_run_max_ms:.2f})"
+        peaks = (c.peak_rss_bytes, c.peak_rss_min_bytes, c.peak_rss_max_bytes)
+        mib = [f"{b / 2**20:.1f}" for b in (*peaks, c.base_rss_bytes)]
+        rows.append((name, str(c.n), load, first, f"{mib[0]} ({mib[1]} to {mib[2]})", mib[3]))
+    head = [
+        "network", "processes", "load ms", "first run ms", "peak memory MiB",
+        "of it before the load MiB",
+    ]  # fmt: skip
+    caption = "Cold start and memory, medians over fresh processes (least to most)."
+    return Table(caption, head, rows)
+
+
+def _layers(r: Report) -> Table:
+    slowest = sorted(r.layer_times, key=lambda t: -t.median_ms)[:MAX_LAYERS]
+    names = {t.name for t in slowest}
+    shown = [t for t in r.layer_times if t.name in names]
+    total = sum(t.median_ms for t in r.layer_times) or 1.0
+    rows = [
+        (
+            t.name,
+            ", ".join(t.ops),
+            str(t.n),
+            f"{t.median_ms:.4f} ({t.low_ms:.4f} to {t.high_ms:.4f})",
+            f"{t.median_ms / total:.1%}",
+        )
+        for t in shown
+    ]
+    chart = Bars(
+        "Time by layer on stock onnxruntime, median and middle 90%",
+        [t.name for t in shown],
+        {"model": [t.median_ms for t in shown]},
+        "ms",
+        {"model": [(t.low_ms, t.high_ms) for t in shown]},
+    )
+    caption = (
+        "Where stock onnxruntime spends its time, by its own profiler: each layer with what "
+        f"follows it, {len(shown)} of {len(r.layer_times)}, median and middle 90% of the runs. "
+        "The profiler costs time too, so the sum exceeds the latency."
+    )
+    return Table(caption, ["layer", "operators", "runs", "ms", "share"], rows, chart)

@@ -1,0 +1,106 @@
+"""What it comes to: the verdict, the gates, and the figures that people ask for first."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify import words
+from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.page import Glance, Section, Table
+
+
+def title(r: Report) -> str:
+    """The file's name, and what failed."""
+    failed = [v.name for v in r.verdicts if not v.passed]
+    return r.model.name + (f" ({', '.join(failed)})" if failed else "")
+
+
+def lead(r: Report) -> str:
+    """One sentence under the title, and the first layer that differs if one does."""
+    n, failed = len(r.verdicts), sum(not v.passed for v in r.verdicts)
+    text = f"{r.sparsity:.2%} of all convolution and linear weights removed; "
+    text += f"all {n} checks and gates passed." if not failed else f"{failed} of {n} checks failed."
+    return f"{text} {r.mismatch}." if r.mismatch is not None else text
+
+
+def verdict(r: Report) -> Section:
+    """Every check and gate."""
+    rows = [
+        (
+            v.name,
+            words.number(v.value),
+            words.number(v.limit),
+            v.unit,
+            "pass" if v.passed else "FAIL",
+            v.how,
+        )
+        for v in r.verdicts
+    ]
+    head = ["check or gate", "value", "limit", "unit", "verdict", "decided by"]
+    return Section(
+        "Verdict", [Table("Checks that always hold, then the gates that were set.", head, rows)]
+    )
+
+
+def glance(r: Report) -> list[Glance]:
+    """The first figures, "–" for what was not measured."""
+    rows = []
+    if (a := r.accuracy) is not None:
+        top1, drop = a.model.top1, a.paired
+        rows.append(
+            Glance(
+                f"top-1, {a.data} {a.split}, n = {a.n:,}",
+                f"{a.reference.top1.value:.2%}" if a.reference else "–",
+                f"{top1.value:.2%} [{top1.low:.2%}, {top1.high:.2%}]",
+                f"{-drop.drop_points:+.2f} points [{-drop.drop_high:+.2f}, {-drop.drop_low:+.2f}], "
+                f"p = {words.probability(drop.p_value)}"
+                if drop
+                else "–",
+            )
+        )
+    if (rounded := r.rounding) is not None:
+        pair = r.rounding_paired
+        rows.append(
+            Glance(
+                "fp16 values against fp32",
+                "–",
+                f"logits within {rounded.max_rel:.1e} of the largest",
+                f"{-pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
+                if pair
+                else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
+            )
+        )
+    s = r.size
+    smaller = f"{s.reference_bytes / s.file_bytes:.1f}× smaller" if s.reference_bytes else "–"
+    parent = words.size(s.reference_bytes) if s.reference_bytes else "–"
+    rows.append(Glance("file", parent, words.size(s.file_bytes), smaller))
+    times = r.latency.timings
+    setting = f"batch {r.latency.batch}, {r.latency.threads} thread(s)"
+    for name, what in (
+        ("model", f"median latency, {setting}"),
+        ("kernels", "the same on the sparse kernels"),
+    ):
+        if name in times:
+            s_up = r.latency.speedups.get(name)
+            faster = "–"
+            if s_up is not None:
+                word = "" if s_up.measured else ", no difference"
+                faster = f"{s_up.value:.2f}× [{s_up.low:.2f}, {s_up.high:.2f}]{word}"
+            dense = f"{times['reference'].median_ms:.3f} ms" if "reference" in times else "–"
+            rows.append(Glance(what, dense, f"{times[name].median_ms:.3f} ms", faster))
+    if (d := r.robustness) is not None:
+        rows.append(
+            Glance(
+                f"error under corruptions, beyond the dense parent's, n = {d.n:,}",
+                "0 points",
+                f"{d.excess_points:+.2f} points [{d.excess_low:+.2f}, {d.excess_high:+.2f}]",
+                "–",
+            )
+        )
+    theirs = r.processes.get("reference")
+    for name, what in (("model", ""), ("kernels", " on the sparse kernels")):
+        if (cost := r.processes.get(name)) is not None:
+            load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
+            rows.append(Glance(f"load time{what}", load, f"{cost.load_ms:.0f} ms", "–"))
+            peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
+            own = words.size(cost.peak_rss_bytes)
+            rows.append(Glance(f"peak memory of a process{what}", peak, own, "–"))
+    return rows

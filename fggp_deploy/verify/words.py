@@ -1,0 +1,45 @@
+"""Measured values as people read them: each with its spread and its n."""
+
+from __future__ import annotations
+
+from fggp_deploy.verify.latency import Speedup
+from fggp_deploy.verify.proportions import Proportion
+
+
+def share(p: Proportion) -> str:
+    """A percentage with its interval and n."""
+    return f"{100 * p.value:.2f}% ({100 * p.low:.2f} to {100 * p.high:.2f}, n = {p.n})"
+
+
+def points(value: float, low: float, high: float) -> str:
+    """Percentage points with their interval."""
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def number(x: float) -> str:
+    """A figure of four digits, or a whole number with its thousands set apart."""
+    return f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in powers of 1000."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.2f} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def probability(p: float) -> str:
+    """A p-value of two digits."""
+    return f"{p:.2g}"
+
+
+def speedup(s: Speedup) -> str:
+    """One sentence: how much faster or slower, or that no difference was measured."""
+    interval = f"95% interval {s.low:.3f} to {s.high:.3f}"
+    interval += f", n = {s.n} rounds in {s.sessions} sessions"
+    if not s.measured:
+        return f"no difference measured (ratio {s.value:.3f}, {interval})"
+    if s.value >= 1:
+        return f"{s.value:.2f}× as fast as the reference ({interval})"
+    return f"slower than the reference, {s.value:.2f}× its speed ({interval})"

@@ -1,0 +1,194 @@
+"""Deliberate damage is caught, and the layer or the likely cause is named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from nets import metadata as small_metadata
+from nets import sparse_small
+from onnx import numpy_helper
+from test_verify_report import (
+    PREPROCESSING,
+    damage,
+    dataset,
+    folder,
+    metadata,
+    network,
+    quick,
+)
+
+from fggp_deploy import kernels
+from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.data.types import Preprocessing, Split
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.exporters import onnx as packed_onnx
+from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.verify import accuracy, localise, sections
+from fggp_deploy.verify.input_check import REVERSED, check_inputs
+from fggp_deploy.verify.markdown import markdown
+from fggp_deploy.verify.network import load
+
+__all__ = ["folder", "quick"]
+
+
+def failed(found) -> list[str]:
+    return [v.name for v in found.verdicts if not v.passed]
+
+
+def test_a_channel_with_its_sign_flipped(folder, quick):
+    counts = np.count_nonzero(numpy_helper.to_array(network(0.95).graph.initializer[1]),
+                              axis=(1, 2, 3))  # fmt: skip
+    start, channel = int(counts[:20].sum()), 20  # one that the linear layer reads
+
+    def flip(values):
+        values[start : start + counts[channel]] *= -1
+        return values
+
+    damage(folder / "model.onnx", "b.weight.values", flip)
+    found = quick(folder / "model.onnx", trusted=lambda: network(0.95))
+    assert failed(found) == ["self-test"]
+    assert (found.mismatch.layer, found.mismatch.channels) == ("b", (channel,))
+    text = markdown(sections.page(found))
+    assert "the first that differs is layer b (Conv), 1 channel(s): 20" in text
+
+
+def test_a_shifted_batch_norm(tmp_path, quick):
+    net = sparse_small(0.5)
+    meta = small_metadata()
+    trusted = to_onnx(net, meta)
+    run = load("trusted", trusted.SerializeToString(), threads=1).logits
+    meta = dataclasses.replace(meta, selftest=SelfTest.record(run, meta.preprocessing.input_shape))
+    net.bn2.bias.data[5] += 1
+    path = packed_onnx.export(to_onnx(net, meta), meta, tmp_path / "model.onnx")
+    found = quick(path, trusted=lambda: trusted)
+    assert failed(found) == ["self-test"]
+    assert (found.mismatch.layer, found.mismatch.channels) == ("strided", (5,))
+    assert found.mismatch.max_abs == pytest.approx(1, rel=1e-3)
+    assert found.mismatch.tensors == ("strided.bias",)
+
+
+def test_without_a_trusted_network_it_says_what_is_missing(folder, quick):
+    damage(folder / "model.onnx", "fc.weight.values", lambda v: -v)
+    found = quick(folder / "model.onnx")
+    assert found.mismatch is None
+    assert "--trusted" in found.notes[0]
+
+
+def test_packed_that_differs_from_dense_names_the_layer(folder, quick, monkeypatch):
+    wrong = network(0.95)
+    tensor = wrong.graph.initializer[1]
+    w = numpy_helper.to_array(tensor).copy()
+    w[4] *= 2
+    tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+    monkeypatch.setattr(SparseModel, "dense", lambda self: wrong)
+    found = quick(folder / "model.onnx", data=dataset())
+    assert (found.mismatch.layer, found.mismatch.channels) == ("b", (4,))
+    assert "b.weight" not in found.mismatch.tensors  # packed in one, dense in the other
+
+
+def answered_by_itself(preprocessing: Preprocessing):
+    """Test images that the sparse network gets right when fed with `preprocessing`."""
+    data = dataset()
+    net = load("net", network(0.95).SerializeToString(), threads=1)
+    y = accuracy.logits(net, data.test, preprocessing)
+    test = Split(data.test.images, y.argmax(1))
+    return dataclasses.replace(data, test=test, preprocessing=preprocessing)
+
+
+def test_the_wrong_mean(folder, quick):
+    data = answered_by_itself(PREPROCESSING)
+    good = quick(folder / "model.onnx", data=data)
+    assert good.inputs.passed
+    assert good.accuracy.model.top1.value == 1
+    wrong = dataclasses.replace(
+        metadata(network(0.95)), preprocessing=Preprocessing(8, 8, (1.0,), (0.25,))
+    )
+    path = packed_onnx.export(network(0.95), wrong, folder / "wrong" / "model.onnx")
+    found = quick(path, reference=folder / "reference.onnx", data=data)
+    assert failed(found) == ["preprocessing"]
+    assert found.inputs.best == "the mean and std of random"
+    assert found.inputs.tried[found.inputs.best].value == 1
+    assert "the mean and std of random would gain" in markdown(sections.page(found))
+
+
+class Redness:
+    """Class 0 where the first channel is the brighter of first and last."""
+
+    name = "redness"
+
+    def logits(self, x):
+        return np.stack([x[:, 0].mean((1, 2)), x[:, 2].mean((1, 2))], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_rgb_and_bgr_swapped(swapped):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (200, 4, 4, 3), dtype=np.uint8)
+    plain = Preprocessing(4, 4, (0.0,) * 3, (1.0,) * 3)
+    labels = Redness().logits(plain(images)).argmax(1)
+    fed = images[..., ::-1].copy() if swapped else images
+    found = check_inputs(Redness(), Split(fed, labels), plain, {})
+    assert found.passed is not swapped
+    assert found.best == (REVERSED if swapped else None)
+    assert found.as_given.value == (0 if swapped else 1)
+
+
+def test_a_gain_that_chance_explains_passes():
+    images = np.zeros((10, 4, 4, 3), np.uint8)
+    images[0, ..., 0] = 9  # one image of ten would be right in reverse
+    labels = np.array([1] + [0] * 9)
+    plain = Preprocessing(4, 4, (0.0,) * 3, (1.0,) * 3)
+    found = check_inputs(Redness(), Split(images, labels), plain, {})
+    assert (found.best, found.gain_points) == (REVERSED, 10)
+    assert found.passed
+
+
+def test_equal_networks_have_no_difference():
+    x = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
+    assert localise.first_difference(network(0.9), network(0.9), x, against="itself") is None
+
+
+def test_networks_without_a_common_name_cannot_be_compared():
+    other = network(0.9)
+    for node in other.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if "." not in name and name != "input":
+                    names[i] = f"other_{name}"
+    x = np.zeros((1, 1, 8, 8), np.float32)
+    with pytest.raises(ModelFileError, match="same name"):
+        localise.first_difference(network(0.9), other, x, against="the other")
+
+
+def test_nan_is_a_difference():
+    bad = network(0.9)
+    w = numpy_helper.to_array(bad.graph.initializer[0]).copy()
+    w[2] = np.nan
+    bad.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, "a.weight"))
+    x = np.ones((1, 1, 8, 8), np.float32)
+    found = localise.first_difference(bad, network(0.9), x, against="the good one")
+    assert (found.layer, found.channels[0]) == ("a", 2)
+    assert np.isfinite(found.max_abs)
+
+
+def test_a_wrong_kernel_is_found_by_cutting_the_network(monkeypatch):
+    def wrong_in_b(model: bytes, **options):
+        cut = onnx.load_model_from_string(model)
+        for tensor in cut.graph.initializer:
+            if tensor.name == "b.weight":
+                w = numpy_helper.to_array(tensor).copy()
+                w[7] += 1
+                tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+        return ort.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    x = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
+    if kernels.library_path() is not None:
+        assert localise.first_difference_on_kernels(network(0.95), x, threads=1) is None
+    monkeypatch.setattr(localise.runtime, "session", wrong_in_b)
+    found = localise.first_difference_on_kernels(network(0.95), x, threads=1)
+    assert (found.layer, found.channels) == ("b", (7,))

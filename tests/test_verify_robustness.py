@@ -1,0 +1,141 @@
+"""Noise, corruptions and excess error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from fggp_deploy.data.types import Preprocessing, Split
+from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.verify import corruptions
+from fggp_deploy.verify.robustness import EPSILONS, excess_interval, noisy, robustness
+
+PLAIN = Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3)
+
+
+class Brightness:
+    """Class 1 where the mean pixel is above `limit`: noise leaves it alone, light does not."""
+
+    name = "brightness"
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def logits(self, x):
+        y = 50 * (x.mean((1, 2, 3)) - self.limit)
+        return np.stack([np.zeros(len(x)), y], axis=1).astype(np.float32)
+
+
+def photographs(n: int = 40, side: int = 16, channels: int = 3) -> np.ndarray:
+    """Smooth pictures with an edge, mean about 0.3."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(40, 110, side)[None, :, None, None] + np.zeros((n, side, side, channels))
+    ramp[:, :, side // 2 :] += rng.integers(0, 60, (n, 1, 1, channels))
+    return ramp.astype(np.uint8)
+
+
+def textured(n: int = 12) -> np.ndarray:
+    """Pictures of 32 pixels with detail at every scale, as photographs have."""
+    rng = np.random.default_rng(0)
+    shape = (n, 32, 32, 3)
+    scales = (
+        ndimage.gaussian_filter(rng.standard_normal(shape), (0, s, s, 0)) for s in (0.7, 2, 6)
+    )
+    total = sum(layer / layer.std() for layer in scales)
+    return np.clip(128 + 30 * total, 0, 255).astype(np.uint8)
+
+
+def test_noise_is_the_formula():
+    x = np.zeros((64, 3, 16, 16), np.float32)
+    u = np.random.default_rng(3).random(x.shape, dtype=np.float32)
+    got = noisy(x, 0.7, np.random.default_rng(3))
+    np.testing.assert_allclose(got, 2 * 0.7 * (u - 0.5), atol=1e-6)
+    assert np.abs(got).max() <= 0.7
+    assert got.std() == pytest.approx(2 * 0.7 / np.sqrt(12), rel=0.01)
+    np.testing.assert_array_equal(noisy(x, 0.0, np.random.default_rng(3)), x)
+
+
+@pytest.mark.parametrize("kind", corruptions.kinds(3))
+def test_each_corruption_is_an_image_and_grows(kind):
+    images = textured()
+    away = []
+    for severity in corruptions.SEVERITIES:
+        got = corruptions.corrupt(images, kind, severity, np.random.default_rng(0))
+        again = corruptions.corrupt(images, kind, severity, np.random.default_rng(0))
+        assert (got.dtype, got.shape) == (np.uint8, images.shape)
+        np.testing.assert_array_equal(got, again)
+        away.append(np.abs(got.astype(float) - images).mean())
+    assert away[0] > 0
+    assert away[-1] > 1.2 * away[0]
+
+
+def test_grey_images_have_all_but_saturation():
+    grey = photographs(channels=1)
+    assert set(corruptions.kinds(3)) - set(corruptions.kinds(1)) == {"saturate"}
+    for kind in corruptions.kinds(1):
+        assert corruptions.corrupt(grey, kind, 3, np.random.default_rng(0)).shape == grey.shape
+    with pytest.raises(ConfigError, match="saturate"):
+        corruptions.corrupt(grey, "saturate", 1, np.random.default_rng(0))
+    with pytest.raises(ConfigError):
+        corruptions.corrupt(grey, "gauss", 6, np.random.default_rng(0))
+
+
+def test_simple_corruptions_by_hand():
+    images = np.full((1, 4, 4, 3), 100, np.uint8)
+    images[0, 0, 0] = 200
+    rng = np.random.default_rng(0)
+    brighter = corruptions.corrupt(images, "brightness", 2, rng)
+    assert brighter[0, 1, 1, 0] == round(100 + 0.1 * 255)
+    flatter = corruptions.corrupt(images, "contrast", 5, rng)
+    mean = (15 * 100 + 200) / 16
+    assert flatter[0, 1, 1, 0] == round(mean + 0.15 * (100 - mean))
+    wide = np.zeros((1, 32, 32, 1), np.uint8)
+    wide[0, 16, 16] = 255
+    spread = corruptions.corrupt(wide, "defocus", 5, rng)
+    assert spread[0, 16, 14:19, 0].min() > 0
+    assert spread[0, 16, 12, 0] == 0  # a disc of two pixels
+    assert abs(int(spread.sum()) - 255) < 15
+
+
+def test_excess_error_by_hand_and_by_scipy():
+    each = np.repeat([2, 1, 0, -1, -2], [3, 30, 150, 15, 2])
+    low, high = excess_interval(each)
+    scipys = stats.bootstrap(
+        (each,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=0.01)
+    assert excess_interval(np.zeros(10, np.int64)) == (0, 0)
+
+
+def test_a_network_that_light_upsets_has_excess_error():
+    images = photographs(100)
+    split = Split(images, np.zeros(100, np.int64))
+    # all are class 0 for both; the first flips with a little light, the second never
+    found = robustness(Brightness(0.48), Brightness(2.0), split, PLAIN, extent="quick")
+    by_kind = {k.kind: k for k in found.kinds}
+    light = by_kind["brightness"]
+    assert found.model_error.k == found.reference_error.k == 0
+    assert light.excess_points > 50
+    assert light.excess_low > 0
+    assert by_kind["contrast"].excess_points == 0
+    (shift,) = [s for s in found.shifts if s.kind == "brightness"]
+    assert shift.excess_points == pytest.approx(100 * shift.model_error.value)
+    mean = np.mean([s.excess_points for s in found.shifts])
+    assert found.excess_points == pytest.approx(mean)
+    assert [v.epsilon for v in found.noise] == list(EPSILONS)
+    assert found.noise[0].agreement.value == 1
+
+
+def test_a_network_against_itself_has_none():
+    split = Split(photographs(30), np.zeros(30, np.int64))
+    net = Brightness(0.4)
+    found = robustness(net, net, split, PLAIN, extent="quick")
+    assert found.excess_points == found.excess_low == found.excess_high == 0
+    assert all(v.agreement.value == 1 and v.softmax_distance == 0 for v in found.noise)
+
+
+def test_an_unknown_extent_names_those_there_are():
+    split = Split(photographs(2), np.zeros(2, np.int64))
+    with pytest.raises(UnknownName, match="full, quick"):
+        robustness(Brightness(1), Brightness(1), split, PLAIN, extent="all")
