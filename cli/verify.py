@@ -152,7 +152,7 @@ def figures(report: Report) -> list[tuple[str, str, str, str]]:
                 "fp16 values against fp32",
                 "",
                 f"logits within {rounded.max_rel:.1e} of the largest",
-                f"{-pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
+                f"{0 - pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
                 if pair
                 else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
             )
