@@ -66,14 +66,17 @@ def _name_transposed(graph: GraphProto, model: torch.nn.Module) -> None:
     Where several layers share the weight, it makes as many copies; one is kept.
     """
     taken = {t.name for t in graph.initializer}
+    parameters = dict(model.named_parameters())
     names = {
         _content(p.detach().numpy().T): name
-        for name, p in model.named_parameters()
+        for name, p in parameters.items()
         if p.ndim == 2 and name not in taken
     }
     renamed: dict[str, str] = {}
     for i, tensor in reversed(list(enumerate(graph.initializer))):
         if len(tensor.dims) != 2 or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        if tensor.name in parameters:
             continue
         name = names.get(_content(numpy_helper.to_array(tensor)))
         if name is None:

@@ -65,9 +65,11 @@ def bias_behind(
 ) -> NodeProto | None:
     """The Add of a constant vector that alone reads what a MatMul makes, if there is one."""
     uses = readers.get(matmul.output[0], [])
-    if len(uses) != 1 or uses[0].node.op_type != "Add" or len(uses[0].node.input) != 2:
+    if len(uses) != 1:
         return None
     add = uses[0].node
+    if add.op_type != "Add" or add.domain not in ("", "ai.onnx"):
+        return None
     return add if _is_vector(add.input[1 - uses[0].index], width, constants) else None
 
 

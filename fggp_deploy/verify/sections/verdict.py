@@ -50,7 +50,7 @@ def glance(r: Report) -> list[Glance]:
                 f"top-1, {a.data} {a.split}, n = {a.n:,}",
                 f"{a.reference.top1.value:.2%}" if a.reference else "–",
                 f"{top1.value:.2%} [{top1.low:.2%}, {top1.high:.2%}]",
-                f"{-drop.drop_points:+.2f} points [{-drop.drop_high:+.2f}, {-drop.drop_low:+.2f}], "
+                f"{0 - drop.drop_points:+.2f} points [{-drop.drop_high:+.2f}, {-drop.drop_low:+.2f}], "
                 f"p = {words.probability(drop.p_value)}"
                 if drop
                 else "–",
@@ -63,7 +63,7 @@ def glance(r: Report) -> list[Glance]:
                 "fp16 values against fp32",
                 "–",
                 f"logits within {rounded.max_rel:.1e} of the largest",
-                f"{-pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
+                f"{0 - pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
                 if pair
                 else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
             )
