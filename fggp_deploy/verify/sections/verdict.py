@@ -50,7 +50,8 @@ def glance(r: Report) -> list[Glance]:
                 f"top-1, {a.data} {a.split}, n = {a.n:,}",
                 f"{a.reference.top1.value:.2%}" if a.reference else "–",
                 f"{top1.value:.2%} [{top1.low:.2%}, {top1.high:.2%}]",
-                f"{0 - drop.drop_points:+.2f} points [{-drop.drop_high:+.2f}, {-drop.drop_low:+.2f}], "
+                f"{0 - drop.drop_points:+.2f} points "
+                f"[{-drop.drop_high:+.2f}, {-drop.drop_low:+.2f}], "
                 f"p = {words.probability(drop.p_value)}"
                 if drop
                 else "–",
