@@ -76,7 +76,7 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["inspect", "nowhere"], "nowhere does not exist"),
         (["prune", "--model", "resnet19"], "unknown model 'resnet19'; did you mean 'resnet1"),
         (["prune", "--model", "own.py:make"], "give --trust-code if you trust it"),
-        (["prune", "--checkpoint", "full"], "full is a folder; give the file in it"),
+        (["prune", "--checkpoint", "full"], "full holds no checkpoint of a run"),
         (["prune", "--checkpoint", "other.pt"], "It fits --model resnet20, with 10 classes"),
         (["models", "resmet*"], "no network is called 'resmet*'"),
         (["inspect", "garbage.txt"], "inspect reads .safetensors"),
