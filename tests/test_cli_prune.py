@@ -1,0 +1,62 @@
+"""The program as a user has it: its own process, the embedded data, the newest run."""
+
+from __future__ import annotations
+
+from conftest import tiny
+
+from fggp_deploy.artifacts.checkpoint import Checkpoint
+
+
+def test_a_sparse_checkpoint_goes_on_from_its_zeros(program, cifar, half_sparse):
+    args = ["prune", "--checkpoint", half_sparse, *tiny(cifar)]
+    below = program(*args, "--target", 0.4, "--out", "x")
+    assert below.code == 2
+    assert "already 50.00% sparse but --target is 0.4" in below.err
+    ended = program(*args, "--target", 0.9, "--out", "further", "--json")
+    assert ended.code == 0, ended.err
+    old = Checkpoint.open(half_sparse)
+    new = Checkpoint.open(program.cwd / "further" / "pruned.safetensors")
+    assert ended.json["n_removed"] == round(0.9 * ended.json["n_prunable"])
+    assert len(old.masks) > 10
+    assert all(not new.tensors[n][~m].any() for n, m in old.masks.items())
+
+
+def test_the_same_seed_gives_the_same_bits(program, cifar, half_sparse):
+    args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", 0.9, "--json"]
+    a, b, other = (program(*args, "--out", f"r{i}", "--seed", i // 2).json for i in range(3))
+    assert a["digest"] == b["digest"] != other["digest"]
+
+
+def test_a_run_without_a_parent_exports_without_a_reference(program, half_sparse):
+    exported = program("export", half_sparse, "--out", "half.onnx", "--json")
+    assert exported.code == 0, exported.err
+    assert exported.json["reference"] is None
+    checked = program("verify", "half.onnx", "--no-data", "--seconds", "0.2")
+    assert checked.code == 0, checked.err
+    assert "No dense parent" in checked.out
+
+
+def test_a_plan_writes_nothing(program, cifar, half_sparse):
+    args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", "0.9,0.95"]
+    planned = program(*args, "--recipe", "fast", "--set", "updates=3", "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    made = planned.json
+    assert [round(u["sparsity"], 2) for u in made["updates"]][-1] == 0.95
+    assert len(made["updates"]) == 6
+    assert made["config"]["recipe"] == "fast"
+    assert made["config"]["epochs"] == 1  # an option goes over the recipe
+    assert list(program.cwd.iterdir()) == []
+
+
+def test_several_targets_are_exported_one_by_one(program, cifar, half_sparse):
+    args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", "0.8,0.9"]
+    made = program(*args, "--out", "run", "--json")
+    assert made.code == 0, made.err
+    n = made.json["n_prunable"]
+    assert [r["n_removed"] for r in made.json["results"]] == [round(0.8 * n), round(0.9 * n)]
+    exported = program("export", "run/pruned-0.80.safetensors", "--json")
+    assert exported.code == 0, exported.err
+    assert exported.json["path"] == "run/model-0.80.onnx"
+    again = program(*args, "--out", "run", "--json")  # the same command
+    assert again.json == made.json
+    assert "holds a finished run" in again.err
