@@ -1,4 +1,4 @@
-"""The program as a user has it: its own process, the embedded data, the newest run."""
+"""Formats, reports and re-checks through the program itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program as a user has it: its own process, the embedded data, the newest run."""
+"""Runs that start, plan and branch otherwise than the default one, through the program itself."""
 
 from __future__ import annotations
 
