@@ -41,7 +41,7 @@ class _Watcher:
         self._progress.update(self._task, completed=m.step, total=m.n_steps, figures=figures)
         if not stderr.is_terminal and time.monotonic() - self._told > _TELL_EVERY_S:
             self._told = time.monotonic()
-            stderr.print(f"step {m.step} of {m.n_steps}  {figures}")
+            stderr.print(f"step {m.step} of {m.n_steps}  {figures}", soft_wrap=True)
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         self._val = f"  val {metrics.val_accuracy:.2%}"

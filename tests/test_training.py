@@ -130,11 +130,11 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
 
 def test_statistics_taken_anew_are_those_of_the_training_images(parent):
     s = ready_to_prune(config(parent, **{**SMALL, "bn_images": 160})).session
-    batches = s.batches(s.data.train)
     before = s.model[1].running_mean.clone()
-    model = settled_model(s, batches)
-    x = torch.cat([x for x, _ in batches.in_order()])
-    y = s.model[0](x)
+    model = settled_model(s, s.batches(s.data.train))
+    # as training sees them: the same draws, since the seed is the run's
+    drawn = s.batches(s.data.train).shuffled(torch.Generator().manual_seed(0), s.augmentation)
+    y = s.model[0](torch.cat([x for x, _ in drawn]))
     torch.testing.assert_close(model[1].running_mean, y.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert torch.equal(s.model[1].running_mean, before)
     assert not model.training

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.session import Session
 
@@ -19,7 +18,9 @@ def settled_model(s: Session, train: Batches) -> nn.Module:
     """A copy of the session's network to keep, in eval mode; the session goes on unchanged.
 
     Its weights are the moving average where there is one, and its batch-norm statistics are taken
-    anew over `bn_images` training images without augmentation. Removed weights are zero.
+    anew over `bn_images` training images, augmented as in training: the weights are used to those,
+    and a ResNet-20 on CIFAR-10 loses 3 points on the plain ones' statistics. Removed weights are
+    zero.
     """
     model = deepcopy(s.model)
     if s.average is not None:
@@ -29,7 +30,7 @@ def settled_model(s: Session, train: Batches) -> nn.Module:
     s.pruner.all_masks().apply_(dict(model.named_parameters()))
     if s.config.bn_images:
         generator = torch.Generator().manual_seed(s.config.seed)
-        batches = train.shuffled(generator, Augmentation("none", flip=False, crop_padding=0))
+        batches = train.shuffled(generator, s.augmentation)
         n = math.ceil(s.config.bn_images / s.config.batch_size)
         update_bn((x for x, _ in islice(batches, n)), model)
     return model.eval()
