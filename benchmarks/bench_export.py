@@ -40,6 +40,7 @@ from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import load as load_format
 from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.files import write_atomic
 from fggp_deploy.onnx_functions import DOMAIN
 from fggp_deploy.pruner import prunable_parameters, weight_parameters
 from fggp_deploy.verify.network import Network, load
@@ -255,8 +256,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/export.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
     began = time.monotonic()
+    about = {
+        "command": "python benchmarks/bench_export.py",
+        "sparsity": SPARSITY,
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "onnx": onnx.__version__,
+        "torch": torch.__version__,
+        "torchvision": import_torchvision().__version__,
+    }
+    rows = []
     print(HEAD)
     for name in args.networks:
         for masks in args.masks:
@@ -264,17 +274,8 @@ def main() -> None:
                 row = measure(name, Path(folder), masks=masks)
             rows.append(asdict(row) | {"failures": row.failures})
             print(line(row), flush=True)
-    about = {
-        "command": "python benchmarks/bench_export.py",
-        "sparsity": SPARSITY,
-        "seconds": round(time.monotonic() - began),
-        "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
-        "onnx": onnx.__version__,
-        "torch": torch.__version__,
-        "torchvision": import_torchvision().__version__,
-    }
-    args.out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+            about["seconds"] = round(time.monotonic() - began)  # written whole after each network
+            write_atomic(args.out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
