@@ -11,13 +11,13 @@ import onnxruntime as ort
 from fggp_deploy import runtime
 from fggp_deploy.bench.int8 import quantize
 from fggp_deploy.bench.subject import Subject
+from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.network import SESSION_CONFIG
 
 DENSE, PACKED, KERNELS, INT8 = "dense", "packed", "kernels", "int8"
 N_RANDOM = 16  # inputs to calibrate with where there are no images
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 Opener = Callable[[int, int], ort.InferenceSession]  # (threads, batch)
 
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.provenance import Provenance
-from fggp_deploy.bench.contenders import DENSE, KERNELS, PACKED, Contender, Progress, contenders
+from fggp_deploy.bench.contenders import DENSE, KERNELS, PACKED, Contender, contenders
 from fggp_deploy.bench.subject import Subject, read
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options, largest_difference, run
@@ -130,7 +131,7 @@ def bench(
     seconds: float = 6.0,
     sessions: int = N_SESSIONS,
     seed: int = 0,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Report:
     """Time a model's contenders against dense fp32 ONNX Runtime, interleaved, in fresh sessions.
 

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from fggp_deploy.data.types import Labels, Progress
+from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.onnx_unpacking import reading, split
+from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import random_feeds
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats

@@ -13,8 +13,8 @@ from PIL import Image
 
 from fggp_deploy.data import images
 from fggp_deploy.data.decoding import chunked
-from fggp_deploy.data.types import Progress
 from fggp_deploy.errors import DataError, FggpError, FggpWarning
+from fggp_deploy.progress import Progress
 
 _NAMED = 3  # unreadable images that an error or warning names
 Header = images.Header

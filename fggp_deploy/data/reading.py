@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.data.preprocessing import Preprocessing
-from fggp_deploy.data.types import Progress
 from fggp_deploy.errors import ConfigError, DataError, FggpWarning
+from fggp_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
     from fggp_deploy.data.splits import HeldOut
@@ -24,10 +24,6 @@ DEFAULT_SIZE = 64  # pixels, of images of many sizes
 LARGEST_AS_IT_IS = 96  # pixels, of images that are all of one size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_MEAN, GREY_STD = (0.5,), (0.25,)
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +53,7 @@ class Reading:
     trust_code: bool = False
     split_seed: int = 0
     held_out: HeldOut | None = None
-    progress: Progress = _silent
+    progress: Progress = silent
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):

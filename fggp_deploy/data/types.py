@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fggp_deploy.data.preprocessing import Images, Preprocessing
 from fggp_deploy.errors import DataError
+from fggp_deploy.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Labels = npt.NDArray[np.int64]
 Index = slice | Sequence[int] | npt.NDArray[np.int64]
-Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 __all__ = [
     "Dataset", "Images", "Index", "Labels", "Part", "Preprocessing", "Progress", "Source", "Split",

@@ -7,7 +7,7 @@ compiled library, sessions are plain ones; `explain(session)` says what one is a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.sessions import MARK, Options
@@ -34,7 +35,7 @@ def session(
     tuning_seconds: float | None = None,
     cache: bool = True,
     config: Mapping[str, str] | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> ort.InferenceSession:
     """A session for a packed file, or for any ONNX file whose weights hold many zeros.
 

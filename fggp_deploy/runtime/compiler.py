@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
 from fggp_deploy.runtime.plan import Compiled, Plan
@@ -29,7 +30,6 @@ from fggp_deploy.timing import Run
 # Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
 MIN_ZEROS = 0.4
 TOLERANCE = 1e-4  # of the largest output: the kernels sum in another order
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 WHOLE, CUT = "whole", "cut"  # the contenders: every layer that the kernels know, or fewer
 
 
@@ -41,7 +41,7 @@ class Request:
     batch: int = 1
     measure: bool = True
     tuning_seconds: float = 0.5
-    progress: Progress = lambda stage, done, total: None
+    progress: Progress = silent
 
     @property
     def threads(self) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fggp_deploy.criteria import Criterion
-from fggp_deploy.data.types import Progress
 from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.progress import Progress
 from fggp_deploy.schedules import Chain, Constant, Cubic
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.loop import compiled, train_step

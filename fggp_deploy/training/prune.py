@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from fggp_deploy import methods, models
-from fggp_deploy.data.types import Progress
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
+from fggp_deploy.progress import Progress
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
 from fggp_deploy.training.batches import n_training_batches
 from fggp_deploy.training.conduct import Origin, Ready, conduct

@@ -17,12 +17,13 @@ from fggp_deploy.artifacts.foreign import is_ours, read_foreign
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
-from fggp_deploy.data.types import Dataset, Progress
+from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import check_readable, sha256_file
 from fggp_deploy.folder import run_of
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models.loading import load_into
+from fggp_deploy.progress import Progress
 from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.training.config import TrainConfig
 

@@ -12,8 +12,9 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.download import cache_folder
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
-from fggp_deploy.data.types import Dataset, Progress
+from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError
+from fggp_deploy.progress import Progress
 
 CONFIG = "config.yaml"  # of the run, beside the model
 

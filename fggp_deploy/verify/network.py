@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fggp_deploy import runtime
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.sessions import Options, brief
 
 Floats = npt.NDArray[np.float32]
@@ -93,7 +94,7 @@ def open_by_runtime(
     *,
     threads: int,
     batch: int = 1,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> tuple[Network, str]:
     """Start `runtime.session`, on the kernels where they are faster, and what it says of itself.
 

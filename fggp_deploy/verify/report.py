@@ -21,6 +21,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import sections
 from fggp_deploy.verify.certificate import certificate
 from fggp_deploy.verify.document import File, Report
@@ -45,7 +46,6 @@ from fggp_deploy.verify.profile import LayerTime, profile
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.size import size
 from fggp_deploy.verify.subject import (
-    Progress,
     Subject,
     Trusted,
     find_reference,
@@ -75,7 +75,7 @@ def verify(
     seed: int = 0,
     robustness: str | None = None,
     trusted: Trusted = lambda: None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Report:
     """Verify a packed .onnx file or .csr folder on the CPU, on stock onnxruntime and the kernels.
 

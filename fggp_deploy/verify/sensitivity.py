@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from fggp_deploy.data.types import Part
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.onnx_unpacking import layer_name
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import accuracy, words
 from fggp_deploy.verify.network import Floats, load
 from fggp_deploy.verify.page import Bars, Page, Section, Table
@@ -82,7 +83,7 @@ def sensitivity(
     tolerance_points: float = 1.0,
     budget: float = 0.05,
     threads: int = 1,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Sensitivity:
     """Prune each convolution and linear layer alone, smallest weights first, and score `split`.
 

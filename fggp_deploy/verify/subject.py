@@ -17,6 +17,7 @@ from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.onnx_reading import reading
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import accuracy, parity
 from fggp_deploy.verify.input_check import InputCheck, check_inputs
 from fggp_deploy.verify.localise import (
@@ -36,7 +37,6 @@ UNTRUSTED = (
     "beside it and no --trusted network was given."
 )
 
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
 Trusted = Callable[[], onnx.ModelProto | None]  # the network that a file ought to hold
 
 
@@ -67,7 +67,7 @@ def gather(
     data: Dataset | None,
     threads: int,
     batch: int = 1,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Subject:
     """Load both networks and check that everything fits.
 

@@ -1,0 +1,11 @@
+"""How long work tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]  # (what is being done, done, total)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
