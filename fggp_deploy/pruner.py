@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fggp_deploy.criteria import Criterion
+from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import ConfigError, TargetBelowStart
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods import Method
@@ -144,7 +145,14 @@ class Pruner:
 
     def after_backward(self) -> None:
         """Call when gradients are complete (accumulated, all-reduced, unscaled), before step()."""
+        before = self.state.masks
         self.method.after_backward(self.state, self.step + 1)
+        if self.state.masks is not before:
+            Ranks.current().check_same(
+                self.state.masks.digest,
+                f"the masks differ between the processes after the update at step {self.step + 1}; "
+                f"all must hold the same weights and averaged gradients by after_backward()",
+            )
 
     def after_step(self) -> None:
         """Call after optimizer.step()."""
