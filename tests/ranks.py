@@ -8,6 +8,7 @@ start-up. Prints one JSON object: job → [{"code": exit status, "found": …, "
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ from killing import Quiet, config, dense, saved_step
 from torch import nn
 
 from fggp_deploy import FGGP, Cubic, Pruner, distributed
+from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed import Ranks, joined
 from fggp_deploy.training.prune import prune, ready_to_prune
 
@@ -142,8 +144,8 @@ def selection(folder: Path) -> Any:
 
 def selected(ranks: Ranks) -> list[str]:
     model, grad = fixed()
-    pruner = Pruner(model, FGGP(0.5), Cubic(0.75, steps=5, updates=5, end=5), optimizer=None)
     parallel = ranks.parallel(model)
+    pruner = Pruner(parallel, FGGP(0.5), Cubic(0.75, steps=5, updates=5, end=5), optimizer=None)
     found = []
     for step in range(5):
         model.zero_grad()
@@ -235,6 +237,24 @@ def one_fails(folder: Path) -> Any:
 def other_options(folder: Path) -> Any:
     lr = 0.1 if os.environ["RANK"] == "0" else 0.2
     prune(config(folder / "dense.pt", **SMALL, lr=lr), observer=Quiet(), out=folder / "other")
+
+
+@job(2)
+def program(folder: Path) -> Any:
+    """`fggp-deploy prune`, well and with a mistake: what each rank says."""
+    here = folder / f"says-{os.environ['RANK']}"
+    here.mkdir()
+    os.chdir(here)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["fggp-deploy", "prune", "--model", "tiny", "--data", "noise", "--checkpoint",
+                str(folder / "dense.pt"), "--epochs", "1", "--batch-size", "16", "--target", "0.5",
+                "--out", str(folder / "program"), "--json"]  # fmt: skip
+    with contextlib.suppress(SystemExit):
+        cli.run()
+    sys.stdout.flush()
+    sys.argv[-2:] = [str(folder / "other"), "--lr", "1e9"]
+    cli.run()  # which ends the process
 
 
 def free_port() -> int:

@@ -47,8 +47,13 @@ def run_jobs(folder: Path, *jobs: str) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
-    return run_jobs(tmp_path_factory.mktemp("ranks"), *DEFAULT_JOBS)
+def runs_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ends(runs_folder: Path) -> dict[str, list[dict[str, Any]]]:
+    return run_jobs(runs_folder, *DEFAULT_JOBS)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +142,21 @@ def test_a_rank_that_does_not_answer_is_an_error_and_no_hang(ends):
     waiting, _ = ends["silent@2"]
     assert waiting["code"] == 3
     assert "does not answer (Timed out waiting 500ms" in waiting["error"]
+
+
+def test_one_process_speaks_and_writes(ends, runs_folder):
+    assert [end["code"] for end in ends["program@2"]] == [2, 2]  # the second command was wrong
+    said = [
+        {n: (runs_folder / f"says-{r}" / n).read_text() for n in ("out", "err")} for r in (0, 1)
+    ]
+    result = json.loads(said[0]["out"])
+    assert result["n_removed"] == round(0.5 * result["n_prunable"])
+    assert said[1]["out"] == ""
+    errors = [line for s in said for line in s["err"].splitlines()]
+    assert len([line for line in errors if "writing to" in line]) == 2  # a run each
+    (error,) = [line for line in errors if line.startswith("error:")]
+    assert "the loss is nan" in error
+    assert len((runs_folder / "program" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_what_one_rank_finds_wrong_is_said_once(ends):
@@ -253,6 +273,7 @@ def torchrun(folder: Path, *args: object, n: int = 2) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_torchrun_prunes_and_one_process_speaks(tmp_path, cifar):
     torch.manual_seed(0)
     net = models.build("resnet20", num_classes=10, in_channels=3)
@@ -292,3 +313,18 @@ def test_two_ranks_are_as_accurate_as_one(tmp_path):
     assert one.code == 0, err
     # 1,000 test images and another batch norm; seeds alone differ by about a point
     assert abs(json.loads(two)["test_accuracy"] - one.json["test_accuracy"]) < 0.02
+
+
+@pytest.mark.slow
+def test_the_example_of_a_loop_of_your_own():
+    out = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
+         str(ranks.free_port()), Path(__file__).parent.parent / "examples" / "ddp_loop.py"],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    n = 16 * 64 * 9 + 2560
+    said = sorted(line.split(": ", 1) for line in out.stdout.splitlines())
+    assert [who for who, _ in said] == ["rank 0", "rank 1"]
+    assert said[0][1] == said[1][1]
+    assert said[0][1].startswith(f"removed {round(0.9 * n)} of {n}")
