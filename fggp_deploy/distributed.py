@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from fggp_deploy.errors import ConfigError, FggpError, MachineError, RankLost, R
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # how long a process waits for one that lives but does not answer
-_FAILED = "fggp-deploy/failed"  # counts the processes that failed, in the group's store
+_groups = itertools.count()  # one a run, for processes that do several
+_FAILED = "failed"  # counts the processes that failed, in the group's store
 _NEW_NAME = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.13
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 _PLAIN_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -182,7 +184,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     try:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+        own = dist.PrefixStore(
+            f"fggp-deploy/{next(_groups)}", store
+        )  # not what an earlier run left
+        dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=PATIENCE)
     except (ValueError, RuntimeError) as e:
         raise MachineError(
             f"the processes of this run cannot find each other ({_line(e)}); start them with "

@@ -25,6 +25,7 @@ from typing import Any
 
 import killing
 import torch
+import torch.distributed as dist
 from killing import Quiet, config, dense, saved_step
 from torch import nn
 
@@ -264,8 +265,8 @@ def free_port() -> int:
 
 
 def forked(n: int, work: Callable[[Path], Any], folder: Path) -> list[dict[str, Any]]:
-    """Fork the ranks, wait for all of them to end."""
-    port, pids = free_port(), []
+    """Fork the ranks, wait for all of them to end; the store is ours, as it is torchrun's."""
+    store, pids = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False), []
     for rank in range(n):
         answer = folder / f"answer-{rank}.json"
         answer.unlink(missing_ok=True)
@@ -275,7 +276,8 @@ def forked(n: int, work: Callable[[Path], Any], folder: Path) -> list[dict[str, 
             continue
         os.environ.update(
             RANK=str(rank), WORLD_SIZE=str(n), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(n),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port),
+            TORCHELASTIC_USE_AGENT_STORE="True",
         )  # fmt: skip
         code, told = 0, {}
         try:

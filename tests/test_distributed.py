@@ -107,6 +107,7 @@ def check_killed_and_resumed(ends: dict[str, list[dict[str, Any]]], n: int) -> N
         assert end["code"] == 3
         assert end["error"].startswith("RankLost: another process of this run ended or does not")
         assert "\n" not in end["error"]
+    assert [end["told"] for end in others].count(False) == 1  # one of them speaks
     whole = found(ends, f"run_to_the_end@{n}")[0]
     for end in found(ends, f"resumed@{n}"):
         assert end["began"] == 8  # the last step that all had done
@@ -114,6 +115,7 @@ def check_killed_and_resumed(ends: dict[str, list[dict[str, Any]]], n: int) -> N
 
 
 def test_a_signal_to_one_rank_stops_all_and_saves_once(ends):
+    assert [end["told"] for end in ends["signalled@2"]].count(False) == 1
     for end in ends["signalled@2"]:
         assert end["code"] == 128 + signal.SIGTERM
         assert "stopped by SIGTERM after step 5 of 15, all is saved" in end["error"]
@@ -124,6 +126,7 @@ def test_a_signal_to_one_rank_stops_all_and_saves_once(ends):
 
 
 def test_another_number_of_ranks_is_refused(ends):
+    assert [end["told"] for end in ends["other_number@4"]].count(False) == 1
     for end in ends["other_number@4"]:
         assert end["code"] == 2
         assert "holds a run of 2 processes, here are 4" in end["error"]
@@ -163,7 +166,7 @@ def test_what_one_rank_finds_wrong_is_said_once(ends):
     other, failing = ends["one_fails@2"]
     assert failing["error"].endswith("nowhere.pt does not exist")
     assert (failing["code"], failing["told"]) == (2, False)
-    assert other["code"] == 3
+    assert (other["code"], other["told"]) == (3, True)
     assert all("were given different options" in end["error"] for end in ends["other_options@2"])
 
 
