@@ -12,6 +12,9 @@ namespace {
 // Floats that two chained steps keep between them: half of a usual second-level cache.
 constexpr size_t kChunk = 131072;
 
+// Of larger planes (in floats) the permutations would not fit into the nearest cache.
+constexpr size_t kSmallPlane = 4096;
+
 // In multiply-adds, bias and activation included.
 double conv_work(const Step& s, const ValueShape& out) {
   return static_cast<double>(s.rows->nonzeros() + 4 * s.rows->begin.size()) *
@@ -74,24 +77,27 @@ void Execution::plan_actions(const Program& program) {
   for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
 }
 
-// For each channel: y[i] = x[index[i]], or 0 where the index is negative.
-void Execution::add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
-                           size_t y_plane) {
-  const double work = kCopyWork * static_cast<double>(index.size()) * channels;
-  add_action([this, x, x_plane, y, y_plane, index = std::move(index),
+void Execution::add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
+                                  size_t y_plane) {
+  const double work = how.cost() * channels;
+  add_action([this, x, x_plane, y, y_plane, how = std::move(how),
               borders = even_split(channels, cut(work))](const Context& c) {
-    const float* from = source(c, x);
-    float* to = address(c, y);
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (auto ch = static_cast<size_t>(borders[t]); ch < static_cast<size_t>(borders[t + 1]);
-           ch++)
-        isa_.gather(index.data(), index.size(), from + ch * x_plane, to + ch * y_plane);
+      const auto first = static_cast<size_t>(borders[t]);
+      how.run(source(c, x) + first * x_plane, x_plane, address(c, y) + first * y_plane, y_plane,
+              borders[t + 1] - borders[t]);
     });
   });
 }
 
 // From row-major to tiles, a row of a tile at a time.
 void Execution::add_pack(const Layout& to, int x, int y) {
+  const size_t row_major = static_cast<size_t>(to.height) * static_cast<size_t>(to.width);
+  if (to.plane() <= kSmallPlane) {
+    Rearrangement how(isa_, pack_index(to), row_major);
+    if (how.cost() < pack_cost(isa_, to))
+      return add_rearrangement(std::move(how), to.channels, x, row_major, y, to.plane());
+  }
   const int rows = to.tile_h + 2 * to.halo;
   const double work = kCopyWork * static_cast<double>(to.size());
   add_action([this, to, x, y, rows,

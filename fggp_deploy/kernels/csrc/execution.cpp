@@ -167,8 +167,8 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
     const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
     p.buffer = new_buffer(p.layout.size());
     if (v.in_layout)
-      add_gather(relayout_index(own, p.layout), p.layout.channels, from, own.plane(), p.buffer,
-                 p.layout.plane());
+      add_rearrangement({isa_, relayout_index(own, p.layout), own.plane()}, p.layout.channels, from,
+                        own.plane(), p.buffer, p.layout.plane());
     else
       add_pack(p.layout, from, p.buffer);
     return touch(p.buffer);
@@ -184,7 +184,8 @@ int Execution::flat(int i) {
   const int x = touch(v.places.front().buffer), y = new_row_major(i);
   std::vector<int32_t> index = inverse_index(from);
   const size_t plane = index.size();
-  add_gather(std::move(index), from.channels, x, from.plane(), y, plane);
+  add_rearrangement({isa_, std::move(index), from.plane()}, from.channels, x, from.plane(), y,
+                    plane);
   return touch(y);
 }
 

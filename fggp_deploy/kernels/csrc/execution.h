@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "program.h"
+#include "rearrange.h"
 #include "threads.h"
 
 namespace fggp {
@@ -92,8 +93,8 @@ class Execution {
   void plan_actions(const Program& program);
   int cut(double work);
   void add_action(Action action) { actions_.push_back(std::move(action)); }
-  void add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
-                  size_t y_plane);
+  void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
+                         size_t y_plane);
   void add_pack(const Layout& to, int x, int y);
   ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);

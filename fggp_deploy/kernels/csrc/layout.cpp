@@ -1,6 +1,7 @@
 #include "layout.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fggp {
 namespace {
@@ -81,6 +82,15 @@ void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float*
   isa.pack(&p);
 }
 
+double pack_cost(const FggpIsa& isa, const Layout& l) {
+  constexpr double kTranspose = 260, kRow = 60;  // of sixteen columns; what each row needs besides
+  constexpr double kFloat = 1.5;
+  const double rows = l.tile_h + 2 * l.halo, columns = l.row_vectors();
+  if (isa.shuffle_width == 16 && l.lanes() == 16)
+    return rows * (kRow + kTranspose * std::ceil(columns / 16));
+  return rows * (kRow + kFloat * columns * l.lanes());
+}
+
 std::vector<int32_t> inverse_index(const Layout& l) {
   std::vector<int32_t> index(static_cast<size_t>(l.height) * static_cast<size_t>(l.width));
   for (int y = 0; y < l.height; y++)
@@ -91,18 +101,23 @@ std::vector<int32_t> inverse_index(const Layout& l) {
   return index;
 }
 
-std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
-  const std::vector<int32_t> source = inverse_index(from);
+std::vector<int32_t> pack_index(const Layout& to) {
   std::vector<int32_t> index(to.plane(), -1);
   for (int i = -to.halo; i < to.tile_h + to.halo; i++)
     for (int j = -to.halo; j < to.tile_w + to.halo; j++)
       for (int k = 0; k < to.lanes(); k++) {
         const int y = k / to.grid_w * to.tile_h + i, x = k % to.grid_w * to.tile_w + j;
         if (y >= 0 && y < to.height && x >= 0 && x < to.width)
-          index[to.at(i, j) + static_cast<size_t>(k)] =
-              source[static_cast<size_t>(y) * static_cast<size_t>(to.width) +
-                     static_cast<size_t>(x)];
+          index[to.at(i, j) + static_cast<size_t>(k)] = y * to.width + x;
       }
+  return index;
+}
+
+std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
+  const std::vector<int32_t> source = inverse_index(from);
+  std::vector<int32_t> index = pack_index(to);
+  for (int32_t& i : index)
+    if (i >= 0) i = source[static_cast<size_t>(i)];
   return index;
 }
 

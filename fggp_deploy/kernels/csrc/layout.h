@@ -47,8 +47,12 @@ std::vector<uint16_t> lane_masks(const Layout& l);
 
 // Row `i` of all tiles of a plane, halo included, from a row-major H x W plane.
 void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float* y);
+// About how long all rows take, in the unit of Rearrangement::cost.
+double pack_cost(const FggpIsa& isa, const Layout& l);
 // For every element of a row-major H x W plane, its place in the tile-interleaved one.
 std::vector<int32_t> inverse_index(const Layout& l);
+// For every float of a plane of `to`, its place in a row-major H x W plane, or -1.
+std::vector<int32_t> pack_index(const Layout& to);
 // For every float of a plane of `to`, its place in a plane of `from` (the same H x W), or -1.
 std::vector<int32_t> relayout_index(const Layout& from, const Layout& to);
 
