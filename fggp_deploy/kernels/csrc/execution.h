@@ -83,6 +83,7 @@ class Execution {
   Value& value(int i) { return values_[static_cast<size_t>(i)]; }
   int new_buffer(size_t floats);
   int new_row_major(int value);
+  int new_own(int value);
   int touch(int buffer);  // marks that the action being made uses it
   int find(int value, const Layout& wanted, Layout* found);
   int flat(int value);

@@ -16,9 +16,8 @@ inline __m256 lane_mask(uint32_t m) {
 struct Lanes16 {
   using Reg = __m256;
   static constexpr int kRegs = 2, kWidth = 8;
-  static Reg load(const float* p) { return _mm256_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm256_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm256_set1_ps(v); }
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
@@ -34,9 +33,8 @@ struct Lanes16 {
 struct Lanes4 {
   using Reg = __m128;
   static constexpr int kRegs = 1, kWidth = 4;
-  static Reg load(const float* p) { return _mm_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm_set1_ps(v); }
   static Reg zero() { return _mm_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }

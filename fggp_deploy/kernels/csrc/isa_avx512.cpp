@@ -9,9 +9,8 @@ namespace {
 struct Lanes16 {
   using Reg = __m512;
   static constexpr int kRegs = 1, kWidth = 16;
-  static Reg load(const float* p) { return _mm512_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm512_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm512_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm512_set1_ps(v); }
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
@@ -31,9 +30,8 @@ struct Lanes16 {
 struct Lanes4 {
   using Reg = __m128;
   static constexpr int kRegs = 1, kWidth = 4;
-  static Reg load(const float* p) { return _mm_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm_set1_ps(v); }
   static Reg zero() { return _mm_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }

@@ -19,7 +19,6 @@ struct Lanes {
   static Reg load(const float* p) {
     return each([=](int i) { return p[i]; });
   }
-  static Reg load_unaligned(const float* p) { return load(p); }
   static void store(float* p, Reg a) {
     for (int i = 0; i < 4; i++) p[i] = a.v[i];
   }
