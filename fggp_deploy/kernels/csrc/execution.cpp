@@ -154,7 +154,8 @@ int Execution::new_row_major(int i) {
 // A buffer for what a step writes; one that already lies row-major needs no other.
 int Execution::new_own(int i) {
   const Layout& l = value(i).places.front().layout;
-  return value(i).places.front().buffer = l.is_row_major() ? new_row_major(i) : new_buffer(l.size());
+  const int buffer = l.is_row_major() ? new_row_major(i) : new_buffer(l.size());
+  return value(i).places.front().buffer = buffer;
 }
 
 int Execution::touch(int buffer) {
