@@ -41,9 +41,8 @@ def main() -> None:
         optimizer.step()
         pruner.after_step()
     masks = pruner.finish()
-    print(
-        f"rank {rank}: removed {masks.n_removed} of {masks.n_total}, digest {masks.digest()[:16]}"
-    )
+    if rank == 0:
+        print(f"removed {masks.n_removed} of {masks.n_total}, digest {masks.digest()[:16]}")
 
 
 if __name__ == "__main__":

@@ -314,7 +314,7 @@ def test_two_ranks_are_as_accurate_as_one(tmp_path):
     two, err = torchrun(tmp_path, "prune", *args).communicate(timeout=280)
     one = Program(tmp_path)("prune", *args)
     assert one.code == 0, err
-    # 1,000 test images and another batch norm; seeds alone differ by about a point
+    # seed 0 gave 92.70% with two, 92.40% with one, and seed 1 with one 93.15% (n = 2,000)
     assert abs(json.loads(two)["test_accuracy"] - one.json["test_accuracy"]) < 0.02
 
 
@@ -327,7 +327,4 @@ def test_the_example_of_a_loop_of_your_own():
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
     n = 16 * 64 * 9 + 2560
-    said = sorted(line.split(": ", 1) for line in out.stdout.splitlines())
-    assert [who for who, _ in said] == ["rank 0", "rank 1"]
-    assert said[0][1] == said[1][1]
-    assert said[0][1].startswith(f"removed {round(0.9 * n)} of {n}")
+    assert out.stdout.startswith(f"removed {round(0.9 * n)} of {n}, digest ")
