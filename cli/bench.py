@@ -11,7 +11,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.bench.report import Cell, Layers, Report
+    from fggp_deploy.bench.document import Cell, Layers, Report
     from fggp_deploy.verify.latency import Speedup
 
 

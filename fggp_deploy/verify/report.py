@@ -23,7 +23,15 @@ from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import sections
+from fggp_deploy.verify.answers import inputs_as_trained, robustness_of, score
 from fggp_deploy.verify.certificate import certificate
+from fggp_deploy.verify.checks import (
+    Trusted,
+    first_mismatch,
+    packed_against_dense,
+    rounding,
+    self_test,
+)
 from fggp_deploy.verify.document import File, Report
 from fggp_deploy.verify.gates import (
     Gates,
@@ -41,24 +49,12 @@ from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
 from fggp_deploy.verify.network import SESSION_CONFIG, Floats, open_by_runtime
 from fggp_deploy.verify.network import load as load_network
+from fggp_deploy.verify.notes import notes
 from fggp_deploy.verify.process import Cost, measure_processes
 from fggp_deploy.verify.profile import LayerTime, profile
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.size import size
-from fggp_deploy.verify.subject import (
-    Subject,
-    Trusted,
-    find_reference,
-    first_mismatch,
-    gather,
-    inputs_as_trained,
-    notes,
-    packed_against_dense,
-    robustness_of,
-    rounding,
-    score,
-    self_test,
-)
+from fggp_deploy.verify.subject import Subject, find_reference, gather
 
 MODEL, REFERENCE, KERNELS = "model", "reference", "kernels"  # the contenders' names in the report
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fggp_deploy.verify import words
 from fggp_deploy.verify.accuracy import Accuracy
-from fggp_deploy.verify.classes import ALPHA, ClassChange, lost_most
+from fggp_deploy.verify.classes import ClassChange, lost_most
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.page import Bars, Lines, Section, Table
+from fggp_deploy.verify.proportions import ALPHA
 
 MAX_CLASSES = 30  # rows; the others are in report.json
 
