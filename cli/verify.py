@@ -73,10 +73,18 @@ def verify(
         typer.Option("--strict", help="Gates judge the bad end of the 95% interval instead."),
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of ONNX Runtime. Default: the physical cores.")
+        str | None,
+        typer.Option(
+            help="Threads of ONNX Runtime, as 4,1; gates judge the first. Default: the physical "
+            "cores, and 1."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images in a timed run.")] = 1,
-    seconds: Annotated[float, typer.Option(help="Time to spend on latency.")] = 10.0,
+    batch: Annotated[
+        str, typer.Option(help="Images in a timed run, as 1,8; gates judge the first.")
+    ] = "1,8",
+    seconds: Annotated[
+        float, typer.Option(help="Time for latency where gates judge it; a fifth elsewhere.")
+    ] = 10.0,
     seed: o.Seed = 0,
     robustness: Annotated[
         str | None,
@@ -122,8 +130,9 @@ def verify(
     path = model or newest(PACKED)
     if path.is_dir() and (path / PACKED).is_file():
         path = path / PACKED
+    counts = None if threads is None else o.integers("--threads", threads)
     if check is not None:
-        recheck(path, check, threads=threads or 1, json=json)
+        recheck(path, check, threads=counts[0] if counts else 1, json=json)
         return
     gates = Gates(
         max_drop, min_speedup, max_bytes, max_latency_ms, max_excess_error, min_agreement, strict
@@ -147,8 +156,9 @@ def verify(
             )
         )
         report = run(
-            path, reference=reference, data=loaded, gates=gates, threads=threads, batch=batch,
-            seconds=seconds, seed=seed, robustness=robustness,
+            path, reference=reference, data=loaded, gates=gates, threads=counts,
+            batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
+            robustness=robustness,
             trusted=lambda: trusted_network(path, trusted, trust_code=trust_code),
             progress=progress,
         )  # fmt: skip

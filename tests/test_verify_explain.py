@@ -50,7 +50,8 @@ def verified(tmp_path_factory) -> Path:
                 place / "model.onnx",
                 data=dataset(n=60),
                 robustness="quick",
-                threads=1,
+                threads=(1,),
+                batches=(1,),
                 seconds=0.001,
             )
             write(found, place)

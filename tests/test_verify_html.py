@@ -97,7 +97,8 @@ def page(tmp_path_factory) -> str:
             place / "model.onnx",
             data=dataset(n=60),
             robustness="quick",
-            threads=1,
+            threads=(1,),
+            batches=(1, 2),
             seconds=0.001,
         )
     write(found, place)

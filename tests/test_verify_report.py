@@ -23,7 +23,7 @@ from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
-from fggp_deploy.verify import process, report, sections, subject
+from fggp_deploy.verify import process, sections, speed, subject
 from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.markdown import markdown as render
 from fggp_deploy.verify.network import Network, load
@@ -104,10 +104,10 @@ def quick(monkeypatch):
     def no_processes(models, **options):
         return {name: Cost(3, 1.0, 1.0, 1.0, 9, 9, 9, 5, 2.0, 2.0, 2.0) for name in models}
 
-    monkeypatch.setattr(report, "measure_processes", no_processes)
+    monkeypatch.setattr(speed, "measure_processes", no_processes)
 
     def run(path: Path, **options) -> Report:
-        return verify(path, threads=1, seconds=0.001, **options)
+        return verify(path, **{"threads": (1,), "batches": (1,), "seconds": 0.001, **options})
 
     return run
 
@@ -131,7 +131,8 @@ def test_everything_is_measured(folder, monkeypatch, name):
         folder / name,
         data=dataset(),
         gates=Gates(max_bytes=10**6),
-        threads=1,
+        threads=(1,),
+        batches=(1,),
         seconds=0.001,
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
@@ -151,7 +152,7 @@ def test_everything_is_measured(folder, monkeypatch, name):
     assert found.model.file_bytes < found.size.dense_bytes
     assert found.reference.sha256 == sha256_file(folder / "reference.onnx")
     assert [n.partition(" were")[0] for n in found.notes] == ["The sparse kernels"]
-    assert {stage for stage, _, _ in stages} >= {"parity", "accuracy", "latency"}
+    assert {stage for stage, _, _ in stages} >= {"parity", "accuracy", "latency, 1 thread, batch 1"}
     assert all(0 <= done <= total for _, done, total in stages)
 
 
@@ -346,8 +347,9 @@ def test_data_that_does_not_fit(folder, quick, data, match):
 @pytest.mark.parametrize(
     "options",
     [
-        {"threads": 0},
-        {"batch": 0},
+        {"threads": (0,)},
+        {"threads": ()},
+        {"batches": (1, 0)},
         {"seconds": 0.0},
         {"seconds": float("nan")},
         {"seed": -1},
@@ -357,6 +359,25 @@ def test_data_that_does_not_fit(folder, quick, data, match):
 def test_options_out_of_domain(folder, options):
     with pytest.raises(ConfigError):
         verify(folder / "model.onnx", **options)
+
+
+def test_every_setting_is_measured_and_gates_judge_the_first(folder, quick):
+    gates = Gates(max_latency_ms=1e9)
+    found = quick(folder / "model.onnx", threads=(2, 1, 2), batches=(3, 1), gates=gates)
+    settings = [(found.latency.threads, found.latency.batch)]
+    settings += [(lat.threads, lat.batch) for lat in found.other_latencies]
+    assert settings == [(2, 3), (2, 1), (1, 3), (1, 1)]
+    assert found.provenance.config["settings"] == [list(s) for s in settings]
+    assert {t.sessions for t in found.latency.timings.values()} == {10}
+    for lat in found.other_latencies:
+        assert set(lat.timings) == {"model", "reference"}
+        assert {t.sessions for t in lat.timings.values()} == {6}
+        assert lat.plan.startswith("plain: the sparse kernels are not built")
+    (gate,) = [v for v in found.verdicts if v.name == "max_latency_ms"]
+    assert gate.value == found.latency.timings["model"].median_ms
+    text = markdown(found)
+    for said in ("2 threads, batch 3: this file", "1 thread, batch 1: dense parent"):
+        assert said in text
 
 
 def test_a_speed_gate_needs_the_reference(folder):
@@ -392,7 +413,7 @@ def test_verify_needs_no_torch(folder):
         "sys.meta_path.insert(0, Block())\n"
         "from pathlib import Path\n"
         "from fggp_deploy.verify.report import verify, write\n"
-        "found = verify(Path(sys.argv[1]), threads=1, seconds=0.001)\n"
+        "found = verify(Path(sys.argv[1]), threads=[1], batches=[1], seconds=0.001)\n"
         "write(found, Path(sys.argv[2]))\n"
         "assert found.passed and 'torch' not in sys.modules\n"
     )
@@ -412,7 +433,7 @@ def test_kernels_are_a_third_contender(folder: Path, quick, monkeypatch):
         return Network(name, session), runtime.explain(session)
 
     monkeypatch.setattr(subject, "open_by_runtime", forced)
-    monkeypatch.setattr(report, "open_by_runtime", forced)
+    monkeypatch.setattr(speed, "open_by_runtime", forced)
     found = quick(folder / "model.onnx", data=dataset())
     assert set(found.latency.timings) == {"model", "reference", "kernels"}
     assert set(found.latency.speedups) == {"model", "kernels"}

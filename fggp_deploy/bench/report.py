@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -23,14 +23,12 @@ from fggp_deploy.files import sha256_file
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.sessions import Options, largest_difference, run
-from fggp_deploy.timing import Run
 from fggp_deploy.verify.accuracy import proportion
 from fggp_deploy.verify.latency import (
     MIN_SESSIONS,
     N_SESSIONS,
-    measure,
-    speedup,
-    timing,
+    Opener,
+    at_setting,
 )
 from fggp_deploy.verify.machine import machine
 from fggp_deploy.verify.network import SESSION_CONFIG
@@ -166,27 +164,22 @@ def _setting(
                 f"{TOLERANCE:.0e}; the network overflows, or please report this"
             )
 
-    def opener(c: Contender) -> Callable[[], Run]:
-        return lambda: partial(c.open(threads, batch).run, None, feeds)
+    def opener(c: Contender) -> Opener:
+        return lambda threads, batch: partial(c.open(threads, batch).run, None, feeds)
 
-    rng = np.random.default_rng(seed)
-    samples = measure(
+    found = at_setting(
         {c.name: opener(c) for c in rivals if c.name != KERNELS or plan.startswith("kernels")},
+        threads,
+        batch,
+        reference=DENSE,
         seconds=seconds,
         sessions=sessions,
-        rng=rng,
-        progress=partial(progress, f"{threads} threads, batch {batch}"),
+        seed=seed,
+        progress=progress,
     )
     cells = [
-        Cell(
-            contender=name,
-            threads=threads,
-            batch=batch,
-            timing=timing(ms),
-            speedup=None if name == DENSE else speedup(samples[DENSE], ms, rng),
-            max_rel=differs[name],
-        )
-        for name, ms in samples.items()
+        Cell(name, threads, batch, timed, found.speedups.get(name), differs[name])
+        for name, timed in found.timings.items()
     ]
     return cells, plan
 

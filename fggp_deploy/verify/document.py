@@ -38,7 +38,8 @@ class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
     `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
-    model runs on them, "kernels": then the gates on latency judge those. `parity` is
+    model runs on them, "kernels": then the gates on latency judge those. `other_latencies` are the
+    same at other threads and batches, which no gate judges. `parity` is
     packed against dense by inputs, `kernels_parity` kernels against stock on the test images;
     `rounding` fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test
     split where a file with fp32 values lies beside the model;
@@ -62,6 +63,7 @@ class Report:
     robustness: Robustness | None
     size: Size
     latency: Latency
+    other_latencies: tuple[Latency, ...]
     load: Load
     layer_times: tuple[LayerTime, ...]
     processes: dict[str, Cost]

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fggp_deploy import runtime
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
+from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import sections
@@ -43,20 +39,14 @@ from fggp_deploy.verify.gates import (
 )
 from fggp_deploy.verify.history import history
 from fggp_deploy.verify.html import html
-from fggp_deploy.verify.latency import Latency, Run, latency, measure
-from fggp_deploy.verify.localise import layers_by_node
 from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG, Floats, open_by_runtime
-from fggp_deploy.verify.network import load as load_network
+from fggp_deploy.verify.network import SESSION_CONFIG
 from fggp_deploy.verify.notes import notes
-from fggp_deploy.verify.process import Cost, measure_processes
-from fggp_deploy.verify.profile import LayerTime, profile
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.size import size
-from fggp_deploy.verify.subject import Subject, find_reference, gather
-
-MODEL, REFERENCE, KERNELS = "model", "reference", "kernels"  # the contenders' names in the report
+from fggp_deploy.verify.speed import latencies, layer_times, processes
+from fggp_deploy.verify.subject import KERNELS, MODEL, find_reference, gather
 
 
 def verify(
@@ -65,8 +55,8 @@ def verify(
     reference: Path | None = None,
     data: Dataset | None = None,
     gates: Gates | None = None,
-    threads: int | None = None,
-    batch: int = 1,
+    threads: Sequence[int] | None = None,
+    batches: Sequence[int] = (1, 8),
     seconds: float = 10.0,
     seed: int = 0,
     robustness: str | None = None,
@@ -76,9 +66,10 @@ def verify(
     """Verify a packed .onnx file or .csr folder on the CPU, on stock onnxruntime and the kernels.
 
     `reference` is the dense parent's ONNX, by default `reference.onnx` beside the model if there
-    is one. `data` brings the test split. `threads` (default: one a physical core) and `batch` hold
-    for latency and memory; `seconds` is the time for latency. `robustness` is None, "quick" or
-    "full". `trusted` makes the network that the file ought to hold, or None where there is none;
+    is one. `data` brings the test split. Latency is measured at every pair of `threads` (default:
+    one a physical core, and one) and `batches`; the first pair is the one that gates judge, with
+    `seconds` of its own, and the one that everything else holds for. `robustness` is None, "quick"
+    or "full". `trusted` makes the network that the file ought to hold, or None where there is none;
     it is called only when the self-test fails, to find the layer.
 
     Raises ConfigError for options out of their domain and gates that cannot be judged,
@@ -86,9 +77,8 @@ def verify(
     for data of another size or another number of classes.
     """
     gates = gates or Gates()
-    threads = default_threads() if threads is None else threads
-    if threads < 1 or batch < 1:
-        raise ConfigError(f"threads and batch must be at least 1, got {threads} and {batch}")
+    settings = _settings(threads, batches)
+    n_threads, batch = settings[0]
     if seed < 0:
         raise ConfigError(f"seed must not be negative, got {seed}")
     if not (math.isfinite(seconds) and seconds > 0):
@@ -106,12 +96,11 @@ def verify(
     if robustness is not None and robustness not in EXTENTS:
         raise UnknownName("robustness", robustness, EXTENTS)
     subject = gather(
-        packed, reference=reference, data=data, threads=threads, batch=batch, progress=progress
+        packed, reference=reference, data=data, threads=n_threads, batch=batch, progress=progress
     )
-
     progress("parity", 0, 1)
     tested = self_test(subject)
-    compared = packed_against_dense(subject, threads=threads, seed=seed)
+    compared = packed_against_dense(subject, threads=n_threads, seed=seed)
     progress("parity", 1, 1)
     rounded = rounding(subject)
     scored, on_kernels, rounded_paired = score(subject, progress)
@@ -119,7 +108,7 @@ def verify(
     disturbed = robustness_of(subject, robustness, seed, progress) if robustness else None
     certified = certificate(packed, reference)
     with watching_load() as load:
-        timed = _time(subject, threads, batch, seconds, seed, progress)
+        timed, *others = latencies(subject, settings, seconds=seconds, seed=seed, progress=progress)
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
@@ -127,7 +116,7 @@ def verify(
     checks |= {f"parity on {inputs}": found for inputs, found in compared.items()}
     if on_kernels is not None:
         checks["kernels against stock"] = on_kernels
-    best = KERNELS if subject.kernels is not None else MODEL
+    best = KERNELS if KERNELS in timed.timings else MODEL
     verdicts = [agreement(name, found) for name, found in checks.items()]
     if certified.revived is not None:
         verdicts.append(nothing_revived(certified.revived))
@@ -143,10 +132,10 @@ def verify(
         file_bytes=sized.file_bytes,
         robustness=disturbed,
     )
-    setting: dict[str, Any] = {"threads": threads, "batch": batch, "seconds": seconds}
-    setting |= {"seed": seed, "robustness": robustness}
+    asked: dict[str, Any] = {"settings": [list(s) for s in settings], "seconds": seconds}
+    asked |= {"seed": seed, "robustness": robustness}
     n_weights = sum(layer.size for layer in packed.layers)
-    mismatch, missed = first_mismatch(subject, checks, trusted, threads=threads)
+    mismatch, missed = first_mismatch(subject, checks, trusted, threads=n_threads)
     return Report(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
         reference=_file(reference) if reference else None,
@@ -163,9 +152,10 @@ def verify(
         robustness=disturbed,
         size=sized,
         latency=timed,
+        other_latencies=tuple(others),
         load=load,
-        layer_times=_profile(subject, threads, batch, seed),
-        processes=_processes(subject, threads, batch, progress),
+        layer_times=layer_times(subject, threads=n_threads, batch=batch, seed=seed),
+        processes=processes(subject, threads=n_threads, batch=batch, progress=progress),
         sparsity=1 - sum(layer.nnz for layer in packed.layers) / max(1, n_weights),
         layers=tuple(packed.layers),
         certificate=certified,
@@ -173,7 +163,7 @@ def verify(
         origin=_origin(packed.metadata),
         machine=state,
         provenance=Provenance.of(
-            setting | asdict(gates) | {"session_config": SESSION_CONFIG}, started
+            asked | asdict(gates) | {"session_config": SESSION_CONFIG}, started
         ),
     )
 
@@ -186,71 +176,14 @@ def write(report: Report, folder: Path) -> None:
     write_atomic(folder / "report.html", html(page).encode(errors="replace"))
 
 
-def _time(
-    subject: Subject, threads: int, batch: int, seconds: float, seed: int, progress: Progress
-) -> Latency:
-    rng = np.random.default_rng(seed)
-    x = _images(subject, batch, rng)
-    files: dict[str, bytes | Path] = {MODEL: subject.packed.runnable()}
-    if subject.reference is not None:
-        files[REFERENCE] = subject.reference
-    for network in (subject.model, subject.parent):
-        if network is not None:
-            network.logits(x)  # what cannot take this batch fails here, with one clear line
-
-    def opener(name: str) -> Callable[[], Run]:
-        return lambda: load_network(name, files[name], threads=threads).runner(x)
-
-    def open_on_kernels() -> Run:
-        content = subject.packed.runnable()
-        network, speed = open_by_runtime(KERNELS, content, threads=threads, batch=batch)
-        if not runtime.uses_kernels(network.session):
-            raise ModelFileError(
-                f"{subject.packed.path.name} ran on the kernels and now is {speed}"
-            )
-        return network.runner(x)
-
-    contenders = {name: opener(name) for name in files}
-    if subject.kernels is not None:
-        contenders[KERNELS] = open_on_kernels
-    samples = measure(
-        contenders,
-        seconds=seconds,
-        rng=rng,
-        progress=partial(progress, "latency"),
-    )
-    reference = REFERENCE if subject.reference is not None else None
-    return latency(samples, reference=reference, threads=threads, batch=batch, rng=rng)
-
-
-def _images(subject: Subject, batch: int, rng: np.random.Generator) -> Floats:
-    shape = (batch, *subject.packed.metadata.preprocessing.input_shape)
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
-def _profile(subject: Subject, threads: int, batch: int, seed: int) -> tuple[LayerTime, ...]:
-    x = _images(subject, batch, np.random.default_rng(seed))
-    layers = layers_by_node(subject.packed.dense())
-    return profile(subject.packed.runnable(), x, threads=threads, layers=layers)
-
-
-def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -> dict[str, Cost]:
-    packed = subject.packed
-    with tempfile.TemporaryDirectory(prefix="fggp-verify-") as folder:
-        copy = Path(folder) / "model.onnx"  # a CSR folder is not a file that onnxruntime loads
-        write_atomic(copy, packed.runnable())
-        paths = {MODEL: copy}
-        if subject.kernels is not None:
-            paths[KERNELS] = copy
-        if subject.reference is not None:
-            paths[REFERENCE] = subject.reference
-        return measure_processes(
-            paths,
-            input_shape=(batch, *packed.metadata.preprocessing.input_shape),
-            threads=threads,
-            on_kernels=[KERNELS],
-            progress=partial(progress, "load time and memory"),
+def _settings(threads: Sequence[int] | None, batches: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of threads and batch, each once, those of the first threads first."""
+    threads = (default_threads(), 1) if threads is None else threads
+    if not threads or not batches or min(*threads, *batches) < 1:
+        raise ConfigError(
+            f"threads and batch must be at least 1, got {list(threads)} and {list(batches)}"
         )
+    return list(dict.fromkeys(product(threads, batches)))
 
 
 def _origin(meta: Metadata) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from fggp_deploy.files import sha256_file
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify.network import Network, load, open_by_runtime
 
+MODEL, REFERENCE, KERNELS = "model", "reference", "kernels"  # the networks' names in the report
+
 
 @dataclass(frozen=True)
 class Subject:

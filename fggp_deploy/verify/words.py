@@ -5,6 +5,13 @@ from __future__ import annotations
 from fggp_deploy.verify.latency import Speedup
 from fggp_deploy.verify.proportions import Proportion
 
+NETWORKS = {  # what people call those that the report has as model, reference and so on
+    "model": "this file",
+    "kernels": "this file, kernels",
+    "reference": "dense parent",
+    "int8": "dense int8",
+}
+
 
 def share(p: Proportion) -> str:
     """A percentage with its interval and n."""
@@ -32,6 +39,15 @@ def size(n_bytes: float) -> str:
 def probability(p: float) -> str:
     """A p-value of two digits."""
     return f"{p:.2g}"
+
+
+def ratio(s: Speedup | None) -> str:
+    """A speed-up with its interval; where that holds 1, that there is no difference."""
+    if s is None:
+        return "1"
+    if not s.measured:
+        return f"no difference [{s.low:.2f}, {s.high:.2f}]"
+    return f"{s.value:.2f}× [{s.low:.2f}, {s.high:.2f}]"
 
 
 def speedup(s: Speedup) -> str:

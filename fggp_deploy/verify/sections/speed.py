@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.latency import PERCENTILES
+from fggp_deploy.verify.latency import PERCENTILES, setting
 from fggp_deploy.verify.machine import Load
 from fggp_deploy.verify.page import Bars, Lines, Section, Table
 
@@ -22,6 +22,7 @@ def speed(r: Report) -> Section:
         "the sessions' medians, and the interval of the ratio a bootstrap over sessions.",
         *(said or ["No reference, so no speed-up."]),
         _latency(r),
+        *([_settings(r)] if r.other_latencies else []),
         _load(r.load),
         _processes(r),
     ]
@@ -53,6 +54,53 @@ def _latency(r: Report) -> Table:
         curves, "ms", "% of rounds", smooth=True, log=True,
     )  # fmt: skip
     return Table("Latency of one run.", head, rows, chart)
+
+
+def _settings(r: Report) -> Table:
+    every = (r.latency, *r.other_latencies)
+    names = list(dict.fromkeys(name for lat in every for name in lat.timings))
+    rows, medians, intervals = [], {}, {}
+    for lat in every:
+        for name in names:
+            what = f"{setting(lat.threads, lat.batch)}: {words.NETWORKS[name]}"
+            t = lat.timings.get(name)
+            if t is None:  # only the kernels are left out, where they do not pay
+                rows.append((what, *["–"] * 5, lat.plan.replace("plain:", "not used:")))
+                continue
+            rows.append(
+                (
+                    what,
+                    f"{t.n} in {t.sessions}",
+                    f"{t.median_ms:.3f}",
+                    f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}",
+                    f"{t.p90_ms:.3f}",
+                    f"{t.p99_ms:.3f}",
+                    "–" if name not in lat.speedups else words.ratio(lat.speedups[name]),
+                )
+            )
+    for name in names:
+        timed = [(lat.timings.get(name), lat.batch) for lat in every]
+        medians[words.NETWORKS[name]] = [t.median_ms / b if t else 0.0 for t, b in timed]
+        intervals[words.NETWORKS[name]] = [
+            (t.median_low_ms / b, t.median_high_ms / b) if t else (0.0, 0.0) for t, b in timed
+        ]
+    chart = Bars(
+        "Median time per image by threads and batch, 95% intervals",
+        [setting(lat.threads, lat.batch) for lat in every],
+        medians,
+        "ms per image",
+        intervals,
+    )
+    caption = (
+        "Latency of one run at every number of threads and batch, each measured as above. Where "
+        "the interval of the ratio holds 1, the noise is larger than the difference and none is "
+        "called. Gates judge the first setting."
+    )
+    head = [
+        "setting and network", "rounds in sessions", "median ms", "95% interval", "p90 ms",
+        "p99 ms", "ratio to the dense parent",
+    ]  # fmt: skip
+    return Table(caption, head, rows, chart)
 
 
 def _load(load: Load) -> str:
