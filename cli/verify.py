@@ -90,6 +90,14 @@ def verify(
         str | None,
         typer.Option(help="Noise and corruptions too: quick (seconds) or full (minutes)."),
     ] = None,
+    int8: Annotated[
+        bool | None,
+        typer.Option(
+            "--int8/--no-int8",
+            help="Time and score the dense parent in int8 too, calibrated on training images. "
+            "Default: where those come with the test images; --int8 reads them.",
+        ),
+    ] = None,
     trusted: Annotated[
         Path | None,
         typer.Option(
@@ -117,7 +125,7 @@ def verify(
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.folder import PACKED, newest
     from fggp_deploy.verify.gates import Gates
-    from fggp_deploy.verify.material import images_for
+    from fggp_deploy.verify.material import images_for, with_training_images
     from fggp_deploy.verify.policy import overridden, read_policy
     from fggp_deploy.verify.report import verify as run
     from fggp_deploy.verify.report import write
@@ -144,21 +152,14 @@ def verify(
         "split_seed": split_seed,
     }  # fmt: skip
     with working("verifying") as progress:
-        loaded = (
-            None
-            if no_data
-            else images_for(
-                path,
-                data,
-                data_dir,
-                progress=progress,
-                **{k: v for k, v in options.items() if v is not None},
-            )
-        )
+        reading = {"progress": progress} | {k: v for k, v in options.items() if v is not None}
+        loaded = None if no_data else images_for(path, data, data_dir, **reading)
+        if int8 and loaded is not None:
+            loaded = with_training_images(loaded, path, data, data_dir, **reading)
         report = run(
             path, reference=reference, data=loaded, gates=gates, threads=counts,
             batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
-            robustness=robustness,
+            robustness=robustness, int8=int8 is not False,
             trusted=lambda: trusted_network(path, trusted, trust_code=trust_code),
             progress=progress,
         )  # fmt: skip

@@ -153,5 +153,7 @@ def test_more_contenders_and_no_reference():
 def test_words_for_slower_and_faster():
     rng = np.random.default_rng(0)
     two, one = [np.full(3, 2.0)] * 10, [np.full(3, 1.0)] * 10
-    assert speedup_in_words(speedup(two, one, rng)).startswith("2.00× as fast as the reference")
-    assert speedup_in_words(speedup(one, two, rng)).startswith("slower than the reference, 0.50×")
+    assert speedup_in_words(speedup(two, one, rng)).startswith("2.00× as fast as the dense")
+    assert speedup_in_words(speedup(one, two, rng)).startswith(
+        "slower than the dense parent, 0.50×"
+    )

@@ -6,26 +6,30 @@ import dataclasses
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
-from fggp_deploy.errors import ConfigError, DataError, FggpError, ModelFileError
+from fggp_deploy.errors import ConfigError, DataError, FggpError, FggpWarning, ModelFileError
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
-from fggp_deploy.verify import process, sections, speed, subject
+from fggp_deploy.progress import silent
+from fggp_deploy.verify import int8, process, sections, speed, subject
 from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.markdown import markdown as render
+from fggp_deploy.verify.material import images_for, with_training_images
 from fggp_deploy.verify.network import Network, load
 from fggp_deploy.verify.process import Cost
 from fggp_deploy.verify.report import Report, verify, write
@@ -151,7 +155,9 @@ def test_everything_is_measured(folder, monkeypatch, name):
     assert found.processes["model"].peak_rss_bytes > found.processes["model"].base_rss_bytes > 0
     assert found.model.file_bytes < found.size.dense_bytes
     assert found.reference.sha256 == sha256_file(folder / "reference.onnx")
-    assert [n.partition(" were")[0] for n in found.notes] == ["The sparse kernels"]
+    kernels_note, int8_note = found.notes
+    assert kernels_note.startswith("The sparse kernels were not used")
+    assert int8_note.startswith("Dense int8 was not measured: no training images")
     assert {stage for stage, _, _ in stages} >= {"parity", "accuracy", "latency, 1 thread, batch 1"}
     assert all(0 <= done <= total for _, done, total in stages)
 
@@ -227,7 +233,7 @@ def test_without_reference_data_and_self_test(folder, quick):
     assert found.passed
     assert found.accuracy is found.reference is found.self_test is None
     assert found.latency.speedups == {}
-    assert len(found.notes) == 4  # the fourth: no kernels
+    assert len(found.notes) == 5  # the others: no kernels, no int8
     text = markdown(found)
     for missing in (
         "No dense parent",
@@ -378,6 +384,67 @@ def test_every_setting_is_measured_and_gates_judge_the_first(folder, quick):
     text = markdown(found)
     for said in ("2 threads, batch 3: this file", "1 thread, batch 1: dense parent"):
         assert said in text
+
+
+def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
+    data = dataset()
+    data = dataclasses.replace(data, train=data.test.first(100))
+    found = quick(folder / "model.onnx", data=data)
+    rival = found.int8
+    assert rival.n_calibration == 100
+    assert rival.file_bytes < 0.5 * found.reference.file_bytes
+    assert rival.scores.top1.n == rival.paired.n == N_TEST
+    # the parent is its reference: with the file it shares nothing but the images
+    lost_against_parent = found.accuracy.reference.top1.k - rival.scores.top1.k
+    assert rival.paired.lost - rival.paired.gained == lost_against_parent
+    assert rival.paired.agreement.value > 0.8
+    assert {"model", "reference", "int8"} == set(found.latency.timings) == set(found.processes)
+    text = markdown(found)
+    assert "calibrated on 100 training images" in text
+    assert "the rival: the dense parent in int8" in text
+    without = quick(folder / "model.onnx", data=data, int8=False)
+    assert without.int8 is None
+    assert "int8" not in without.latency.timings
+    assert "Dense int8 was not measured: --no-int8." in without.notes
+
+
+def test_int8_that_cannot_be_made_is_a_note(folder, quick, monkeypatch):
+    def refuse(*_, **__):
+        raise ModelFileError("onnxruntime cannot quantise the network: no")
+
+    monkeypatch.setattr(int8, "quantize_on", refuse)
+    data = dataset()
+    found = quick(folder / "model.onnx", data=dataclasses.replace(data, train=data.test))
+    assert found.int8 is None
+    assert (
+        "Dense int8 was not measured: onnxruntime cannot quantise the network: no." in found.notes
+    )
+
+
+def test_training_images_for_int8_are_never_test_images(folder, tmp_path):
+    def draw(where: Path, n: int) -> None:
+        for c in range(CLASSES):
+            (where / f"c{c}").mkdir(parents=True)
+            for i in range(n):
+                pixels = np.full((SIDE, SIDE), 20 * c + i, np.uint8)
+                Image.fromarray(pixels).save(where / f"c{c}" / f"{i}.png")
+
+    draw(tmp_path / "flat", 10)
+    draw(tmp_path / "cut" / "train", 10)
+    draw(tmp_path / "cut" / "test", 2)
+    model = folder / "model.onnx"
+    for name, n_test in (("flat", 60), ("cut", 12)):
+        spec = f"folder:{tmp_path / name}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FggpWarning)  # that the flat one is all for testing
+            found = images_for(model, spec, progress=silent)
+        assert (len(found.train), len(found.test)) == (0, n_test)
+        if name == "flat":  # all of them are for testing
+            with pytest.raises(DataError, match="none can calibrate int8"):
+                with_training_images(found, model, spec, None, progress=silent)
+        else:
+            more = with_training_images(found, model, spec, None, progress=silent)
+            assert (len(more.train), len(more.test)) == (54, 12)
 
 
 def test_a_speed_gate_needs_the_reference(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,24 +13,35 @@ from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.progress import Progress
 from fggp_deploy.verify import accuracy, parity
+from fggp_deploy.verify.accuracy import Accuracy, Paired
 from fggp_deploy.verify.input_check import InputCheck, check_inputs
-from fggp_deploy.verify.network import Floats, Network
+from fggp_deploy.verify.int8 import Int8
+from fggp_deploy.verify.network import Floats, Network, load
+from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.robustness import Robustness, robustness
 from fggp_deploy.verify.subject import Subject
 
 KERNELS_RTOL = 1e-5  # of the largest logit: how far the kernels may be from stock
 
 
-def score(
-    subject: Subject, progress: Progress
-) -> tuple[accuracy.Accuracy | None, parity.Difference | None, accuracy.Paired | None]:
-    """Accuracy on the whole test split, paired with the parent's, and kernels against stock there.
+@dataclass(frozen=True)
+class Answered:
+    """What the whole test split tells; None is what there was no network or no data for.
 
-    Third, fp16 values paired with fp32 ones. Each is None where there are no data, no kernels, or
-    no file with fp32 values.
+    `accuracy` is paired with the parent's, `kernels` compares the kernels with stock onnxruntime,
+    `rounded` fp16 values with fp32 ones, `int8` the parent quantised with the parent.
     """
+
+    accuracy: Accuracy | None = None
+    kernels: Difference | None = None
+    rounded: Paired | None = None
+    int8: Int8 | None = None
+
+
+def answered(subject: Subject, *, threads: int, progress: Progress) -> Answered:
+    """Run every network on the whole test split."""
     if subject.data is None:
-        return None, None, None
+        return Answered()
     test = subject.data.test
 
     def run(network: Network, stage: str) -> Floats:
@@ -48,7 +60,17 @@ def score(
     )
     y_fp32 = run(subject.unrounded, "accuracy in fp32") if subject.unrounded else None
     rounded = None if y_fp32 is None else accuracy.paired(y, y_fp32, test.labels)
-    return scored, fast, rounded
+    int8 = None
+    if subject.int8 is not None and y_parent is not None:
+        content = subject.int8.content
+        y_int8 = run(load("dense int8", content, threads=threads), "accuracy of dense int8")
+        int8 = Int8(
+            file_bytes=len(content),
+            n_calibration=subject.int8.n_calibration,
+            scores=accuracy.scores(y_int8, test.labels),
+            paired=accuracy.paired(y_int8, y_parent, test.labels),
+        )
+    return Answered(scored, fast, rounded, int8)
 
 
 def inputs_as_trained(subject: Subject) -> InputCheck | None:

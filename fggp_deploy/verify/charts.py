@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from fggp_deploy.verify import words
 from fggp_deploy.verify.page import Bars, Chart, Lines
 
 # Drawn in these colours, shown in the page's variables of the same order (page.css).
@@ -18,7 +19,7 @@ _INK, _FAINT = "#0000a0", "#0000a7"
 _VARIABLES = {_INK: "--ink", _FAINT: "--line"} | {
     colour: f"--series-{i}" for i, colour in enumerate(_SERIES, 1)
 }
-_OWN = {"model": 0, "reference": 1, "kernels": 2}  # the same look in every chart
+_OWN = {words.FILE: 0} | {n: i for i, n in enumerate(words.NETWORKS.values())}  # in every chart
 _MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _WIDTH, _ROW, _HEIGHT = 5.8, 0.21, 3.2  # inches; a row is one bar
 MAX_BARS = 60

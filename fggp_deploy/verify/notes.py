@@ -25,6 +25,8 @@ def notes(subject: Subject) -> tuple[str, ...]:
         notes.append(f"The sparse kernels were not used: {subject.speed.removeprefix('plain: ')}.")
     else:
         notes.append(f"The sparse kernels run {subject.speed.removeprefix('kernels: ')}.")
+    if subject.no_int8:
+        notes.append(f"Dense int8 was not measured: {subject.no_int8}.")
     if subject.packed.metadata.unrounded is not None and subject.unrounded is None:
         notes.append(
             "The values are fp16 and no file with the same checkpoint's fp32 values lies beside "

@@ -19,7 +19,7 @@ from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import sections
-from fggp_deploy.verify.answers import inputs_as_trained, robustness_of, score
+from fggp_deploy.verify.answers import answered, inputs_as_trained, robustness_of
 from fggp_deploy.verify.certificate import certificate
 from fggp_deploy.verify.checks import (
     Trusted,
@@ -60,6 +60,7 @@ def verify(
     seconds: float = 10.0,
     seed: int = 0,
     robustness: str | None = None,
+    int8: bool = True,
     trusted: Trusted = lambda: None,
     progress: Progress = silent,
 ) -> Report:
@@ -69,7 +70,8 @@ def verify(
     is one. `data` brings the test split. Latency is measured at every pair of `threads` (default:
     one a physical core, and one) and `batches`; the first pair is the one that gates judge, with
     `seconds` of its own, and the one that everything else holds for. `robustness` is None, "quick"
-    or "full". `trusted` makes the network that the file ought to hold, or None where there is none;
+    or "full". `int8`: also the dense parent in int8, calibrated on the data's training images.
+    `trusted` makes the network that the file ought to hold, or None where there is none;
     it is called only when the self-test fails, to find the layer.
 
     Raises ConfigError for options out of their domain and gates that cannot be judged,
@@ -96,14 +98,16 @@ def verify(
     if robustness is not None and robustness not in EXTENTS:
         raise UnknownName("robustness", robustness, EXTENTS)
     subject = gather(
-        packed, reference=reference, data=data, threads=n_threads, batch=batch, progress=progress
-    )
+        packed, reference=reference, data=data, threads=n_threads, batch=batch, int8=int8,
+        progress=progress,
+    )  # fmt: skip
     progress("parity", 0, 1)
     tested = self_test(subject)
     compared = packed_against_dense(subject, threads=n_threads, seed=seed)
     progress("parity", 1, 1)
     rounded = rounding(subject)
-    scored, on_kernels, rounded_paired = score(subject, progress)
+    found = answered(subject, threads=n_threads, progress=progress)
+    scored, on_kernels = found.accuracy, found.kernels
     found_inputs = inputs_as_trained(subject)
     disturbed = robustness_of(subject, robustness, seed, progress) if robustness else None
     certified = certificate(packed, reference)
@@ -113,11 +117,11 @@ def verify(
 
     checks = {"self-test": tested} if tested is not None else {}
     checks |= {"fp16 values against fp32": rounded} if rounded is not None else {}
-    checks |= {f"parity on {inputs}": found for inputs, found in compared.items()}
+    checks |= {f"parity on {inputs}": d for inputs, d in compared.items()}
     if on_kernels is not None:
         checks["kernels against stock"] = on_kernels
     best = KERNELS if KERNELS in timed.timings else MODEL
-    verdicts = [agreement(name, found) for name, found in checks.items()]
+    verdicts = [agreement(name, d) for name, d in checks.items()]
     if certified.revived is not None:
         verdicts.append(nothing_revived(certified.revived))
     if certified.n_removed is not None and certified.n_removed_recorded is not None:
@@ -133,7 +137,7 @@ def verify(
         robustness=disturbed,
     )
     asked: dict[str, Any] = {"settings": [list(s) for s in settings], "seconds": seconds}
-    asked |= {"seed": seed, "robustness": robustness}
+    asked |= {"seed": seed, "robustness": robustness, "int8": int8}
     n_weights = sum(layer.size for layer in packed.layers)
     mismatch, missed = first_mismatch(subject, checks, trusted, threads=n_threads)
     return Report(
@@ -145,10 +149,11 @@ def verify(
         parity=compared,
         kernels_parity=on_kernels,
         rounding=rounded,
-        rounding_paired=rounded_paired,
+        rounding_paired=found.rounded,
         mismatch=mismatch,
         inputs=found_inputs,
         accuracy=scored,
+        int8=found.int8,
         robustness=disturbed,
         size=sized,
         latency=timed,

@@ -18,7 +18,7 @@ from fggp_deploy.verify.localise import layers_by_node
 from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime
 from fggp_deploy.verify.process import Cost, measure_processes
 from fggp_deploy.verify.profile import LayerTime, profile
-from fggp_deploy.verify.subject import KERNELS, MODEL, REFERENCE, Subject
+from fggp_deploy.verify.subject import INT8, KERNELS, MODEL, REFERENCE, Subject
 
 OTHER_SHARE = 0.2  # of the time of the setting that gates judge, for each of the others
 
@@ -64,6 +64,9 @@ def processes(subject: Subject, *, threads: int, batch: int, progress: Progress)
             paths[KERNELS] = copy
         if subject.reference is not None:
             paths[REFERENCE] = subject.reference
+        if subject.int8 is not None:
+            paths[INT8] = Path(folder) / "int8.onnx"
+            write_atomic(paths[INT8], subject.int8.content)
         return measure_processes(
             paths,
             input_shape=(batch, *packed.metadata.preprocessing.input_shape),
@@ -91,6 +94,8 @@ def _at(
     files: dict[str, bytes | Path] = {MODEL: content}
     if subject.reference is not None:
         files[REFERENCE] = subject.reference
+    if subject.int8 is not None:
+        files[INT8] = subject.int8.content
 
     def opener(name: str) -> Opener:
         return lambda threads, batch: load(name, files[name], threads=threads).runner(x)

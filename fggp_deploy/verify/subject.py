@@ -14,9 +14,11 @@ from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.progress import Progress, silent
+from fggp_deploy.verify.int8 import Quantised, quantised
 from fggp_deploy.verify.network import Network, load, open_by_runtime
 
-MODEL, REFERENCE, KERNELS = "model", "reference", "kernels"  # the networks' names in the report
+# The networks' names in the report.
+MODEL, REFERENCE, KERNELS, INT8 = "model", "reference", "kernels", "int8"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Subject:
     `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
     same model on the sparse kernels, None where they are missing or no faster; `speed` says why.
     `unrounded` is the network of a file beside one with fp16 values that holds the same checkpoint
-    in fp32.
+    in fp32. `int8` is the parent quantised, None where it could not be: `no_int8` says why.
     """
 
     packed: SparseModel
@@ -37,6 +39,8 @@ class Subject:
     kernels: Network | None = None
     speed: str = ""
     unrounded: Network | None = None
+    int8: Quantised | None = None
+    no_int8: str = ""
 
 
 def gather(
@@ -46,9 +50,10 @@ def gather(
     data: Dataset | None,
     threads: int,
     batch: int = 1,
+    int8: bool = True,
     progress: Progress = silent,
 ) -> Subject:
-    """Load both networks and check that everything fits.
+    """Load both networks and check that everything fits; `int8`: quantise the parent.
 
     Raises ModelFileError for a network that does not load or gives another number of logits than
     the model has classes, and DataError for data of another size or number of classes.
@@ -75,7 +80,14 @@ def gather(
     on_kernels = fast if runtime.uses_kernels(fast.session) else None
     twin = find_unrounded(packed) if meta.unrounded is not None else None
     unrounded = load(twin.name, twin, threads=threads) if twin else None
-    return Subject(packed, model, reference, parent, data, on_kernels, speed, unrounded)
+    rival, no_int8 = None, "--no-int8"
+    if int8:
+        progress("quantising the parent to int8", 0, 1)
+        rival, no_int8 = quantised(reference, data, meta.preprocessing)
+        progress("quantising the parent to int8", 1, 1)
+    return Subject(
+        packed, model, reference, parent, data, on_kernels, speed, unrounded, rival, no_int8
+    )
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:

@@ -6,11 +6,12 @@ from fggp_deploy.verify.latency import Speedup
 from fggp_deploy.verify.proportions import Proportion
 
 NETWORKS = {  # what people call those that the report has as model, reference and so on
-    "model": "this file",
+    "model": "this file, stock",
     "kernels": "this file, kernels",
     "reference": "dense parent",
     "int8": "dense int8",
 }
+FILE, PARENT = "this file", NETWORKS["reference"]  # where it does not matter what runs it
 
 
 def share(p: Proportion) -> str:
@@ -57,5 +58,5 @@ def speedup(s: Speedup) -> str:
     if not s.measured:
         return f"no difference measured (ratio {s.value:.3f}, {interval})"
     if s.value >= 1:
-        return f"{s.value:.2f}× as fast as the reference ({interval})"
-    return f"slower than the reference, {s.value:.2f}× its speed ({interval})"
+        return f"{s.value:.2f}× as fast as the dense parent ({interval})"
+    return f"slower than the dense parent, {s.value:.2f}× its speed ({interval})"

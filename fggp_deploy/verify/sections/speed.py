@@ -14,13 +14,13 @@ MAX_LAYERS = 60
 def speed(r: Report) -> Section:
     """The section."""
     lat = r.latency
-    said = [f"{name}: {words.speedup(s)}." for name, s in lat.speedups.items()]
+    said = [f"{words.NETWORKS[name]}: {words.speedup(s)}." for name, s in lat.speedups.items()]
     blocks: list[str | Table] = [
-        f"{lat.threads} thread(s), batch {lat.batch}; model and reference on stock onnxruntime, "
-        "kernels is the model on the sparse kernels in it. Each session loads every network "
-        "afresh, warms up, and times interleaved rounds in shuffled order; the median is that of "
-        "the sessions' medians, and the interval of the ratio a bootstrap over sessions.",
-        *(said or ["No reference, so no speed-up."]),
+        f"{setting(lat.threads, lat.batch).capitalize()}. All run in stock onnxruntime; “kernels” "
+        "adds the sparse kernels to it. Each session loads every network afresh, warms up, and "
+        "times interleaved rounds in shuffled order; the median is that of the sessions' medians, "
+        "and the interval of the ratio a bootstrap over sessions.",
+        *(said or ["No dense parent, so no speed-up."]),
         _latency(r),
         *([_settings(r)] if r.other_latencies else []),
         _load(r.load),
@@ -33,7 +33,8 @@ def speed(r: Report) -> Section:
 
 def _latency(r: Report) -> Table:
     rows, curves = [], {}
-    for name, t in r.latency.timings.items():
+    for key, t in r.latency.timings.items():
+        name = words.NETWORKS[key]
         interval = f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}"
         n, p90, p99 = f"{t.n} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
         rows.append((name, n, f"{t.median_ms:.3f}", interval, p90, p99))
@@ -117,7 +118,8 @@ def _load(load: Load) -> str:
 
 def _processes(r: Report) -> Table:
     rows = []
-    for name, c in r.processes.items():
+    for key, c in r.processes.items():
+        name = words.NETWORKS[key]
         load = f"{c.load_ms:.1f} ({c.load_min_ms:.1f} to {c.load_max_ms:.1f})"
         first = f"{c.first_run_ms:.2f} ({c.first_run_min_ms:.2f} to {c.first_run_max_ms:.2f})"
         peaks = (c.peak_rss_bytes, c.peak_rss_min_bytes, c.peak_rss_max_bytes)
@@ -149,9 +151,9 @@ def _layers(r: Report) -> Table:
     chart = Bars(
         "Time by layer on stock onnxruntime, median and middle 90%",
         [t.name for t in shown],
-        {"model": [t.median_ms for t in shown]},
+        {words.NETWORKS["model"]: [t.median_ms for t in shown]},
         "ms",
-        {"model": [(t.low_ms, t.high_ms) for t in shown]},
+        {words.NETWORKS["model"]: [(t.low_ms, t.high_ms) for t in shown]},
     )
     caption = (
         "Where stock onnxruntime spends its time, by its own profiler: each layer with what "

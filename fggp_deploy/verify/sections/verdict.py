@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.latency import setting
 from fggp_deploy.verify.page import Glance, Section, Table
 
 
@@ -74,19 +75,19 @@ def glance(r: Report) -> list[Glance]:
     parent = words.size(s.reference_bytes) if s.reference_bytes else "–"
     rows.append(Glance("file", parent, words.size(s.file_bytes), smaller))
     times = r.latency.timings
-    setting = f"batch {r.latency.batch}, {r.latency.threads} thread(s)"
+    where = setting(r.latency.threads, r.latency.batch)
     for name, what in (
-        ("model", f"median latency, {setting}"),
+        ("model", f"median latency, {where}"),
         ("kernels", "the same on the sparse kernels"),
     ):
         if name in times:
             s_up = r.latency.speedups.get(name)
             faster = "–"
             if s_up is not None:
-                word = "" if s_up.measured else ", no difference"
-                faster = f"{s_up.value:.2f}× [{s_up.low:.2f}, {s_up.high:.2f}]{word}"
+                faster = words.ratio(s_up)
             dense = f"{times['reference'].median_ms:.3f} ms" if "reference" in times else "–"
             rows.append(Glance(what, dense, f"{times[name].median_ms:.3f} ms", faster))
+    rows += _rival(r)
     if (d := r.robustness) is not None:
         rows.append(
             Glance(
@@ -105,3 +106,21 @@ def glance(r: Report) -> list[Glance]:
             own = words.size(cost.peak_rss_bytes)
             rows.append(Glance(f"peak memory of a process{what}", peak, own, "–"))
     return rows
+
+
+def _rival(r: Report) -> list[Glance]:
+    """What the dense parent in int8 would have given without any pruning."""
+    q, timed = r.int8, r.latency.timings.get("int8")
+    parent = r.accuracy.reference if r.accuracy else None
+    if q is None or timed is None or parent is None:
+        return []
+    dense = r.latency.timings["reference"]
+    bytes_of_parent = words.size(r.size.reference_bytes or 0)
+    return [
+        Glance(
+            "the rival: the dense parent in int8, not pruned",
+            f"{parent.top1.value:.2%}, {dense.median_ms:.3f} ms, {bytes_of_parent}",
+            f"{q.scores.top1.value:.2%}, {timed.median_ms:.3f} ms, {words.size(q.file_bytes)}",
+            f"{0 - q.paired.drop_points:+.2f} points, {words.ratio(r.latency.speedups['int8'])}",
+        )
+    ]
