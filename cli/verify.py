@@ -13,8 +13,6 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from fggp_deploy.verify.document import Report
     from fggp_deploy.verify.gates import Verdict
 
@@ -130,6 +128,7 @@ def verify(
     from fggp_deploy.verify.report import verify as run
     from fggp_deploy.verify.report import write
 
+    from .networks import torch_network, trusted_network
     from .progress import working
     from .render import as_json
 
@@ -161,7 +160,7 @@ def verify(
             batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
             robustness=robustness, int8=int8 is not False,
             trusted=lambda: trusted_network(path, trusted, trust_code=trust_code),
-            progress=progress,
+            torch=lambda: torch_network(path, trust_code=trust_code), progress=progress,
         )  # fmt: skip
     folder = out or path.parent
     write(report, folder)
@@ -217,42 +216,3 @@ def recheck(model: Path, report: Path, *, threads: int, json: bool) -> None:
         stdout.print(f"{'PASSED' if passed else 'FAILED'}: {model} against {report}", markup=False)
     if not passed:
         raise typer.Exit(1)
-
-
-def trusted_network(
-    model: Path, given: Path | None, *, trust_code: bool = False
-) -> ModelProto | None:
-    """What `model` ought to hold: the file given, or a new export of the checkpoint beside it.
-
-    None where there is none, it is not the one recorded, or torch is not installed. Raises
-    ModelFileError where it cannot be made, as of a network in the user's own file without
-    `trust_code`.
-    """
-    import onnx
-
-    from fggp_deploy.artifacts.sparse_model import SparseModel
-    from fggp_deploy.errors import ModelFileError, UserError
-    from fggp_deploy.onnx_ops import unpack
-    from fggp_deploy.onnx_reading import reading
-    from fggp_deploy.verify.certificate import checkpoint_of
-
-    if given is not None:
-        try:
-            with reading(str(given)):
-                return unpack(onnx.load(given))
-        except OSError as e:
-            raise ModelFileError(f"--trusted {given} cannot be read ({e.strerror or e})") from e
-    packed = SparseModel.open(model)
-    if (checkpoint := checkpoint_of(packed)) is None:
-        return None
-    try:
-        from fggp_deploy.artifacts.checkpoint import Checkpoint
-        from fggp_deploy.exporters.torch_onnx import to_onnx
-        from fggp_deploy.training.start import restore
-    except ModuleNotFoundError:
-        return None
-    try:
-        network = restore(Checkpoint.open(checkpoint), checkpoint, trust_code=trust_code)
-        return to_onnx(network, packed.metadata)
-    except UserError as e:
-        raise ModelFileError(str(e)) from e

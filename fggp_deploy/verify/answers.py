@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,58 +19,90 @@ from fggp_deploy.verify.int8 import Int8
 from fggp_deploy.verify.network import Floats, Network, load
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.robustness import Robustness, robustness
-from fggp_deploy.verify.subject import Subject
+from fggp_deploy.verify.subject import Subject, probe_inputs
 
 KERNELS_RTOL = 1e-5  # of the largest logit: how far the kernels may be from stock
+TORCH_RTOL = 1e-4  # the same for stock and torch, whose convolutions are another library's
 
 
 @dataclass(frozen=True)
 class Answered:
     """What the whole test split tells; None is what there was no network or no data for.
 
-    `accuracy` is paired with the parent's, `kernels` compares the kernels with stock onnxruntime,
-    `rounded` fp16 values with fp32 ones, `int8` the parent quantised with the parent.
+    `logits` are the file's on stock onnxruntime, for the test images or, without data, for the
+    probe inputs; `kernels` and `compiled` are compared with them. `accuracy` is paired with the
+    parent's, `rounded` are fp16 values against fp32 ones, `int8` is the parent quantised against
+    the parent.
     """
 
+    logits: Floats
+    kernels: Difference | None
+    compiled: Difference | None
     accuracy: Accuracy | None = None
-    kernels: Difference | None = None
     rounded: Paired | None = None
     int8: Int8 | None = None
 
 
-def answered(subject: Subject, *, threads: int, progress: Progress) -> Answered:
-    """Run every network on the whole test split."""
-    if subject.data is None:
-        return Answered()
-    test = subject.data.test
+def answered(subject: Subject, *, threads: int, seed: int, progress: Progress) -> Answered:
+    """Run every network on the whole test split, or without data on the probe inputs."""
+    answer = partial(_answer, subject, seed=seed, progress=progress)
+    y = answer(subject.model, "accuracy")
 
-    def run(network: Network, stage: str) -> Floats:
-        preprocessing = subject.packed.metadata.preprocessing
-        return accuracy.logits(network, test, preprocessing, partial(progress, stage))
+    def against_stock(network: Network | None, stage: str) -> Difference | None:
+        return None if network is None else near(answer(network, stage), y, KERNELS_RTOL)
 
-    y = run(subject.model, "accuracy")
-    y_parent = run(subject.parent, "accuracy of the reference") if subject.parent else None
-    fast = None
-    if subject.kernels is not None:
-        # sums in another order differ by roundings of the largest logits, whatever the one compared
-        atol = max(parity.ATOL, KERNELS_RTOL * float(np.abs(y).max()))
-        fast = parity.difference(run(subject.kernels, "accuracy on the kernels"), y, atol=atol)
-    scored = accuracy.accuracy(
-        y, y_parent, test, data=subject.data.name, classes=subject.data.classes
+    found = Answered(
+        logits=y,
+        kernels=against_stock(subject.kernels, "accuracy on the kernels"),
+        compiled=against_stock(subject.compiled, "accuracy of the compiled file"),
     )
-    y_fp32 = run(subject.unrounded, "accuracy in fp32") if subject.unrounded else None
-    rounded = None if y_fp32 is None else accuracy.paired(y, y_fp32, test.labels)
+    if subject.data is None:
+        return found
+    test, name, classes = subject.data.test, subject.data.name, subject.data.classes
+    y_parent = answer(subject.parent, "accuracy of the dense parent") if subject.parent else None
+    y_fp32 = answer(subject.unrounded, "accuracy in fp32") if subject.unrounded else None
     int8 = None
     if subject.int8 is not None and y_parent is not None:
         content = subject.int8.content
-        y_int8 = run(load("dense int8", content, threads=threads), "accuracy of dense int8")
+        y_int8 = answer(load("dense int8", content, threads=threads), "accuracy of dense int8")
         int8 = Int8(
             file_bytes=len(content),
             n_calibration=subject.int8.n_calibration,
             scores=accuracy.scores(y_int8, test.labels),
             paired=accuracy.paired(y_int8, y_parent, test.labels),
         )
-    return Answered(scored, fast, rounded, int8)
+    return replace(
+        found,
+        accuracy=accuracy.accuracy(y, y_parent, test, data=name, classes=classes),
+        rounded=None if y_fp32 is None else accuracy.paired(y, y_fp32, test.labels),
+        int8=int8,
+    )
+
+
+def torch_against_stock(
+    subject: Subject, torch: Network, logits: Floats, *, seed: int, progress: Progress
+) -> Difference:
+    """The network that the file was made from, on the inputs that gave `logits`."""
+    y = _answer(subject, torch, "torch", seed=seed, progress=progress)
+    return near(logits, y, TORCH_RTOL)
+
+
+def near(actual: Floats, expected: Floats, share: float) -> Difference:
+    """Compare logits; the tolerance is at least `share` of the largest one expected.
+
+    Sums in another order differ by roundings of the largest logits, whatever the one compared.
+    """
+    atol = max(parity.ATOL, share * float(np.abs(expected).max(initial=0)))
+    return parity.difference(actual, expected, atol=atol)
+
+
+def _answer(
+    subject: Subject, network: Network, stage: str, *, seed: int, progress: Progress
+) -> Floats:
+    if subject.data is None:
+        return network.logits(probe_inputs(subject.packed.metadata, seed))
+    preprocessing = subject.packed.metadata.preprocessing
+    return accuracy.logits(network, subject.data.test, preprocessing, partial(progress, stage))
 
 
 def inputs_as_trained(subject: Subject) -> InputCheck | None:

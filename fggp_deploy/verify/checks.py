@@ -12,15 +12,18 @@ from fggp_deploy.onnx_reading import reading
 from fggp_deploy.verify import accuracy, parity
 from fggp_deploy.verify.localise import (
     Mismatch,
+    expanded,
     first_difference,
     first_difference_on_kernels,
 )
 from fggp_deploy.verify.network import load
-from fggp_deploy.verify.subject import Subject
+from fggp_deploy.verify.subject import Subject, probe_inputs
 
-N_PROBES = 8  # random inputs where the file brings no self-test
 N_PARITY = 256  # test images on which packed and dense are compared
 
+# The names of these checks in the verdicts.
+TORCH, KERNELS = "torch against stock", "kernels against stock"
+COMPILED = "compiled file against stock"
 UNTRUSTED = (
     "The layer that differs was not looked for: the checkpoint that the file was made from is not "
     "beside it and no --trusted network was given."
@@ -61,13 +64,7 @@ def packed_against_dense(
     The inputs are the self-test's, or normal noise from `seed`, and the first test images.
     """
     meta = subject.packed.metadata
-    shape = meta.preprocessing.input_shape
-    rng = np.random.default_rng(seed)
-    x = (
-        meta.selftest.probe(shape)
-        if meta.selftest is not None
-        else rng.standard_normal((N_PROBES, *shape), dtype=np.float32)
-    )
+    x = probe_inputs(meta, seed)
     name = f"the dense form of {subject.model.name}"
     with reading(name):
         serialized = subject.packed.dense().SerializeToString()
@@ -87,31 +84,33 @@ def first_mismatch(
 ) -> tuple[Mismatch | None, tuple[str, ...]]:
     """The first layer that differs where a check failed, and what a reader must know if none is.
 
-    Packed against dense and kernels against stock are compared inside the file; what fails its
-    self-test needs the trusted network.
+    Packed against dense, kernels and compiled file against stock are compared with the file's own
+    dense form; what fails its self-test, or differs from torch, needs the trusted network.
     """
     failed = [name for name, found in checks.items() if not found.passed]
     if not failed:
         return None, ()
-    meta = subject.packed.metadata
-    shape = meta.preprocessing.input_shape
-    x = (
-        meta.selftest.probe(shape)
-        if meta.selftest is not None
-        else np.random.default_rng(0).standard_normal((N_PROBES, *shape), dtype=np.float32)
-    )
+    x = probe_inputs(subject.packed.metadata, seed=0)
+    found: Mismatch | None = None
+    missed: tuple[str, ...] = ()
     try:
         with reading(subject.packed.path.name):
             dense = subject.packed.dense()
             packed = onnx.ModelProto.FromString(subject.packed.runnable())
         if any(name.startswith("parity") for name in failed):
             found = first_difference(packed, dense, x, against="its own dense form")
-        elif "self-test" in failed:
+        elif "self-test" in failed or TORCH in failed:
             if (network := trusted()) is None:
                 return None, (UNTRUSTED,)
             found = first_difference(dense, network, x, against="the network it was made from")
-        else:
+        elif KERNELS in failed:
             found = first_difference_on_kernels(dense, x, threads=threads)
+        elif COMPILED in failed and subject.compiled_file is not None:
+            name = subject.compiled_file.name
+            missed += (f"Remove {name} from the cache of plans; it is then compiled anew.",)
+            with reading(name):
+                compiled = onnx.load(subject.compiled_file)
+            found = first_difference(expanded(compiled, dense), dense, x, against="this file")
     except ModelFileError as e:
-        return None, (f"The layer that differs was not found: {e}.",)
-    return found, () if found else ("No single layer differs beyond rounding.",)
+        return None, (*missed, f"The layer that differs was not found: {e}.")
+    return found, missed if found else (*missed, "No single layer differs beyond rounding.")

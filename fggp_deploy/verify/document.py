@@ -41,12 +41,14 @@ class Report:
     `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference", "int8" (the
     reference quantised) and, where the model runs on them, "kernels": then the gates on latency
     judge those. `other_latencies` are the same at other threads and batches, which no gate judges.
-    `parity` is packed against dense by inputs, `kernels_parity` kernels against stock on the test
-    images; `rounding` fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the
-    test split where a file with fp32 values lies beside the model. `mismatch` is the first layer
-    that differs where one of these or the self-test fails. `load` is what else ran while latency
-    was measured, `history` the curves of the run that lies beside the file. `origin` is what the
-    model says of itself, `provenance` what made this report.
+    `parity` is packed against dense by inputs. `kernels_parity` (compiled now), `compiled_parity`
+    (the compiled file that sessions open) and `torch_parity` (the network that the file was made
+    from) are against stock on all test images, or on the probe inputs without data. `rounding` is
+    fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test split where a
+    file with fp32 values lies beside the model. `mismatch` is the first layer that differs where
+    one of these or the self-test fails. `load` is what else ran while latency was measured,
+    `history` the curves of the run that lies beside the file. `origin` is what the model says of
+    itself, `provenance` what made this report.
     """
 
     model: File
@@ -56,6 +58,8 @@ class Report:
     self_test: Difference | None
     parity: dict[str, Difference]
     kernels_parity: Difference | None
+    compiled_parity: Difference | None
+    torch_parity: Difference | None
     rounding: Difference | None
     rounding_paired: Paired | None
     mismatch: Mismatch | None

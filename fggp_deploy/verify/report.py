@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -15,13 +15,22 @@ from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import sections
-from fggp_deploy.verify.answers import answered, inputs_as_trained, robustness_of
+from fggp_deploy.verify import subject as names
+from fggp_deploy.verify.answers import (
+    answered,
+    inputs_as_trained,
+    robustness_of,
+    torch_against_stock,
+)
 from fggp_deploy.verify.certificate import certificate
 from fggp_deploy.verify.checks import (
+    COMPILED,
+    KERNELS,
+    TORCH,
     Trusted,
     first_mismatch,
     packed_against_dense,
@@ -41,12 +50,13 @@ from fggp_deploy.verify.history import history
 from fggp_deploy.verify.html import html
 from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG
+from fggp_deploy.verify.network import SESSION_CONFIG, Floats, Network
 from fggp_deploy.verify.notes import notes
+from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.size import size
 from fggp_deploy.verify.speed import latencies, layer_times, processes
-from fggp_deploy.verify.subject import KERNELS, MODEL, find_reference, gather
+from fggp_deploy.verify.subject import Subject, find_reference, gather
 
 
 def verify(
@@ -62,6 +72,7 @@ def verify(
     robustness: str | None = None,
     int8: bool = True,
     trusted: Trusted = lambda: None,
+    torch: Callable[[], Network | None] = lambda: None,
     progress: Progress = silent,
 ) -> Report:
     """Verify a packed .onnx file or .csr folder on the CPU, on stock onnxruntime and the kernels.
@@ -72,7 +83,8 @@ def verify(
     `seconds` of its own, and the one that everything else holds for. `robustness` is None, "quick"
     or "full". `int8`: also the dense parent in int8, calibrated on the data's training images.
     `trusted` makes the network that the file ought to hold, or None where there is none;
-    it is called only when the self-test fails, to find the layer.
+    it is called only when the self-test fails, to find the layer. `torch` is the same network in
+    torch, to be compared on all data; see `in_torch`.
 
     Raises ConfigError for options out of their domain and gates that cannot be judged,
     ModelFileError for files that are damaged, do not run or do not belong together, and DataError
@@ -106,21 +118,22 @@ def verify(
     compared = packed_against_dense(subject, threads=n_threads, seed=seed)
     progress("parity", 1, 1)
     rounded = rounding(subject)
-    found = answered(subject, threads=n_threads, progress=progress)
-    scored, on_kernels = found.accuracy, found.kernels
+    found = answered(subject, threads=n_threads, seed=seed, progress=progress)
+    scored = found.accuracy
     found_inputs = inputs_as_trained(subject)
     disturbed = robustness_of(subject, robustness, seed, progress) if robustness else None
     certified = certificate(packed, reference)
     with watching_load() as load:
         timed, *others = latencies(subject, settings, seconds=seconds, seed=seed, progress=progress)
+    against_torch, no_torch = _in_torch(subject, torch, found.logits, seed, progress)
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
     checks |= {"fp16 values against fp32": rounded} if rounded is not None else {}
     checks |= {f"parity on {inputs}": d for inputs, d in compared.items()}
-    if on_kernels is not None:
-        checks["kernels against stock"] = on_kernels
-    best = KERNELS if KERNELS in timed.timings else MODEL
+    compared_with_stock = {KERNELS: found.kernels, COMPILED: found.compiled, TORCH: against_torch}
+    checks |= {name: d for name, d in compared_with_stock.items() if d is not None}
+    best = names.KERNELS if names.KERNELS in timed.timings else names.MODEL
     verdicts = [agreement(name, d) for name, d in checks.items()]
     if certified.revived is not None:
         verdicts.append(nothing_revived(certified.revived))
@@ -144,10 +157,12 @@ def verify(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
         reference=_file(reference) if reference else None,
         verdicts=tuple(verdicts),
-        notes=(*missed, *notes(subject)),
+        notes=(*missed, *notes(subject), *no_torch),
         self_test=tested,
         parity=compared,
-        kernels_parity=on_kernels,
+        kernels_parity=found.kernels,
+        compiled_parity=found.compiled,
+        torch_parity=against_torch,
         rounding=rounded,
         rounding_paired=found.rounded,
         mismatch=mismatch,
@@ -179,6 +194,25 @@ def write(report: Report, folder: Path) -> None:
     write_atomic(folder / "report.json", json.dumps(report.to_dict(), indent=2) + "\n")
     write_atomic(folder / "report.md", markdown(page).encode(errors="replace"))
     write_atomic(folder / "report.html", html(page).encode(errors="replace"))
+
+
+def _in_torch(
+    subject: Subject,
+    torch: Callable[[], Network | None],
+    logits: Floats,
+    seed: int,
+    progress: Progress,
+) -> tuple[Difference | None, tuple[str, ...]]:
+    """Stock onnxruntime against torch after all timing, and why not; torch has fp32 values only."""
+    if subject.packed.metadata.unrounded is not None:
+        return None, ()
+    try:
+        network = torch()
+    except ModelFileError as e:
+        return None, (f"The network was not run in torch: {e}.",)
+    if network is None:
+        return None, ()
+    return torch_against_stock(subject, network, logits, seed=seed, progress=progress), ()
 
 
 def _settings(threads: Sequence[int] | None, batches: Sequence[int]) -> list[tuple[int, int]]:

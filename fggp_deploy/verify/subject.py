@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from fggp_deploy import runtime
+from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify.int8 import Quantised, quantised
-from fggp_deploy.verify.network import Network, load, open_by_runtime
+from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime, open_compiled
 
+N_PROBES = 8  # random inputs where the file brings no self-test
 # The networks' names in the report.
 MODEL, REFERENCE, KERNELS, INT8 = "model", "reference", "kernels", "int8"
 
@@ -26,7 +28,9 @@ class Subject:
     """A model file with its network, and where they are there the dense parent's and the data.
 
     `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
-    same model on the sparse kernels, None where they are missing or no faster; `speed` says why.
+    same model compiled for the sparse kernels now, `compiled` as it was compiled and kept in
+    `compiled_file` and as users run it; None where the kernels are missing or no faster: `speed`
+    says why.
     `unrounded` is the network of a file beside one with fp16 values that holds the same checkpoint
     in fp32. `int8` is the parent quantised, None where it could not be: `no_int8` says why.
     """
@@ -37,6 +41,8 @@ class Subject:
     parent: Network | None
     data: Dataset | None
     kernels: Network | None = None
+    compiled: Network | None = None
+    compiled_file: Path | None = None
     speed: str = ""
     unrounded: Network | None = None
     int8: Quantised | None = None
@@ -77,7 +83,14 @@ def gather(
         batch=batch,
         progress=progress,
     )
-    on_kernels = fast if runtime.uses_kernels(fast.session) else None
+    on_kernels, compiled, kept = None, None, None
+    if runtime.uses_kernels(fast.session):
+        content, own = packed.runnable(), packed.path.name
+        on_kernels, _ = open_by_runtime(
+            f"{own} on the kernels", content, threads=threads, batch=batch, anew=True
+        )
+        kept = runtime.compiled_file(content, threads=threads, batch=batch)
+        compiled = open_compiled(f"{own}, compiled", kept, threads=threads) if kept else fast
     twin = find_unrounded(packed) if meta.unrounded is not None else None
     unrounded = load(twin.name, twin, threads=threads) if twin else None
     rival, no_int8 = None, "--no-int8"
@@ -86,8 +99,9 @@ def gather(
         rival, no_int8 = quantised(reference, data, meta.preprocessing)
         progress("quantising the parent to int8", 1, 1)
     return Subject(
-        packed, model, reference, parent, data, on_kernels, speed, unrounded, rival, no_int8
-    )
+        packed, model, reference, parent, data, on_kernels, compiled, kept, speed, unrounded,
+        rival, no_int8,
+    )  # fmt: skip
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
@@ -124,6 +138,14 @@ def find_unrounded(packed: SparseModel) -> Path | None:
             if made_from and meta.checkpoint_sha256 == made_from and meta.unrounded is None:
                 return path
     return None
+
+
+def probe_inputs(meta: Metadata, seed: int) -> Floats:
+    """The self-test's inputs, or normal noise where the file brings none: float32 [N, C, H, W]."""
+    shape = meta.preprocessing.input_shape
+    if meta.selftest is not None:
+        return meta.selftest.probe(shape)
+    return np.random.default_rng(seed).standard_normal((N_PROBES, *shape), dtype=np.float32)
 
 
 def check_data(packed: SparseModel, data: Dataset) -> None:
