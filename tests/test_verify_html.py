@@ -139,6 +139,18 @@ def test_the_verdict_comes_first_and_every_section_follows(page):
         assert said in page
 
 
+def test_each_network_looks_the_same_in_every_chart_and_no_two_alike():
+    looks = charts._looks(["dense parent", "dense parent 2", "a", "this file, kernels"])
+    assert looks["dense parent"] == charts._looks(["this file", "dense parent"])["dense parent"]
+    assert len(set(looks.values())) == 4
+
+
+def test_columns_of_words_begin_at_the_left():
+    table = Table("c", ["what", "ms", "ratio"], [("a", "1.0", "–"), ("b", "2.0", "no difference")])
+    assert table.in_words == [True, False, True]
+    assert Table("c", ["what", "ms"], []).in_words == [False, False]
+
+
 def test_hostile_text_stays_text():
     page = html(small_page(HOSTILE))
     checker = checked(page)

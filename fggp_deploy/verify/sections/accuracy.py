@@ -9,6 +9,7 @@ from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.page import Bars, Lines, Section, Table
 from fggp_deploy.verify.proportions import ALPHA
 
+LEAST_IN_BIN = 10  # images; the accuracy of fewer would say nothing
 MAX_CLASSES = 30  # rows; the others are in report.json
 
 
@@ -18,16 +19,18 @@ def accuracy(r: Report) -> Section:
     if a is None:
         return Section("Accuracy", ["Not measured: no data."])
     rows = []
-    scored = [(words.FILE, a.model), (words.PARENT, a.reference)]
-    if r.int8 is not None:
-        scored.append((words.NETWORKS["int8"], r.int8.scores))
+    scored = [
+        (words.PARENT, a.reference),
+        (words.NETWORKS["int8"], r.int8.scores if r.int8 else None),
+        (words.FILE, a.model),
+    ]
     for name, scores in scored:
         if scores is not None:
             top5 = (
                 words.share(scores.top5) if scores.top5 else "not defined for five classes or fewer"
             )
             rows.append((name, words.share(scores.top1), top5))
-    caption = f"On the {a.n} images of the {a.split} split of {a.data}; Wilson 95% intervals."
+    caption = f"On the {a.n:,} images of the {a.split} split of {a.data}; Wilson 95% intervals."
     blocks: list[str | Table] = [Table(caption, ["network", "top-1", "top-5"], rows)]
     blocks += _paired(a) + _int8(r) + _rounding(r) + _classes(a) + [_calibration(a)] + _inputs(r)
     if curves := _curves(r):
@@ -42,7 +45,7 @@ def _paired(a: Accuracy) -> list[str | Table]:
     return [
         f"Top-1 drop: {p.drop_points:+.2f} points (95% interval {p.drop_low:+.2f} to "
         f"{p.drop_high:+.2f} by Agresti and Min, {p.bootstrap_low:+.2f} to {p.bootstrap_high:+.2f} "
-        f"by a paired bootstrap of 10,000 resamples; n = {p.n}, paired). The two agree on "
+        f"by a paired bootstrap of 10,000 resamples; n = {p.n:,}, paired). The two agree on "
         f"{words.share(p.agreement)}; {p.lost} images lost and {p.gained} gained, exact McNemar "
         f"p = {words.probability(p.p_value)}."
     ]
@@ -57,7 +60,7 @@ def _int8(r: Report) -> list[str | Table]:
         "Dense int8 is the dense parent quantised by ONNX Runtime (static, QDQ, int8 weights per "
         f"channel, uint8 activations, calibrated on {q.n_calibration} training images): "
         f"{p.drop_points:+.2f} points of top-1 lost (95% interval {p.drop_low:+.2f} to "
-        f"{p.drop_high:+.2f}, n = {p.n}, paired), exact McNemar p = "
+        f"{p.drop_high:+.2f}, n = {p.n:,}, paired), exact McNemar p = "
         f"{words.probability(p.p_value)}."
     ]
 
@@ -68,7 +71,7 @@ def _rounding(r: Report) -> list[str | Table]:
         return []
     return [
         f"What fp16 values change against fp32: {p.drop_points:+.2f} points of top-1 lost "
-        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n}, paired); the two "
+        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n:,}, paired); the two "
         f"agree on {words.share(p.agreement)}."
     ]
 
@@ -121,12 +124,16 @@ def _calibration(a: Accuracy) -> Table:
     rows, series = [], {}
     for key, c in a.calibration.items():
         name = words.FILE if key == "model" else words.PARENT
-        found = f"{100 * c.ece:.2f}% ({100 * c.low:.2f} to {100 * c.high:.2f}, n = {c.n})"
+        found = f"{100 * c.ece:.2f}% ({100 * c.low:.2f} to {100 * c.high:.2f}, n = {c.n:,})"
         largest = max(c.bins, key=lambda b: b.n)
-        rows.append((name, found, f"{largest.low:.2f} to {largest.high:.2f}, n = {largest.n}"))
-        series[name] = [(b.confidence, b.accuracy) for b in c.bins]
+        rows.append((name, found, f"{largest.low:.2f} to {largest.high:.2f}, n = {largest.n:,}"))
+        series[name] = [(b.confidence, b.accuracy) for b in c.bins if b.n >= LEAST_IN_BIN]
     chart = Lines(
-        "Reliability: accuracy by confidence", series, "confidence", "accuracy", diagonal=True
+        f"Reliability: accuracy by confidence, in bins of at least {LEAST_IN_BIN} images",
+        series,
+        "confidence",
+        "accuracy",
+        diagonal=True,
     )
     caption = (
         "Expected calibration error: mean |accuracy − confidence| over 15 bins of equal width, "

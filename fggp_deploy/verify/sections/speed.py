@@ -14,7 +14,10 @@ MAX_LAYERS = 60
 def speed(r: Report) -> Section:
     """The section."""
     lat = r.latency
-    said = [f"{words.NETWORKS[name]}: {words.speedup(s)}." for name, s in lat.speedups.items()]
+    said = [
+        f"{name.capitalize()}: {words.speedup(s)}."
+        for name, s in words.by_network(lat.speedups).items()
+    ]
     blocks: list[str | Table] = [
         f"{setting(lat.threads, lat.batch).capitalize()}. All run in stock onnxruntime; “kernels” "
         "adds the sparse kernels to it. Each session loads every network afresh, warms up, and "
@@ -33,22 +36,21 @@ def speed(r: Report) -> Section:
 
 def _latency(r: Report) -> Table:
     rows, curves = [], {}
-    for key, t in r.latency.timings.items():
-        name = words.NETWORKS[key]
+    for name, t in words.by_network(r.latency.timings).items():
         interval = f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}"
-        n, p90, p99 = f"{t.n} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
-        rows.append((name, n, f"{t.median_ms:.3f}", interval, p90, p99))
+        n, p90, p99 = f"{t.n:,} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
+        rows.append((name, f"{t.median_ms:.3f}", interval, p90, p99, n))
         # the slowest few rounds would squeeze all others into a line
         curves[name] = [
             (ms, p) for ms, p in zip(t.percentiles_ms, PERCENTILES, strict=False) if p <= 98
         ]
     head = [
         "network",
-        "rounds in sessions",
         "median ms",
         "95% interval of the median",
         "p90 ms",
         "p99 ms",
+        "rounds in sessions",
     ]
     chart = Lines(
         "Latency: share of rounds that took at most so long, up to the 98th percentile",
@@ -59,24 +61,25 @@ def _latency(r: Report) -> Table:
 
 def _settings(r: Report) -> Table:
     every = (r.latency, *r.other_latencies)
-    names = list(dict.fromkeys(name for lat in every for name in lat.timings))
+    found = {name for lat in every for name in lat.timings}
+    names = [name for name in words.NETWORKS if name in found]
     rows, medians, intervals = [], {}, {}
     for lat in every:
         for name in names:
             what = f"{setting(lat.threads, lat.batch)}: {words.NETWORKS[name]}"
             t = lat.timings.get(name)
             if t is None:  # only the kernels are left out, where they do not pay
-                rows.append((what, *["–"] * 5, lat.plan.replace("plain:", "not used:")))
+                rows.append((what, "–", lat.plan.replace("plain:", "not used:"), *["–"] * 4))
                 continue
             rows.append(
                 (
                     what,
-                    f"{t.n} in {t.sessions}",
                     f"{t.median_ms:.3f}",
+                    "–" if name not in lat.speedups else words.ratio(lat.speedups[name]),
                     f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}",
                     f"{t.p90_ms:.3f}",
                     f"{t.p99_ms:.3f}",
-                    "–" if name not in lat.speedups else words.ratio(lat.speedups[name]),
+                    f"{t.n:,} in {t.sessions}",
                 )
             )
     for name in names:
@@ -98,8 +101,8 @@ def _settings(r: Report) -> Table:
         "called. Gates judge the first setting."
     )
     head = [
-        "setting and network", "rounds in sessions", "median ms", "95% interval", "p90 ms",
-        "p99 ms", "ratio to the dense parent",
+        "setting and network", "median ms", "ratio to the dense parent", "95% interval", "p90 ms",
+        "p99 ms", "rounds in sessions",
     ]  # fmt: skip
     return Table(caption, head, rows, chart)
 
@@ -118,8 +121,7 @@ def _load(load: Load) -> str:
 
 def _processes(r: Report) -> Table:
     rows = []
-    for key, c in r.processes.items():
-        name = words.NETWORKS[key]
+    for name, c in words.by_network(r.processes).items():
         load = f"{c.load_ms:.1f} ({c.load_min_ms:.1f} to {c.load_max_ms:.1f})"
         first = f"{c.first_run_ms:.2f} ({c.first_run_min_ms:.2f} to {c.first_run_max_ms:.2f})"
         peaks = (c.peak_rss_bytes, c.peak_rss_min_bytes, c.peak_rss_max_bytes)

@@ -98,13 +98,14 @@ def glance(r: Report) -> list[Glance]:
             )
         )
     theirs = r.processes.get("reference")
-    for name, what in (("model", ""), ("kernels", " on the sparse kernels")):
-        if (cost := r.processes.get(name)) is not None:
-            load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
-            rows.append(Glance(f"load time{what}", load, f"{cost.load_ms:.0f} ms", "–"))
-            peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
-            own = words.size(cost.peak_rss_bytes)
-            rows.append(Glance(f"peak memory of a process{what}", peak, own, "–"))
+    on = "kernels" if "kernels" in r.processes else "model"
+    if (cost := r.processes.get(on)) is not None:
+        with_them = " with the sparse kernels" if on == "kernels" else ""
+        load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
+        rows.append(Glance(f"load time{with_them}", load, f"{cost.load_ms:.0f} ms", "–"))
+        peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
+        own = words.size(cost.peak_rss_bytes)
+        rows.append(Glance(f"peak memory of a process{with_them}", peak, own, "–"))
     return rows
 
 
@@ -115,12 +116,12 @@ def _rival(r: Report) -> list[Glance]:
     if q is None or timed is None or parent is None:
         return []
     dense = r.latency.timings["reference"]
-    bytes_of_parent = words.size(r.size.reference_bytes or 0)
     return [
         Glance(
             "the rival: the dense parent in int8, not pruned",
-            f"{parent.top1.value:.2%}, {dense.median_ms:.3f} ms, {bytes_of_parent}",
-            f"{q.scores.top1.value:.2%}, {timed.median_ms:.3f} ms, {words.size(q.file_bytes)}",
-            f"{0 - q.paired.drop_points:+.2f} points, {words.ratio(r.latency.speedups['int8'])}",
+            f"{parent.top1.value:.2%}, {dense.median_ms:.3f} ms",
+            f"{q.scores.top1.value:.2%}, {timed.median_ms:.3f} ms",
+            f"{0 - q.paired.drop_points:+.2f} points, {words.ratio(r.latency.speedups['int8'])}, "
+            f"{words.size(q.file_bytes)}",
         )
     ]
