@@ -145,6 +145,12 @@ def test_each_network_looks_the_same_in_every_chart_and_no_two_alike():
     assert len(set(looks.values())) == 4
 
 
+@pytest.mark.parametrize(("high", "cut"), [(2.0, False), (50.0, True)])
+def test_an_interval_far_beyond_the_bars_is_cut_and_it_says_so(high, cut):
+    bars = Bars("t", ["a", "b"], {"x": [1, 2]}, "ms", {"x": [(0.5, 1.5), (1, high)]})
+    assert ("end beyond the edge" in charts.svg(bars, "n")) is cut
+
+
 def test_columns_of_words_begin_at_the_left():
     table = Table("c", ["what", "ms", "ratio"], [("a", "1.0", "–"), ("b", "2.0", "no difference")])
     assert table.in_words == [True, False, True]

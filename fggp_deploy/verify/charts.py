@@ -27,6 +27,7 @@ _OWN = {words.FILE: 0, words.NETWORKS["model"]: 0, words.PARENT: 1} | {
 _MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _WIDTH, _ROW, _HEIGHT = 5.4, 0.21, 3.0  # inches; a row is one bar
 MAX_BARS = 60
+MAX_SPREAD = 2.5  # times the longest bar: as far as intervals are drawn
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and scaled
     "svg.hashsalt": "fggp",
@@ -117,7 +118,12 @@ def _bars(axes: Any, chart: Bars) -> None:
     axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(visible(chart.unit))
+    unit = chart.unit
+    largest = max((v for values in chart.series.values() for v in values), default=0.0)
+    if 0 < MAX_SPREAD * largest < axes.get_xlim()[1]:  # or the bars would be too short to compare
+        axes.set_xlim(right=MAX_SPREAD * largest)
+        unit += "; some intervals end beyond the edge"
+    axes.set_xlabel(visible(unit))
 
 
 def _lines(axes: Any, chart: Lines) -> None:
