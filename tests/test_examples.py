@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from fggp_deploy import data, runtime
 from fggp_deploy.artifacts.sparse_model import SparseModel
@@ -38,3 +44,19 @@ def test_the_examples_of_the_api_page_run_in_order(tmp_path, monkeypatch):
     assert names["masks"].n_removed == round(0.9 * (8 * 32 * 9 + 1280))
     assert (tmp_path / "own.onnx").is_file()
     assert (tmp_path / "run" / "report.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_run_in_order(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    page = (API.parent / "tutorial.md").read_text()
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", page, flags=re.DOTALL)
+    assert [kind for kind, _ in blocks].count("sh") == 6
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for kind, block in blocks:
+        command = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        if kind == "python":
+            assert done.stdout == "bag\n"
+    assert (tmp_path / "runs" / "clothes" / "model.onnx").stat().st_size < 150_000

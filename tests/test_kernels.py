@@ -101,6 +101,11 @@ CASES = {
     "stride2": Case(strides=(2, 2)),
     "stride2_onebyone": Case(size=(14, 14), strides=(2, 2), **ONE),
     "stride3": Case(size=(19, 19), strides=(3, 3)),
+    "onebyone": Case(size=(16, 28), batch=3, residual=True, clip=(0.0, 6.0), **ONE),
+    "onebyone_last_vector": Case(size=(14, 14), tasks=3, residual=True, **ONE),
+    "onebyone_below_a_vector": Case(size=(5, 3), batch=2, **ONE),
+    "onebyone_grouped": Case(cin=12, cout=18, group=3, size=(7, 9), **ONE),
+    "onebyone_blocks": Case(cin=90, size=(112, 112), variant=(-1, 4), density=0.1, **ONE),
     "uneven_strides": Case(size=(16, 12), strides=(1, 2)),
     "empty_row": Case(cin=2, cout=32, density=0.05),
     "all_zero": Case(density=0.0),
@@ -155,6 +160,7 @@ def test_every_variant(isa: str) -> None:
             Case(cin=20, size=(112, 112), cout=8, density=0.3, variant=(variant, 2)),
             Case(size=(56, 56), strides=(2, 2), density=0.3, variant=(variant, 1), residual=True),
             Case(size=(16, 31), variant=(variant, 3), clip=(-0.5, 0.5)),
+            Case(size=(28, 32), variant=(variant, 2), density=0.3, **ONE),
         ):
             case.run(rng, isa)
 

@@ -126,7 +126,26 @@ def windows() -> ModelProto:
     return b.model(x, b.conv("x", 4, 3, 7, 4), b.conv(x, 4, 6, 1, 5))
 
 
+def ints(b: Builder, *values: int) -> str:
+    return b.tensor(np.array(values, np.int64))
+
+
+def shortcuts() -> ModelProto:
+    """Every second row and column and channels of zeros, as CIFAR's ResNets have it."""
+    b = Builder()
+    x = b.op("Relu", b.conv("x", 8, 3))
+    end, two = ints(b, 2**63 - 1), ints(b, 2)
+    y = b.op("Slice", x, ints(b, 0), end, ints(b, 2), two)
+    y = b.op("Slice", y, ints(b, 0), end, ints(b, -1), two)
+    y = b.op("Pad", y, ints(b, 0, 3, 0, 0, 0, 5, 0, 0))
+    y = b.op("Relu", b.op("Add", b.conv(x, 16, 8, 3, 2), y))
+    z = b.op("Slice", y, ints(b, 0, 0), ints(b, 8, 99), ints(b, 2, 3), ints(b, 3, 1))
+    z = b.op("Pad", z, ints(b, 1, 0), b.tensor(np.zeros((), np.float32)), ints(b, 1))
+    return b.model(y, z)
+
+
 INSIDE = {
+    "shortcuts": (shortcuts, 4),
     "inverted_residuals": (inverted_residuals, 11),
     "depthwise_multiplier": (depthwise_multiplier, 2),
     "sums": (sums, 7),
@@ -177,6 +196,30 @@ def integers(b: Builder, x: str) -> str:
     return b.op("Cast", b.op("Add", shape, shape), to=TensorProto.FLOAT)
 
 
+def slice_that_starts_later(b: Builder, x: str) -> str:
+    return b.op("Slice", x, ints(b, 1), ints(b, 99), ints(b, 2), ints(b, 2))
+
+
+def slice_that_ends_early(b: Builder, x: str) -> str:
+    return b.op("Slice", x, ints(b, 0), ints(b, 15), ints(b, 3), ints(b, 2))
+
+
+def slice_of_channels(b: Builder, x: str) -> str:
+    return b.op("Slice", x, ints(b, 0), ints(b, 99), ints(b, 1), ints(b, 2))
+
+
+def pad_of_the_plane(b: Builder, x: str) -> str:
+    return b.op("Pad", x, ints(b, 0, 1, 0, 1, 0, 1, 0, 0))
+
+
+def pad_with_ones(b: Builder, x: str) -> str:
+    return b.op("Pad", x, ints(b, 0, 1, 0, 0, 0, 1, 0, 0), b.tensor(np.array(1, np.float32)))
+
+
+def pad_that_crops(b: Builder, x: str) -> str:
+    return b.op("Pad", x, ints(b, 0, -1, 0, 0, 0, 1, 0, 0))
+
+
 OUTSIDE: dict[str, tuple[Callable[[Builder, str], str], list[int]]] = {
     "broadcast_sum": (broadcast_sum, [2]),
     "ceil_with_counted_padding": (ceil_with_counted_padding, [1]),
@@ -185,6 +228,12 @@ OUTSIDE: dict[str, tuple[Callable[[Builder, str], str], list[int]]] = {
     "same_padding": (same_padding, [1]),
     "vectors_of_rank_three": (vectors_of_rank_three, [1, 2]),
     "integers": (integers, [1]),
+    "slice_that_starts_later": (slice_that_starts_later, [1]),
+    "slice_that_ends_early": (slice_that_ends_early, [1]),
+    "slice_of_channels": (slice_of_channels, [1]),
+    "pad_of_the_plane": (pad_of_the_plane, [1]),
+    "pad_with_ones": (pad_with_ones, [1]),
+    "pad_that_crops": (pad_that_crops, [1]),
 }
 
 

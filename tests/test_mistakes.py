@@ -177,6 +177,6 @@ def test_a_loss_that_explodes_stops_the_run(program, cifar, half_sparse):
 
 def test_a_missing_package_is_the_environments_lack(program):
     (program.cwd / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
-    ended = program("prune", PYTHONPATH=str(program.cwd))
+    ended = program.fresh("prune", PYTHONPATH=str(program.cwd))
     assert ended.code == 3
     assert ended.err == "error: this needs torch, which is not installed; pip install torch\n"

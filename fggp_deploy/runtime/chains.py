@@ -53,11 +53,7 @@ def find_regions(
             regions.setdefault(at, Region([])).layers.append(layer)
     for region in regions.values():
         _find_borders(region, g)
-    return [r for _, r in sorted(regions.items()) if any(map(_is_weighted, r.layers))]
-
-
-def _is_weighted(layer: Layer) -> bool:
-    return layer.weight is not None and layer.nodes[0].op_type != "BatchNormalization"
+    return [r for _, r in sorted(regions.items()) if any(x.learned is not None for x in r.layers)]
 
 
 def _stages(names: Any, stage: dict[str, tuple[int, bool]]) -> list[tuple[int, bool]]:

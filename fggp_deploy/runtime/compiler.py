@@ -123,14 +123,14 @@ def _plain(reason: str) -> Compiled:
 
 def _share_of_zeros(regions: list[BuiltRegion]) -> float:
     """Zeros among the weights, without those of one input channel, which stay dense everywhere."""
-    every = [x.weight for r in regions for x in r.region.layers if x.weight is not None]
+    every = [x.learned for r in regions for x in r.region.layers if x.learned is not None]
     weights = [w for w in every if w.shape[1] > 1]
     n_all = sum(w.size for w in weights)
     return 1 - sum(map(np.count_nonzero, weights)) / n_all if n_all else 0.0
 
 
 def _size(regions: list[BuiltRegion]) -> str:
-    n_layers = sum(x.weight is not None for r in regions for x in r.region.layers)
+    n_layers = sum(x.learned is not None for r in regions for x in r.region.layers)
     return f"{n_layers} layers in {len(regions)} region{'s' * (len(regions) != 1)}"
 
 

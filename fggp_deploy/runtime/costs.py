@@ -93,7 +93,7 @@ def layer_costs(
     for layer, steps in region.layers():
         dense = [dense_us[n.output[0]] for n in layer.nodes if n.output[0] in dense_us]
         made = shapes.get(layer.output, [])[1:]
-        weight = layer.weight
+        weight = layer.learned
         found.append(
             LayerCost(
                 name=layer.nodes[0].input[1] if weight is not None else layer.output,
@@ -112,10 +112,10 @@ def layer_costs(
 
 
 def _macs(layer: Layer, shapes: Shapes) -> int | None:
-    if layer.weight is None:
+    if layer.learned is None:
         return 0
     made = shapes.get(layer.nodes[0].output[0], [])[2:]
-    return int(layer.weight.size * math.prod(made)) or None
+    return int(layer.learned.size * math.prod(made)) or None
 
 
 def _variant(step: p.Step, isa: str) -> str:

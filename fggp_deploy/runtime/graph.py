@@ -16,7 +16,8 @@ Array = npt.NDArray[Any]
 class Layer:
     """Nodes that become one or two steps; `inputs` are the values that they read.
 
-    The first `n_weighted` nodes are one operator with `weight` and `bias`: a Conv or a Gemm.
+    The first `n_weighted` nodes are one operator with `weight` and `bias`: a Conv or a Gemm, or
+    what can be said as one.
     """
 
     nodes: list[NodeProto]
@@ -26,6 +27,11 @@ class Layer:
     weight: Array | None = None
     bias: Array | None = None
     n_weighted: int = 0
+
+    @property
+    def learned(self) -> Array | None:
+        """The weight, where it is the network's own: of a convolution or a linear layer."""
+        return self.weight if self.nodes[0].op_type in ("Conv", "Gemm", "MatMul") else None
 
 
 class Graph:

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import NodeProto
 
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime import pooling
+from fggp_deploy.runtime import pooling, slicing
 from fggp_deploy.runtime.graph import Array, Graph, Layer, attributes, single, window
 
 INFINITY = float("inf")
@@ -218,5 +218,7 @@ _MATCHERS = {
     "GlobalAveragePool": pooling.global_average,
     "ReduceMean": pooling.reduce_mean,
     "Flatten": _flatten,
+    "Pad": slicing.subsample,
     "Reshape": _reshape,
+    "Slice": slicing.subsample,
 }

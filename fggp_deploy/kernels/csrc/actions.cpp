@@ -12,6 +12,9 @@ namespace {
 // Floats that two chained steps keep between them: half of a usual second-level cache.
 constexpr size_t kChunk = 131072;
 
+// Of larger planes (in floats) the permutations would not fit into the nearest cache.
+constexpr size_t kSmallPlane = 4096;
+
 // In multiply-adds, bias and activation included.
 double conv_work(const Step& s, const ValueShape& out) {
   return static_cast<double>(s.rows->nonzeros() + 4 * s.rows->begin.size()) *
@@ -74,33 +77,34 @@ void Execution::plan_actions(const Program& program) {
   for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
 }
 
-// For each channel: y[i] = x[index[i]], or 0 where the index is negative.
-void Execution::add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
-                           size_t y_plane) {
-  const double work = kCopyWork * static_cast<double>(index.size()) * channels;
-  add_action([this, x, x_plane, y, y_plane, index = std::move(index),
+void Execution::add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
+                                  size_t y_plane) {
+  const double work = how.cost() * channels;
+  add_action([this, x, x_plane, y, y_plane, how = std::move(how),
               borders = even_split(channels, cut(work))](const Context& c) {
-    const float* from = source(c, x);
-    float* to = address(c, y);
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (auto ch = static_cast<size_t>(borders[t]); ch < static_cast<size_t>(borders[t + 1]);
-           ch++)
-        isa_.gather(index.data(), index.size(), from + ch * x_plane, to + ch * y_plane);
+      const auto first = static_cast<size_t>(borders[t]);
+      how.run(source(c, x) + first * x_plane, x_plane, address(c, y) + first * y_plane, y_plane,
+              borders[t + 1] - borders[t]);
     });
   });
 }
 
 // From row-major to tiles, a row of a tile at a time.
 void Execution::add_pack(const Layout& to, int x, int y) {
+  if (to.adjacent || to.plane() <= kSmallPlane) {
+    Rearrangement how(isa_, pack_index(to), to.row_major());
+    if (to.adjacent || how.cost() < pack_cost(isa_, to))
+      return add_rearrangement(std::move(how), to.channels, x, to.row_major(), y, to.plane());
+  }
   const int rows = to.tile_h + 2 * to.halo;
   const double work = kCopyWork * static_cast<double>(to.size());
   add_action([this, to, x, y, rows,
               borders = even_split(to.channels * rows, cut(work))](const Context& c) {
-    const size_t plane = static_cast<size_t>(to.height) * static_cast<size_t>(to.width);
     in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
       for (int i = borders[t]; i < borders[t + 1]; i++) {
         const auto channel = static_cast<size_t>(i / rows);
-        pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * plane,
+        pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * to.row_major(),
                  address(c, y) + channel * to.plane());
       }
     });
@@ -125,7 +129,7 @@ ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
 void Execution::add_conv(const Step& s, size_t step, int out) {
   int x, r;
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
-  const int y = value(out).places.front().buffer = new_buffer(conv->out.size());
+  const int y = new_own(out);
   add_action([this, conv, x, r, y,
               borders = conv->split(cut(conv_work(s, value(out).shape)))](
                  const Context& c) {
@@ -158,8 +162,7 @@ void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step,
   std::vector<int> borders = conv->split(cut(work));
   const size_t between = static_cast<size_t>(run) * plane;
   const int scratch = new_buffer(between * (borders.size() - 1));
-  const int y = value(out + 1).places.front().buffer =
-      new_buffer(value(out + 1).places.front().layout.size());
+  const int y = new_own(out + 1);
   add_action([this, conv, depthwise, x, r, r2, y, scratch, between, run,
               borders = std::move(borders)](const Context& c) {
     const float* from = source(c, x);
@@ -197,7 +200,7 @@ void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
   const int x = find(s.input, input_layout(shape, to, in.height, in.width), &from);
   const auto plan = make_depthwise(s, shape, from, out, &r);
   touch(x);
-  const int y = value(out).places.front().buffer = new_buffer(to.size());
+  const int y = new_own(out);
   add_action([this, plan, x, r, y,
               borders = even_split(to.channels,
                                    cut(depthwise_work(shape, value(out).shape)))](
@@ -231,7 +234,7 @@ void Execution::add_pool(const Step& s, int out) {
   const int x = find(s.input, input_layout(s.shape, to, in.height, in.width), &from);
   auto pool = std::make_shared<PoolPlan>(isa_, s.shape, from, to, s.op == Op::kAveragePool,
                                          s.count_padding);
-  const int y = value(out).places.front().buffer = new_buffer(to.size());
+  const int y = new_own(out);
   const double work = (static_cast<double>(s.shape.taps()) + kCopyWork) *
                       static_cast<double>(value(out).shape.size());
   add_action([this, pool, x, y,

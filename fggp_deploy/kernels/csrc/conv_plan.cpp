@@ -26,6 +26,7 @@ Layout output_layout(const ConvShape& s, int64_t in_h, int64_t in_w) {
 Layout input_layout(const ConvShape& s, const Layout& out, int64_t in_h, int64_t in_w) {
   Layout l = out;
   l.channels = static_cast<int>(s.cin);
+  if (out.adjacent) return l;
   l.height = static_cast<int>(in_h);
   l.width = static_cast<int>(in_w);
   const int64_t h = s.stride_h * out.tile_h, w = s.stride_w * out.tile_w;

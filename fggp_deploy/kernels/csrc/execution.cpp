@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "depthwise_plan.h"
+
 namespace fggp {
 namespace {
 
@@ -79,12 +81,21 @@ ConvShape Execution::window(const Step& s) {
   return identity;
 }
 
+// Whether an output element follows from the input's at the same place alone.
+bool mixes_no_pixels(const Step& s) {
+  const ConvShape& c = s.shape;
+  return s.op == Op::kConv && !is_depthwise(c) && c.taps() == 1 && c.stride_h == 1 &&
+         c.stride_w == 1 && c.top + c.left + c.bottom + c.right == 0;
+}
+
 void Execution::choose_own(const Program& program) {
   int made = program.n_inputs;
   for (const Step& s : program.steps) {
     Value& v = value(made++);
     const Value& in = value(s.input);
-    if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
+    if (program.steps.size() == 1 && mixes_no_pixels(s))  // no other step that wants tiles
+      v.own = adjacent_layout(v.shape.channels, v.shape.height, v.shape.width);
+    else if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
       v.own = output_layout(s.shape, in.shape.height, in.shape.width);
     else if (s.op != Op::kAdd || v.shape.vector())
       continue;
@@ -140,6 +151,13 @@ int Execution::new_row_major(int i) {
   return value(i).row_major = buffer;
 }
 
+// A buffer for what a step writes; one that already lies row-major needs no other.
+int Execution::new_own(int i) {
+  const Layout& l = value(i).places.front().layout;
+  const int buffer = l.is_row_major() ? new_row_major(i) : new_buffer(l.size());
+  return value(i).places.front().buffer = buffer;
+}
+
 int Execution::touch(int buffer) {
   buffers_[static_cast<size_t>(buffer)].last = actions_.size();
   return buffer;
@@ -165,10 +183,11 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
     p.ready = true;
     const Layout& own = v.places.front().layout;
     const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
+    if (!v.in_layout && p.layout.is_row_major()) return p.buffer = from;
     p.buffer = new_buffer(p.layout.size());
     if (v.in_layout)
-      add_gather(relayout_index(own, p.layout), p.layout.channels, from, own.plane(), p.buffer,
-                 p.layout.plane());
+      add_rearrangement({isa_, relayout_index(own, p.layout), own.plane()}, p.layout.channels, from,
+                        own.plane(), p.buffer, p.layout.plane());
     else
       add_pack(p.layout, from, p.buffer);
     return touch(p.buffer);
@@ -184,7 +203,8 @@ int Execution::flat(int i) {
   const int x = touch(v.places.front().buffer), y = new_row_major(i);
   std::vector<int32_t> index = inverse_index(from);
   const size_t plane = index.size();
-  add_gather(std::move(index), from.channels, x, from.plane(), y, plane);
+  add_rearrangement({isa_, std::move(index), from.plane()}, from.channels, x, from.plane(), y,
+                    plane);
   return touch(y);
 }
 

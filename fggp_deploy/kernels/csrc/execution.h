@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "program.h"
+#include "rearrange.h"
 #include "threads.h"
 
 namespace fggp {
@@ -82,6 +83,7 @@ class Execution {
   Value& value(int i) { return values_[static_cast<size_t>(i)]; }
   int new_buffer(size_t floats);
   int new_row_major(int value);
+  int new_own(int value);
   int touch(int buffer);  // marks that the action being made uses it
   int find(int value, const Layout& wanted, Layout* found);
   int flat(int value);
@@ -92,8 +94,8 @@ class Execution {
   void plan_actions(const Program& program);
   int cut(double work);
   void add_action(Action action) { actions_.push_back(std::move(action)); }
-  void add_gather(std::vector<int32_t> index, int channels, int x, size_t x_plane, int y,
-                  size_t y_plane);
+  void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
+                         size_t y_plane);
   void add_pack(const Layout& to, int x, int y);
   ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);

@@ -85,6 +85,17 @@ typedef struct {
   int lanes, n;
 } FggpPack;
 
+// Vector v of each plane of y: the lanes of some vectors of x, unaligned, each term filling some.
+typedef struct {
+  const float* x;
+  float* y;
+  size_t x_plane, y_plane, channels;
+  size_t n;               // vectors of y
+  const uint32_t* begin;  // [n + 1] first term of each
+  const uint32_t* from;   // [terms] floats from the start of the plane to a vector of x
+  const int32_t* lane;    // [terms][width] which of its lanes; negative: none, as before
+} FggpShuffle;
+
 typedef void (*FggpConvFn)(const FggpConvTile*);
 
 // A compiled form of the convolution: `group` output channels by a block of rows x cols vectors.
@@ -109,6 +120,8 @@ typedef struct {
   void (*pack)(const FggpPack*);
   // y[i] = index[i] < 0 ? 0 : x[index[i]]
   void (*gather)(const int32_t* index, size_t n, const float* x, float* y);
+  void (*shuffle)(const FggpShuffle*);  // null: none
+  int shuffle_width;                    // floats of its vectors
   // Sum of a tile's real lanes: rows x cols vectors, `row` floats apart.
   float (*sum16)(const float* x, ptrdiff_t row, int rows, int cols);
   float (*sum4)(const float* x, ptrdiff_t row, int rows, int cols);

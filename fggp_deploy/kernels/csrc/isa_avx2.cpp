@@ -16,9 +16,8 @@ inline __m256 lane_mask(uint32_t m) {
 struct Lanes16 {
   using Reg = __m256;
   static constexpr int kRegs = 2, kWidth = 8;
-  static Reg load(const float* p) { return _mm256_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm256_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm256_set1_ps(v); }
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
@@ -34,9 +33,8 @@ struct Lanes16 {
 struct Lanes4 {
   using Reg = __m128;
   static constexpr int kRegs = 1, kWidth = 4;
-  static Reg load(const float* p) { return _mm_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm_set1_ps(v); }
   static Reg zero() { return _mm_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
@@ -103,6 +101,31 @@ void halo16(const FggpHalo* args) {
   }
 }
 
+// Two channels at a time, so that a permutation is read once for both.
+void shuffle(const FggpShuffle* args) {
+  const FggpShuffle s = *args;  // a copy that no store can alias
+  for (size_t c = 0; c < s.channels; c += 2) {
+    const bool both = c + 1 < s.channels;
+    const float* x0 = s.x + c * s.x_plane;
+    const float* x1 = both ? x0 + s.x_plane : x0;
+    float* y0 = s.y + c * s.y_plane;
+    float* y1 = both ? y0 + s.y_plane : y0;
+    for (size_t v = 0; v < s.n; v++) {
+      __m256 a0 = _mm256_setzero_ps(), a1 = a0;
+      for (uint32_t t = s.begin[v]; t < s.begin[v + 1]; t++) {
+        const __m256i lane =
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(s.lane + size_t{t} * 8));
+        const __m256 none = _mm256_castsi256_ps(lane);  // the sign says so
+        const __m256 v0 = _mm256_loadu_ps(x0 + s.from[t]), v1 = _mm256_loadu_ps(x1 + s.from[t]);
+        a0 = _mm256_blendv_ps(_mm256_permutevar8x32_ps(v0, lane), a0, none);
+        a1 = _mm256_blendv_ps(_mm256_permutevar8x32_ps(v1, lane), a1, none);
+      }
+      _mm256_storeu_ps(y0 + v * 8, a0);
+      _mm256_storeu_ps(y1 + v * 8, a1);
+    }
+  }
+}
+
 int supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 const FggpConvVariant kConv[] = {
@@ -115,6 +138,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_avx2 = {
     "avx2", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo_by_lane<4>, pack_by_element, gather_by_element,
-    sum<Lanes16>, sum<Lanes4>, dot,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo_by_lane<4>, pack_by_element,
+    gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, dot,
 };

@@ -9,9 +9,8 @@ namespace {
 struct Lanes16 {
   using Reg = __m512;
   static constexpr int kRegs = 1, kWidth = 16;
-  static Reg load(const float* p) { return _mm512_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm512_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm512_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm512_set1_ps(v); }
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
@@ -31,9 +30,8 @@ struct Lanes16 {
 struct Lanes4 {
   using Reg = __m128;
   static constexpr int kRegs = 1, kWidth = 4;
-  static Reg load(const float* p) { return _mm_load_ps(p); }
-  static Reg load_unaligned(const float* p) { return _mm_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm_store_ps(p, v); }
+  static Reg load(const float* p) { return _mm_loadu_ps(p); }
+  static void store(float* p, Reg v) { _mm_storeu_ps(p, v); }
   static Reg set1(float v) { return _mm_set1_ps(v); }
   static Reg zero() { return _mm_setzero_ps(); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
@@ -147,6 +145,29 @@ void gather(const int32_t* index, size_t n, const float* x, float* y) {
   gather_by_element(index + i, n - i, x, y + i);
 }
 
+// Two channels at a time, so that a permutation is read once for both.
+void shuffle(const FggpShuffle* args) {
+  const FggpShuffle s = *args;  // a copy that no store can alias
+  for (size_t c = 0; c < s.channels; c += 2) {
+    const bool both = c + 1 < s.channels;
+    const float* x0 = s.x + c * s.x_plane;
+    const float* x1 = both ? x0 + s.x_plane : x0;
+    float* y0 = s.y + c * s.y_plane;
+    float* y1 = both ? y0 + s.y_plane : y0;
+    for (size_t v = 0; v < s.n; v++) {
+      __m512 a0 = _mm512_setzero_ps(), a1 = a0;
+      for (uint32_t t = s.begin[v]; t < s.begin[v + 1]; t++) {
+        const __m512i lane = _mm512_loadu_si512(s.lane + size_t{t} * 16);
+        const __mmask16 mask = _mm512_cmpge_epi32_mask(lane, _mm512_setzero_si512());
+        a0 = _mm512_mask_permutexvar_ps(a0, mask, lane, _mm512_loadu_ps(x0 + s.from[t]));
+        a1 = _mm512_mask_permutexvar_ps(a1, mask, lane, _mm512_loadu_ps(x1 + s.from[t]));
+      }
+      _mm512_storeu_ps(y0 + v * 16, a0);
+      _mm512_storeu_ps(y1 + v * 16, a1);
+    }
+  }
+}
+
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
   if (!column) return dot_dense<Lanes16>(weight, n, x);
   __m512 acc = _mm512_setzero_ps();
@@ -184,6 +205,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_avx512 = {
     "avx512", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather, shuffle, 16,
     sum<Lanes16>, sum<Lanes4>, dot,
 };

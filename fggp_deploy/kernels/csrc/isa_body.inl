@@ -120,7 +120,7 @@ void pool(const FggpPool* p) {
             acc = p->scale ? V::add(acc, V::keep(v, ok)) : V::max(acc, V::select(v, lowest, ok));
           }
         if (p->scale)
-          acc = V::mul(acc, V::load_unaligned(p->scale + static_cast<size_t>(i * p->cols + j) * L +
+          acc = V::mul(acc, V::load(p->scale + static_cast<size_t>(i * p->cols + j) * L +
                                               r * V::kWidth));
         V::store(p->y + i * p->y_row + j * L + r * V::kWidth,
                  V::keep(acc, mask >> (r * V::kWidth)));
@@ -250,10 +250,10 @@ float dot_dense(const float* weight, size_t n, const float* x) {
   for (; i + 4 * W <= n; i += 4 * W)
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++)
-      acc[k] = V::fma(V::load_unaligned(weight + i + k * W), V::load_unaligned(x + i + k * W),
+      acc[k] = V::fma(V::load(weight + i + k * W), V::load(x + i + k * W),
                       acc[k]);
   for (; i + W <= n; i += W)
-    acc[0] = V::fma(V::load_unaligned(weight + i), V::load_unaligned(x + i), acc[0]);
+    acc[0] = V::fma(V::load(weight + i), V::load(x + i), acc[0]);
   alignas(64) float lanes[W];
   V::store(lanes, V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
   float total = dot_by_element(weight + i, nullptr, n - i, x + i);

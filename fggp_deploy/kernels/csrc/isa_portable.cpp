@@ -19,7 +19,6 @@ struct Lanes {
   static Reg load(const float* p) {
     return each([=](int i) { return p[i]; });
   }
-  static Reg load_unaligned(const float* p) { return load(p); }
   static void store(float* p, Reg a) {
     for (int i = 0; i < 4; i++) p[i] = a.v[i];
   }
@@ -73,6 +72,6 @@ const FggpConvVariant kConv[] = {
 
 extern "C" const FggpIsa fggp_portable = {
     "portable", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element, gather_by_element,
-    sum<Lanes16>, sum<Lanes4>, dot,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element,
+    gather_by_element, nullptr, 0, sum<Lanes16>, sum<Lanes4>, dot,
 };

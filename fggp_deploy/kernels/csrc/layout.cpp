@@ -1,6 +1,8 @@
 #include "layout.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 namespace fggp {
 namespace {
@@ -11,16 +13,8 @@ constexpr size_t kMaxPlane = size_t{1} << 30;  // offsets inside a plane are 32-
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
-}  // namespace
-
-size_t Layout::plane_vectors() const {
-  const size_t n = static_cast<size_t>(tile_h + 2 * halo) * static_cast<size_t>(row_vectors());
-  // An odd number of cache lines, so that the same position of many channels does not fall into
-  // one set of the cache.
-  return lanes() == 16 && n > 4 && n % 2 == 0 ? n + 1 : n;
-}
-
-Layout choose_layout(int64_t channels, int64_t height, int64_t width) {
+// Without tiles yet.
+Layout checked(int64_t channels, int64_t height, int64_t width) {
   for (int64_t d : {channels, height, width})
     if (d < 1 || d >= kMaxDim)
       throw Error("a dimension is " + std::to_string(d) + "; it must be from 1 to 2^20");
@@ -28,6 +22,20 @@ Layout choose_layout(int64_t channels, int64_t height, int64_t width) {
   l.channels = static_cast<int>(channels);
   l.height = static_cast<int>(height);
   l.width = static_cast<int>(width);
+  return l;
+}
+
+}  // namespace
+
+size_t Layout::plane_vectors() const {
+  const size_t n = static_cast<size_t>(tile_h + 2 * halo) * static_cast<size_t>(row_vectors());
+  // An odd number of cache lines, so that the same position of many channels does not fall into
+  // one set of the cache.
+  return lanes() == 16 && n > 4 && n % 2 == 0 && !is_row_major() ? n + 1 : n;
+}
+
+Layout choose_layout(int64_t channels, int64_t height, int64_t width) {
+  Layout l = checked(channels, height, width);
   if (height <= 2 && width <= 2) {
     l.grid_h = l.grid_w = 2;
   } else {
@@ -49,9 +57,26 @@ Layout choose_layout(int64_t channels, int64_t height, int64_t width) {
   return l;
 }
 
+Layout adjacent_layout(int64_t channels, int64_t height, int64_t width) {
+  Layout l = checked(channels, height, width);
+  if (l.row_major() >= kMaxPlane) throw Error("a plane is too large");
+  l.adjacent = true;
+  l.grid_h = l.tile_h = 1;
+  l.grid_w = 16;
+  l.tile_w = static_cast<int>((l.row_major() + 15) / 16);
+  // Few blocks of vectors divide an odd number of them.
+  if (!l.full() && l.tile_w > 4) l.tile_w += l.tile_w % 2;
+  return l;
+}
+
 std::vector<uint16_t> lane_masks(const Layout& l) {
   std::vector<uint16_t> masks;
   if (l.full()) return masks;
+  for (size_t j = 0; l.adjacent && j < static_cast<size_t>(l.tile_w); j++) {
+    const size_t left = l.row_major() - std::min(l.row_major(), j * 16);
+    masks.push_back(static_cast<uint16_t>(left >= 16 ? 0xffff : (1u << left) - 1));
+  }
+  if (l.adjacent) return masks;
   for (int i = 0; i < l.tile_h; i++)
     for (int j = 0; j < l.tile_w; j++) {
       uint16_t m = 0;
@@ -81,8 +106,21 @@ void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float*
   isa.pack(&p);
 }
 
+double pack_cost(const FggpIsa& isa, const Layout& l) {
+  constexpr double kTranspose = 260, kRow = 60;  // of sixteen columns; what each row needs besides
+  constexpr double kFloat = 1.5;
+  const double rows = l.tile_h + 2 * l.halo, columns = l.row_vectors();
+  if (isa.shuffle_width == 16 && l.lanes() == 16)  // then `pack` transposes
+    return rows * (kRow + kTranspose * std::ceil(columns / 16));
+  return rows * (kRow + kFloat * columns * l.lanes());
+}
+
 std::vector<int32_t> inverse_index(const Layout& l) {
-  std::vector<int32_t> index(static_cast<size_t>(l.height) * static_cast<size_t>(l.width));
+  std::vector<int32_t> index(l.row_major());
+  if (l.adjacent) {
+    std::iota(index.begin(), index.end(), 0);
+    return index;
+  }
   for (int y = 0; y < l.height; y++)
     for (int x = 0; x < l.width; x++)
       index[static_cast<size_t>(y) * static_cast<size_t>(l.width) + static_cast<size_t>(x)] =
@@ -91,18 +129,27 @@ std::vector<int32_t> inverse_index(const Layout& l) {
   return index;
 }
 
-std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
-  const std::vector<int32_t> source = inverse_index(from);
+std::vector<int32_t> pack_index(const Layout& to) {
   std::vector<int32_t> index(to.plane(), -1);
+  if (to.adjacent) {
+    std::iota(index.begin(), index.begin() + static_cast<ptrdiff_t>(to.row_major()), 0);
+    return index;
+  }
   for (int i = -to.halo; i < to.tile_h + to.halo; i++)
     for (int j = -to.halo; j < to.tile_w + to.halo; j++)
       for (int k = 0; k < to.lanes(); k++) {
         const int y = k / to.grid_w * to.tile_h + i, x = k % to.grid_w * to.tile_w + j;
         if (y >= 0 && y < to.height && x >= 0 && x < to.width)
-          index[to.at(i, j) + static_cast<size_t>(k)] =
-              source[static_cast<size_t>(y) * static_cast<size_t>(to.width) +
-                     static_cast<size_t>(x)];
+          index[to.at(i, j) + static_cast<size_t>(k)] = y * to.width + x;
       }
+  return index;
+}
+
+std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
+  const std::vector<int32_t> source = inverse_index(from);
+  std::vector<int32_t> index = pack_index(to);
+  for (int32_t& i : index)
+    if (i >= 0) i = source[static_cast<size_t>(i)];
   return index;
 }
 

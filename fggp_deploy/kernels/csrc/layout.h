@@ -21,6 +21,9 @@ struct Layout {
   int channels = 0, height = 0, width = 0;
   int grid_h = 4, grid_w = 4;
   int tile_h = 0, tile_w = 0, halo = 0;
+  // Lane l of vector j is element 16 j + l of the plane, for what mixes no elements: then a plane
+  // of whole vectors lies as it does row-major.
+  bool adjacent = false;
 
   int lanes() const { return grid_h * grid_w; }
   int row_vectors() const { return tile_w + 2 * halo; }
@@ -32,9 +35,12 @@ struct Layout {
     return (static_cast<size_t>(i + halo) * row_vectors() + static_cast<size_t>(j + halo)) *
            static_cast<size_t>(lanes());
   }
-  bool full() const { return grid_h * tile_h == height && grid_w * tile_w == width; }
+  size_t row_major() const { return static_cast<size_t>(height) * static_cast<size_t>(width); }
+  bool full() const { return static_cast<size_t>(lanes()) * tile_h * tile_w == row_major(); }
+  bool is_row_major() const { return adjacent && full(); }
   bool same_tiles(const Layout& o) const {
-    return grid_h == o.grid_h && grid_w == o.grid_w && tile_h == o.tile_h && tile_w == o.tile_w;
+    return grid_h == o.grid_h && grid_w == o.grid_w && tile_h == o.tile_h && tile_w == o.tile_w &&
+           adjacent == o.adjacent;
   }
 };
 
@@ -42,13 +48,20 @@ struct Layout {
 // Every dimension must be positive and below 2^20, or an Error is thrown.
 Layout choose_layout(int64_t channels, int64_t height, int64_t width);
 
+// The layout of adjacent lanes.
+Layout adjacent_layout(int64_t channels, int64_t height, int64_t width);
+
 // The lanes that are real at each position of the tile; empty when all are.
 std::vector<uint16_t> lane_masks(const Layout& l);
 
 // Row `i` of all tiles of a plane, halo included, from a row-major H x W plane.
 void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float* y);
+// About how long all rows take, in the unit of Rearrangement::cost.
+double pack_cost(const FggpIsa& isa, const Layout& l);
 // For every element of a row-major H x W plane, its place in the tile-interleaved one.
 std::vector<int32_t> inverse_index(const Layout& l);
+// For every float of a plane of `to`, its place in a row-major H x W plane, or -1.
+std::vector<int32_t> pack_index(const Layout& to);
 // For every float of a plane of `to`, its place in a plane of `from` (the same H x W), or -1.
 std::vector<int32_t> relayout_index(const Layout& from, const Layout& to);
 
