@@ -11,8 +11,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.bench.report import Cell, Layers, Report
-    from fggp_deploy.verify.latency import Speedup
+    from fggp_deploy.bench.document import Cell, Layers, Report
 
 
 @ends_cleanly
@@ -81,6 +80,8 @@ def bench(
 
 def show(report: Report) -> None:
     """Print the machine, a table for each setting, the layers, and the notes."""
+    from fggp_deploy.verify.latency import setting
+
     from .render import size, stdout, table
 
     hardware, m = report.provenance.hardware, report.machine
@@ -107,7 +108,7 @@ def show(report: Report) -> None:
             c for c in report.cells if (c.threads, c.batch) == (planned.threads, planned.batch)
         ]
         table(
-            f"{planned.threads} threads, batch {planned.batch}",
+            setting(planned.threads, planned.batch),
             ("contender", "median ms", "90% ms", "ratio to dense"),
             map(_row, cells),
         )
@@ -119,17 +120,10 @@ def show(report: Report) -> None:
 
 
 def _row(c: Cell) -> tuple[str, str, str, str]:
+    from fggp_deploy.verify.words import ratio
+
     t = c.timing
     return c.contender, f"{t.median_ms:.3f}", f"{t.p90_ms:.3f}", ratio(c.speedup)
-
-
-def ratio(s: Speedup | None) -> str:
-    """A ratio with its interval; where that holds 1, that there is no difference."""
-    if s is None:
-        return "1"
-    if not s.measured:
-        return f"no difference [{s.low:.2f}, {s.high:.2f}]"
-    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
 
 
 def _show_layers(found: Layers) -> None:

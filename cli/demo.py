@@ -31,6 +31,7 @@ def demo(
     from fggp_deploy.training.prune import prune
     from fggp_deploy.verify.report import verify, write
 
+    from .networks import torch_network
     from .progress import stderr, watch, working
     from .render import as_json, stdout
     from .verify import show
@@ -46,7 +47,10 @@ def demo(
         exported = export_run(run.checkpoint)
     stderr.print("3/3  verify under ONNX Runtime against the dense parent")
     with working("verifying") as progress:
-        report = verify(exported.path, data=data.load(config.data), progress=progress)
+        report = verify(
+            exported.path, data=data.load(config.data),
+            torch=lambda: torch_network(exported.path), progress=progress,
+        )  # fmt: skip
     write(report, run.folder)
     if json:
         as_json(report.to_dict())

@@ -13,8 +13,6 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from fggp_deploy.verify.document import Report
     from fggp_deploy.verify.gates import Verdict
 
@@ -73,14 +71,30 @@ def verify(
         typer.Option("--strict", help="Gates judge the bad end of the 95% interval instead."),
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of ONNX Runtime. Default: the physical cores.")
+        str | None,
+        typer.Option(
+            help="Threads of ONNX Runtime, as 4,1; gates judge the first. Default: the physical "
+            "cores, and 1."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images in a timed run.")] = 1,
-    seconds: Annotated[float, typer.Option(help="Time to spend on latency.")] = 10.0,
+    batch: Annotated[
+        str, typer.Option(help="Images in a timed run, as 1,8; gates judge the first.")
+    ] = "1,8",
+    seconds: Annotated[
+        float, typer.Option(help="Time for latency where gates judge it; a fifth elsewhere.")
+    ] = 10.0,
     seed: o.Seed = 0,
     robustness: Annotated[
         str | None,
         typer.Option(help="Noise and corruptions too: quick (seconds) or full (minutes)."),
+    ] = None,
+    int8: Annotated[
+        bool | None,
+        typer.Option(
+            "--int8/--no-int8",
+            help="Time and score the dense parent in int8 too, calibrated on training images. "
+            "Default: where those come with the test images; --int8 reads them.",
+        ),
     ] = None,
     trusted: Annotated[
         Path | None,
@@ -109,11 +123,12 @@ def verify(
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.folder import PACKED, newest
     from fggp_deploy.verify.gates import Gates
-    from fggp_deploy.verify.material import images_for
+    from fggp_deploy.verify.material import images_for, with_training_images
     from fggp_deploy.verify.policy import overridden, read_policy
     from fggp_deploy.verify.report import verify as run
     from fggp_deploy.verify.report import write
 
+    from .networks import torch_network, trusted_network
     from .progress import working
     from .render import as_json
 
@@ -122,8 +137,9 @@ def verify(
     path = model or newest(PACKED)
     if path.is_dir() and (path / PACKED).is_file():
         path = path / PACKED
+    counts = None if threads is None else o.integers("--threads", threads)
     if check is not None:
-        recheck(path, check, threads=threads or 1, json=json)
+        recheck(path, check, threads=counts[0] if counts else 1, json=json)
         return
     gates = Gates(
         max_drop, min_speedup, max_bytes, max_latency_ms, max_excess_error, min_agreement, strict
@@ -135,22 +151,16 @@ def verify(
         "split_seed": split_seed,
     }  # fmt: skip
     with working("verifying") as progress:
-        loaded = (
-            None
-            if no_data
-            else images_for(
-                path,
-                data,
-                data_dir,
-                progress=progress,
-                **{k: v for k, v in options.items() if v is not None},
-            )
-        )
+        reading = {"progress": progress} | {k: v for k, v in options.items() if v is not None}
+        loaded = None if no_data else images_for(path, data, data_dir, **reading)
+        if int8 and loaded is not None:
+            loaded = with_training_images(loaded, path, data, data_dir, **reading)
         report = run(
-            path, reference=reference, data=loaded, gates=gates, threads=threads, batch=batch,
-            seconds=seconds, seed=seed, robustness=robustness,
+            path, reference=reference, data=loaded, gates=gates, threads=counts,
+            batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
+            robustness=robustness, int8=int8 is not False,
             trusted=lambda: trusted_network(path, trusted, trust_code=trust_code),
-            progress=progress,
+            torch=lambda: torch_network(path, trust_code=trust_code), progress=progress,
         )  # fmt: skip
     folder = out or path.parent
     write(report, folder)
@@ -206,42 +216,3 @@ def recheck(model: Path, report: Path, *, threads: int, json: bool) -> None:
         stdout.print(f"{'PASSED' if passed else 'FAILED'}: {model} against {report}", markup=False)
     if not passed:
         raise typer.Exit(1)
-
-
-def trusted_network(
-    model: Path, given: Path | None, *, trust_code: bool = False
-) -> ModelProto | None:
-    """What `model` ought to hold: the file given, or a new export of the checkpoint beside it.
-
-    None where there is none, it is not the one recorded, or torch is not installed. Raises
-    ModelFileError where it cannot be made, as of a network in the user's own file without
-    `trust_code`.
-    """
-    import onnx
-
-    from fggp_deploy.artifacts.sparse_model import SparseModel
-    from fggp_deploy.errors import ModelFileError, UserError
-    from fggp_deploy.onnx_ops import unpack
-    from fggp_deploy.onnx_reading import reading
-    from fggp_deploy.verify.certificate import checkpoint_of
-
-    if given is not None:
-        try:
-            with reading(str(given)):
-                return unpack(onnx.load(given))
-        except OSError as e:
-            raise ModelFileError(f"--trusted {given} cannot be read ({e.strerror or e})") from e
-    packed = SparseModel.open(model)
-    if (checkpoint := checkpoint_of(packed)) is None:
-        return None
-    try:
-        from fggp_deploy.artifacts.checkpoint import Checkpoint
-        from fggp_deploy.exporters.torch_onnx import to_onnx
-        from fggp_deploy.training.start import restore
-    except ModuleNotFoundError:
-        return None
-    try:
-        network = restore(Checkpoint.open(checkpoint), checkpoint, trust_code=trust_code)
-        return to_onnx(network, packed.metadata)
-    except UserError as e:
-        raise ModelFileError(str(e)) from e

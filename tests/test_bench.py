@@ -13,7 +13,6 @@ from graphs import Builder, residual_net
 from onnx import ModelProto
 from typer.testing import CliRunner
 
-from cli.bench import ratio
 from cli.main import app
 from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import Metadata
@@ -25,6 +24,7 @@ from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.plan import Choice
 from fggp_deploy.verify.latency import Speedup
+from fggp_deploy.verify.words import ratio
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 BRIEF: dict[str, Any] = {"seconds": 0.001, "sessions": 6}
@@ -189,8 +189,8 @@ def test_options_out_of_domain(wrong: dict[str, Any], packed: Path) -> None:
     [
         (0.98, 1.01, 1.04, "no difference [0.98, 1.04]"),
         (1.0, 1.1, 1.2, "no difference [1.00, 1.20]"),
-        (1.01, 1.1, 1.2, "1.10 [1.01, 1.20]"),
-        (0.7, 0.8, 0.9, "0.80 [0.70, 0.90]"),
+        (1.01, 1.1, 1.2, "1.10× [1.01, 1.20]"),
+        (0.7, 0.8, 0.9, "0.80× [0.70, 0.90]"),
     ],
 )
 def test_the_noise_rule(low: float, value: float, high: float, says: str) -> None:

@@ -54,7 +54,7 @@ def test_export_is_small_and_names_layers(demo_run):
 
 
 def test_verify_passes_with_no_argument_and_writes_reports(demo_run):
-    ended = demo_run("verify", "--seconds", "1", "--json")
+    ended = demo_run("verify", "--threads", "1", "--batch", "1", "--seconds", "1", "--json")
     assert ended.code == 0, ended.err
     report = ended.json
     assert report["passed"]
@@ -66,7 +66,18 @@ def test_verify_passes_with_no_argument_and_writes_reports(demo_run):
 
 
 def test_a_failed_gate_is_exit_code_1(demo_run):
-    ended = demo_run("verify", "--seconds", "0.5", "--no-data", "--max-bytes", "1000")
+    ended = demo_run(
+        "verify",
+        "--threads",
+        "1",
+        "--batch",
+        "1",
+        "--seconds",
+        "0.5",
+        "--no-data",
+        "--max-bytes",
+        "1000",
+    )
     assert ended.code == 1
     assert "FAIL  max_bytes" in ended.out
 

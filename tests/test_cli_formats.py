@@ -12,7 +12,19 @@ from fggp_deploy.files import sha256_file
 def test_other_formats_export_and_verify(demo_run, format: str):
     made = demo_run("export", "--format", format, "--json")
     assert made.code == 0, made.err
-    checked = demo_run("verify", made.json["path"], "--seconds", "0.5", "--json", "--out", "r")
+    checked = demo_run(
+        "verify",
+        made.json["path"],
+        "--threads",
+        "1",
+        "--batch",
+        "1",
+        "--seconds",
+        "0.5",
+        "--json",
+        "--out",
+        "r",
+    )
     assert checked.code == 0, checked.err
     assert checked.json["parity"]["test images"]["bit_equal"]
 
@@ -26,7 +38,9 @@ def test_fp16_values_say_what_they_change(demo_run):
     assert path.stat().st_size < 0.75 * path.with_name("model.onnx").stat().st_size
     assert 0 < made.json["rounding_error"] < 0.01 * made.json["largest_logit"]
 
-    checked = demo_run("verify", path, "--seconds", "0.5", "--json")
+    checked = demo_run(
+        "verify", path, "--threads", "1", "--batch", "1", "--seconds", "0.5", "--json"
+    )
     assert checked.code == 0, checked.err
     assert checked.json["rounding"]["max_abs"] == pytest.approx(
         made.json["rounding_error"], rel=0.5
@@ -61,13 +75,24 @@ def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
     (folder,) = (demo_run.cwd / "runs").iterdir()
     (demo_run.cwd / "policy.yaml").write_text("version: 1\nmax_bytes: 1000\n")
     failed = demo_run(
-        "verify", "--seconds", "0.2", "--no-data", "--policy", "policy.yaml", "--out", "v"
+        "verify",
+        "--threads",
+        "1",
+        "--batch",
+        "1",
+        "--seconds",
+        "0.2",
+        "--no-data",
+        "--policy",
+        "policy.yaml",
+        "--out",
+        "v",
     )
     assert failed.code == 1
     assert "FAIL  max_bytes" in failed.out
     loose = demo_run(
-        "verify", "--seconds", "0.2", "--no-data", "--policy", "policy.yaml", "--out", "v",
-        "--max-bytes", 10**9,
+        "verify", "--threads", "1", "--batch", "1", "--seconds", "0.2", "--no-data",
+        "--policy", "policy.yaml", "--out", "v", "--max-bytes", 10**9,
     )  # fmt: skip
     assert loose.code == 0, loose.err
     model = folder / "model.onnx"

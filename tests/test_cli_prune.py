@@ -31,7 +31,9 @@ def test_a_run_without_a_parent_exports_without_a_reference(program, half_sparse
     exported = program("export", half_sparse, "--out", "half.onnx", "--json")
     assert exported.code == 0, exported.err
     assert exported.json["reference"] is None
-    checked = program("verify", "half.onnx", "--no-data", "--seconds", "0.2")
+    checked = program(
+        "verify", "half.onnx", "--no-data", "--threads", "1", "--batch", "1", "--seconds", "0.2"
+    )
     assert checked.code == 0, checked.err
     assert "No dense parent" in checked.out
 

@@ -152,7 +152,9 @@ def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_spa
     assert digests[0] == digests[1]
     exported = program("export", "again")
     assert exported.code == 0, exported.err
-    checked = program("verify", "again", "--data-dir", cifar, "--seconds", "0.2")
+    checked = program(
+        "verify", "again", "--data-dir", cifar, "--threads", "1", "--batch", "1", "--seconds", "0.2"
+    )
     assert "The parent is itself 49." in checked.out
 
 

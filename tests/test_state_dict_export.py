@@ -15,7 +15,7 @@ from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.cli.verify import trusted_network
+from fggp_deploy.cli.networks import trusted_network
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.exporters.run import export_run

@@ -138,6 +138,22 @@ def test_rgb_and_bgr_swapped(swapped):
     assert found.as_given.value == (0 if swapped else 1)
 
 
+def test_a_small_gain_gets_a_second_look():
+    images = np.zeros((2000, 4, 4, 3), np.uint8)  # grey, right in either order
+    images[::25, ..., 0] = 9
+    labels = np.zeros(2000, np.int64)
+    labels[::25] = 1  # right in reverse only: 11 of 256, which may be chance, and 80 of 2,000
+    plain = Preprocessing(4, 4, (0.0,) * 3, (1.0,) * 3)
+    few = check_inputs(Redness(), Split(images[:256], labels[:256]), plain, {})
+    assert (few.n, few.best, few.passed) == (256, REVERSED, True)
+    assert few.gain_points == pytest.approx(100 * 11 / 256)
+    found = check_inputs(Redness(), Split(images, labels), plain, {})
+    assert (found.n, found.best, found.passed) == (2000, REVERSED, False)
+    assert found.gain_points == 4
+    good = np.zeros(2000, np.int64)
+    assert check_inputs(Redness(), Split(images, good), plain, {}).n == 256  # one look is enough
+
+
 def test_a_gain_that_chance_explains_passes():
     images = np.zeros((10, 4, 4, 3), np.uint8)
     images[0, ..., 0] = 9  # one image of ten would be right in reverse

@@ -50,7 +50,8 @@ def verified(tmp_path_factory) -> Path:
                 place / "model.onnx",
                 data=dataset(n=60),
                 robustness="quick",
-                threads=1,
+                threads=(1,),
+                batches=(1,),
                 seconds=0.001,
             )
             write(found, place)
@@ -77,6 +78,34 @@ def test_compare_reads_what_verify_wrote(runs):
     page = html(comparison.page(found))
     assert page.count("<svg") == 3
     assert "Prune potential" in page
+
+
+def test_the_parent_in_int8_is_a_candidate_but_nothing_pruned(runs):
+    told = json.loads((runs[1] / "report.json").read_text())
+    told["latency"]["timings"]["int8"] = told["latency"]["timings"]["reference"]
+    top1 = told["accuracy"]["reference"]["top1"]
+    told["int8"] = {"file_bytes": 7, "scores": {"top1": top1}}
+    (runs[1] / "report.json").write_text(json.dumps(told))
+    plain, found = compare([runs[0], runs[0]]), compare(runs)
+    (rival,) = [c for c in found.candidates if c.name == "dense int8"]
+    assert (rival.file_bytes, rival.top1.value) == (7, top1["value"])
+    (parent,) = [c for c in found.candidates if c.name == "dense parent"]
+    assert parent.beaten_by == "dense int8"  # as accurate, as fast, and smaller
+    assert set(found.potential) == {"test", *(s["kind"] for s in told["robustness"]["shifts"])}
+    assert "dense int8" not in [c.name for c in plain.candidates]
+
+
+def test_files_measured_on_different_images_are_not_ranked(runs):
+    told = json.loads((runs[1] / "report.json").read_text())
+    told["accuracy"]["data"] = "others"
+    (runs[1] / "report.json").write_text(json.dumps(told))
+    found = compare(runs)
+    assert not found.judged
+    assert {c.beaten_by for c in found.candidates} == {None}
+    assert found.potential == {}
+    page = html(comparison.page(found))
+    assert "none is called better than another" in page
+    assert "not beaten" not in page
 
 
 def candidate(name: str, sparsity: float, top1: float, ms: float, size: int) -> Candidate:

@@ -97,7 +97,8 @@ def page(tmp_path_factory) -> str:
             place / "model.onnx",
             data=dataset(n=60),
             robustness="quick",
-            threads=1,
+            threads=(1,),
+            batches=(1, 2),
             seconds=0.001,
         )
     write(found, place)
@@ -136,6 +137,24 @@ def test_the_verdict_comes_first_and_every_section_follows(page):
     ]  # fmt: skip
     for said in ("Wilson", "McNemar", "Holm", "bootstrap", "calibration", "stand in for"):
         assert said in page
+
+
+def test_each_network_looks_the_same_in_every_chart_and_no_two_alike():
+    looks = charts._looks(["dense parent", "dense parent 2", "a", "this file, kernels"])
+    assert looks["dense parent"] == charts._looks(["this file", "dense parent"])["dense parent"]
+    assert len(set(looks.values())) == 4
+
+
+@pytest.mark.parametrize(("high", "cut"), [(2.0, False), (50.0, True)])
+def test_an_interval_far_beyond_the_bars_is_cut_and_it_says_so(high, cut):
+    bars = Bars("t", ["a", "b"], {"x": [1, 2]}, "ms", {"x": [(0.5, 1.5), (1, high)]})
+    assert ("end beyond the edge" in charts.svg(bars, "n")) is cut
+
+
+def test_columns_of_words_begin_at_the_left():
+    table = Table("c", ["what", "ms", "ratio"], [("a", "1.0", "–"), ("b", "2.0", "no difference")])
+    assert table.in_words == [True, False, True]
+    assert Table("c", ["what", "ms"], []).in_words == [False, False]
 
 
 def test_hostile_text_stays_text():

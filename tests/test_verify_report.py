@@ -6,26 +6,32 @@ import dataclasses
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from fggp_deploy import kernels, runtime
+from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
-from fggp_deploy.errors import ConfigError, DataError, FggpError, ModelFileError
+from fggp_deploy.errors import ConfigError, DataError, FggpError, FggpWarning, ModelFileError
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
-from fggp_deploy.verify import process, report, sections, subject
+from fggp_deploy.progress import silent
+from fggp_deploy.runtime import compiler
+from fggp_deploy.runtime.plan import Choice
+from fggp_deploy.verify import int8, process, sections, speed
 from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.markdown import markdown as render
+from fggp_deploy.verify.material import images_for, with_training_images
 from fggp_deploy.verify.network import Network, load
 from fggp_deploy.verify.process import Cost
 from fggp_deploy.verify.report import Report, verify, write
@@ -104,10 +110,10 @@ def quick(monkeypatch):
     def no_processes(models, **options):
         return {name: Cost(3, 1.0, 1.0, 1.0, 9, 9, 9, 5, 2.0, 2.0, 2.0) for name in models}
 
-    monkeypatch.setattr(report, "measure_processes", no_processes)
+    monkeypatch.setattr(speed, "measure_processes", no_processes)
 
     def run(path: Path, **options) -> Report:
-        return verify(path, threads=1, seconds=0.001, **options)
+        return verify(path, **{"threads": (1,), "batches": (1,), "seconds": 0.001, **options})
 
     return run
 
@@ -131,7 +137,8 @@ def test_everything_is_measured(folder, monkeypatch, name):
         folder / name,
         data=dataset(),
         gates=Gates(max_bytes=10**6),
-        threads=1,
+        threads=(1,),
+        batches=(1,),
         seconds=0.001,
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
@@ -150,8 +157,10 @@ def test_everything_is_measured(folder, monkeypatch, name):
     assert found.processes["model"].peak_rss_bytes > found.processes["model"].base_rss_bytes > 0
     assert found.model.file_bytes < found.size.dense_bytes
     assert found.reference.sha256 == sha256_file(folder / "reference.onnx")
-    assert [n.partition(" were")[0] for n in found.notes] == ["The sparse kernels"]
-    assert {stage for stage, _, _ in stages} >= {"parity", "accuracy", "latency"}
+    kernels_note, int8_note = found.notes
+    assert kernels_note.startswith("The sparse kernels were not used")
+    assert int8_note.startswith("Dense int8 was not measured: no training images")
+    assert {stage for stage, _, _ in stages} >= {"parity", "accuracy", "latency, 1 thread, batch 1"}
     assert all(0 <= done <= total for _, done, total in stages)
 
 
@@ -226,7 +235,7 @@ def test_without_reference_data_and_self_test(folder, quick):
     assert found.passed
     assert found.accuracy is found.reference is found.self_test is None
     assert found.latency.speedups == {}
-    assert len(found.notes) == 4  # the fourth: no kernels
+    assert len(found.notes) == 5  # the others: no kernels, no int8
     text = markdown(found)
     for missing in (
         "No dense parent",
@@ -346,8 +355,9 @@ def test_data_that_does_not_fit(folder, quick, data, match):
 @pytest.mark.parametrize(
     "options",
     [
-        {"threads": 0},
-        {"batch": 0},
+        {"threads": (0,)},
+        {"threads": ()},
+        {"batches": (1, 0)},
         {"seconds": 0.0},
         {"seconds": float("nan")},
         {"seed": -1},
@@ -357,6 +367,86 @@ def test_data_that_does_not_fit(folder, quick, data, match):
 def test_options_out_of_domain(folder, options):
     with pytest.raises(ConfigError):
         verify(folder / "model.onnx", **options)
+
+
+def test_every_setting_is_measured_and_gates_judge_the_first(folder, quick):
+    gates = Gates(max_latency_ms=1e9)
+    found = quick(folder / "model.onnx", threads=(2, 1, 2), batches=(3, 1), gates=gates)
+    settings = [(found.latency.threads, found.latency.batch)]
+    settings += [(lat.threads, lat.batch) for lat in found.other_latencies]
+    assert settings == [(2, 3), (2, 1), (1, 3), (1, 1)]
+    assert found.provenance.config["settings"] == [list(s) for s in settings]
+    assert {t.sessions for t in found.latency.timings.values()} == {10}
+    for lat in found.other_latencies:
+        assert set(lat.timings) == {"model", "reference"}
+        assert {t.sessions for t in lat.timings.values()} == {6}
+        assert lat.plan.startswith("plain: the sparse kernels are not built")
+    (gate,) = [v for v in found.verdicts if v.name == "max_latency_ms"]
+    assert gate.value == found.latency.timings["model"].median_ms
+    text = markdown(found)
+    for said in ("2 threads, batch 3: this file", "1 thread, batch 1: dense parent"):
+        assert said in text
+
+
+def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
+    data = dataset()
+    data = dataclasses.replace(data, train=data.test.first(100))
+    found = quick(folder / "model.onnx", data=data)
+    rival = found.int8
+    assert rival.n_calibration == 100
+    assert rival.file_bytes < 0.5 * found.reference.file_bytes
+    assert rival.scores.top1.n == rival.paired.n == N_TEST
+    # the parent is its reference: with the file it shares nothing but the images
+    lost_against_parent = found.accuracy.reference.top1.k - rival.scores.top1.k
+    assert rival.paired.lost - rival.paired.gained == lost_against_parent
+    assert rival.paired.agreement.value > 0.8
+    assert {"model", "reference", "int8"} == set(found.latency.timings) == set(found.processes)
+    text = markdown(found)
+    assert "calibrated on 100 training images" in text
+    assert "the rival: the dense parent in int8" in text
+    without = quick(folder / "model.onnx", data=data, int8=False)
+    assert without.int8 is None
+    assert "int8" not in without.latency.timings
+    assert "Dense int8 was not measured: --no-int8." in without.notes
+
+
+def test_int8_that_cannot_be_made_is_a_note(folder, quick, monkeypatch):
+    def refuse(*_, **__):
+        raise ModelFileError("onnxruntime cannot quantise the network: no")
+
+    monkeypatch.setattr(int8, "quantize_on", refuse)
+    data = dataset()
+    found = quick(folder / "model.onnx", data=dataclasses.replace(data, train=data.test))
+    assert found.int8 is None
+    assert (
+        "Dense int8 was not measured: onnxruntime cannot quantise the network: no." in found.notes
+    )
+
+
+def test_training_images_for_int8_are_never_test_images(folder, tmp_path):
+    def draw(where: Path, n: int) -> None:
+        for c in range(CLASSES):
+            (where / f"c{c}").mkdir(parents=True)
+            for i in range(n):
+                pixels = np.full((SIDE, SIDE), 20 * c + i, np.uint8)
+                Image.fromarray(pixels).save(where / f"c{c}" / f"{i}.png")
+
+    draw(tmp_path / "flat", 10)
+    draw(tmp_path / "cut" / "train", 10)
+    draw(tmp_path / "cut" / "test", 2)
+    model = folder / "model.onnx"
+    for name, n_test in (("flat", 60), ("cut", 12)):
+        spec = f"folder:{tmp_path / name}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FggpWarning)  # that the flat one is all for testing
+            found = images_for(model, spec, progress=silent)
+        assert (len(found.train), len(found.test)) == (0, n_test)
+        if name == "flat":  # all of them are for testing
+            with pytest.raises(DataError, match="none can calibrate int8"):
+                with_training_images(found, model, spec, None, progress=silent)
+        else:
+            more = with_training_images(found, model, spec, None, progress=silent)
+            assert (len(more.train), len(more.test)) == (54, 12)
 
 
 def test_a_speed_gate_needs_the_reference(folder):
@@ -392,7 +482,7 @@ def test_verify_needs_no_torch(folder):
         "sys.meta_path.insert(0, Block())\n"
         "from pathlib import Path\n"
         "from fggp_deploy.verify.report import verify, write\n"
-        "found = verify(Path(sys.argv[1]), threads=1, seconds=0.001)\n"
+        "found = verify(Path(sys.argv[1]), threads=[1], batches=[1], seconds=0.001)\n"
         "write(found, Path(sys.argv[2]))\n"
         "assert found.passed and 'torch' not in sys.modules\n"
     )
@@ -402,22 +492,95 @@ def test_verify_needs_no_torch(folder):
     assert done.returncode == 0, done.stderr
 
 
-def test_kernels_are_a_third_contender(folder: Path, quick, monkeypatch):
+@pytest.fixture
+def on_kernels(tmp_path, monkeypatch, quick):
+    """`quick` with kernels that the planner takes, without timing anything."""
     monkeypatch.delenv("FGGP_KERNELS")
     if kernels.library_path() is None:
         pytest.skip("the kernels are not built")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiler.plans, "choose", lambda _: Choice("whole", 2.0, 3.0))
+    return quick
 
-    def forced(name: str, model: bytes, *, threads: int, **_: object) -> tuple[Network, str]:
-        session = runtime.session(model, threads=threads, measure=False, cache=False)
-        return Network(name, session), runtime.explain(session)
 
-    monkeypatch.setattr(subject, "open_by_runtime", forced)
-    monkeypatch.setattr(report, "open_by_runtime", forced)
-    found = quick(folder / "model.onnx", data=dataset())
+def test_kernels_and_the_compiled_file_are_compared_with_stock(folder, on_kernels):
+    found = on_kernels(folder / "model.onnx", data=dataset())
     assert set(found.latency.timings) == {"model", "reference", "kernels"}
     assert set(found.latency.speedups) == {"model", "kernels"}
-    assert found.kernels_parity.n == N_TEST
-    assert found.kernels_parity.passed
-    assert found.kernels_parity.top1_changed == 0
-    assert "kernels against stock" in [v.name for v in found.verdicts]
-    assert "kernels against stock, test images" in markdown(found)
+    for parity in (found.kernels_parity, found.compiled_parity):
+        assert parity.n == N_TEST
+        assert parity.passed
+        assert parity.top1_changed == 0
+    assert found.torch_parity is None
+    names = [v.name for v in found.verdicts]
+    assert {"kernels against stock", "compiled file against stock"} <= set(names)
+    text = markdown(found)
+    assert "kernels, compiled now, against stock, all test images" in text
+    assert "compiled file against stock, all test images" in text
+    assert "was not run in torch" in text
+
+
+def test_without_data_the_probe_inputs_are_compared(folder, on_kernels):
+    found = on_kernels(folder / "model.onnx")
+    assert found.kernels_parity.n == found.compiled_parity.n == 4
+    assert "compiled file against stock, probe inputs" in markdown(found)
+
+
+def test_a_compiled_file_that_is_wrong_names_layer_and_channel(folder, on_kernels, tmp_path):
+    assert on_kernels(folder / "model.onnx").passed
+    (place,) = (tmp_path / "cache").rglob("*.onnx")
+    compiled = onnx.load(place)
+    counts = np.count_nonzero(
+        numpy_helper.to_array(network(0.95).graph.initializer[1]), axis=(1, 2, 3)
+    )
+    floats = [t for t in compiled.graph.initializer if t.data_type == TensorProto.FLOAT]
+    (values,) = [t for t in floats if list(t.dims) == [counts.sum()]]
+    w = numpy_helper.to_array(values).copy()
+    w[counts[:20].sum() : counts[:21].sum()] *= -1
+    values.CopyFrom(numpy_helper.from_array(w, values.name))
+    place.write_bytes(compiled.SerializeToString())
+    plan = json.loads(place.with_suffix(".json").read_text())
+    plan["model_sha256"] = sha256_file(place)
+    place.with_suffix(".json").write_text(json.dumps(plan))
+
+    found = on_kernels(folder / "model.onnx")
+    assert [v.name for v in found.verdicts if not v.passed] == ["compiled file against stock"]
+    assert (found.mismatch.layer, found.mismatch.channels) == ("b", (20,))
+    assert found.notes[0].startswith(f"Remove {place.name} from the cache")
+
+
+def test_torch_is_compared_on_all_images(folder, quick):
+    class Wrong:
+        """The same network, but that the third image's answer is another one."""
+
+        def __init__(self, change: float):
+            self.session = load("net", network(0.95).SerializeToString(), threads=1).session
+            self.change, self.get_outputs = change, self.session.get_outputs
+            self.get_inputs = self.session.get_inputs
+
+        def run(self, names, feed):
+            (y,) = self.session.run(names, feed)
+            y[2] += self.change
+            return [y]
+
+    good = quick(folder / "model.onnx", data=dataset(), torch=lambda: Network("t", Wrong(0)))
+    assert (good.torch_parity.n, good.torch_parity.passed) == (N_TEST, True)
+    assert "torch against stock, all test images" in markdown(good)
+    bad = quick(
+        folder / "model.onnx",
+        data=dataset(),
+        torch=lambda: Network("t", Wrong(1)),
+        trusted=lambda: network(0.9),
+    )
+    assert [v.name for v in bad.verdicts if not v.passed] == ["torch against stock"]
+    assert bad.torch_parity.max_abs == pytest.approx(1)
+    assert bad.mismatch.layer == "a"
+
+
+def test_torch_that_cannot_run_is_a_note(folder, quick):
+    def refuse():
+        raise ModelFileError("net.py:make needs --trust-code")
+
+    found = quick(folder / "model.onnx", torch=refuse)
+    assert found.passed
+    assert found.notes[-1] == "The network was not run in torch: net.py:make needs --trust-code."

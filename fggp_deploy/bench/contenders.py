@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from fggp_deploy import runtime
-from fggp_deploy.bench.int8 import quantize
+from fggp_deploy.bench.int8 import quantize, quantize_on
 from fggp_deploy.bench.subject import Subject
 from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import read_dense
@@ -65,16 +65,13 @@ def _stock(model: bytes, name: str) -> Opener:
 def _quantized(subject: Subject, dense: bytes) -> tuple[bytes, str]:
     """The int8 model, and what it was calibrated on."""
     batch = subject.fixed_batch or 1
-    like = subject.feeds(batch)
     if subject.images is None:
-        rng = np.random.default_rng(1)
+        like, rng = subject.feeds(batch), np.random.default_rng(1)
         feeds = [
             {name: rng.standard_normal(x.shape, dtype=np.float32) for name, x in like.items()}
             for _ in range(N_RANDOM)
         ]
         return quantize(read_dense(dense), feeds), f"{N_RANDOM * batch} random inputs"
-    (name,) = like
-    x = subject.images.calibration
-    feeds = [{name: x[i : i + batch]} for i in range(0, len(x) - batch + 1, batch)]
-    on = f"{len(feeds) * batch} images of {subject.images.data}"
-    return quantize(read_dense(dense), feeds), on
+    n = len(subject.images.calibration) // batch * batch
+    on = f"{n} images of {subject.images.data}"
+    return quantize_on(dense, subject.images.calibration, batch=batch), on

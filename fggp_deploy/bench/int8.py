@@ -12,24 +12,38 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.onnx_ops import standard_opset
+from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import brief
+from fggp_deploy.verify.network import Floats
 
 MIN_OPSET = 13  # the first whose QuantizeLinear knows channels
+
+
+def quantize_on(dense: bytes, images: Floats, *, batch: int = 1) -> bytes:
+    """`quantize` for a serialised network of one input, calibrated on `images` [N, C, H, W]."""
+    model = read_dense(dense)
+    name = model.graph.input[0].name
+    feeds = [{name: images[i : i + batch]} for i in range(0, len(images) - batch + 1, batch)]
+    return quantize(model, feeds)
 
 
 def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
     """QDQ form with int8 weights per channel and uint8 activations, ranges calibrated on `feeds`.
 
-    `dense` has its batch norms folded. Raises ModelFileError where ONNX Runtime cannot do it.
+    `dense` has its batch norms folded. Raises ModelFileError where ONNX Runtime cannot do it,
+    MachineError where that part of it is not installed.
     """
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    try:
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+    except ImportError as e:  # it needs more than onnxruntime itself
+        raise MachineError(f"onnxruntime's quantisation is not installed: {e}") from e
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -18,104 +16,25 @@ import numpy as np
 from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.bench.contenders import DENSE, KERNELS, PACKED, Contender, contenders
+from fggp_deploy.bench.document import Cell, Layers, Planned, Report, Rival, Scored
 from fggp_deploy.bench.subject import Subject, read
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, compile_model
-from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options, largest_difference, run
-from fggp_deploy.timing import Run
-from fggp_deploy.verify.accuracy import Proportion, proportion
+from fggp_deploy.verify.accuracy import proportion
 from fggp_deploy.verify.latency import (
     MIN_SESSIONS,
     N_SESSIONS,
-    Speedup,
-    Timing,
-    measure,
-    speedup,
-    timing,
+    Opener,
+    at_setting,
 )
-from fggp_deploy.verify.machine import Machine, machine
+from fggp_deploy.verify.machine import machine
 from fggp_deploy.verify.network import SESSION_CONFIG
 
-SCHEMA_VERSION = 1
 N_CALIBRATION, N_TEST = 128, 1000  # images for int8's ranges, and to compare answers on
 TOLERANCE = 1e-5  # of the largest output: how far the kernels may be from dense
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One contender at one setting; `speedup` is None for dense itself.
-
-    `max_rel` is the largest difference to dense's outputs over the largest of them.
-    """
-
-    contender: str
-    threads: int
-    batch: int
-    timing: Timing
-    speedup: Speedup | None
-    max_rel: float
-
-
-@dataclass(frozen=True)
-class Layers:
-    """What each layer costs on one thread, and the plan; no layers where there is nothing to do."""
-
-    plan: str
-    layers: tuple[LayerCost, ...]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What `runtime.explain` says of the kernels at one setting; "plain: …" is not timed again."""
-
-    threads: int
-    batch: int
-    plan: str
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Top-1 on the test images, and the share of them on which the answer is dense's."""
-
-    top1: Proportion
-    agreement: Proportion
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A contender in words, its bytes as stored, and its answers where there are real images."""
-
-    name: str
-    what: str
-    file_bytes: int
-    scored: Scored | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that was measured; `notes` say what could not be."""
-
-    model: str
-    sha256: str
-    packed: bool
-    rivals: tuple[Rival, ...]
-    plans: tuple[Planned, ...]
-    cells: tuple[Cell, ...]
-    layers: Layers | None
-    notes: tuple[str, ...]
-    isa: str
-    machine: Machine
-    load_average_after: float | None
-    provenance: Provenance
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, `schema_version` included."""
-        head = {"schema_version": SCHEMA_VERSION}
-        plain: dict[str, Any] = json.loads(json.dumps(head | asdict(self), allow_nan=False))
-        return plain
 
 
 def bench(
@@ -245,27 +164,22 @@ def _setting(
                 f"{TOLERANCE:.0e}; the network overflows, or please report this"
             )
 
-    def opener(c: Contender) -> Callable[[], Run]:
-        return lambda: partial(c.open(threads, batch).run, None, feeds)
+    def opener(c: Contender) -> Opener:
+        return lambda threads, batch: partial(c.open(threads, batch).run, None, feeds)
 
-    rng = np.random.default_rng(seed)
-    samples = measure(
+    found = at_setting(
         {c.name: opener(c) for c in rivals if c.name != KERNELS or plan.startswith("kernels")},
+        threads,
+        batch,
+        reference=DENSE,
         seconds=seconds,
         sessions=sessions,
-        rng=rng,
-        progress=partial(progress, f"{threads} threads, batch {batch}"),
+        seed=seed,
+        progress=progress,
     )
     cells = [
-        Cell(
-            contender=name,
-            threads=threads,
-            batch=batch,
-            timing=timing(ms),
-            speedup=None if name == DENSE else speedup(samples[DENSE], ms, rng),
-            max_rel=differs[name],
-        )
-        for name, ms in samples.items()
+        Cell(name, threads, batch, timed, found.speedups.get(name), differs[name])
+        for name, timed in found.timings.items()
     ]
     return cells, plan
 

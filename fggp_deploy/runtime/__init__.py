@@ -20,7 +20,7 @@ from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.sessions import MARK, Options
 
-__all__ = ["TUNING_SECONDS", "explain", "session", "uses_kernels"]
+__all__ = ["TUNING_SECONDS", "compiled_file", "explain", "session", "uses_kernels"]
 
 TUNING_SECONDS = 0.5  # what the first session for a model spends on finding kernel variants
 _explanations: WeakKeyDictionary[ort.InferenceSession, str] = WeakKeyDictionary()
@@ -81,6 +81,18 @@ def session(
     if cache:
         disk.save(place, compiled)
     return _open(source, compiled, options)
+
+
+def compiled_file(model: str | Path | bytes, *, threads: int, batch: int = 1) -> Path | None:
+    """The compiled model that `session` kept and opens again for the same arguments.
+
+    None where it kept none: the plan is plain, or the cache cannot be written. Run it in a session
+    that has the library of `fggp_deploy.kernels` registered.
+    """
+    source = model if isinstance(model, bytes) else Path(model)
+    place = disk.path_of(disk.sha256_of(source), threads=threads, batch=batch)
+    found = disk.load(place)
+    return None if found is None or found.model is None else place.with_suffix(".onnx")
 
 
 def explain(session: ort.InferenceSession) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import importlib.util
 import io
+import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fggp_deploy.verify import words
 from fggp_deploy.verify.page import Bars, Chart, Lines
 
 # Drawn in these colours, shown in the page's variables of the same order (page.css).
@@ -18,10 +20,14 @@ _INK, _FAINT = "#0000a0", "#0000a7"
 _VARIABLES = {_INK: "--ink", _FAINT: "--line"} | {
     colour: f"--series-{i}" for i, colour in enumerate(_SERIES, 1)
 }
-_OWN = {"model": 0, "reference": 1, "kernels": 2}  # the same look in every chart
+# The same look in every chart, whatever else is in it.
+_OWN = {words.FILE: 0, words.NETWORKS["model"]: 0, words.PARENT: 1} | {
+    words.NETWORKS["kernels"]: 2, words.NETWORKS["int8"]: 3
+}  # fmt: skip
 _MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
-_WIDTH, _ROW, _HEIGHT = 5.8, 0.21, 3.2  # inches; a row is one bar
+_WIDTH, _ROW, _HEIGHT = 5.4, 0.21, 3.0  # inches; a row is one bar
 MAX_BARS = 60
+MAX_SPREAD = 2.5  # times the longest bar: as far as intervals are drawn
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and scaled
     "svg.hashsalt": "fggp",
@@ -68,7 +74,7 @@ def svg(chart: Chart, name: str) -> str | None:
         else:
             _lines(axes, chart)
         if len(chart.series) > 1 or (isinstance(chart, Lines) and chart.diagonal):
-            figure.legend(loc="outside upper left", ncols=3)
+            figure.legend(loc="outside upper left", ncols=2 if len(chart.series) > 3 else 3)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     return _inline(drawn.getvalue(), chart.title, name)
@@ -86,9 +92,17 @@ def _height(chart: Chart) -> float:
     return 0.9 + _ROW * max(4, len(chart.labels[:MAX_BARS]) * (len(chart.series) + 0.4))
 
 
+def _looks(series: Iterable[str]) -> dict[str, int]:
+    """Which colour, marker and dash each series has: a network always its own, others the rest."""
+    names = list(series)
+    taken = {_OWN[name] for name in names if name in _OWN}
+    rest = itertools.cycle([i for i in range(len(_SERIES)) if i not in taken])
+    return {name: _OWN[name] if name in _OWN else next(rest) for name in names}
+
+
 def _bars(axes: Any, chart: Bars) -> None:
     labels = [_short(label) for label in chart.labels[:MAX_BARS]]
-    step = len(chart.series) + 0.4
+    step, looks = len(chart.series) + 0.4, _looks(chart.series)
     for i, (name, values) in enumerate(chart.series.items()):
         at = [step * row + i for row in range(len(labels))]
         values, error = list(values[:MAX_BARS]), None
@@ -96,7 +110,7 @@ def _bars(axes: Any, chart: Bars) -> None:
             error = _errors(values, chart.intervals[name][:MAX_BARS])
         axes.barh(
             at, values, height=0.86, xerr=error, label=_short(name),
-            color=_SERIES[_OWN.get(name, i) % len(_SERIES)],
+            color=_SERIES[looks[name]],
             error_kw={"ecolor": _INK, "elinewidth": 0.9, "capsize": 2},
         )  # fmt: skip
     axes.set_yticks([step * row + (len(chart.series) - 1) / 2 for row in range(len(labels))])
@@ -104,17 +118,25 @@ def _bars(axes: Any, chart: Bars) -> None:
     axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(visible(chart.unit))
+    unit = chart.unit
+    largest = max((v for values in chart.series.values() for v in values), default=0.0)
+    if 0 < MAX_SPREAD * largest < axes.get_xlim()[1]:  # or the bars would be too short to compare
+        axes.set_xlim(right=MAX_SPREAD * largest)
+        unit += "; some intervals end beyond the edge"
+    axes.set_xlabel(visible(unit))
 
 
 def _lines(axes: Any, chart: Lines) -> None:
-    for order, (name, points) in enumerate(chart.series.items()):
-        i = _OWN.get(name, order)
+    from matplotlib.ticker import LogLocator
+
+    looks = _looks(chart.series)
+    for name, points in chart.series.items():
+        i = looks[name]
         x, y = [p[0] for p in points], [p[1] for p in points]
         look = {
-            "color": _SERIES[i % len(_SERIES)],
-            "linestyle": "none" if chart.scattered else _DASHES[i % len(_DASHES)],
-            "marker": None if chart.smooth else _MARKERS[i % len(_MARKERS)],
+            "color": _SERIES[i],
+            "linestyle": "none" if chart.scattered else _DASHES[i],
+            "marker": None if chart.smooth else _MARKERS[i],
             "markersize": 7 if chart.scattered else 4,
             "label": _short(name),
         }
@@ -124,10 +146,9 @@ def _lines(axes: Any, chart: Lines) -> None:
         else:
             axes.plot(x, y, **look)
     if chart.log:
-        axes.set_xscale("log")
+        axes.set_xscale("log", subs=[])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="minor", labelsize=7)
     if chart.diagonal:
         axes.plot([0, 1], [0, 1], color=_FAINT, linestyle=":", label="confidence = accuracy")
     axes.set_xlabel(visible(chart.x))

@@ -10,14 +10,13 @@ import numpy.typing as npt
 
 from fggp_deploy.data.types import Labels
 from fggp_deploy.verify.proportions import (
+    ALPHA,
     Proportion,
     difference_interval,
     holm,
     mcnemar,
     proportion,
 )
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)

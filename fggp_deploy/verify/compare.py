@@ -28,7 +28,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the report says of one file; the dense parent is one too.
+    """What the report says of one file; the dense parent is one too, and the parent in int8.
 
     `top1` in [0, 1], `latency_ms` the median of the faster of stock onnxruntime and the kernels.
     `errors` is the mean error in [0, 1] by distribution: "test", and each kind of corruption where
@@ -51,11 +51,13 @@ class Comparison:
 
     `potential` is by distribution the largest sparsity whose error is at most the dense parent's
     plus δ = 0.5 points (Lost in Pruning, 2021), 0 where none is; empty for fewer than two.
+    `judged` is False where they were measured on different images: then no file beats another.
     """
 
     candidates: tuple[Candidate, ...]
     potential: dict[str, float]
     notes: tuple[str, ...]
+    judged: bool = True
 
 
 def compare(paths: Sequence[Path]) -> Comparison:
@@ -74,11 +76,14 @@ def compare(paths: Sequence[Path]) -> Comparison:
             if model is not None and sha256_file(model) != told["model"]["sha256"]:
                 raise FileError(f"{report} tells of another file than {model}; verify it again")
             candidates.append(_candidate(name, told))
-        candidates += _parents(reports)
+        candidates += [*_parents(reports), *_rivals(reports)]
         notes = _notes(reports)
     except (KeyError, TypeError, ValueError, IndexError) as e:
         raise FileError(f"a report lacks or misstates {e}; verify the files again") from e
     ordered = sorted(candidates, key=lambda c: c.sparsity)
+    judged = len({_measured_on(told) for told in reports}) == 1
+    if not judged:
+        return Comparison(tuple(ordered), {}, notes, judged)
     return Comparison(tuple(_judged(ordered)), _potential(ordered), notes)
 
 
@@ -92,7 +97,9 @@ def page(found: Comparison) -> Page:
             _text(c.top1, 100, "%"),
             _text(c.latency_ms, 1, " ms"),
             f"{c.file_bytes:,}",
-            "not beaten" if c.beaten_by is None else f"beaten by {c.beaten_by}",
+            ("not beaten" if c.beaten_by is None else f"beaten by {c.beaten_by}")
+            if found.judged
+            else "–",
         )
         for c in found.candidates
     ]
@@ -103,10 +110,10 @@ def page(found: Comparison) -> Page:
         "estimates."
     )
     blocks: list[str | Table] = [Table(caption, head, rows)]
-    for title, x, axis in (
-        ("Accuracy against sparsity", lambda c: 100 * c.sparsity, "sparsity, %"),
-        ("Accuracy against latency", lambda c: c.latency_ms.value, "median latency, ms"),
-        ("Accuracy against size", lambda c: c.file_bytes / 1000, "kB"),
+    for title, x, axis, digits in (
+        ("Accuracy against sparsity", lambda c: 100 * c.sparsity, "sparsity, %", 2),
+        ("Accuracy against latency", lambda c: c.latency_ms.value, "median latency, ms", 3),
+        ("Accuracy against size", lambda c: c.file_bytes / 1000, "kB", 1),
     ):
         if with_accuracy:
             points = {c.name: [(x(c), 100 * c.top1.value)] for c in with_accuracy if c.top1}
@@ -115,7 +122,9 @@ def page(found: Comparison) -> Page:
             }
             chart = Lines(title, points, axis, "top-1, %", spread, scattered=True)
             own = [
-                (c.name, f"{x(c):.4g}", _text(c.top1, 100, "%")) for c in with_accuracy if c.top1
+                (c.name, f"{x(c):,.{digits}f}", _text(c.top1, 100, "%"))
+                for c in with_accuracy
+                if c.top1
             ]
             blocks.append(Table(f"{title}.", ["file", axis, "top-1"], own, chart))
     sections = [Section("Accuracy, latency, bytes", blocks)]
@@ -130,6 +139,8 @@ def page(found: Comparison) -> Page:
         sections.append(Section("Prune potential", [table]))
     names = [c.name for c in found.candidates if c.beaten_by is None]
     lead = f"Not beaten in accuracy, latency and bytes together: {', '.join(names)}."
+    if not found.judged:
+        lead = "The files were measured on different images, so none is called better than another."
     glance: list[Glance] = []
     return Page("Comparison", lead, None, glance, found.notes, sections)
 
@@ -178,6 +189,24 @@ def _parents(reports: Iterable[dict[str, Any]]) -> list[Candidate]:
     return list(parents.values())
 
 
+def _rivals(reports: Iterable[dict[str, Any]]) -> list[Candidate]:
+    """The dense parents in int8, each once, from the first report that measured it."""
+    rivals: dict[str, Candidate] = {}
+    for told in reports:
+        timed, measured = told["latency"]["timings"].get("int8"), told.get("int8")
+        if timed is None or measured is None or told["reference"]["sha256"] in rivals:
+            continue
+        rivals[told["reference"]["sha256"]] = Candidate(
+            name="dense int8" if not rivals else f"dense int8 {len(rivals) + 1}",
+            sparsity=0.0,
+            file_bytes=int(measured["file_bytes"]),
+            top1=_share(measured["scores"]["top1"]),
+            latency_ms=_latency(timed),
+            errors={},
+        )
+    return list(rivals.values())
+
+
 def _errors(told: dict[str, Any], who: str) -> dict[str, float]:
     errors = {}
     if told["accuracy"] and told["accuracy"][who]:
@@ -209,7 +238,7 @@ def _beats(a: Candidate, b: Candidate) -> bool:
 
 def _potential(candidates: Sequence[Candidate]) -> dict[str, float]:
     parents = [c for c in candidates if c.name.startswith("dense parent")]
-    pruned = [c for c in candidates if c not in parents]
+    pruned = [c for c in candidates if not c.name.startswith("dense ")]
     if len(parents) != 1 or len({c.sparsity for c in pruned}) < 2:
         return {}
     potential = {}
@@ -220,10 +249,14 @@ def _potential(candidates: Sequence[Candidate]) -> dict[str, float]:
     return potential
 
 
+def _measured_on(told: dict[str, Any]) -> tuple[Any, ...] | None:
+    return (told["accuracy"]["data"], told["accuracy"]["n"]) if told["accuracy"] else None
+
+
 def _notes(reports: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """What makes the figures less comparable than they look."""
     asked = {
-        "data": lambda r: r["accuracy"] and (r["accuracy"]["data"], r["accuracy"]["n"]),
+        "data": _measured_on,
         "processor": lambda r: r["provenance"]["hardware"].get("cpu"),
         "threads": lambda r: r["latency"]["threads"],
         "batch": lambda r: r["latency"]["batch"],

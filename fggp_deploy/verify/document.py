@@ -13,6 +13,7 @@ from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.gates import Verdict
 from fggp_deploy.verify.history import Epoch
 from fggp_deploy.verify.input_check import InputCheck
+from fggp_deploy.verify.int8 import Int8
 from fggp_deploy.verify.latency import Latency
 from fggp_deploy.verify.localise import Mismatch
 from fggp_deploy.verify.machine import Load, Machine
@@ -37,14 +38,17 @@ class File:
 class Report:
     """Everything that was measured on one file; None is what could not be, and `notes` say why.
 
-    `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference" and, where the
-    model runs on them, "kernels": then the gates on latency judge those. `parity` is
-    packed against dense by inputs, `kernels_parity` kernels against stock on the test images;
-    `rounding` fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test
-    split where a file with fp32 values lies beside the model;
-    `mismatch` is the first layer that differs where one of these or the self-test fails. `load` is
-    what else ran while latency was measured, `history` the curves of the run that lies beside the
-    file. `origin` is what the model says of itself, `provenance` what made this report.
+    `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference", "int8" (the
+    reference quantised) and, where the model runs on them, "kernels": then the gates on latency
+    judge those. `other_latencies` are the same at other threads and batches, which no gate judges.
+    `parity` is packed against dense by inputs. `kernels_parity` (compiled now), `compiled_parity`
+    (the compiled file that sessions open) and `torch_parity` (the network that the file was made
+    from) are against stock on all test images, or on the probe inputs without data. `rounding` is
+    fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test split where a
+    file with fp32 values lies beside the model. `mismatch` is the first layer that differs where
+    one of these or the self-test fails. `load` is what else ran while latency was measured,
+    `history` the curves of the run that lies beside the file. `origin` is what the model says of
+    itself, `provenance` what made this report.
     """
 
     model: File
@@ -54,14 +58,18 @@ class Report:
     self_test: Difference | None
     parity: dict[str, Difference]
     kernels_parity: Difference | None
+    compiled_parity: Difference | None
+    torch_parity: Difference | None
     rounding: Difference | None
     rounding_paired: Paired | None
     mismatch: Mismatch | None
     inputs: InputCheck | None
     accuracy: Accuracy | None
+    int8: Int8 | None
     robustness: Robustness | None
     size: Size
     latency: Latency
+    other_latencies: tuple[Latency, ...]
     load: Load
     layer_times: tuple[LayerTime, ...]
     processes: dict[str, Cost]

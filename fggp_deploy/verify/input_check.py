@@ -15,9 +15,10 @@ from fggp_deploy.verify.network import Network
 from fggp_deploy.verify.proportions import Proportion, holm, mcnemar, proportion
 
 MAX_IMAGES, MIN_IMAGES = 256, 64
+SECOND_LOOK = 8  # times as many images, where one way gains and chance is not ruled out
 MAX_PIXELS = 256 * 32 * 32  # larger images, fewer of them
 MAX_GAIN_POINTS = 1.0
-ALPHA = 0.001
+MAX_P = 0.001  # stricter than elsewhere: it fails a file
 _USUAL: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     1: {"no mean and std at all": ((0.0,), (1.0,)), "mean and std 0.5": ((0.5,), (0.5,))},
     3: {
@@ -34,7 +35,7 @@ class InputCheck:
     """Top-1 accuracy on the first `n` test images, as the file says and otherwise prepared.
 
     `best` is the other way that gains most, if any gains: by `gain_points`, McNemar's `p_value`
-    after Holm's correction for the ways tried.
+    after Holm's correction for the ways tried, doubled where it took a second look.
     """
 
     n: int
@@ -47,7 +48,7 @@ class InputCheck:
     @property
     def passed(self) -> bool:
         """False where another way is better by more than a point and more than chance."""
-        return self.gain_points <= MAX_GAIN_POINTS or self.p_value >= ALPHA
+        return self.gain_points <= MAX_GAIN_POINTS or self.p_value >= MAX_P
 
 
 def check_inputs(
@@ -55,9 +56,22 @@ def check_inputs(
 ) -> InputCheck:
     """Compare the preprocessing `given` with `others` by name and with the common mistakes.
 
-    Those equal to `given` are not tried. Raises DataError for an empty split.
+    Those equal to `given` are not tried. The first 256 images tell (fewer of large ones); where one
+    way gains there but it may be chance, eight times as many. Raises DataError for an empty split.
     """
     n = int(np.clip(MAX_PIXELS // (given.height * given.width), MIN_IMAGES, MAX_IMAGES))
+    ways = {name: p for name, p in _alternatives(given, others).items() if p != given}
+    found = _try(network, split, given, ways, n)
+    if found.best is not None and found.gain_points > MAX_GAIN_POINTS and found.p_value >= MAX_P:
+        found = _try(network, split, given, ways, SECOND_LOOK * n)
+        # one of two looks
+        found = dataclasses.replace(found, p_value=min(1.0, 2 * found.p_value))
+    return found
+
+
+def _try(
+    network: Network, split: Part, given: Preprocessing, ways: Mapping[str, Preprocessing], n: int
+) -> InputCheck:
     n = min(n, len(split))
     some = Split(split.read(slice(0, n)), split.labels[:n])
 
@@ -65,7 +79,7 @@ def check_inputs(
         return accuracy.hits(accuracy.logits(network, images, preprocessing), images.labels, 1)
 
     own = right(some, given)
-    found = {name: right(some, p) for name, p in _alternatives(given, others).items() if p != given}
+    found = {name: right(some, p) for name, p in ways.items()}
     if given.channels == 3:
         found[REVERSED] = right(Split(some.images[..., ::-1], some.labels), given)
     total = len(some)

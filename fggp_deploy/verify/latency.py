@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.timing import Run, median_interval, rounds
 
 N_SESSIONS = 10
@@ -25,6 +27,7 @@ N_RESAMPLES = 10_000
 PERCENTILES = tuple(range(0, 101, 2))
 
 Milliseconds = Sequence[npt.NDArray[np.float64]]  # for each session, one entry a round
+Opener = Callable[[int, int], Run]  # (threads, batch): opens a session, returns what runs it once
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,17 @@ class Speedup:
 
 @dataclass(frozen=True)
 class Latency:
-    """Every contender's timing at one setting, and each one's speed-up over the reference."""
+    """Every contender's timing at one setting, and each one's speed-up over the reference.
+
+    `plan` is what `runtime.explain` says of the sparse kernels there; those that are no faster than
+    plain onnxruntime have no timing of their own.
+    """
 
     threads: int
     batch: int
     timings: dict[str, Timing]
     speedups: dict[str, Speedup]
+    plan: str = ""
 
 
 def measure(
@@ -148,3 +156,40 @@ def latency(
     }
     timings = {name: timing(ms) for name, ms in samples.items()}
     return Latency(threads, batch, timings, speedups)
+
+
+def at_setting(
+    openers: Mapping[str, Opener],
+    threads: int,
+    batch: int,
+    *,
+    reference: str | None,
+    seconds: float,
+    seed: int,
+    sessions: int = N_SESSIONS,
+    plan: str = "",
+    progress: Progress = silent,
+) -> Latency:
+    """Time every contender at one setting and summarise it, as `measure` and `latency` do.
+
+    `progress` is told the setting and (session, sessions).
+    """
+    rng = np.random.default_rng(seed)
+    samples = measure(
+        {name: partial(opener, threads, batch) for name, opener in openers.items()},
+        seconds=seconds,
+        sessions=sessions,
+        rng=rng,
+        progress=partial(progress, f"latency, {setting(threads, batch)}"),
+    )
+    found = latency(samples, reference=reference, threads=threads, batch=batch, rng=rng)
+    return replace(found, plan=plan)
+
+
+def setting(threads: int, batch: int) -> str:
+    """What people call a setting.
+
+    >>> setting(1, 8)
+    '1 thread, batch 8'
+    """
+    return f"{threads} thread{'s' * (threads != 1)}, batch {batch}"

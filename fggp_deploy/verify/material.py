@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,26 @@ def images_for(
         **{"split_seed": seed if isinstance(seed, int) else 0, **options},
     )
     return datasets.load(name, data_dir, reading)
+
+
+def with_training_images(
+    found: Dataset, model: Path, name: str | None, data_dir: Path | None, **options: Any
+) -> Dataset:
+    """`found` with the training images that calibrate int8, where `images_for` left them out.
+
+    Raises DataError where there are none that are not test images too.
+    """
+    if len(found.train):
+        return found
+    extra = images_for(model, name, data_dir, parts=("train",), **options)
+    known = SparseModel.open(model).metadata.data
+    if extra is None or not len(extra.train):
+        raise DataError(f"{found.name} has no training images to calibrate int8 on; --no-int8")
+    if extra.name != known and extra.held_out is not None and extra.held_out.test:
+        raise DataError(
+            f"all images of {found.name} are for testing, so none can calibrate int8; --no-int8"
+        )
+    return replace(found, train=extra.train)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -94,14 +94,22 @@ def open_by_runtime(
     *,
     threads: int,
     batch: int = 1,
+    anew: bool = False,
     progress: Progress = silent,
 ) -> tuple[Network, str]:
     """Start `runtime.session`, on the kernels where they are faster, and what it says of itself.
 
     The first time for a model and a machine this plans for some seconds, for `batch` images at
-    once; the plan is cached.
+    once; the plan is cached. `anew` neither times nor reads what was kept: every layer that the
+    kernels know is compiled for them now.
     """
     session = runtime.session(
-        model, threads=threads, batch=batch, config=SESSION_CONFIG, progress=progress
-    )
+        model, threads=threads, batch=batch, measure=not anew, cache=not anew,
+        config=SESSION_CONFIG, progress=progress,
+    )  # fmt: skip
     return Network(name, session), runtime.explain(session)
+
+
+def open_compiled(name: str, file: Path, *, threads: int) -> Network:
+    """Start a session on a file that `runtime.session` compiled; raises ModelFileError."""
+    return Network(name, Options(threads, SESSION_CONFIG).open(file, name=name, on_kernels=True))

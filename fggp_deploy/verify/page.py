@@ -53,6 +53,12 @@ class Table:
     rows: Sequence[Sequence[str]]
     chart: Chart | None = None
 
+    @property
+    def in_words(self) -> list[bool]:
+        """For each column whether it holds words, not figures, and so begins at the left."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.head)
+        return [any(cell[:1].isalpha() or cell[:1] == "{" for cell in c) for c in columns]
+
 
 @dataclass(frozen=True)
 class Section:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fggp_deploy import runtime
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import SparseModel
@@ -23,7 +19,24 @@ from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import sections
+from fggp_deploy.verify import subject as names
+from fggp_deploy.verify.answers import (
+    answered,
+    inputs_as_trained,
+    robustness_of,
+    torch_against_stock,
+)
 from fggp_deploy.verify.certificate import certificate
+from fggp_deploy.verify.checks import (
+    COMPILED,
+    KERNELS,
+    TORCH,
+    Trusted,
+    first_mismatch,
+    packed_against_dense,
+    rounding,
+    self_test,
+)
 from fggp_deploy.verify.document import File, Report
 from fggp_deploy.verify.gates import (
     Gates,
@@ -35,32 +48,15 @@ from fggp_deploy.verify.gates import (
 )
 from fggp_deploy.verify.history import history
 from fggp_deploy.verify.html import html
-from fggp_deploy.verify.latency import Latency, Run, latency, measure
-from fggp_deploy.verify.localise import layers_by_node
 from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG, Floats, open_by_runtime
-from fggp_deploy.verify.network import load as load_network
-from fggp_deploy.verify.process import Cost, measure_processes
-from fggp_deploy.verify.profile import LayerTime, profile
+from fggp_deploy.verify.network import SESSION_CONFIG, Floats, Network
+from fggp_deploy.verify.notes import notes
+from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.size import size
-from fggp_deploy.verify.subject import (
-    Subject,
-    Trusted,
-    find_reference,
-    first_mismatch,
-    gather,
-    inputs_as_trained,
-    notes,
-    packed_against_dense,
-    robustness_of,
-    rounding,
-    score,
-    self_test,
-)
-
-MODEL, REFERENCE, KERNELS = "model", "reference", "kernels"  # the contenders' names in the report
+from fggp_deploy.verify.speed import latencies, layer_times, processes
+from fggp_deploy.verify.subject import Subject, find_reference, gather
 
 
 def verify(
@@ -69,30 +65,34 @@ def verify(
     reference: Path | None = None,
     data: Dataset | None = None,
     gates: Gates | None = None,
-    threads: int | None = None,
-    batch: int = 1,
+    threads: Sequence[int] | None = None,
+    batches: Sequence[int] = (1, 8),
     seconds: float = 10.0,
     seed: int = 0,
     robustness: str | None = None,
+    int8: bool = True,
     trusted: Trusted = lambda: None,
+    torch: Callable[[], Network | None] = lambda: None,
     progress: Progress = silent,
 ) -> Report:
     """Verify a packed .onnx file or .csr folder on the CPU, on stock onnxruntime and the kernels.
 
     `reference` is the dense parent's ONNX, by default `reference.onnx` beside the model if there
-    is one. `data` brings the test split. `threads` (default: one a physical core) and `batch` hold
-    for latency and memory; `seconds` is the time for latency. `robustness` is None, "quick" or
-    "full". `trusted` makes the network that the file ought to hold, or None where there is none;
-    it is called only when the self-test fails, to find the layer.
+    is one. `data` brings the test split. Latency is measured at every pair of `threads` (default:
+    one a physical core, and one) and `batches`; the first pair is the one that gates judge, with
+    `seconds` of its own, and the one that everything else holds for. `robustness` is None, "quick"
+    or "full". `int8`: also the dense parent in int8, calibrated on the data's training images.
+    `trusted` makes the network that the file ought to hold, or None where there is none;
+    it is called only when the self-test fails, to find the layer. `torch` is the same network in
+    torch, to be compared on all data; see `in_torch`.
 
     Raises ConfigError for options out of their domain and gates that cannot be judged,
     ModelFileError for files that are damaged, do not run or do not belong together, and DataError
     for data of another size or another number of classes.
     """
     gates = gates or Gates()
-    threads = default_threads() if threads is None else threads
-    if threads < 1 or batch < 1:
-        raise ConfigError(f"threads and batch must be at least 1, got {threads} and {batch}")
+    settings = _settings(threads, batches)
+    n_threads, batch = settings[0]
     if seed < 0:
         raise ConfigError(f"seed must not be negative, got {seed}")
     if not (math.isfinite(seconds) and seconds > 0):
@@ -110,29 +110,31 @@ def verify(
     if robustness is not None and robustness not in EXTENTS:
         raise UnknownName("robustness", robustness, EXTENTS)
     subject = gather(
-        packed, reference=reference, data=data, threads=threads, batch=batch, progress=progress
-    )
-
+        packed, reference=reference, data=data, threads=n_threads, batch=batch, int8=int8,
+        progress=progress,
+    )  # fmt: skip
     progress("parity", 0, 1)
     tested = self_test(subject)
-    compared = packed_against_dense(subject, threads=threads, seed=seed)
+    compared = packed_against_dense(subject, threads=n_threads, seed=seed)
     progress("parity", 1, 1)
     rounded = rounding(subject)
-    scored, on_kernels, rounded_paired = score(subject, progress)
+    found = answered(subject, threads=n_threads, seed=seed, progress=progress)
+    scored = found.accuracy
     found_inputs = inputs_as_trained(subject)
     disturbed = robustness_of(subject, robustness, seed, progress) if robustness else None
     certified = certificate(packed, reference)
     with watching_load() as load:
-        timed = _time(subject, threads, batch, seconds, seed, progress)
+        timed, *others = latencies(subject, settings, seconds=seconds, seed=seed, progress=progress)
+    against_torch, no_torch = _in_torch(subject, torch, found.logits, seed, progress)
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
     checks |= {"fp16 values against fp32": rounded} if rounded is not None else {}
-    checks |= {f"parity on {inputs}": found for inputs, found in compared.items()}
-    if on_kernels is not None:
-        checks["kernels against stock"] = on_kernels
-    best = KERNELS if subject.kernels is not None else MODEL
-    verdicts = [agreement(name, found) for name, found in checks.items()]
+    checks |= {f"parity on {inputs}": d for inputs, d in compared.items()}
+    compared_with_stock = {KERNELS: found.kernels, COMPILED: found.compiled, TORCH: against_torch}
+    checks |= {name: d for name, d in compared_with_stock.items() if d is not None}
+    best = names.KERNELS if names.KERNELS in timed.timings else names.MODEL
+    verdicts = [agreement(name, d) for name, d in checks.items()]
     if certified.revived is not None:
         verdicts.append(nothing_revived(certified.revived))
     if certified.n_removed is not None and certified.n_removed_recorded is not None:
@@ -147,29 +149,33 @@ def verify(
         file_bytes=sized.file_bytes,
         robustness=disturbed,
     )
-    setting: dict[str, Any] = {"threads": threads, "batch": batch, "seconds": seconds}
-    setting |= {"seed": seed, "robustness": robustness}
+    asked: dict[str, Any] = {"settings": [list(s) for s in settings], "seconds": seconds}
+    asked |= {"seed": seed, "robustness": robustness, "int8": int8}
     n_weights = sum(layer.size for layer in packed.layers)
-    mismatch, missed = first_mismatch(subject, checks, trusted, threads=threads)
+    mismatch, missed = first_mismatch(subject, checks, trusted, threads=n_threads)
     return Report(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
         reference=_file(reference) if reference else None,
         verdicts=tuple(verdicts),
-        notes=(*missed, *notes(subject)),
+        notes=(*missed, *notes(subject), *no_torch),
         self_test=tested,
         parity=compared,
-        kernels_parity=on_kernels,
+        kernels_parity=found.kernels,
+        compiled_parity=found.compiled,
+        torch_parity=against_torch,
         rounding=rounded,
-        rounding_paired=rounded_paired,
+        rounding_paired=found.rounded,
         mismatch=mismatch,
         inputs=found_inputs,
         accuracy=scored,
+        int8=found.int8,
         robustness=disturbed,
         size=sized,
         latency=timed,
+        other_latencies=tuple(others),
         load=load,
-        layer_times=_profile(subject, threads, batch, seed),
-        processes=_processes(subject, threads, batch, progress),
+        layer_times=layer_times(subject, threads=n_threads, batch=batch, seed=seed),
+        processes=processes(subject, threads=n_threads, batch=batch, progress=progress),
         sparsity=1 - sum(layer.nnz for layer in packed.layers) / max(1, n_weights),
         layers=tuple(packed.layers),
         certificate=certified,
@@ -177,7 +183,7 @@ def verify(
         origin=_origin(packed.metadata),
         machine=state,
         provenance=Provenance.of(
-            setting | asdict(gates) | {"session_config": SESSION_CONFIG}, started
+            asked | asdict(gates) | {"session_config": SESSION_CONFIG}, started
         ),
     )
 
@@ -190,71 +196,33 @@ def write(report: Report, folder: Path) -> None:
     write_atomic(folder / "report.html", html(page).encode(errors="replace"))
 
 
-def _time(
-    subject: Subject, threads: int, batch: int, seconds: float, seed: int, progress: Progress
-) -> Latency:
-    rng = np.random.default_rng(seed)
-    x = _images(subject, batch, rng)
-    files: dict[str, bytes | Path] = {MODEL: subject.packed.runnable()}
-    if subject.reference is not None:
-        files[REFERENCE] = subject.reference
-    for network in (subject.model, subject.parent):
-        if network is not None:
-            network.logits(x)  # what cannot take this batch fails here, with one clear line
-
-    def opener(name: str) -> Callable[[], Run]:
-        return lambda: load_network(name, files[name], threads=threads).runner(x)
-
-    def open_on_kernels() -> Run:
-        content = subject.packed.runnable()
-        network, speed = open_by_runtime(KERNELS, content, threads=threads, batch=batch)
-        if not runtime.uses_kernels(network.session):
-            raise ModelFileError(
-                f"{subject.packed.path.name} ran on the kernels and now is {speed}"
-            )
-        return network.runner(x)
-
-    contenders = {name: opener(name) for name in files}
-    if subject.kernels is not None:
-        contenders[KERNELS] = open_on_kernels
-    samples = measure(
-        contenders,
-        seconds=seconds,
-        rng=rng,
-        progress=partial(progress, "latency"),
-    )
-    reference = REFERENCE if subject.reference is not None else None
-    return latency(samples, reference=reference, threads=threads, batch=batch, rng=rng)
+def _in_torch(
+    subject: Subject,
+    torch: Callable[[], Network | None],
+    logits: Floats,
+    seed: int,
+    progress: Progress,
+) -> tuple[Difference | None, tuple[str, ...]]:
+    """Stock onnxruntime against torch after all timing, and why not; torch has fp32 values only."""
+    if subject.packed.metadata.unrounded is not None:
+        return None, ()
+    try:
+        network = torch()
+    except ModelFileError as e:
+        return None, (f"The network was not run in torch: {e}.",)
+    if network is None:
+        return None, ()
+    return torch_against_stock(subject, network, logits, seed=seed, progress=progress), ()
 
 
-def _images(subject: Subject, batch: int, rng: np.random.Generator) -> Floats:
-    shape = (batch, *subject.packed.metadata.preprocessing.input_shape)
-    return rng.standard_normal(shape, dtype=np.float32)
-
-
-def _profile(subject: Subject, threads: int, batch: int, seed: int) -> tuple[LayerTime, ...]:
-    x = _images(subject, batch, np.random.default_rng(seed))
-    layers = layers_by_node(subject.packed.dense())
-    return profile(subject.packed.runnable(), x, threads=threads, layers=layers)
-
-
-def _processes(subject: Subject, threads: int, batch: int, progress: Progress) -> dict[str, Cost]:
-    packed = subject.packed
-    with tempfile.TemporaryDirectory(prefix="fggp-verify-") as folder:
-        copy = Path(folder) / "model.onnx"  # a CSR folder is not a file that onnxruntime loads
-        write_atomic(copy, packed.runnable())
-        paths = {MODEL: copy}
-        if subject.kernels is not None:
-            paths[KERNELS] = copy
-        if subject.reference is not None:
-            paths[REFERENCE] = subject.reference
-        return measure_processes(
-            paths,
-            input_shape=(batch, *packed.metadata.preprocessing.input_shape),
-            threads=threads,
-            on_kernels=[KERNELS],
-            progress=partial(progress, "load time and memory"),
+def _settings(threads: Sequence[int] | None, batches: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of threads and batch, each once, those of the first threads first."""
+    threads = (default_threads(), 1) if threads is None else threads
+    if not threads or not batches or min(*threads, *batches) < 1:
+        raise ConfigError(
+            f"threads and batch must be at least 1, got {list(threads)} and {list(batches)}"
         )
+    return list(dict.fromkeys(product(threads, batches)))
 
 
 def _origin(meta: Metadata) -> dict[str, Any]:

@@ -19,14 +19,13 @@ from fggp_deploy.verify import accuracy, words
 from fggp_deploy.verify.network import Floats, load
 from fggp_deploy.verify.page import Bars, Page, Section, Table
 from fggp_deploy.verify.proportions import (
+    ALPHA,
     Proportion,
     difference_interval,
     holm,
     mcnemar,
     proportion,
 )
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from fggp_deploy.verify.latency import Speedup
 from fggp_deploy.verify.proportions import Proportion
+
+T = TypeVar("T")
+NETWORKS = {  # what people call those that the report has as reference and so on, in this order
+    "reference": "dense parent",
+    "int8": "dense int8",
+    "model": "this file, stock",
+    "kernels": "this file, kernels",
+}
+FILE, PARENT = "this file", NETWORKS["reference"]  # where it does not matter what runs it
+
+
+def by_network(found: Mapping[str, T]) -> dict[str, T]:
+    """The same under the names that people use, the dense parent first."""
+    return {name: found[key] for key, name in NETWORKS.items() if key in found}
 
 
 def share(p: Proportion) -> str:
     """A percentage with its interval and n."""
-    return f"{100 * p.value:.2f}% ({100 * p.low:.2f} to {100 * p.high:.2f}, n = {p.n})"
+    return f"{100 * p.value:.2f}% ({100 * p.low:.2f} to {100 * p.high:.2f}, n = {p.n:,})"
 
 
 def points(value: float, low: float, high: float) -> str:
@@ -34,12 +51,21 @@ def probability(p: float) -> str:
     return f"{p:.2g}"
 
 
+def ratio(s: Speedup | None) -> str:
+    """A speed-up with its interval; where that holds 1, that there is no difference."""
+    if s is None:
+        return "1"
+    if not s.measured:
+        return f"no difference [{s.low:.2f}, {s.high:.2f}]"
+    return f"{s.value:.2f}× [{s.low:.2f}, {s.high:.2f}]"
+
+
 def speedup(s: Speedup) -> str:
     """One sentence: how much faster or slower, or that no difference was measured."""
-    interval = f"95% interval {s.low:.3f} to {s.high:.3f}"
-    interval += f", n = {s.n} rounds in {s.sessions} sessions"
+    interval = f"95% interval {s.low:.2f} to {s.high:.2f}"
+    interval += f", n = {s.n:,} rounds in {s.sessions} sessions"
     if not s.measured:
-        return f"no difference measured (ratio {s.value:.3f}, {interval})"
+        return f"no difference measured (ratio {s.value:.2f}, {interval})"
     if s.value >= 1:
-        return f"{s.value:.2f}× as fast as the reference ({interval})"
-    return f"slower than the reference, {s.value:.2f}× its speed ({interval})"
+        return f"{s.value:.2f}× as fast as the dense parent ({interval})"
+    return f"slower than the dense parent, {s.value:.2f}× its speed ({interval})"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fggp_deploy.verify import words
 from fggp_deploy.verify.accuracy import Accuracy
-from fggp_deploy.verify.classes import ALPHA, ClassChange, lost_most
+from fggp_deploy.verify.classes import ClassChange, lost_most
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.page import Bars, Lines, Section, Table
+from fggp_deploy.verify.proportions import ALPHA
 
+LEAST_IN_BIN = 10  # images; the accuracy of fewer would say nothing
 MAX_CLASSES = 30  # rows; the others are in report.json
 
 
@@ -17,15 +19,20 @@ def accuracy(r: Report) -> Section:
     if a is None:
         return Section("Accuracy", ["Not measured: no data."])
     rows = []
-    for name, scores in (("model", a.model), ("reference", a.reference)):
+    scored = [
+        (words.PARENT, a.reference),
+        (words.NETWORKS["int8"], r.int8.scores if r.int8 else None),
+        (words.FILE, a.model),
+    ]
+    for name, scores in scored:
         if scores is not None:
             top5 = (
                 words.share(scores.top5) if scores.top5 else "not defined for five classes or fewer"
             )
             rows.append((name, words.share(scores.top1), top5))
-    caption = f"On the {a.n} images of the {a.split} split of {a.data}; Wilson 95% intervals."
+    caption = f"On the {a.n:,} images of the {a.split} split of {a.data}; Wilson 95% intervals."
     blocks: list[str | Table] = [Table(caption, ["network", "top-1", "top-5"], rows)]
-    blocks += _paired(a) + _rounding(r) + _classes(a) + [_calibration(a)] + _inputs(r)
+    blocks += _paired(a) + _int8(r) + _rounding(r) + _classes(a) + [_calibration(a)] + _inputs(r)
     if curves := _curves(r):
         blocks.append(curves)
     return Section("Accuracy", blocks)
@@ -34,13 +41,27 @@ def accuracy(r: Report) -> Section:
 def _paired(a: Accuracy) -> list[str | Table]:
     p = a.paired
     if p is None:
-        return ["No reference, so no accuracy drop."]
+        return ["No dense parent, so no accuracy drop."]
     return [
         f"Top-1 drop: {p.drop_points:+.2f} points (95% interval {p.drop_low:+.2f} to "
         f"{p.drop_high:+.2f} by Agresti and Min, {p.bootstrap_low:+.2f} to {p.bootstrap_high:+.2f} "
-        f"by a paired bootstrap of 10,000 resamples; n = {p.n}, paired). The two agree on "
+        f"by a paired bootstrap of 10,000 resamples; n = {p.n:,}, paired). The two agree on "
         f"{words.share(p.agreement)}; {p.lost} images lost and {p.gained} gained, exact McNemar "
         f"p = {words.probability(p.p_value)}."
+    ]
+
+
+def _int8(r: Report) -> list[str | Table]:
+    q = r.int8
+    if q is None:
+        return []
+    p = q.paired
+    return [
+        "Dense int8 is the dense parent quantised by ONNX Runtime (static, QDQ, int8 weights per "
+        f"channel, uint8 activations, calibrated on {q.n_calibration} training images): "
+        f"{p.drop_points:+.2f} points of top-1 lost (95% interval {p.drop_low:+.2f} to "
+        f"{p.drop_high:+.2f}, n = {p.n:,}, paired), exact McNemar p = "
+        f"{words.probability(p.p_value)}."
     ]
 
 
@@ -50,7 +71,7 @@ def _rounding(r: Report) -> list[str | Table]:
         return []
     return [
         f"What fp16 values change against fp32: {p.drop_points:+.2f} points of top-1 lost "
-        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n}, paired); the two "
+        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n:,}, paired); the two "
         f"agree on {words.share(p.agreement)}."
     ]
 
@@ -72,7 +93,7 @@ def _classes(a: Accuracy) -> list[str | Table]:
         )
     shown = sorted(a.classes, key=lambda c: -c.drop_points)[:MAX_CLASSES]
     caption = f"Top-1 by class, the largest loss first, {len(shown)} of {len(a.classes)} classes."
-    head = ["class", "reference", "model", "lost, gained", "drop, points", "p", "p after Holm"]
+    head = ["class", words.PARENT, words.FILE, "lost, gained", "drop, points", "p", "p after Holm"]
     return [text, Table(caption, head, [_row(c) for c in shown], _class_chart(shown))]
 
 
@@ -89,7 +110,7 @@ def _row(c: ClassChange) -> tuple[str, ...]:
 
 
 def _class_chart(shown: list[ClassChange]) -> Bars:
-    both = {"reference": [c.reference for c in shown], "model": [c.model for c in shown]}
+    both = {words.PARENT: [c.reference for c in shown], words.FILE: [c.model for c in shown]}
     return Bars(
         title="Top-1 accuracy by class, Wilson 95% intervals",
         labels=[c.name for c in shown],
@@ -101,13 +122,18 @@ def _class_chart(shown: list[ClassChange]) -> Bars:
 
 def _calibration(a: Accuracy) -> Table:
     rows, series = [], {}
-    for name, c in a.calibration.items():
-        found = f"{100 * c.ece:.2f}% ({100 * c.low:.2f} to {100 * c.high:.2f}, n = {c.n})"
+    for key, c in a.calibration.items():
+        name = words.FILE if key == "model" else words.PARENT
+        found = f"{100 * c.ece:.2f}% ({100 * c.low:.2f} to {100 * c.high:.2f}, n = {c.n:,})"
         largest = max(c.bins, key=lambda b: b.n)
-        rows.append((name, found, f"{largest.low:.2f} to {largest.high:.2f}, n = {largest.n}"))
-        series[name] = [(b.confidence, b.accuracy) for b in c.bins]
+        rows.append((name, found, f"{largest.low:.2f} to {largest.high:.2f}, n = {largest.n:,}"))
+        series[name] = [(b.confidence, b.accuracy) for b in c.bins if b.n >= LEAST_IN_BIN]
     chart = Lines(
-        "Reliability: accuracy by confidence", series, "confidence", "accuracy", diagonal=True
+        f"Reliability: accuracy by confidence, in bins of at least {LEAST_IN_BIN} images",
+        series,
+        "confidence",
+        "accuracy",
+        diagonal=True,
     )
     caption = (
         "Expected calibration error: mean |accuracy − confidence| over 15 bins of equal width, "
@@ -129,7 +155,7 @@ def _inputs(r: Report) -> list[str | Table]:
             f"(p = {words.probability(c.p_value)}, Holm). The file is fed otherwise than it was "
             "trained."
         )
-    caption = f"Top-1 of the model on the first {c.n} test images, prepared in other ways."
+    caption = f"Top-1 of this file on the first {c.n} test images, prepared in other ways."
     return [text, Table(caption, ["images prepared with", "top-1"], rows)]
 
 

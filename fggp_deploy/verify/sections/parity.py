@@ -9,9 +9,14 @@ from fggp_deploy.verify.page import Section, Table
 def parity(r: Report) -> Section:
     """The section; it names the first layer that differs where one does."""
     found = {} if r.self_test is None else {"self-test: torch at export, stock here": r.self_test}
-    found |= {f"packed against dense, {inputs}": d for inputs, d in r.parity.items()}
-    if r.kernels_parity is not None:
-        found["kernels against stock, test images"] = r.kernels_parity
+    inputs = "all test images" if r.accuracy is not None else "probe inputs"
+    ways = {
+        "torch against stock": r.torch_parity,
+        "kernels, compiled now, against stock": r.kernels_parity,
+        "compiled file against stock": r.compiled_parity,
+    }
+    found |= {f"{name}, {inputs}": d for name, d in ways.items() if d is not None}
+    found |= {f"packed against dense, {some}": d for some, d in r.parity.items()}
     if r.rounding is not None:
         found["fp16 values against fp32, probe inputs"] = r.rounding
     rows = [
@@ -36,6 +41,11 @@ def parity(r: Report) -> Section:
         "between the two, many where both are nearly zero. Of the tolerance: passes up to 1."
     )
     blocks: list[str | Table] = [Table(caption, head, rows)]
+    if r.torch_parity is None and r.rounding is None:
+        blocks.append(
+            "The network was not run in torch here: that needs torch, and the checkpoint that the "
+            "file was made from beside it. The self-test holds what it gave at export."
+        )
     if r.mismatch is not None:
         blocks.insert(0, f"{r.mismatch}.")
     return Section("Parity", blocks)

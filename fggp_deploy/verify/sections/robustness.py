@@ -12,9 +12,7 @@ def robustness(r: Report) -> Section:
     """The section; it says how to have it where it was not asked for."""
     d = r.robustness
     if d is None:
-        text = (
-            "Not measured; `--robustness quick` or `full` measures it, with data and a reference."
-        )
+        text = "Not measured; `--robustness quick|full` measures it, with data and a dense parent."
         return Section("Robustness", [text])
     intro = (
         f"After Liebenwein et al., Lost in Pruning, 2021; {d.extent}: the first {d.n} test images. "
@@ -23,7 +21,7 @@ def robustness(r: Report) -> Section:
         f"fggp-deploy's own; left out: {', '.join(d.left_out)}."
     )
     clean = (
-        f"Without any: error {words.share(d.model_error)}, reference "
+        f"Without any: error {words.share(d.model_error)}, dense parent "
         f"{words.share(d.reference_error)}."
     )
     mean = (
@@ -60,7 +58,7 @@ def _shifts(d: Robustness) -> Table:
         )
         for s in d.shifts
     ]
-    head = ["corruption and severity", "error", "error of the reference", "excess error, points"]
+    head = ["corruption and severity", "error", "error of the dense parent", "excess error, points"]
     return Table("Every corruption; Wilson 95% intervals of the errors.", head, rows)
 
 

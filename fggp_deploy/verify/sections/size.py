@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.page import Bars, Section, Table
 
@@ -9,9 +10,15 @@ from fggp_deploy.verify.page import Bars, Section, Table
 def size(r: Report) -> Section:
     """The section."""
     s = r.size
-    found = [("file", s.file_bytes), ("entropy bound", s.bound_bytes), ("dense", s.dense_bytes)]
+    found = [
+        (words.FILE, s.file_bytes),
+        ("entropy bound", s.bound_bytes),
+        ("zeros written out", s.dense_bytes),
+    ]
     if s.reference_bytes is not None:
-        found.append(("reference", s.reference_bytes))
+        found.append((words.PARENT, s.reference_bytes))
+    if r.int8 is not None:
+        found.append((words.NETWORKS["int8"], r.int8.file_bytes))
     rows = [(name, f"{n:,}", f"{n / s.dense_bytes:.4f}") for name, n in found]
     counts = [
         (name, str(c.tensors), f"{c.nnz:,}", f"{c.stored_bytes:,}")
@@ -19,8 +26,8 @@ def size(r: Report) -> Section:
     ]
     chart = Bars("Bytes", [n for n, _ in found], {"kB": [b / 1000 for _, b in found]}, "kB")
     caption = (
-        "Dense is this network with its zeros written out; the bound is the entropy of the masks "
-        "plus the non-zero values plus everything that is not a weight. Exact counts."
+        "“Of dense”: of this network with its zeros written out. The bound is the entropy of the "
+        "masks plus the non-zero values plus everything that is not a weight. Exact counts."
     )
     return Section(
         "Size",

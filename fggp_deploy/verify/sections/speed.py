@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.latency import PERCENTILES
+from fggp_deploy.verify.latency import PERCENTILES, setting
 from fggp_deploy.verify.machine import Load
 from fggp_deploy.verify.page import Bars, Lines, Section, Table
 
@@ -14,14 +14,18 @@ MAX_LAYERS = 60
 def speed(r: Report) -> Section:
     """The section."""
     lat = r.latency
-    said = [f"{name}: {words.speedup(s)}." for name, s in lat.speedups.items()]
+    said = [
+        f"{name.capitalize()}: {words.speedup(s)}."
+        for name, s in words.by_network(lat.speedups).items()
+    ]
     blocks: list[str | Table] = [
-        f"{lat.threads} thread(s), batch {lat.batch}; model and reference on stock onnxruntime, "
-        "kernels is the model on the sparse kernels in it. Each session loads every network "
-        "afresh, warms up, and times interleaved rounds in shuffled order; the median is that of "
-        "the sessions' medians, and the interval of the ratio a bootstrap over sessions.",
-        *(said or ["No reference, so no speed-up."]),
+        f"{setting(lat.threads, lat.batch).capitalize()}. All run in stock onnxruntime; “kernels” "
+        "adds the sparse kernels to it. Each session loads every network afresh, warms up, and "
+        "times interleaved rounds in shuffled order; the median is that of the sessions' medians, "
+        "and the interval of the ratio a bootstrap over sessions.",
+        *(said or ["No dense parent, so no speed-up."]),
         _latency(r),
+        *([_settings(r)] if r.other_latencies else []),
         _load(r.load),
         _processes(r),
     ]
@@ -32,27 +36,75 @@ def speed(r: Report) -> Section:
 
 def _latency(r: Report) -> Table:
     rows, curves = [], {}
-    for name, t in r.latency.timings.items():
+    for name, t in words.by_network(r.latency.timings).items():
         interval = f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}"
-        n, p90, p99 = f"{t.n} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
-        rows.append((name, n, f"{t.median_ms:.3f}", interval, p90, p99))
+        n, p90, p99 = f"{t.n:,} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
+        rows.append((name, f"{t.median_ms:.3f}", interval, p90, p99, n))
         # the slowest few rounds would squeeze all others into a line
         curves[name] = [
             (ms, p) for ms, p in zip(t.percentiles_ms, PERCENTILES, strict=False) if p <= 98
         ]
     head = [
         "network",
-        "rounds in sessions",
         "median ms",
         "95% interval of the median",
         "p90 ms",
         "p99 ms",
+        "rounds in sessions",
     ]
     chart = Lines(
         "Latency: share of rounds that took at most so long, up to the 98th percentile",
         curves, "ms", "% of rounds", smooth=True, log=True,
     )  # fmt: skip
     return Table("Latency of one run.", head, rows, chart)
+
+
+def _settings(r: Report) -> Table:
+    every = (r.latency, *r.other_latencies)
+    found = {name for lat in every for name in lat.timings}
+    names = [name for name in words.NETWORKS if name in found]
+    rows, medians, intervals = [], {}, {}
+    for lat in every:
+        for name in names:
+            what = f"{setting(lat.threads, lat.batch)}: {words.NETWORKS[name]}"
+            t = lat.timings.get(name)
+            if t is None:  # only the kernels are left out, where they do not pay
+                rows.append((what, "–", lat.plan.replace("plain:", "not used:"), *["–"] * 4))
+                continue
+            rows.append(
+                (
+                    what,
+                    f"{t.median_ms:.3f}",
+                    "–" if name not in lat.speedups else words.ratio(lat.speedups[name]),
+                    f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}",
+                    f"{t.p90_ms:.3f}",
+                    f"{t.p99_ms:.3f}",
+                    f"{t.n:,} in {t.sessions}",
+                )
+            )
+    for name in names:
+        timed = [(lat.timings.get(name), lat.batch) for lat in every]
+        medians[words.NETWORKS[name]] = [t.median_ms / b if t else 0.0 for t, b in timed]
+        intervals[words.NETWORKS[name]] = [
+            (t.median_low_ms / b, t.median_high_ms / b) if t else (0.0, 0.0) for t, b in timed
+        ]
+    chart = Bars(
+        "Median time per image by threads and batch, 95% intervals",
+        [setting(lat.threads, lat.batch) for lat in every],
+        medians,
+        "ms per image",
+        intervals,
+    )
+    caption = (
+        "Latency of one run at every number of threads and batch, each measured as above. Where "
+        "the interval of the ratio holds 1, the noise is larger than the difference and none is "
+        "called. Gates judge the first setting."
+    )
+    head = [
+        "setting and network", "median ms", "ratio to the dense parent", "95% interval", "p90 ms",
+        "p99 ms", "rounds in sessions",
+    ]  # fmt: skip
+    return Table(caption, head, rows, chart)
 
 
 def _load(load: Load) -> str:
@@ -69,7 +121,7 @@ def _load(load: Load) -> str:
 
 def _processes(r: Report) -> Table:
     rows = []
-    for name, c in r.processes.items():
+    for name, c in words.by_network(r.processes).items():
         load = f"{c.load_ms:.1f} ({c.load_min_ms:.1f} to {c.load_max_ms:.1f})"
         first = f"{c.first_run_ms:.2f} ({c.first_run_min_ms:.2f} to {c.first_run_max_ms:.2f})"
         peaks = (c.peak_rss_bytes, c.peak_rss_min_bytes, c.peak_rss_max_bytes)
@@ -101,9 +153,9 @@ def _layers(r: Report) -> Table:
     chart = Bars(
         "Time by layer on stock onnxruntime, median and middle 90%",
         [t.name for t in shown],
-        {"model": [t.median_ms for t in shown]},
+        {words.NETWORKS["model"]: [t.median_ms for t in shown]},
         "ms",
-        {"model": [(t.low_ms, t.high_ms) for t in shown]},
+        {words.NETWORKS["model"]: [(t.low_ms, t.high_ms) for t in shown]},
     )
     caption = (
         "Where stock onnxruntime spends its time, by its own profiler: each layer with what "

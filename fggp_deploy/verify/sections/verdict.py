@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.latency import setting
 from fggp_deploy.verify.page import Glance, Section, Table
 
 
@@ -74,19 +75,19 @@ def glance(r: Report) -> list[Glance]:
     parent = words.size(s.reference_bytes) if s.reference_bytes else "–"
     rows.append(Glance("file", parent, words.size(s.file_bytes), smaller))
     times = r.latency.timings
-    setting = f"batch {r.latency.batch}, {r.latency.threads} thread(s)"
+    where = setting(r.latency.threads, r.latency.batch)
     for name, what in (
-        ("model", f"median latency, {setting}"),
+        ("model", f"median latency, {where}"),
         ("kernels", "the same on the sparse kernels"),
     ):
         if name in times:
             s_up = r.latency.speedups.get(name)
             faster = "–"
             if s_up is not None:
-                word = "" if s_up.measured else ", no difference"
-                faster = f"{s_up.value:.2f}× [{s_up.low:.2f}, {s_up.high:.2f}]{word}"
+                faster = words.ratio(s_up)
             dense = f"{times['reference'].median_ms:.3f} ms" if "reference" in times else "–"
             rows.append(Glance(what, dense, f"{times[name].median_ms:.3f} ms", faster))
+    rows += _rival(r)
     if (d := r.robustness) is not None:
         rows.append(
             Glance(
@@ -97,11 +98,30 @@ def glance(r: Report) -> list[Glance]:
             )
         )
     theirs = r.processes.get("reference")
-    for name, what in (("model", ""), ("kernels", " on the sparse kernels")):
-        if (cost := r.processes.get(name)) is not None:
-            load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
-            rows.append(Glance(f"load time{what}", load, f"{cost.load_ms:.0f} ms", "–"))
-            peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
-            own = words.size(cost.peak_rss_bytes)
-            rows.append(Glance(f"peak memory of a process{what}", peak, own, "–"))
+    on = "kernels" if "kernels" in r.processes else "model"
+    if (cost := r.processes.get(on)) is not None:
+        with_them = " with the sparse kernels" if on == "kernels" else ""
+        load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
+        rows.append(Glance(f"load time{with_them}", load, f"{cost.load_ms:.0f} ms", "–"))
+        peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
+        own = words.size(cost.peak_rss_bytes)
+        rows.append(Glance(f"peak memory of a process{with_them}", peak, own, "–"))
     return rows
+
+
+def _rival(r: Report) -> list[Glance]:
+    """What the dense parent in int8 would have given without any pruning."""
+    q, timed = r.int8, r.latency.timings.get("int8")
+    parent = r.accuracy.reference if r.accuracy else None
+    if q is None or timed is None or parent is None:
+        return []
+    dense = r.latency.timings["reference"]
+    return [
+        Glance(
+            "the rival: the dense parent in int8, not pruned",
+            f"{parent.top1.value:.2%}, {dense.median_ms:.3f} ms",
+            f"{q.scores.top1.value:.2%}, {timed.median_ms:.3f} ms",
+            f"{0 - q.paired.drop_points:+.2f} points, {words.ratio(r.latency.speedups['int8'])}, "
+            f"{words.size(q.file_bytes)}",
+        )
+    ]

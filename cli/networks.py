@@ -1,0 +1,72 @@
+"""The network that a file ought to hold, from the checkpoint beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch.nn import Module
+
+    from fggp_deploy.verify.network import Network
+
+
+def trusted_network(
+    model: Path, given: Path | None, *, trust_code: bool = False
+) -> ModelProto | None:
+    """What `model` ought to hold: the file given, or a new export of the checkpoint beside it.
+
+    None where there is none, it is not the one recorded, or torch is not installed. Raises
+    ModelFileError where it cannot be made, as of a network in the user's own file without
+    `trust_code`.
+    """
+    import onnx
+
+    from fggp_deploy.artifacts.sparse_model import SparseModel
+    from fggp_deploy.errors import ModelFileError, UserError
+    from fggp_deploy.onnx_ops import unpack
+    from fggp_deploy.onnx_reading import reading
+
+    if given is not None:
+        try:
+            with reading(str(given)):
+                return unpack(onnx.load(given))
+        except OSError as e:
+            raise ModelFileError(f"--trusted {given} cannot be read ({e.strerror or e})") from e
+    if (found := restored(model, trust_code=trust_code)) is None:
+        return None
+    from fggp_deploy.exporters.torch_onnx import to_onnx
+
+    try:
+        return to_onnx(found, SparseModel.open(model).metadata)
+    except UserError as e:
+        raise ModelFileError(str(e)) from e
+
+
+def torch_network(model: Path, *, trust_code: bool = False) -> Network | None:
+    """The network that `model` was made from, in torch; None and raises as `trusted_network`."""
+    if (found := restored(model, trust_code=trust_code)) is None:
+        return None
+    from fggp_deploy.verify.in_torch import in_torch
+
+    return in_torch(found)
+
+
+def restored(model: Path, *, trust_code: bool) -> Module | None:
+    """The network of the checkpoint beside `model`; None where it is not the one recorded."""
+    from fggp_deploy.artifacts.sparse_model import SparseModel
+    from fggp_deploy.errors import ModelFileError, UserError
+    from fggp_deploy.verify.certificate import checkpoint_of
+
+    if (checkpoint := checkpoint_of(SparseModel.open(model))) is None:
+        return None
+    try:
+        from fggp_deploy.artifacts.checkpoint import Checkpoint
+        from fggp_deploy.training.start import restore
+    except ModuleNotFoundError:
+        return None
+    try:
+        return restore(Checkpoint.open(checkpoint), checkpoint, trust_code=trust_code)
+    except UserError as e:
+        raise ModelFileError(str(e)) from e

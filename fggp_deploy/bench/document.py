@@ -1,0 +1,89 @@
+"""The report of a benchmark: everything that was measured on one model, as plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fggp_deploy.artifacts.provenance import Provenance
+from fggp_deploy.runtime.costs import LayerCost
+from fggp_deploy.verify.latency import Speedup, Timing
+from fggp_deploy.verify.machine import Machine
+from fggp_deploy.verify.proportions import Proportion
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One contender at one setting; `speedup` is None for dense itself.
+
+    `max_rel` is the largest difference to dense's outputs over the largest of them.
+    """
+
+    contender: str
+    threads: int
+    batch: int
+    timing: Timing
+    speedup: Speedup | None
+    max_rel: float
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What each layer costs on one thread, and the plan; no layers where there is nothing to do."""
+
+    plan: str
+    layers: tuple[LayerCost, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What `runtime.explain` says of the kernels at one setting; "plain: …" is not timed again."""
+
+    threads: int
+    batch: int
+    plan: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Top-1 on the test images, and the share of them on which the answer is dense's."""
+
+    top1: Proportion
+    agreement: Proportion
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A contender in words, its bytes as stored, and its answers where there are real images."""
+
+    name: str
+    what: str
+    file_bytes: int
+    scored: Scored | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured; `notes` say what could not be."""
+
+    model: str
+    sha256: str
+    packed: bool
+    rivals: tuple[Rival, ...]
+    plans: tuple[Planned, ...]
+    cells: tuple[Cell, ...]
+    layers: Layers | None
+    notes: tuple[str, ...]
+    isa: str
+    machine: Machine
+    load_average_after: float | None
+    provenance: Provenance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, `schema_version` included."""
+        head = {"schema_version": SCHEMA_VERSION}
+        plain: dict[str, Any] = json.loads(json.dumps(head | asdict(self), allow_nan=False))
+        return plain
