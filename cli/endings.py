@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from fggp_deploy import launch
 from fggp_deploy.errors import FggpError, MachineError, Stopped
 
 P = ParamSpec("P")
@@ -29,6 +30,8 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
             if os.environ.get("FGGP_DEBUG"):
                 raise
             code, line = e.exit_code, f"{e}" if isinstance(e, Stopped) else f"error: {e}"
+            if e.told:
+                line = ""
         except KeyboardInterrupt:
             code, line = INTERRUPTED, "interrupted"
         except BrokenPipeError:  # the reader of our output went away, as `| head` does
@@ -49,7 +52,11 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
                 f"internal error: {type(e).__name__}: {e}; this is a bug in fggp-deploy: "
                 f"run again with FGGP_DEBUG=1 and report the traceback"
             )
-        print(" ".join(line.split()), file=sys.stderr)
+        if line:
+            print(" ".join(line.split()), file=sys.stderr)
+        if launch.world() > 1:  # what is left of a group may never let the interpreter end
+            sys.stderr.flush()
+            os._exit(code)
         raise typer.Exit(code)
 
     return wrapped

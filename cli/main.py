@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -61,16 +62,22 @@ for command in COMMANDS:
 
 def run() -> None:
     """Entry point: our warnings as one line on stderr, other people's not at all."""
+    from fggp_deploy import launch
     from fggp_deploy.errors import FggpWarning
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
+    if launch.world() > 1:  # what torch logs of its own wiring is nobody's business here
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    leads = launch.rank() == 0
+    if not leads:  # of torchrun's processes one speaks; errors may come from any
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end of the process
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", FggpWarning)
+        warnings.simplefilter("always" if leads else "ignore", FggpWarning)
         warnings.showwarning = show
     app(prog_name="fggp-deploy")
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from fggp_deploy import launch
+
 if TYPE_CHECKING:
     from fggp_deploy.training.observer import EpochMetrics, StepMetrics
 
@@ -59,7 +61,8 @@ def watch() -> Iterator[_Watcher]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
     )  # fmt: skip
-    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
+    hidden = not stderr.is_terminal or launch.rank() > 0
+    with Progress(*columns, console=stderr, disable=hidden) as progress:
         yield _Watcher(progress)
 
 

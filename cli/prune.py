@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fggp_deploy import launch
+from fggp_deploy.errors import ConfigError
 from fggp_deploy.training.config import DEFAULT_TARGET
 from fggp_deploy.training.config import PruneConfig as Default
 from fggp_deploy.training.rules import RULES
@@ -85,6 +87,8 @@ def prune(
         Default, recipe=recipe, file=config, settings=set or (), explicit=o.given(ctx), out=out
     )
     if dry_run:
+        if launch.world() > 1:
+            raise ConfigError("--dry-run is for one process; the plan is the same for several")
         from .plan import show_plan
 
         return show_plan(options, json=json)

@@ -11,9 +11,13 @@ _MANY = 50  # names that still fit in a message
 
 
 class FggpError(Exception):
-    """Base of every expected error; `exit_code` is what the command line ends with."""
+    """Base of every expected error; `exit_code` is what the command line ends with.
+
+    `told`: another process of the same run has told the user what went wrong.
+    """
 
     exit_code: ClassVar[int] = 2
+    told: bool = False
 
 
 class UserError(FggpError):
@@ -84,6 +88,14 @@ class MachineError(FggpError):
     """The environment lacks something: a package, a device, disk space, permission (exit 3)."""
 
     exit_code = 3
+
+
+class RankLost(MachineError):
+    """Another process of a run on several devices ended or does not answer."""
+
+
+class RanksDiffer(MachineError):
+    """The processes of a run do not hold the same masks, options or inputs."""
 
 
 class FggpWarning(UserWarning):

@@ -13,8 +13,10 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fggp_deploy.criteria import Criterion
+from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import ConfigError, TargetBelowStart
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods import Method
@@ -28,7 +30,12 @@ _CONV = (
 
 
 def weight_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name → weight of every Conv* and Linear, in the modules' order; a shared weight once."""
+    """Name → weight of every Conv* and Linear, in the modules' order; a shared weight once.
+
+    Names are those of the model itself where it is wrapped for several devices.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
     named = {id(p): (n, p) for n, p in model.named_parameters()}
     layers = (m for m in model.modules() if isinstance(m, (*_CONV, nn.Linear)))
     return dict(named[id(m.weight)] for m in layers)
@@ -88,7 +95,9 @@ class Pruner:
     `method`: a Criterion (then `schedule` is needed, and it prunes gradually) or any Method.
     `masks`: what is kept at the start; by default the non-zero weights, so that a sparse
     checkpoint's zeros stay zero. Zeros of other Conv/Linear weights stay zero too.
-    Steps count optimiser steps: one that a GradScaler skips is not counted.
+    Steps count optimiser steps: one that a GradScaler skips is not counted. Where processes of
+    torch.distributed train one model, each has a Pruner, and all check at every update that their
+    masks are the same; RanksDiffer when not.
     Raises TargetBelowStart when the start is sparser than the schedule's end.
     """
 
@@ -134,8 +143,9 @@ class Pruner:
             optimizer.register_step_post_hook(self._on_optimizer_step)
         self.method.start(self.state)
 
-    def _on_optimizer_step(self, *_: object) -> None:
-        self._stepped = True
+    def _on_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Note a step that was one: a fused optimiser is called by a GradScaler that skips too."""
+        self._stepped = not bool(getattr(optimizer, "found_inf", False))
 
     @property
     def masks(self) -> MaskSet:
@@ -143,8 +153,18 @@ class Pruner:
         return self.state.masks
 
     def after_backward(self) -> None:
-        """Call when gradients are complete (accumulated, all-reduced, unscaled), before step()."""
+        """Call once a step, when gradients are complete (accumulated, all-reduced), before step().
+
+        A scaled loss changes nothing: what counts is which gradients are smaller than others.
+        """
+        before = self.state.masks
         self.method.after_backward(self.state, self.step + 1)
+        if self.state.masks is not before:
+            Ranks.current().check_same(
+                self.state.masks.digest,
+                f"the masks differ between the processes after the update at step {self.step + 1}; "
+                f"all must hold the same weights and averaged gradients by after_backward()",
+            )
 
     def after_step(self) -> None:
         """Call after optimizer.step()."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fggp_deploy import launch
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.errors import ConfigError, DataError, FggpWarning
 from fggp_deploy.progress import Progress, silent
@@ -70,11 +71,14 @@ class Reading:
 
 
 def n_workers(asked: int | None) -> int:
-    """Processes that decode: as asked, or one less than the cores that we may use, at most 8."""
+    """Processes that decode: as asked, or one less than the cores that we may use, at most 8.
+
+    The processes of a run on several devices share the cores of their machine.
+    """
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, (cores or 1) - 1))
+    return max(1, min(8, (cores or 1) // launch.local_world() - 1))
 
 
 def with_options(base: Preprocessing, reading: Reading) -> Preprocessing:

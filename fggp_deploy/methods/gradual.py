@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.errors import ConfigError, FggpWarning, LayerCollapse
 from fggp_deploy.masks import MaskSet
@@ -19,7 +17,8 @@ class Gradual:
     """Drop by `criterion`, when and to the sparsity that `schedule` says, over all weights at once.
 
     After an update at step t exactly round(sparsity(t)·N*) of the N* prunable weights are removed.
-    Where a gradient is not finite (a loss-scaler overflow), the update waits for the next step.
+    Where any of the optimiser's gradients is not finite (a loss-scaler overflow), the update waits
+    for the next step.
     """
 
     def __init__(self, criterion: Criterion, schedule: Schedule) -> None:
@@ -36,8 +35,7 @@ class Gradual:
         """At an update step, choose and drop; raises LayerCollapse when a layer would be empty."""
         if not (self._pending or self.schedule.is_update(step)):
             return
-        grads = state.flat_grads()
-        self._pending = not bool(torch.isfinite(grads).all())
+        self._pending = not state.grads_are_finite()
         if self._pending:
             return
         alive = state.masks.flatten()
@@ -47,7 +45,8 @@ class Gradual:
         if n_drop <= 0:
             return
         self._remark(step, n_alive, n_drop)
-        alive[self.criterion.drop(state.flat_weights(), grads, alive, n_drop)] = False
+        w, g = state.flat_weights(), state.flat_grads()
+        alive[self.criterion.drop(w, g, alive, n_drop)] = False
         masks = MaskSet.unflatten(alive, state.masks)
         if empty := set(masks.empty_layers()) - set(state.masks.empty_layers()):
             raise LayerCollapse(

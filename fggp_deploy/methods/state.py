@@ -38,6 +38,18 @@ class PruningState:
             ]
         )
 
+    def grads_are_finite(self) -> bool:
+        """False where any gradient that the optimiser would use is not, prunable or not.
+
+        That is when a loss scaler skips the step, so nothing may be chosen from the others either.
+        """
+        groups = self.optimizer.param_groups if self.optimizer else [{"params": self._all()}]
+        grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return not grads or bool(torch.stack([g.isfinite().all() for g in grads]).all())
+
+    def _all(self) -> list[nn.Parameter]:
+        return [*self.params.values(), *self.fixed_params.values()]
+
     @torch.no_grad()
     def zero_removed_(self) -> None:
         """Set removed weights to zero, and every optimiser state of the weight's shape with them.

@@ -50,6 +50,11 @@ class Draws:
     strength: Tensor | None = None
     rectangles: Tensor | None = None
 
+    def part(self, share: slice) -> Draws:
+        """Those of some of the images."""
+        drawn = {n: t for n, t in vars(self).items() if t is not None}
+        return Draws(**{n: t[..., share] for n, t in drawn.items()})
+
 
 def draw(
     augmentation: Augmentation, n: int, size: tuple[int, int], generator: torch.Generator

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fggp_deploy.data.types import Dataset, Part, Preprocessing, Split
+from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import ConfigError, DataError
 from fggp_deploy.training.augment import Augmentation, apply, draw, erase
 
@@ -17,10 +19,12 @@ class Batches(Protocol):
     """One part of a data set, served as normalised float32 [B, C, H, W] and int64 [B] on a device.
 
     The order of images and the augmentation come from a CPU generator alone, so that a seed gives
-    the same batches on every device. `labels`: of the whole part, on the device.
+    the same batches on every device. Each of several `ranks` draws for all of a batch and is given
+    its share. `labels`: of the whole part, on the device.
     """
 
     labels: Tensor
+    ranks: Ranks
 
     def shuffled(
         self, generator: torch.Generator, augmentation: Augmentation, *, skip: int = 0
@@ -33,7 +37,7 @@ class Batches(Protocol):
         ...
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, as it is tested."""
+        """Every image once over all ranks, as it is tested."""
         ...
 
 
@@ -44,26 +48,36 @@ def open_batches(
     batch_size: int,
     device: torch.device,
     workers: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Batches:
     """Batches of images in memory, on the device, or of a stream, decoded in `workers` processes.
 
-    Raises DataError for a part without images or of another size than the network's.
+    `batch_size` counts the images of all ranks. Raises DataError for a part without images or of
+    another size than the network's.
     """
     if not len(part):
         raise DataError("the data set has a part without images")
     if isinstance(part, Split):
-        return MemoryBatches(part, preprocessing, batch_size=batch_size, device=device)
+        return MemoryBatches(part, preprocessing, batch_size=batch_size, device=device, ranks=ranks)
     from fggp_deploy.data.reading import n_workers
     from fggp_deploy.training.stream_batches import StreamBatches
 
-    return StreamBatches(part, batch_size=batch_size, device=device, workers=n_workers(workers))
+    return StreamBatches(
+        part, batch_size=batch_size, device=device, workers=n_workers(workers), ranks=ranks
+    )
 
 
 class MemoryBatches:
     """Batches of a part that lives on the device as uint8; cut, augmented, normalised there."""
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, *, batch_size: int, device: torch.device
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         want = preprocessing.image_shape
         if split.images.shape[1:] != want:
@@ -72,6 +86,7 @@ class MemoryBatches:
         self.images = images.to(device, memory_format=torch.contiguous_format)
         self.labels = torch.tensor(split.labels).to(device)
         self.batch_size = batch_size
+        self.ranks = ranks
         self._normalise = Normalise(preprocessing, device)
 
     def shuffled(
@@ -80,11 +95,14 @@ class MemoryBatches:
         """See Batches."""
         order = torch.randperm(len(self.labels), generator=generator)
         height, width = self.images.shape[2:]
+        share = self.ranks.share(self.batch_size)
         for i in range(len(self.labels) // self.batch_size):
             draws = draw(augmentation, self.batch_size, (height, width), generator)
             if i < skip:
                 continue
-            index = order[i * self.batch_size : (i + 1) * self.batch_size].to(self.images.device)
+            draws = draws.part(share)
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
+            index = batch[share].to(self.images.device)
             x = self._normalise(apply(augmentation, self.images[index], draws))
             if draws.rectangles is not None:
                 x = erase(x, draws.rectangles)
@@ -92,11 +110,8 @@ class MemoryBatches:
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See Batches."""
-        for x, y in zip(
-            self.images.split(4 * self.batch_size),
-            self.labels.split(4 * self.batch_size),
-            strict=True,
-        ):
+        parts = (t.split(4 * self.batch_size) for t in (self.images, self.labels))
+        for x, y in islice(zip(*parts, strict=True), self.ranks.rank, None, self.ranks.world):
             yield self._normalise(x), y
 
 

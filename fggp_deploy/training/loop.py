@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def training_steps(s: Session, observer: Observer) -> Iterator[int]:
     """
     size, at = s.config.batch_size, s.position
     batches, val = s.batches(s.data.train), s.batches(s.data.val)
-    forward = compiled(s)
+    forward = training_form(s)
     look_every = _CHECK_EVERY[s.device.type]
     at.loss_sum = at.loss_sum.to(s.device)
     while at.epoch <= s.config.epochs:
@@ -74,15 +75,17 @@ def training_steps(s: Session, observer: Observer) -> Iterator[int]:
             start = time.perf_counter()
 
 
-def compiled(s: Session) -> Callable[[Tensor], Tensor]:
-    """The session's network as training calls it."""
-    return torch.compile(s.model) if s.config.compile else s.model
+def training_form(s: Session) -> Callable[[Tensor], Tensor]:
+    """The session's network as training calls it: on several devices, compiled."""
+    model = s.ranks.parallel(s.model)
+    return torch.compile(model) if s.config.compile else model
 
 
 def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """One optimiser step on x [B, C, H, W], y [B]; `s.position.step` is its number.
 
-    `forward` is the session's model or a compiled form of it. Returns the loss, detached.
+    `forward` is the session's model in its `training_form`. Returns the loss over all ranks,
+    detached; all ranks call, each with its share of the batch.
     """
     step = s.position.step
     lr = learning_rate(s.config, stage_at(s.stages, step), step, s.steps_per_epoch)
@@ -98,22 +101,24 @@ def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Te
     value = loss(
         logits.float(), y, soft, distill=s.distill, label_smoothing=s.config.label_smoothing
     )
-    value.backward()
+    value.backward()  # which also averages the gradients over the ranks
     s.pruner.after_backward()
     s.optimizer.step()
     s.pruner.after_step()
     s.average_weights()
-    return value.detach()
+    value = value.detach()
+    s.ranks.mean_(chain([value], s.model.buffers()))
+    return value
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Batches) -> float:
-    """Top-1 accuracy, 0 to 1."""
+    """Top-1 accuracy, 0 to 1, over all ranks; all ranks call."""
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=batches.labels.device)
     for x, y in batches.in_order():
         right += (model(x).argmax(1) == y).sum()
-    return int(right) / len(batches.labels)
+    return int(batches.ranks.total(right)) / len(batches.labels)
 
 
 def _close_epoch(s: Session, val: Batches) -> EpochMetrics:

@@ -12,7 +12,7 @@ from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.progress import Progress
 from fggp_deploy.schedules import Chain, Constant, Cubic
 from fggp_deploy.training.config import PruneConfig
-from fggp_deploy.training.loop import compiled, train_step
+from fggp_deploy.training.loop import train_step, training_form
 from fggp_deploy.training.prune import ready_to_prune
 from fggp_deploy.training.session import Session
 
@@ -115,7 +115,7 @@ def _time_update(s: Session, criterion: Criterion, updates: tuple[Update, ...]) 
 def _time_step(s: Session, method: Gradual) -> float:
     """Median seconds of an ordinary step, its batch included; the session is used up by this."""
     method.schedule = Constant(s.pruner.masks.sparsity)
-    forward = compiled(s)
+    forward = training_form(s)
     shuffled = s.batches(s.data.train).shuffled(s.generator, s.augmentation)
     s.model.train()
     seconds: list[float] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fggp_deploy import methods, models
+from fggp_deploy.distributed import ALONE, Ranks, joined
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
@@ -33,17 +34,23 @@ def prune(
     """Prune `config.checkpoint` to `config.target` and write a run's folder.
 
     The parent is kept beside the result, so that the folder is complete in itself. See `conduct`
-    for a folder that holds a run already. Raises TargetBelowStart, LayerCollapse,
-    TrainingDiverged, Stopped and the readers' errors.
+    for a folder that holds a run already, and `distributed.joined` for several devices: each of
+    torchrun's processes calls this and gets the result, one of them is observed. Raises
+    TargetBelowStart, LayerCollapse, TrainingDiverged, Stopped and the readers' errors.
     """
-    return conduct(
-        lambda folder, origin: ready_to_prune(config, folder, origin, progress=observer.on_data),
-        config,
-        name=f"{models.in_a_path(config.model)}-{config.method}-{config.targets[-1]:g}",
-        result_name=PRUNED,
-        observer=observer,
-        out=out,
-    )
+    with joined(pick_device(config.device)) as ranks:
+        observer = observer if ranks.leads else SILENT
+        return conduct(
+            lambda folder, origin: ready_to_prune(
+                config, folder, origin, ranks=ranks, progress=observer.on_data
+            ),
+            config,
+            name=f"{models.in_a_path(config.model)}-{config.method}-{config.targets[-1]:g}",
+            result_name=PRUNED,
+            observer=observer,
+            out=out,
+            ranks=ranks,
+        )
 
 
 def ready_to_prune(
@@ -51,6 +58,7 @@ def ready_to_prune(
     folder: Path | None = None,
     origin: Origin | None = None,
     *,
+    ranks: Ranks = ALONE,
     progress: Progress | None = None,
 ) -> Ready:
     """Everything loaded for the first step, or, given a run's folder and origin, for going on.
@@ -59,6 +67,7 @@ def ready_to_prune(
     """
     criterion = methods.criterion(config.method, rate=config.rate)
     device = pick_device(config.device)
+    ranks.check_batch_size(config.batch_size)
     models.check(config.model, trust_code=config.trust_code)
     if folder is None or origin is None:
         start, parent = _load(config, progress)
@@ -70,7 +79,7 @@ def ready_to_prune(
         if given is not None and given.is_file():
             checkpoint_sha256 = sha256_file(given)
     torch.manual_seed(config.seed)
-    model = on_device(start.model, device)
+    model = ranks.synced(on_device(start.model, device))
     masks = initial_masks(
         model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
     )
@@ -95,6 +104,7 @@ def ready_to_prune(
         optimizer=optimizer,
         device=device,
         teacher=on_device(parent.model, device).eval(),
+        ranks=ranks,
     )
     return Ready(
         session,
@@ -103,6 +113,7 @@ def ready_to_prune(
             start_sparsity=begin,
             checkpoint_sha256=checkpoint_sha256,
             parent_sha256=parent.sha256,
+            n_ranks=ranks.world,
         ),
         parent=parent,
         names=start.names,

@@ -71,13 +71,14 @@ class Origin:
 
     `data_sha256`: see `data_digest`. `start_sparsity`: what the schedule began from.
     `checkpoint_sha256`: of the file that was pruned, `parent_sha256` of the parent's file; None
-    where there was none.
+    where there was none. `n_ranks`: how many processes share in the run.
     """
 
     data_sha256: str
     start_sparsity: float = 0.0
     checkpoint_sha256: str | None = None
     parent_sha256: str | None = None
+    n_ranks: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -93,6 +94,12 @@ class Origin:
 
     def refuse_other(self, now: Origin, folder: Path) -> None:
         """Raise ResumeRefused where data, checkpoint or parent are not what they were."""
+        if self.n_ranks != now.n_ranks:
+            raise ResumeRefused(
+                f"{folder} holds a run of {self.n_ranks} processes, here are {now.n_ranks}, which "
+                f"would add up its gradients in another way; start it with torchrun "
+                f"--nproc-per-node and --nnodes as before, or give another --out"
+            )
         later = now.to_dict()
         differ = [key for key, value in self.to_dict().items() if later[key] != value]
         if differ:

@@ -194,7 +194,7 @@ RULES: Mapping[str, Rule] = {
         help="FGGP: share of alive weights, smallest gradient first, that may go.",
     ),
     "epochs": Rule(kind=int, least=1, help="Passes over the training images, in the whole run."),
-    "batch_size": Rule(kind=int, least=2, help="Images in a training step."),
+    "batch_size": Rule(kind=int, least=2, help="Images in a training step, over all devices."),
     "lr": Rule(kind=float, above=0, help="Peak learning rate."),
     "lr_schedule": Rule(
         kind=str, choices=("cosine", "step"), help="cosine, or step (x0.1 at 50% and 75%)."

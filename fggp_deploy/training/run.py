@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
@@ -49,15 +50,18 @@ class Run:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def go(self, observer: Observer) -> RunResult:
-        """Run to the end; the folder is held by the caller.
+        """Run to the end; the folder is held by the caller. All ranks call.
 
         Raises Stopped after SIGINT or SIGTERM, when all is saved, and TrainingDiverged, after
         which the savepoints of before remain.
         """
         s = self.session
         began, earlier = time.monotonic(), s.position.seconds
-        log = RunLog(self.folder, observer, step=s.position.step)
-        with Interruption() as interruption, contextlib.closing(log):
+        with Interruption() as interruption, contextlib.ExitStack() as stack:
+            log = observer
+            if s.ranks.leads:
+                log = RunLog(self.folder, observer, step=s.position.step)
+                stack.callback(log.close)
             log.on_start(self.folder, s.config.epochs, s.n_steps, s.position.step)
             saved = began
             try:
@@ -69,10 +73,11 @@ class Run:
                     if step == s.n_steps:
                         break
                     due = time.monotonic() - saved >= 60 * s.config.save_every
-                    if interruption.received:
+                    received, due_to_any = s.ranks.most(interruption.received or 0, due)
+                    if received:
                         self._save()
-                        raise Stopped(interruption.received, step, s.n_steps, self.folder)
-                    if due:
+                        raise Stopped(signal.Signals(received), step, s.n_steps, self.folder)
+                    if due_to_any:
                         self._try_to_save()
                         saved = time.monotonic()
             except TrainingDiverged as e:
@@ -109,11 +114,16 @@ class Run:
         provenance = Provenance.of(s.config.to_dict(), began).to_dict()
         info = replace(self._info, target=stage.target, metrics=metrics, provenance=provenance)
         checkpoint = to_checkpoint(model, s.pruner.all_masks(), info)
-        checkpoint.save(self.checkpoint_path(stage))
+        paths = [self.checkpoint_path(stage)]
         if stage.end == s.n_steps and len(s.stages) > 1:
-            checkpoint.save(self.folder / self.result_name)
+            paths.append(self.folder / self.result_name)
+        for path in paths:
+            s.ranks.from_lead(partial(checkpoint.save, path))
 
     def _finish(self) -> RunResult:
+        return self.session.ranks.from_lead(self._summarise)
+
+    def _summarise(self) -> RunResult:
         """Write the summary; the savepoints are not needed any more."""
         paths = [self.checkpoint_path(stage) for stage in self.session.stages]
         result = RunResult.of(self.folder / self.result_name, paths)
@@ -138,7 +148,8 @@ class Run:
         s.check_finite()
         checkpoint = to_checkpoint(s.model, s.pruner.all_masks(), self._info)
         state = s.state_dict() | {"origin": self.origin.to_dict()}
-        savepoint.write(self.folder, s.position.step, checkpoint, state)
+        step = s.position.step
+        s.ranks.from_lead(lambda: savepoint.write(self.folder, step, checkpoint, state))
 
     def _what_is_left(self) -> str:
         if any((self.folder / RESUME).glob("*")):

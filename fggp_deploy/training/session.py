@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fggp_deploy.data.types import Dataset, Part
+from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import TrainingDiverged
 from fggp_deploy.pruner import Pruner
 from fggp_deploy.training.augment import Augmentation
@@ -48,7 +49,8 @@ class Session:
     """A run in memory: everything on its device.
 
     `teacher`: the parent network, None where there is none. `average`: the moving average of each
-    parameter, once it has begun.
+    parameter, once it has begun. `ranks`: the processes that share in the run; all of them hold
+    the same network after each step.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Session:
     device: torch.device
     teacher: nn.Module | None = None
     average: dict[str, Tensor] | None = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(self.config.seed)
@@ -88,7 +91,7 @@ class Session:
         """Batches of a part of the data, on the device."""
         return open_batches(
             part, self.data.preprocessing, batch_size=self.config.batch_size, device=self.device,
-            workers=self.config.workers,
+            workers=self.config.workers, ranks=self.ranks,
         )  # fmt: skip
 
     @property
@@ -117,13 +120,15 @@ class Session:
             raise diverged(float("nan"), self.position.step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's own state: tensors and plain JSON types."""
+        """Everything but the model's own state: tensors and plain JSON types; all ranks call."""
+        random, *of_others = self.ranks.gather(_random_state(self.device))
         return {
             "position": vars(self.position).copy(),
             "pruner": self.pruner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
-            "random": _random_state(self.device),
+            "random": random,
+            "random_of_other_ranks": of_others,
         }
 
     def load_state_dict(self, model: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -139,7 +144,8 @@ class Session:
                 n: torch.empty_like(p.detach()).copy_(kept[n])
                 for n, p in self.model.named_parameters()
             }
-        _set_random_state(state["random"], self.device)
+        random = [state["random"], *state.get("random_of_other_ranks", [])]
+        _set_random_state(random[self.ranks.rank], self.device)
 
 
 def diverged(loss: float, step: int) -> TrainingDiverged:

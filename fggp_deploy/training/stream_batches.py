@@ -6,7 +6,9 @@ batches depend on neither the number of workers nor who decodes what.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,11 @@ from fggp_deploy.data.images import shrink
 from fggp_deploy.data.preprocessing import Images, Preprocessing
 from fggp_deploy.data.torchvision_import import import_torchvision
 from fggp_deploy.data.types import Stream
+from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import FggpError, MachineError
 from fggp_deploy.training.augment import Augmentation, draw_rectangles, erase
 from fggp_deploy.training.batches import Normalise
+from fggp_deploy.training.interruption import SIGNALS
 
 _AHEAD = 2  # batches that each worker decodes ahead
 _SMALLEST_CROP = 0.25  # share of an image's area that strong's crop keeps at least
@@ -32,7 +36,13 @@ class StreamBatches:
     """See Batches. `workers` processes decode; 0 decodes in this one."""
 
     def __init__(
-        self, stream: Stream, *, batch_size: int, device: torch.device, workers: int
+        self,
+        stream: Stream,
+        *,
+        batch_size: int,
+        device: torch.device,
+        workers: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         import_torchvision()  # once here, not in every worker
         self.stream = stream
@@ -40,6 +50,7 @@ class StreamBatches:
         self.batch_size = batch_size
         self.device = device
         self.workers = workers
+        self.ranks = ranks
         self._normalise = Normalise(stream.preprocessing, device)
 
     def shuffled(
@@ -53,25 +64,28 @@ class StreamBatches:
         rectangles = draw_rectangles(n, (p.height, p.width), generator)
         random = seeds if augmentation.preset != "none" else None
         decode = _Decode(self.stream, augmentation)
-        for i, (x, y) in enumerate(self._batches(decode, order, random, skip), skip):
-            if augmentation.preset == "strong":
-                at = slice(i * self.batch_size, (i + 1) * self.batch_size)
-                x = erase(x, rectangles[:, at])
-            yield x, y
+        share = self.ranks.share(self.batch_size)
+
+        def shares(drawn: Tensor) -> list[Tensor]:
+            return [t[..., share] for t in drawn.split(self.batch_size, dim=-1)[skip:]]
+
+        batches = self._batches(decode, shares(order), random if random is None else shares(random))
+        for (x, y), erased in zip(batches, shares(rectangles), strict=True):
+            yield erase(x, erased) if augmentation.preset == "strong" else x, y
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See Batches."""
-        yield from self._batches(_Decode(self.stream), torch.arange(len(self.stream)), None, 0)
+        rows = torch.arange(len(self.stream)).split(self.batch_size)
+        mine = list(islice(rows, self.ranks.rank, None, self.ranks.world))
+        yield from self._batches(_Decode(self.stream), mine, None)
 
     def _batches(
-        self, decode: _Decode, order: Tensor, seeds: Tensor | None, skip: int
+        self, decode: _Decode, rows: Sequence[Tensor], seeds: Sequence[Tensor] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = order.split(self.batch_size)[skip:]
+        """Batches of these rows, with their seeds where anything is random."""
         if not rows:
             return
-        of_rows: Sequence[Tensor | None] = [None] * len(rows)
-        if seeds is not None:
-            of_rows = seeds.split(self.batch_size)[skip:]
+        of_rows: Sequence[Tensor | None] = seeds or [None] * len(rows)
         plans: list[Plan] = list(zip(rows, of_rows, strict=True))
         loader = DataLoader(
             decode,
@@ -80,6 +94,7 @@ class StreamBatches:
             num_workers=self.workers,
             prefetch_factor=_AHEAD if self.workers else None,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_run,
             generator=torch.Generator(),  # its seed is of no use here, and not to be torch's own
         )
         try:
@@ -95,6 +110,12 @@ class StreamBatches:
                 f"a process that decodes images died, perhaps for lack of (shared) memory: give "
                 f"fewer --workers, or 0 ({str(e).splitlines()[0]:.100})"
             ) from e
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """What stops a run reaches all processes of its group, and the run wants its batch first."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Decode(Dataset[Any]):

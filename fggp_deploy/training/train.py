@@ -9,6 +9,7 @@ from torch import nn
 
 from fggp_deploy import methods, models
 from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.distributed import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.folder import DENSE
 from fggp_deploy.masks import MaskSet, random_masks
@@ -32,33 +33,39 @@ def train(
     """Train `config.model` from scratch, or on from `config.checkpoint` or `config.weights`.
 
     From scratch, `config.sparsity` of its weights are never there; zeros of a checkpoint stay
-    zero. See `conduct` for a folder that holds a run already.
+    zero. See `conduct` for a folder that holds a run already, and `prune` for several devices.
     """
-    return conduct(
-        lambda folder, origin: ready_to_train(config, progress=observer.on_data),
-        config,
-        name=f"{models.in_a_path(config.model)}-train-{config.sparsity:g}",
-        result_name=DENSE,
-        observer=observer,
-        out=out,
-    )
+    with joined(pick_device(config.device)) as ranks:
+        observer = observer if ranks.leads else SILENT
+        return conduct(
+            lambda folder, origin: ready_to_train(config, ranks=ranks, progress=observer.on_data),
+            config,
+            name=f"{models.in_a_path(config.model)}-train-{config.sparsity:g}",
+            result_name=DENSE,
+            observer=observer,
+            out=out,
+            ranks=ranks,
+        )
 
 
-def ready_to_train(config: TrainConfig, *, progress: Progress | None = None) -> Ready:
+def ready_to_train(
+    config: TrainConfig, *, ranks: Ranks = ALONE, progress: Progress | None = None
+) -> Ready:
     """Everything made for the first step; `progress`: see load_data."""
     device = pick_device(config.device)
+    ranks.check_batch_size(config.batch_size)
     models.check(config.model, trust_code=config.trust_code)
     torch.manual_seed(config.seed)
     if config.checkpoint is None and config.weights is None:
         start = None
         data = load_data(config, progress=progress)
-        model = on_device(new_model(config, data), device)
+        model = ranks.synced(on_device(new_model(config, data), device))
         masks = _new_masks(model, config)
     else:
         if config.sparsity:
             raise ConfigError("--sparsity is for training from scratch; `prune` makes it sparse")
         start = load_start(config, config.checkpoint, progress=progress)
-        data, model = start.data, on_device(start.model, device)
+        data, model = start.data, ranks.synced(on_device(start.model, device))
         masks = initial_masks(
             model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
         )
@@ -80,11 +87,17 @@ def ready_to_train(config: TrainConfig, *, progress: Progress | None = None) -> 
         pruner=pruner,
         optimizer=optimizer,
         device=device,
+        ranks=ranks,
     )
     sha256 = start.sha256 if start else None
     return Ready(
         session,
-        Origin(data_digest(data), start_sparsity=sparsity, checkpoint_sha256=sha256),
+        Origin(
+            data_digest(data),
+            start_sparsity=sparsity,
+            checkpoint_sha256=sha256,
+            n_ranks=ranks.world,
+        ),
         start_sha256=sha256,
         names=start.names if start else {},
     )

@@ -1,0 +1,72 @@
+"""Pruning in other people's training loops; each in one file, behind an extra of its name."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fggp_deploy.criteria import FGGP, Criterion
+from fggp_deploy.errors import ConfigError, FggpWarning
+from fggp_deploy.pruner import Pruner, initial_masks
+from fggp_deploy.schedules import Cubic
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What a callback is told when it is made; the rest is known when training begins.
+
+    `target`: the fraction of the prunable weights to remove, in (0, 1), on the cubic schedule in
+    `updates` mask updates over the first 80% of the training steps. `prune_first`, `keep_dense`:
+    see pruner.prunable_parameters.
+    """
+
+    target: float
+    criterion: Criterion = field(default_factory=FGGP)
+    updates: int = 50
+    prune_first: bool = False
+    keep_dense: tuple[str, ...] = ()
+
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps: float,
+        state: Mapping[str, Any] | None = None,
+    ) -> Pruner:
+        """A Pruner for training of `steps` optimiser steps, or going on from a `state_of`.
+
+        Raises ConfigError when the number of steps is not known beforehand.
+        """
+        if not (math.isfinite(steps) and steps > 0):
+            raise ConfigError(
+                "the pruning schedule needs the number of training steps; give the trainer a "
+                "number of epochs or steps"
+            )
+        of: dict[str, Any] = {"prune_first": self.prune_first, "keep_dense": self.keep_dense}
+        start = initial_masks(model, **of).sparsity if state is None else float(state["start"])
+        schedule = Cubic(
+            self.target, steps=int(steps), start=min(start, self.target), updates=self.updates
+        )
+        pruner = Pruner(model, self.criterion, schedule, optimizer=optimizer, **of)
+        if state is not None:
+            pruner.load_state_dict(state)
+        return pruner
+
+
+def state_of(pruner: Pruner) -> dict[str, Any]:
+    """What a checkpoint must hold to go on: tensors and plain types."""
+    return {"start": pruner.method.schedule.start, **pruner.state_dict()}  # type: ignore[attr-defined]
+
+
+def finish(pruner: Pruner) -> None:
+    """Apply the final masks; warn where training ended before the schedule did."""
+    try:
+        pruner.finish()
+    except ConfigError as e:
+        warnings.warn(str(e), FggpWarning, stacklevel=3)

@@ -1,0 +1,58 @@
+"""A callback for Lightning's Trainer; needs `pip install fggp-deploy[lightning]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.integrations import Pruning, finish, state_of
+from fggp_deploy.pruner import Pruner
+
+
+class PruningCallback(Callback):
+    """Prunes the LightningModule that a Trainer fits, to `target`.
+
+    `options`: see integrations.Pruning. Works with accumulated gradients, 16-bit precision and
+    DDP, not with strategies that cut weights into shards (FSDP, DeepSpeed). Lightning's
+    checkpoints hold what it needs to go on. `pruner` is there once training has begun; its `masks`
+    are the result.
+    """
+
+    pruner: Pruner
+
+    def __init__(self, target: float, **options: Any) -> None:
+        self._pruning = Pruning(target, **options)
+        self._saved: Mapping[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the Pruner, now that optimiser and number of steps are known."""
+        if len(trainer.optimizers) != 1:
+            raise ConfigError(f"pruning needs one optimizer, there are {len(trainer.optimizers)}")
+        steps = trainer.estimated_stepping_batches
+        self.pruner = self._pruning.begin(pl_module, trainer.optimizers[0], steps, self._saved)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Gradients are complete."""
+        self.pruner.after_backward()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """The optimiser has stepped, unless it still gathers gradients."""
+        self.pruner.after_step()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Apply the final masks."""
+        finish(self.pruner)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For Lightning's checkpoint."""
+        return state_of(self.pruner)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From Lightning's checkpoint, before training begins."""
+        self._saved = state_dict

@@ -1,0 +1,316 @@
+"""Runs jobs on several ranks by gloo, and tells what each rank found.
+
+    python tests/ranks.py FOLDER JOB...
+
+A process of its own that has everything imported forks the ranks of each job, so that they cost no
+start-up. Prints one JSON object: job → [{"code": exit status, "found": …, "error": …} by rank].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import killing
+import torch
+import torch.distributed as dist
+from killing import Quiet, config, dense, saved_step
+from torch import nn
+
+from fggp_deploy import FGGP, Cubic, Pruner, distributed
+from fggp_deploy.cli import main as cli
+from fggp_deploy.distributed import Ranks, joined
+from fggp_deploy.training.prune import prune, ready_to_prune
+
+CPU = torch.device("cpu")
+SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}  # 15 steps
+JOBS: dict[str, tuple[int, Callable[[Path], Any]]] = {}
+
+
+def job(n_ranks: int) -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
+    """A job for `n_ranks` ranks: what it returns on each is found, what it raises is the error."""
+
+    def register(work: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        JOBS[f"{work.__name__}@{n_ranks}"] = n_ranks, work
+        return work
+
+    return register
+
+
+def updates(monitor: list[tuple[int, str]]) -> None:
+    """Note the step and the masks' digest at each update of whatever runs next."""
+    check = Ranks.check_same
+
+    def noting(self: Ranks, digest: Callable[[], str], otherwise: str) -> None:
+        if "after the update at step" in otherwise:
+            step = otherwise.split("at step ")[1].split(";")[0]
+            monitor.append((int(step), digest()))
+        check(self, digest, otherwise)
+
+    Ranks.check_same = noting  # type: ignore[method-assign]
+
+
+def run_to_the_end(folder: Path) -> Any:
+    seen: list[tuple[int, str]] = []
+    updates(seen)
+    out = folder / f"whole{os.environ['WORLD_SIZE']}"
+    result = prune(config(folder / "dense.pt", **SMALL), observer=Quiet(), out=out)
+    return {"updates": seen, "digests": [r.digest for r in result.results],
+            "accuracy": result.test_accuracy}  # fmt: skip
+
+
+job(2)(run_to_the_end)
+job(4)(run_to_the_end)
+
+
+def killed(folder: Path) -> Any:
+    """The last rank dies within step 9; the others must end by themselves."""
+    world = int(os.environ["WORLD_SIZE"])
+    out = folder / f"killed{world}"
+    if int(os.environ["RANK"]) == world - 1:
+        step_of = Pruner.after_step
+
+        def dying(self: Pruner) -> None:
+            step_of(self)
+            if self.step == 9:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Pruner.after_step = dying  # type: ignore[method-assign]
+    prune(config(folder / "dense.pt", **SMALL), observer=Quiet(), out=out)
+
+
+def resumed(folder: Path) -> Any:
+    out = folder / f"killed{os.environ['WORLD_SIZE']}"
+    began = saved_step(out)
+    result = prune(config(folder / "dense.pt", **SMALL), observer=Quiet(), out=out)
+    return {"began": began, "digests": [r.digest for r in result.results]}
+
+
+for n in (2, 4):
+    job(n)(killed)
+    job(n)(resumed)
+
+
+@job(2)
+def signalled(folder: Path) -> Any:
+    """Only rank 1 gets the signal; both stop after one step, saved once."""
+
+    class Signalling(Quiet):
+        def on_epoch(self, metrics: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    out = folder / "signalled"
+    options = config(folder / "dense.pt", **{**SMALL, "save_every": 60.0})
+    # the lead alone is observed
+    prune(options, observer=Signalling(), out=out)
+
+
+@job(2)
+def after_the_signal(folder: Path) -> Any:
+    saved = sorted(p.name for p in (folder / "signalled" / "resume").iterdir())
+    result = prune(config(folder / "dense.pt", **SMALL), observer=Quiet(), out=folder / "signalled")
+    return {"saved": saved, "digests": [r.digest for r in result.results]}
+
+
+@job(2)
+def begun(folder: Path) -> Any:
+    killed_at = Quiet()
+    killed_at.on_epoch = lambda *_: os._exit(3)  # type: ignore[method-assign]
+    prune(config(folder / "dense.pt", **SMALL), observer=killed_at, out=folder / "begun")
+
+
+@job(4)
+def other_number(folder: Path) -> Any:
+    """A run that two processes had begun."""
+    prune(config(folder / "dense.pt", **SMALL), observer=Quiet(), out=folder / "begun")
+
+
+def selection(folder: Path) -> Any:
+    """The masks from fixed weights, and gradients whose average over the ranks is fixed."""
+    with joined(CPU) as ranks:
+        return selected(ranks)
+
+
+def selected(ranks: Ranks) -> list[str]:
+    model, grad = fixed()
+    parallel = ranks.parallel(model)
+    pruner = Pruner(parallel, FGGP(0.5), Cubic(0.75, steps=5, updates=5, end=5), optimizer=None)
+    found = []
+    for step in range(5):
+        model.zero_grad()
+        # each rank's own gradient is far from the average: ± its offset
+        offset = 64.0 * (2 * ranks.rank - ranks.world + 1)
+        (parallel(torch.ones(1, 1)) * (grad(step) + offset)).sum().backward()
+        pruner.after_backward()
+        pruner.after_step()
+        found.append(pruner.masks.digest())
+    return found
+
+
+class Weights(nn.Module):
+    """Its gradient is what its output is multiplied with."""
+
+    def __init__(self, w: torch.Tensor) -> None:
+        super().__init__()
+        self.fc = nn.Linear(w.shape[1], w.shape[0], bias=False)
+        with torch.no_grad():
+            self.fc.weight.copy_(w)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc.weight * x
+
+
+def fixed() -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
+    """Weights and gradients with many ties; small integers, whose sums are exact."""
+    g = torch.Generator().manual_seed(5)
+    w = torch.randint(1, 9, (50, 40), generator=g) / 8
+
+    def grad(step: int) -> torch.Tensor:
+        g = torch.Generator().manual_seed(100 + step)
+        return torch.randint(-9, 10, (50, 40), generator=g).float()
+
+    return Weights(w), grad
+
+
+for n in (2, 4):
+    job(n)(selection)
+
+
+@job(2)
+def not_averaged(folder: Path) -> Any:
+    """A loop that forgot to average its gradients."""
+    with joined(CPU) as ranks:
+        model, grad = fixed()
+        pruner = Pruner(model, FGGP(0.5), Cubic(0.75, steps=4, updates=2), optimizer=None)
+        for step in range(4):
+            model.zero_grad()
+            (model(torch.ones(1, 1)) * (grad(step) + 5 * ranks.rank)).sum().backward()
+            pruner.after_backward()
+            pruner.after_step()
+
+
+@job(2)
+def silent(folder: Path) -> Any:
+    """One process lives but does not answer."""
+    distributed.PATIENCE = timedelta(seconds=0.5)
+    with joined(CPU) as ranks:
+        if ranks.rank:
+            time.sleep(2)
+            os._exit(0)
+        ranks.gather("anybody?")
+
+
+def shares(folder: Path) -> Any:
+    """Sums over each image of one epoch's batches, and of the test's."""
+    with joined(CPU) as ranks:
+        s = ready_to_prune(config(folder / "dense.pt", **SMALL), ranks=ranks).session
+        batches = s.batches(s.data.train)
+        drawn = batches.shuffled(torch.Generator().manual_seed(3), s.augmentation)
+        train = [x.double().sum((1, 2, 3)).tolist() for x, _ in drawn]
+        test = [x.double().sum((1, 2, 3)).tolist() for x, _ in batches.in_order()]
+        return {"train": train, "test": test}
+
+
+for n in (2, 4):
+    job(n)(shares)
+
+
+@job(2)
+def one_fails(folder: Path) -> Any:
+    """Rank 1 alone cannot read its checkpoint."""
+    path = folder / ("dense.pt" if os.environ["RANK"] == "0" else "nowhere.pt")
+    prune(config(path, **SMALL), observer=Quiet(), out=folder / "one_fails")
+
+
+@job(2)
+def other_options(folder: Path) -> Any:
+    lr = 0.1 if os.environ["RANK"] == "0" else 0.2
+    prune(config(folder / "dense.pt", **SMALL, lr=lr), observer=Quiet(), out=folder / "other")
+
+
+@job(2)
+def program(folder: Path) -> Any:
+    """`fggp-deploy prune`, well and with a mistake: what each rank says."""
+    here = folder / f"says-{os.environ['RANK']}"
+    here.mkdir()
+    os.chdir(here)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["fggp-deploy", "prune", "--model", "tiny", "--data", "noise", "--checkpoint",
+                str(folder / "dense.pt"), "--epochs", "1", "--batch-size", "16", "--target", "0.5",
+                "--out", str(folder / "program"), "--json"]  # fmt: skip
+    with contextlib.suppress(SystemExit):
+        cli.run()
+    sys.stdout.flush()
+    sys.argv[-2:] = [str(folder / "other"), "--lr", "1e9"]
+    cli.run()  # which ends the process
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def forked(n: int, work: Callable[[Path], Any], folder: Path) -> list[dict[str, Any]]:
+    """Fork the ranks, wait for all of them to end; the store is ours, as it is torchrun's."""
+    store, pids = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False), []
+    for rank in range(n):
+        answer = folder / f"answer-{rank}.json"
+        answer.unlink(missing_ok=True)
+        pid = os.fork()
+        if pid:
+            pids.append(pid)
+            continue
+        os.environ.update(
+            RANK=str(rank), WORLD_SIZE=str(n), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(n),
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port),
+            TORCHELASTIC_USE_AGENT_STORE="True",
+        )  # fmt: skip
+        code, told = 0, {}
+        try:
+            told = {"found": work(folder)}
+        except Exception as e:
+            code = getattr(e, "exit_code", 99)
+            told = {"error": f"{type(e).__name__}: {e}", "told": getattr(e, "told", False)}
+            if code == 99:
+                traceback.print_exc()
+        answer.write_text(json.dumps(told))
+        os._exit(code)
+    ends = []
+    for rank, pid in enumerate(pids):
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        path = folder / f"answer-{rank}.json"
+        ends.append({"code": status, **(json.loads(path.read_text()) if path.exists() else {})})
+    return ends
+
+
+def main(folder: Path, jobs: list[str]) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for module in ("torch.utils.tensorboard", "torch._dynamo"):
+        importlib.import_module(module)  # so that no child has to
+    killing.install()
+    dense(folder / "dense.pt")
+    ends = {}
+    for name in jobs or JOBS:
+        began = time.perf_counter()
+        ends[name] = forked(*JOBS[name], folder)
+        print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
