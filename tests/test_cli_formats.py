@@ -19,6 +19,7 @@ def test_other_formats_export_and_verify(demo_run, format: str):
         "1",
         "--batch",
         "1",
+        "--no-int8",
         "--seconds",
         "0.5",
         "--json",
@@ -39,7 +40,7 @@ def test_fp16_values_say_what_they_change(demo_run):
     assert 0 < made.json["rounding_error"] < 0.01 * made.json["largest_logit"]
 
     checked = demo_run(
-        "verify", path, "--threads", "1", "--batch", "1", "--seconds", "0.5", "--json"
+        "verify", path, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.5", "--json"
     )
     assert checked.code == 0, checked.err
     assert checked.json["rounding"]["max_abs"] == pytest.approx(
@@ -80,6 +81,7 @@ def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
         "1",
         "--batch",
         "1",
+        "--no-int8",
         "--seconds",
         "0.2",
         "--no-data",
@@ -91,7 +93,7 @@ def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
     assert failed.code == 1
     assert "FAIL  max_bytes" in failed.out
     loose = demo_run(
-        "verify", "--threads", "1", "--batch", "1", "--seconds", "0.2", "--no-data",
+        "verify", "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2", "--no-data",
         "--policy", "policy.yaml", "--out", "v", "--max-bytes", 10**9,
     )  # fmt: skip
     assert loose.code == 0, loose.err

@@ -153,7 +153,17 @@ def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_spa
     exported = program("export", "again")
     assert exported.code == 0, exported.err
     checked = program(
-        "verify", "again", "--data-dir", cifar, "--threads", "1", "--batch", "1", "--seconds", "0.2"
+        "verify",
+        "again",
+        "--data-dir",
+        cifar,
+        "--threads",
+        "1",
+        "--batch",
+        "1",
+        "--no-int8",
+        "--seconds",
+        "0.2",
     )
     assert "The parent is itself 49." in checked.out
 

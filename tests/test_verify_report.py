@@ -6,33 +6,26 @@ import dataclasses
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
-from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
-from fggp_deploy.errors import ConfigError, DataError, FggpError, FggpWarning, ModelFileError
+from fggp_deploy.errors import ConfigError, DataError, FggpError, ModelFileError
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
-from fggp_deploy.progress import silent
-from fggp_deploy.runtime import compiler
-from fggp_deploy.runtime.plan import Choice
-from fggp_deploy.verify import int8, process, sections, speed
+from fggp_deploy.verify import process, sections, speed
 from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.markdown import markdown as render
-from fggp_deploy.verify.material import images_for, with_training_images
-from fggp_deploy.verify.network import Network, load
+from fggp_deploy.verify.network import load
 from fggp_deploy.verify.process import Cost
 from fggp_deploy.verify.report import Report, verify, write
 from fggp_deploy.verify.schema import SCHEMA_VERSION
@@ -388,67 +381,6 @@ def test_every_setting_is_measured_and_gates_judge_the_first(folder, quick):
         assert said in text
 
 
-def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
-    data = dataset()
-    data = dataclasses.replace(data, train=data.test.first(100))
-    found = quick(folder / "model.onnx", data=data)
-    rival = found.int8
-    assert rival.n_calibration == 100
-    assert rival.file_bytes < 0.5 * found.reference.file_bytes
-    assert rival.scores.top1.n == rival.paired.n == N_TEST
-    # the parent is its reference: with the file it shares nothing but the images
-    lost_against_parent = found.accuracy.reference.top1.k - rival.scores.top1.k
-    assert rival.paired.lost - rival.paired.gained == lost_against_parent
-    assert rival.paired.agreement.value > 0.8
-    assert {"model", "reference", "int8"} == set(found.latency.timings) == set(found.processes)
-    text = markdown(found)
-    assert "calibrated on 100 training images" in text
-    assert "the rival: the dense parent in int8" in text
-    without = quick(folder / "model.onnx", data=data, int8=False)
-    assert without.int8 is None
-    assert "int8" not in without.latency.timings
-    assert "Dense int8 was not measured: --no-int8." in without.notes
-
-
-def test_int8_that_cannot_be_made_is_a_note(folder, quick, monkeypatch):
-    def refuse(*_, **__):
-        raise ModelFileError("onnxruntime cannot quantise the network: no")
-
-    monkeypatch.setattr(int8, "quantize_on", refuse)
-    data = dataset()
-    found = quick(folder / "model.onnx", data=dataclasses.replace(data, train=data.test))
-    assert found.int8 is None
-    assert (
-        "Dense int8 was not measured: onnxruntime cannot quantise the network: no." in found.notes
-    )
-
-
-def test_training_images_for_int8_are_never_test_images(folder, tmp_path):
-    def draw(where: Path, n: int) -> None:
-        for c in range(CLASSES):
-            (where / f"c{c}").mkdir(parents=True)
-            for i in range(n):
-                pixels = np.full((SIDE, SIDE), 20 * c + i, np.uint8)
-                Image.fromarray(pixels).save(where / f"c{c}" / f"{i}.png")
-
-    draw(tmp_path / "flat", 10)
-    draw(tmp_path / "cut" / "train", 10)
-    draw(tmp_path / "cut" / "test", 2)
-    model = folder / "model.onnx"
-    for name, n_test in (("flat", 60), ("cut", 12)):
-        spec = f"folder:{tmp_path / name}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FggpWarning)  # that the flat one is all for testing
-            found = images_for(model, spec, progress=silent)
-        assert (len(found.train), len(found.test)) == (0, n_test)
-        if name == "flat":  # all of them are for testing
-            with pytest.raises(DataError, match="none can calibrate int8"):
-                with_training_images(found, model, spec, None, progress=silent)
-        else:
-            more = with_training_images(found, model, spec, None, progress=silent)
-            assert (len(more.train), len(more.test)) == (54, 12)
-
-
 def test_a_speed_gate_needs_the_reference(folder):
     (folder / "reference.onnx").unlink()
     with pytest.raises(ConfigError, match="--reference"):
@@ -490,97 +422,3 @@ def test_verify_needs_no_torch(folder):
     command = [sys.executable, "-c", code, str(folder / "model.onnx"), str(folder / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def on_kernels(tmp_path, monkeypatch, quick):
-    """`quick` with kernels that the planner takes, without timing anything."""
-    monkeypatch.delenv("FGGP_KERNELS")
-    if kernels.library_path() is None:
-        pytest.skip("the kernels are not built")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiler.plans, "choose", lambda _: Choice("whole", 2.0, 3.0))
-    return quick
-
-
-def test_kernels_and_the_compiled_file_are_compared_with_stock(folder, on_kernels):
-    found = on_kernels(folder / "model.onnx", data=dataset())
-    assert set(found.latency.timings) == {"model", "reference", "kernels"}
-    assert set(found.latency.speedups) == {"model", "kernels"}
-    for parity in (found.kernels_parity, found.compiled_parity):
-        assert parity.n == N_TEST
-        assert parity.passed
-        assert parity.top1_changed == 0
-    assert found.torch_parity is None
-    names = [v.name for v in found.verdicts]
-    assert {"kernels against stock", "compiled file against stock"} <= set(names)
-    text = markdown(found)
-    assert "kernels, compiled now, against stock, all test images" in text
-    assert "compiled file against stock, all test images" in text
-    assert "was not run in torch" in text
-
-
-def test_without_data_the_probe_inputs_are_compared(folder, on_kernels):
-    found = on_kernels(folder / "model.onnx")
-    assert found.kernels_parity.n == found.compiled_parity.n == 4
-    assert "compiled file against stock, probe inputs" in markdown(found)
-
-
-def test_a_compiled_file_that_is_wrong_names_layer_and_channel(folder, on_kernels, tmp_path):
-    assert on_kernels(folder / "model.onnx").passed
-    (place,) = (tmp_path / "cache").rglob("*.onnx")
-    compiled = onnx.load(place)
-    counts = np.count_nonzero(
-        numpy_helper.to_array(network(0.95).graph.initializer[1]), axis=(1, 2, 3)
-    )
-    floats = [t for t in compiled.graph.initializer if t.data_type == TensorProto.FLOAT]
-    (values,) = [t for t in floats if list(t.dims) == [counts.sum()]]
-    w = numpy_helper.to_array(values).copy()
-    w[counts[:20].sum() : counts[:21].sum()] *= -1
-    values.CopyFrom(numpy_helper.from_array(w, values.name))
-    place.write_bytes(compiled.SerializeToString())
-    plan = json.loads(place.with_suffix(".json").read_text())
-    plan["model_sha256"] = sha256_file(place)
-    place.with_suffix(".json").write_text(json.dumps(plan))
-
-    found = on_kernels(folder / "model.onnx")
-    assert [v.name for v in found.verdicts if not v.passed] == ["compiled file against stock"]
-    assert (found.mismatch.layer, found.mismatch.channels) == ("b", (20,))
-    assert found.notes[0].startswith(f"Remove {place.name} from the cache")
-
-
-def test_torch_is_compared_on_all_images(folder, quick):
-    class Wrong:
-        """The same network, but that the third image's answer is another one."""
-
-        def __init__(self, change: float):
-            self.session = load("net", network(0.95).SerializeToString(), threads=1).session
-            self.change, self.get_outputs = change, self.session.get_outputs
-            self.get_inputs = self.session.get_inputs
-
-        def run(self, names, feed):
-            (y,) = self.session.run(names, feed)
-            y[2] += self.change
-            return [y]
-
-    good = quick(folder / "model.onnx", data=dataset(), torch=lambda: Network("t", Wrong(0)))
-    assert (good.torch_parity.n, good.torch_parity.passed) == (N_TEST, True)
-    assert "torch against stock, all test images" in markdown(good)
-    bad = quick(
-        folder / "model.onnx",
-        data=dataset(),
-        torch=lambda: Network("t", Wrong(1)),
-        trusted=lambda: network(0.9),
-    )
-    assert [v.name for v in bad.verdicts if not v.passed] == ["torch against stock"]
-    assert bad.torch_parity.max_abs == pytest.approx(1)
-    assert bad.mismatch.layer == "a"
-
-
-def test_torch_that_cannot_run_is_a_note(folder, quick):
-    def refuse():
-        raise ModelFileError("net.py:make needs --trust-code")
-
-    found = quick(folder / "model.onnx", torch=refuse)
-    assert found.passed
-    assert found.notes[-1] == "The network was not run in torch: net.py:make needs --trust-code."
