@@ -51,11 +51,11 @@ def demo(
             exported.path, data=data.load(config.data),
             torch=lambda: torch_network(exported.path), progress=progress,
         )  # fmt: skip
-    write(report, run.folder)
+    written = write(report, run.folder)
     if json:
         as_json(report.to_dict())
     else:
-        show(report, run.folder)
+        show(report, written)
         stdout.print(f"{time.monotonic() - began:.0f} s; everything is in {run.folder}")
     if not report.passed:
         raise typer.Exit(1)

@@ -34,6 +34,8 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
         )
     if made.remark is not None:
         stdout.print(f"warning: {made.remark}", markup=False)
+    if made.parent_val_accuracy is not None:
+        stdout.print(f"the parent: val {made.parent_val_accuracy:.2%}")
     for target, step in zip(made.targets, made.target_steps, strict=True):
         stdout.print(f"target {target:g} is kept at step {step}")
     stdout.print(

@@ -35,6 +35,9 @@ class _Watcher:
         where = f"going on after step {step} in" if step else "writing to"
         stderr.print(f"{epochs} epochs, {n_steps} steps; {where} {folder}", markup=False)
 
+    def on_parent(self, val_accuracy: float) -> None:
+        stderr.print(f"the parent: val {val_accuracy:.2%}")
+
     def on_step(self, m: StepMetrics) -> None:
         figures = (
             f"loss {m.loss:.3f}  sparsity {m.sparsity:.2%}{self._val}  "

@@ -163,16 +163,16 @@ def verify(
             torch=lambda: torch_network(path, trust_code=trust_code), progress=progress,
         )  # fmt: skip
     folder = out or path.parent
-    write(report, folder)
+    written = write(report, folder)
     if json:
         as_json(report.to_dict())
     else:
-        show(report, folder)
+        show(report, written)
     if not report.passed:
         raise typer.Exit(1)
 
 
-def show(report: Report, folder: Path) -> None:
+def show(report: Report, written: Path) -> None:
     """Print the report's figures as one table, and the verdicts."""
     from fggp_deploy.verify.sections import glance
 
@@ -188,7 +188,7 @@ def show(report: Report, folder: Path) -> None:
     if report.mismatch is not None:
         stdout.print(f"{report.mismatch}.", markup=False)
     show_verdicts(report.verdicts)
-    stdout.print(f"{'PASSED' if report.passed else 'FAILED'}; {folder / 'report.html'}")
+    stdout.print(f"{'PASSED' if report.passed else 'FAILED'}; {written}")
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import warnings
 import zlib
@@ -116,6 +117,14 @@ def test_parts_of_their_own(tmp_path: Path):
     assert (len(d.train), len(d.val), len(d.test)) == (10, 10, 10)
     assert first_pixels(d.test) == set(range(100, 105))
     assert d.held_out.test == d.held_out.val == ()
+
+
+def test_a_class_that_is_not_tested_is_named(tmp_path: Path):
+    parts(tmp_path, "train", "test")
+    shutil.rmtree(tmp_path / "test" / "dog")
+    with pytest.warns(FggpWarning, match="test has no images of 'dog': nothing is measured on"):
+        d = load(tmp_path)
+    assert set(d.test.labels) == {0}
 
 
 def test_val_is_the_test_part_where_there_is_no_other(tmp_path: Path):

@@ -47,6 +47,13 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["prune", "--augment", "storng"], "unknown augment 'storng'; did you mean 'strong'?"),
         (["prune", "--image-size", "0"], "--image-size must be in [1, 16384], got 0"),
         (["prune", "--mean", "0.5"], "--mean and --std go together"),
+        (["prune", "--mean", "72.9", "--std", "90"], "are of pixels in 0 … 1: divide those of"),
+        (["prune", "--data", "pets"], "'pets' is a folder; for its images give --data folder:pets"),
+        (
+            ["prune", "--model", "own.py", "--checkpoint", "c.pt"],
+            "give its function too, as own.py:",
+        ),
+        (["prune", "--checkpoint", "foreign.onnx"], "is an ONNX file; give the checkpoint that"),
         (["prune", "--mean", "a", "--std", "b"], "--mean must be numbers with commas"),
         (["prune", "--checkpoint", "none.pt"], "none.pt does not exist"),
         (["prune", "--checkpoint", "garbage.safetensors"], "no readable safetensors file"),

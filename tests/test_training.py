@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import torch
 from killing import Quiet, config, dense
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, FggpWarning
 from fggp_deploy.schedules import Chain, Cubic
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import open_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.loop import training_steps
 from fggp_deploy.training.loss import loss
+from fggp_deploy.training.parent import parent_accuracy
 from fggp_deploy.training.plan import plan
 from fggp_deploy.training.prune import prune, ready_to_prune
 from fggp_deploy.training.settle import settled_model
@@ -126,6 +128,31 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
     torch.testing.assert_close(model[8].weight, want)
     assert not model[8].weight[~s.pruner.masks["8.weight"]].any()
     assert torch.equal(s.model[8].weight, c)  # what trains is left alone
+
+
+def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):
+    class Listening(Quiet):
+        told: list[float]
+
+        def on_parent(self, val_accuracy: float) -> None:
+            self.told = [val_accuracy]
+
+    listening = Listening()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prune(config(parent, **SMALL), observer=listening, out=tmp_path / "run")
+    found = listening.told[0]
+    near = [w for w in caught if "the parent is right on" in str(w.message)]
+    assert bool(near) == (found < 0.25 + 0.1 * 0.75)  # four classes
+    s = ready_to_prune(config(parent, **SMALL)).session
+    counts = torch.tensor(s.data.val.labels).bincount(minlength=4)
+    s.teacher = lambda x: torch.eye(4)[counts.argmin()].repeat(len(x), 1)  # always the rarest
+    s.teacher.eval = lambda: None
+    with pytest.warns(FggpWarning, match="guessing is on 25.0%: were --mean 0.5 --std 0.25"):
+        guessed = parent_accuracy(s)
+    assert guessed == counts.min() / counts.sum()
+    s.teacher = None
+    assert parent_accuracy(s) is None
 
 
 def test_statistics_taken_anew_are_those_of_the_training_images(parent):

@@ -115,6 +115,17 @@ def markdown(found: Report) -> str:
     return render(sections.page(found))
 
 
+def test_a_report_without_accuracy_takes_no_other_ones_place(folder, quick):
+    measured = quick(folder / "model.onnx", data=dataset())
+    assert write(measured, folder) == folder / "report.html"
+    kept = (folder / "report.json").read_bytes()
+    bare = quick(folder / "model.onnx")
+    assert write(bare, folder) == folder / "report-no-data.html"
+    assert (folder / "report.json").read_bytes() == kept
+    assert write(measured, folder) == folder / "report.html"
+    assert write(bare, folder / "..") == folder / ".." / "report.html"
+
+
 def damage(path: Path, name: str, change) -> None:
     model = onnx.load(path)
     (tensor,) = [t for t in model.graph.initializer if t.name == name]

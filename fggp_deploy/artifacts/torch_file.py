@@ -72,6 +72,8 @@ def read_torch(path: Path, size: int) -> Any:
 
     Raises CheckpointError for what is no such file, is damaged, or holds objects of other kinds.
     """
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path} is an ONNX file; give the checkpoint that it was made from")
     try:
         with path.open("rb") as f:
             names = _names_in_zip(path, f, size) if f.read(2) == ZIP else _names_in_stream(f)

@@ -97,6 +97,14 @@ def _parts(root: Path, reading: Reading, name: str) -> tuple[dict[str, _Part], H
                 f"{tree.root} has the class {extra[0]!r}, which {train.root} has not, so its "
                 f"{part} images cannot be learnt; add it there or remove it"
             )
+        if missing := sorted(set(train.classes) - set(tree.classes)):
+            warnings.warn(
+                f"{tree.root} has no images of {', '.join(map(repr, missing[:3]))}"
+                f"{' …' if len(missing) > 3 else ''}: nothing is measured on "
+                f"{'that class' if len(missing) == 1 else 'those classes'} there",
+                FggpWarning,
+                stacklevel=2,
+            )
     labels = np.unique(train.owners, return_inverse=True)[1]
     cut, held_out = hold_out(
         train.names,

@@ -84,6 +84,10 @@ def n_workers(asked: int | None) -> int:
 def with_options(base: Preprocessing, reading: Reading) -> Preprocessing:
     """`base` with the options that the user gave."""
     if reading.mean is not None and reading.std is not None:
+        if max(*reading.mean, *reading.std) > 1:
+            raise ConfigError(
+                "--mean and --std are of pixels in 0 … 1: divide those of pixels in 0 … 255 by 255"
+            )
         base = replace(base, mean=reading.mean, std=reading.std)
     if reading.image_size is not None:
         size = reading.image_size

@@ -65,6 +65,8 @@ def check(name: str, *, trust_code: bool = False) -> None:
         theirs[0].check(theirs[1])
     elif factory_file.is_spec(name):
         load_function(name, trust_code=trust_code)
+    elif name.endswith(".py"):
+        raise ConfigError(f"{name!r} is a file; give its function too, as {name}:make")
     elif name not in MODELS:
         raise UnknownName("model", name, (*MODELS, *FORMS))
 

@@ -126,7 +126,10 @@ def _cure_of_shapes(model: nn.Module, differ: list[str], state: Mapping[str, Ten
         )
     first = next((n for n, p in weight_parameters(model).items() if p.ndim == 4), None)
     if differ == [first]:
-        return "It was trained on images of another number of channels: give --data of its kind"
+        return (
+            "It was trained on images of another number of channels: give --data of its kind, "
+            "with as many numbers in --mean and --std"
+        )
     return _cure_of_names(state, model.state_dict())
 
 

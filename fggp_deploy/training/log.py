@@ -35,6 +35,10 @@ class RunLog:
         """Pass on."""
         self._observer.on_start(folder, epochs, n_steps, step)
 
+    def on_parent(self, val_accuracy: float) -> None:
+        """Pass on."""
+        self._observer.on_parent(val_accuracy)
+
     def on_step(self, metrics: StepMetrics) -> None:
         """Pass on."""
         self._observer.on_step(metrics)

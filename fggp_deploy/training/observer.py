@@ -46,6 +46,10 @@ class Observer(Protocol):
         """Once, before the first step; `step` steps were done before, by a run that was cut."""
         ...
 
+    def on_parent(self, val_accuracy: float) -> None:
+        """Once, before the first step of a run that has a parent: its accuracy, 0 to 1."""
+        ...
+
     def on_step(self, metrics: StepMetrics) -> None:
         """Every few steps."""
         ...
@@ -62,6 +66,9 @@ class Silent:
         """Say nothing."""
 
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
+        """Say nothing."""
+
+    def on_parent(self, val_accuracy: float) -> None:
         """Say nothing."""
 
     def on_step(self, metrics: StepMetrics) -> None:

@@ -13,6 +13,7 @@ from fggp_deploy.progress import Progress
 from fggp_deploy.schedules import Chain, Constant, Cubic
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.loop import train_step, training_form
+from fggp_deploy.training.parent import parent_accuracy
 from fggp_deploy.training.prune import ready_to_prune
 from fggp_deploy.training.session import Session
 
@@ -40,7 +41,7 @@ class Plan:
 
     `target_steps`: where each of `targets` is kept. `seconds`: of all training steps, from a few
     timed ones, without validation; `update_seconds`: of one choice among all weights. `remark`:
-    where an update departs from what the options ask for.
+    where an update departs from what the options ask for. `parent_val_accuracy`: 0 to 1.
     """
 
     n_steps: int
@@ -51,6 +52,7 @@ class Plan:
     target_steps: tuple[int, ...]
     updates: tuple[Update, ...]
     remark: str | None
+    parent_val_accuracy: float | None
     images_per_second: float
     update_seconds: float
     seconds: float
@@ -67,6 +69,7 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
     `progress(what, done, total)` counts images that are checked or decoded.
     """
     session = ready_to_prune(config, progress=progress).session
+    parent = parent_accuracy(session)
     method = session.pruner.method
     assert isinstance(method, Gradual)
     assert isinstance(method.schedule, Cubic | Chain)
@@ -83,6 +86,7 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
         targets=config.targets,
         target_steps=tuple(stage.end for stage in session.stages),
         updates=updates,
+        parent_val_accuracy=parent,
         remark=next((r for r in remarks if r), None),
         images_per_second=config.batch_size / step_seconds,
         update_seconds=update_seconds,

@@ -25,6 +25,7 @@ from fggp_deploy.training.interruption import Interruption
 from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.loop import accuracy, training_steps
 from fggp_deploy.training.observer import Observer
+from fggp_deploy.training.parent import parent_accuracy
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
 from fggp_deploy.training.session import Session
@@ -63,6 +64,9 @@ class Run:
                 log = RunLog(self.folder, observer, step=s.position.step)
                 stack.callback(log.close)
             log.on_start(self.folder, s.config.epochs, s.n_steps, s.position.step)
+            parent = parent_accuracy(s) if s.position.step == 0 else None
+            if parent is not None:
+                log.on_parent(parent)
             saved = began
             try:
                 for step in training_steps(s, log):

@@ -229,7 +229,7 @@ def _beats(a: Candidate, b: Candidate) -> bool:
     def figures(c: Candidate) -> tuple[float, float, float]:
         return (-c.top1.value if c.top1 else 0.0, c.latency_ms.value, float(c.file_bytes))
 
-    if (a.top1 is None) != (b.top1 is None):
+    if a.top1 is None or b.top1 is None:
         return False
     return figures(a) != figures(b) and all(
         x <= y for x, y in zip(figures(a), figures(b), strict=True)

@@ -188,12 +188,30 @@ def verify(
     )
 
 
-def write(report: Report, folder: Path) -> None:
-    """Write report.json, report.md and report.html into `folder`, each atomically."""
+def write(report: Report, folder: Path) -> Path:
+    """Write report.json, report.md and report.html into `folder`, each atomically; the last's path.
+
+    A report without accuracy does not take the place of one of the same file that has it: its name
+    is report-no-data then.
+    """
+    stem = "report"
+    if report.accuracy is None and _tells_more(folder / "report.json", report.model.sha256):
+        stem = "report-no-data"
     page = sections.page(report)
-    write_atomic(folder / "report.json", json.dumps(report.to_dict(), indent=2) + "\n")
-    write_atomic(folder / "report.md", markdown(page).encode(errors="replace"))
-    write_atomic(folder / "report.html", html(page).encode(errors="replace"))
+    write_atomic(folder / f"{stem}.json", json.dumps(report.to_dict(), indent=2) + "\n")
+    write_atomic(folder / f"{stem}.md", markdown(page).encode(errors="replace"))
+    path = folder / f"{stem}.html"
+    write_atomic(path, html(page).encode(errors="replace"))
+    return path
+
+
+def _tells_more(path: Path, sha256: str) -> bool:
+    """Whether an earlier report of the same file has its accuracy."""
+    try:
+        earlier = json.loads(path.read_bytes())
+        return bool(earlier["model"]["sha256"] == sha256 and earlier["accuracy"] is not None)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return False  # no report, or none of ours
 
 
 def _in_torch(
