@@ -71,6 +71,22 @@ def compile_model(data: bytes, request: Request) -> Compiled:
         return _plain(str(e))
 
 
+def price_layers(data: bytes, request: Request) -> list[LayerCost]:
+    """What each layer that the kernels know costs here, its variant tuned now; empty without any.
+
+    Raises ModelFileError for a model that cannot be read or does not run.
+    """
+    dense = read_dense(data)
+    shapes = value_shapes(dense)
+    regions = find(dense, shapes)
+    if not regions:
+        return []
+    feeds = random_feeds(dense, request.batch)
+    planner = _Planner(dense, shapes, regions, feeds, request)
+    planner.tune()
+    return planner.price()[0]
+
+
 def read_dense(data: bytes) -> ModelProto:
     """The dense model in standard operators after ONNX Runtime's basic optimisations.
 
@@ -156,8 +172,8 @@ class _Planner:
         self.isa = os.environ.get("FGGP_ISA") or kernels.isas()[0]
 
     def run(self) -> Compiled:
-        self._tune()
-        costs, proposed = self._price()
+        self.tune()
+        costs, proposed = self.price()
         chosen = {WHOLE: (self.regions, _serialized(self.dense, self.regions, self.request))}
         if proposed:
             fewer = find(self.dense, self.shapes, without=proposed)
@@ -182,7 +198,7 @@ class _Planner:
         reason = f"{_size(regions)}, at least {found.low:.2f} times dense, tuned for {seconds:g} s"
         return Compiled(Plan(True, reason, found.low, seconds), model, costs)
 
-    def _tune(self) -> None:
+    def tune(self) -> None:
         """Measure variants of every layer; a region gets time for each of its steps."""
         known = [r for r in self.regions if r.shapes]
         n_steps = sum(len(r.steps) for r in known)
@@ -193,7 +209,7 @@ class _Planner:
             pairs = region.program().tune(region.shapes, isa=self.isa, seconds=seconds)
             region.set_variants({x.output: pairs[steps] for x, steps in region.layers()})
 
-    def _price(self) -> tuple[list[LayerCost], set[str]]:
+    def price(self) -> tuple[list[LayerCost], set[str]]:
         """What each layer costs, and the outputs of those that ONNX Runtime had better keep."""
         self.request.progress("comparing layers", 0, 1)
         images = len(next(iter(self.feeds.values())))

@@ -8,6 +8,7 @@ from typing import Any
 
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import Layer
+from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.verify.accuracy import Accuracy, Paired
 from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.gates import Verdict
@@ -40,15 +41,17 @@ class Report:
 
     `latency` and `processes` are keyed "model" (on stock onnxruntime), "reference", "int8" (the
     reference quantised) and, where the model runs on them, "kernels": then the gates on latency
-    judge those. `other_latencies` are the same at other threads and batches, which no gate judges.
-    `parity` is packed against dense by inputs. `kernels_parity` (compiled now), `compiled_parity`
-    (the compiled file that sessions open) and `torch_parity` (the network that the file was made
-    from) are against stock on all test images, or on the probe inputs without data. `rounding` is
-    fp16 values against fp32 on the self-test's inputs, `rounding_paired` on the test split where a
-    file with fp32 values lies beside the model. `mismatch` is the first layer that differs where
-    one of these or the self-test fails. `load` is what else ran while latency was measured,
-    `history` the curves of the run that lies beside the file. `origin` is what the model says of
-    itself, `provenance` what made this report.
+    judge those. `other_latencies` are the same at other threads and batches, which no gate
+    judges. `parity` is packed against dense by inputs. `kernels_parity` (compiled now),
+    `compiled_parity` (the compiled file that sessions open) and `torch_parity` (the network
+    that the file was made from) are against stock on all test images, or on the probe inputs
+    without data. `rounding` is fp16 values against fp32 on the self-test's inputs,
+    `rounding_paired` on the test split where a file with fp32 values lies beside the model.
+    `mismatch` is the first layer that differs where one of these or the self-test fails. `load`
+    is what else ran while latency was measured, `layer_times` is by stock onnxruntime's
+    profiler, `kernel_layers` each layer dense and on the kernels, empty where they are not
+    used. `history` the curves of the run that lies beside the file. `origin` is what the model
+    says of itself, `provenance` what made this report.
     """
 
     model: File
@@ -72,6 +75,7 @@ class Report:
     other_latencies: tuple[Latency, ...]
     load: Load
     layer_times: tuple[LayerTime, ...]
+    kernel_layers: tuple[LayerCost, ...]
     processes: dict[str, Cost]
     sparsity: float
     layers: tuple[Layer, ...]

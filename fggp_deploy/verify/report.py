@@ -55,7 +55,7 @@ from fggp_deploy.verify.notes import notes
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.size import size
-from fggp_deploy.verify.speed import latencies, layer_times, processes
+from fggp_deploy.verify.speed import kernel_layers, latencies, layer_times, processes
 from fggp_deploy.verify.subject import Subject, find_reference, gather
 
 
@@ -174,6 +174,7 @@ def verify(
         latency=timed,
         other_latencies=tuple(others),
         load=load,
+        kernel_layers=kernel_layers(subject, batch=batch, progress=progress),
         layer_times=layer_times(subject, threads=n_threads, batch=batch, seed=seed),
         processes=processes(subject, threads=n_threads, batch=batch, progress=progress),
         sparsity=1 - sum(layer.nnz for layer in packed.layers) / max(1, n_weights),

@@ -13,9 +13,18 @@ from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.files import write_atomic
 from fggp_deploy.progress import Progress
+from fggp_deploy.runtime.compiler import Request, price_layers
+from fggp_deploy.runtime.costs import LayerCost
+from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.latency import MIN_SESSIONS, N_SESSIONS, Latency, Opener, Run, at_setting
 from fggp_deploy.verify.localise import layers_by_node
-from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime
+from fggp_deploy.verify.network import (
+    SESSION_CONFIG,
+    Floats,
+    Network,
+    load,
+    open_by_runtime,
+)
 from fggp_deploy.verify.process import Cost, measure_processes
 from fggp_deploy.verify.profile import LayerTime, profile
 from fggp_deploy.verify.subject import INT8, KERNELS, MODEL, REFERENCE, Subject
@@ -51,6 +60,14 @@ def layer_times(subject: Subject, *, threads: int, batch: int, seed: int) -> tup
     x = _images(subject, batch, np.random.default_rng(seed))
     layers = layers_by_node(subject.packed.dense())
     return profile(subject.packed.runnable(), x, threads=threads, layers=layers)
+
+
+def kernel_layers(subject: Subject, *, batch: int, progress: Progress) -> tuple[LayerCost, ...]:
+    """Each layer dense on stock onnxruntime and on the kernels; none where they are not used."""
+    if subject.kernels is None:
+        return ()
+    request = Request(Options(1, SESSION_CONFIG), batch, progress=progress)
+    return tuple(price_layers(subject.packed.runnable(), request))
 
 
 def processes(subject: Subject, *, threads: int, batch: int, progress: Progress) -> dict[str, Cost]:

@@ -34,7 +34,7 @@ def accuracy(r: Report) -> Section:
     blocks: list[str | Table] = [Table(caption, ["network", "top-1", "top-5"], rows)]
     blocks += _paired(a) + _int8(r) + _rounding(r) + _classes(a) + [_calibration(a)] + _inputs(r)
     if curves := _curves(r):
-        blocks.append(curves)
+        blocks += [curves, _by_sparsity(r)]
     return Section("Accuracy", blocks)
 
 
@@ -177,3 +177,14 @@ def _curves(r: Report) -> Table | None:
     )
     caption = "The run's own log (metrics.jsonl beside the file), one run, no spread."
     return Table(caption, ["epoch", "loss", "held-out accuracy", "sparsity"], rows, chart)
+
+
+def _by_sparsity(r: Report) -> Table:
+    points = sorted((100 * e.sparsity, 100 * e.val_accuracy) for e in r.history)
+    chart = Lines("Held-out accuracy against sparsity", {words.FILE: points}, "% removed", "%")
+    caption = (
+        "The same epochs by sparsity: what the network could do while it was pruned. Where several "
+        "have one sparsity, it was only trained on in between."
+    )
+    rows = [(f"{sparsity:.2f}%", f"{accuracy:.2f}%") for sparsity, accuracy in points]
+    return Table(caption, ["removed", "held-out accuracy"], rows, chart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fggp_deploy.runtime.costs import DENSE_RUNS, KERNEL_RUNS
 from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.latency import PERCENTILES, setting
@@ -31,6 +32,8 @@ def speed(r: Report) -> Section:
     ]
     if r.layer_times:
         blocks.append(_layers(r))
+    if r.kernel_layers:
+        blocks.append(_kernel_layers(r))
     return Section("Speed", blocks)
 
 
@@ -163,3 +166,37 @@ def _layers(r: Report) -> Table:
         "The profiler costs time too, so the sum exceeds the latency."
     )
     return Table(caption, ["layer", "operators", "runs", "ms", "share"], rows, chart)
+
+
+def _kernel_layers(r: Report) -> Table:
+    shown = sorted(r.kernel_layers, key=lambda c: -c.kernels_us)[:MAX_LAYERS]
+    shown = [c for c in r.kernel_layers if c in shown]
+    rows = [
+        (
+            c.name,
+            c.op,
+            f"{c.density:.1%}" if c.shape else "–",
+            "–" if c.dense_us is None else f"{c.dense_us / 1000:.4f}",
+            f"{c.kernels_us / 1000:.4f}",
+            f"{c.dense_us / c.kernels_us:.2f}×" if c.dense_us and c.kernels_us else "–",
+        )
+        for c in shown
+    ]
+    chart = Bars(
+        "Time by layer, dense and on the kernels",
+        [c.name for c in shown],
+        {
+            "dense on stock onnxruntime": [(c.dense_us or 0.0) / 1000 for c in shown],
+            words.NETWORKS["kernels"]: [c.kernels_us / 1000 for c in shown],
+        },
+        "ms",
+    )
+    caption = (
+        f"Each layer with what is fused into it, an image on one thread, {len(shown)} of "
+        f"{len(r.kernel_layers)}: medians of {DENSE_RUNS} runs of the dense network by "
+        f"onnxruntime's profiler and of {KERNEL_RUNS} on the kernels by their own clock. "
+        "Onnxruntime fuses otherwise, so a single ratio is rough; where it has no time, another "
+        "layer's node does the work."
+    )
+    head = ["layer", "operator", "non-zeros", "dense ms", "kernels ms", "ratio"]
+    return Table(caption, head, rows, chart)
