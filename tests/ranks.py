@@ -267,6 +267,9 @@ def free_port() -> int:
 def forked(n: int, work: Callable[[Path], Any], folder: Path) -> list[dict[str, Any]]:
     """Fork the ranks, wait for all of them to end; the store is ours, as it is torchrun's."""
     store, pids = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False), []
+    # None connects before all are there: the store's thread, which answers, may hold a lock of the
+    # C library, and a child that is forked then would wait for that lock for ever.
+    wait, start = os.pipe()
     for rank in range(n):
         answer = folder / f"answer-{rank}.json"
         answer.unlink(missing_ok=True)
@@ -274,6 +277,8 @@ def forked(n: int, work: Callable[[Path], Any], folder: Path) -> list[dict[str, 
         if pid:
             pids.append(pid)
             continue
+        os.close(start)
+        os.read(wait, 1)
         os.environ.update(
             RANK=str(rank), WORLD_SIZE=str(n), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(n),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port),
@@ -289,6 +294,8 @@ def forked(n: int, work: Callable[[Path], Any], folder: Path) -> list[dict[str, 
                 traceback.print_exc()
         answer.write_text(json.dumps(told))
         os._exit(code)
+    os.close(start)
+    os.close(wait)
     ends = []
     for rank, pid in enumerate(pids):
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
