@@ -90,7 +90,8 @@ def numbers(name: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as e:
-        raise ConfigError(f"{name} must be numbers with commas between, got {text!r}") from e
+        cure = "; write 98% as 0.98" if "%" in text else ""
+        raise ConfigError(f"{name} must be numbers with commas between, got {text!r}{cure}") from e
 
 
 def integers(name: str, text: str) -> tuple[int, ...]:

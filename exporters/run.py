@@ -87,7 +87,10 @@ def export_run(
         raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
     content, info, model = _read(checkpoint, trust_code=trust_code)
     path = out or checkpoint.with_name(name)
-    reference = _reference(parent_of(checkpoint), path.parent, trust_code=trust_code)
+    parent = parent_of(checkpoint)
+    if path.parent != checkpoint.parent:
+        _refuse_to_replace_reference(path.parent, parent)
+    reference = _reference(parent, path.parent, trust_code=trust_code)
     setting = {"format": format, "flat": flat, "values": values}
     provenance = Provenance.of(setting, began).to_dict()
     metadata = dataclasses.replace(
@@ -221,6 +224,22 @@ def _to_ship(provenance: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("model"):
         config["model"] = without_folder(config["model"])
     return kept | {"config": config} if kept else {}
+
+
+def _refuse_to_replace_reference(folder: Path, parent: Path) -> None:
+    """Raise ConfigError where `folder` holds the reference of another network."""
+    path = folder / REFERENCE
+    if not path.is_file() or not parent.is_file():
+        return
+    try:
+        same = SparseModel.open(path).metadata.checkpoint_sha256 == sha256_file(parent)
+    except ModelFileError:
+        same = False
+    if not same:
+        raise ConfigError(
+            f"{path} is not the parent of this network and would be replaced; "
+            "name a file in another folder with --out, or move it away"
+        )
 
 
 def _reference(parent: Path, folder: Path, *, trust_code: bool) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable
+from os.path import commonprefix
 from typing import ClassVar
 
 _MANY = 50  # names that still fit in a message
@@ -33,12 +34,18 @@ class UnknownName(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = difflib.get_close_matches(name, known, n=5)
+        nearest = max(close, key=lambda k: _likeness(name, k), default=None)
+        hint = f"did you mean {nearest!r}? " if nearest else ""
         if len(known) > _MANY:
-            nearest = difflib.get_close_matches(name, known, n=10, cutoff=0.5)
-            known = [*nearest, f"{len(known) - len(nearest)} others"]
+            near = difflib.get_close_matches(name, known, n=10, cutoff=0.5)
+            known = [*near, f"{len(known) - len(near)} others"]
         super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+
+
+def _likeness(name: str, known: str) -> tuple[float, int]:
+    ratio = difflib.SequenceMatcher(None, known, name).ratio()
+    return ratio, len(commonprefix((name, known)))  # noqa: RUF071, names are no paths
 
 
 class TargetBelowStart(ConfigError):

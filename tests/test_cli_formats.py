@@ -132,3 +132,14 @@ def test_mistakes_with_reports_are_one_line(program, args):
     assert ended.code == 2
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
+
+
+def test_export_leaves_another_networks_reference_alone(demo_run):
+    other = demo_run.cwd / "other" / "reference.onnx"
+    other.parent.mkdir()
+    other.write_bytes(b"another network's")
+    made = demo_run("export", "--out", other.with_name("mine.onnx"))
+    assert made.code == 2
+    assert "other/reference.onnx is not the parent of this network and would be" in made.err
+    assert [p.name for p in other.parent.iterdir()] == ["reference.onnx"]
+    assert other.read_bytes() == b"another network's"

@@ -65,7 +65,7 @@ class Metadata:
         if PREFIX + "format_version" not in props:
             raise ModelFileError(
                 "this is an ONNX file that fggp-deploy did not make (it has no fggp.* metadata); "
-                "make one with `fggp-deploy export`"
+                "make one with `fggp-deploy export`; `explain` and `bench` take any ONNX file"
             )
         values = {k.removeprefix(PREFIX): _json(k, v) for k, v in props.items() if k[:5] == PREFIX}
         if values["format_version"] != FORMAT_VERSION:

@@ -11,9 +11,8 @@ from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PACKED
 from fggp_deploy.verify.page import Glance, Lines, Page, Section, Table
-from fggp_deploy.verify.schema import read_report
+from fggp_deploy.verify.schema import REPORT, read_report
 
-REPORT = "report.json"
 DELTA_POINTS = 0.5  # the δ of prune potential, Lost in Pruning's
 
 
@@ -152,7 +151,7 @@ def _find(path: Path) -> tuple[Path, Path | None]:
     folder = path if path.is_dir() and path.suffix != ".csr" else path.parent
     report, model = folder / REPORT, folder / PACKED if folder == path else path
     if not report.is_file():
-        raise ConfigError(f"{folder} has no {REPORT}; run `fggp-deploy verify {path}` first")
+        raise ConfigError(f"{path}: no {REPORT} is there; run `fggp-deploy verify {path}` first")
     return report, model if model.exists() else None
 
 

@@ -11,6 +11,7 @@ from fggp_deploy.errors import FileError
 
 SCHEMA_VERSION = 2
 SCHEMA_FILE = "report.schema.json"
+REPORT = "report.json"
 MAX_BYTES = 64 << 20
 
 
@@ -22,6 +23,8 @@ def schema() -> dict[str, Any]:
 
 def read_report(path: Path) -> dict[str, Any]:
     """A report.json of this version, its parts checked for what is used of them here."""
+    if path.is_dir():
+        path = path / REPORT
     try:
         if path.stat().st_size > MAX_BYTES:
             raise FileError(f"{path} is larger than any report; give the report.json of a verify")
