@@ -1,0 +1,49 @@
+"""CIFAR-10 as papers on pruning split it, for `--data benchmarks/cifar_protocols.py:NAME`.
+
+The folder that holds `cifar-10-batches-py` is $FGGP_DATA_DIR; $FGGP_PAPER_IMAGES, where set, leaves
+only as many training images and test images.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fggp_deploy.data import cifar
+from fggp_deploy.data.types import Dataset, Split
+
+
+def last_epoch() -> Dataset:
+    """All 50,000 training images; `val` are 1,000 of them and say nothing of other images."""
+    data = _cifar10()
+    assert isinstance(data.train, Split)
+    assert isinstance(data.val, Split)
+    everything = Split(
+        np.concatenate([data.train.images, data.val.images]),
+        np.concatenate([data.train.labels, data.val.labels]),
+    )
+    return replace(data, name="cifar10, 50,000 training images", train=_some(everything))
+
+
+def best_epoch() -> Dataset:
+    """The first 45,000 training images; `val` is the test set, so that the best epoch is known."""
+    data = _cifar10()
+    assert isinstance(data.train, Split)
+    assert isinstance(data.test, Split)
+    train = Split(data.train.images[:45_000], data.train.labels[:45_000])
+    return replace(data, name="cifar10, 45,000 training images", train=_some(train), val=data.test)
+
+
+def _cifar10() -> Dataset:
+    folder = os.environ.get("FGGP_DATA_DIR")
+    data = cifar.load(Path(folder) if folder else None)
+    assert isinstance(data.test, Split)
+    return replace(data, test=_some(data.test))
+
+
+def _some(split: Split) -> Split:
+    n = int(os.environ.get("FGGP_PAPER_IMAGES", "0"))
+    return split.first(n) if n else split

@@ -1,0 +1,419 @@
+"""FGGP's table: CIFAR-10, VGG-19 and ResNet-50, from dense and 50%-sparse starts, cell by cell.
+
+    python benchmarks/paper_table.py --runs FOLDER --data-dir DATA [--nets vgg19,resnet50]
+        [--targets 0.98] [--starts dense,half] [--methods fggp,gmp] [--seeds 0] [--minutes 9]
+
+A cell is one network pruned while it is trained from random weights by the recipe `paper` (160
+epochs, learning rate 0.1 falling at half and three quarters, no teacher). `half` starts from a
+random mask of 50%, by ERK. `--recipe best` prunes a network that was trained densely first (a cell
+of its own, method `dense`, which `--methods dense` also makes). A cell that was cut by --minutes,
+or killed, goes on when the same command is given again; a finished one is not made again.
+`--parallel N` makes N side by side. What is not named here goes to every prune and train
+with `--options "--precision bf16 --compile"`.
+
+Accuracy is the last epoch's on the official 10,000 test images, trained on all 50,000 training
+images: nothing is chosen on the test set. `--protocol best-epoch` is how older tables were made
+(45,000 images, the best epoch at the final sparsity on the test set itself).
+
+`--plan` measures images per second and says what fits; `--report` prints the table of what is done
+and writes a plot; `--bring FOLDER` exports each finished cell there as one packed ONNX file. Each
+finished cell is a line of FOLDER/results.jsonl.
+
+On one GPU for half an hour, in this order (each line again until it says that all is done):
+
+    G="--device cuda --precision bf16 --compile"
+    python benchmarks/paper_table.py --runs R --data-dir D --options "$G" --minutes 9
+        --nets vgg19 --targets 0.98 --methods fggp,gmp --parallel 2 --bring B
+    … --nets vgg19 --targets 0.98 --recipe best
+    … --nets resnet50 --targets 0.98
+    … --nets vgg19 --targets 0.9,0.95 --starts dense,half --parallel 4
+    … --nets vgg19 --targets 0.98 --seeds 0,1,2 --parallel 3
+    … --nets vgg19 --targets 0.98 --rates 0.2,0.8 --parallel 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PROTOCOLS = {"last-epoch": "last_epoch", "best-epoch": "best_epoch"}
+STARTS = {"dense": 0.0, "half": 0.5}
+CUT = 128 + signal.SIGTERM
+# Mean over seeds, of 45,000 training images, the best epoch chosen on the test set; of the papers'
+# cells these were at hand.
+PUBLISHED = {
+    ("vgg19", "dense"): {0.0: 93.85},
+    ("vgg19", "SNIP"): {0.9: 93.63, 0.95: 93.43, 0.98: 92.05},
+    ("vgg19", "GraSP"): {0.9: 93.30, 0.95: 93.04, 0.98: 92.19},
+    ("vgg19", "SynFlow"): {0.9: 93.35},
+    ("vgg19", "RigL"): {0.9: 93.38},
+    ("vgg19", "GMP"): {0.9: 93.59},
+    ("vgg19", "GraNet"): {0.9: 93.80},
+    ("resnet50", "dense"): {0.0: 94.75},
+    ("resnet50", "SNIP"): {0.95: 90.86},
+    ("resnet50", "GraSP"): {0.95: 91.32},
+    ("resnet50", "SynFlow"): {0.95: 91.22},
+    ("resnet50", "RigL"): {0.95: 93.86},
+    ("resnet50", "GMP"): {0.95: 94.52},
+    ("resnet50", "GraNet"): {0.95: 94.44},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table; `dense` is a method that removes nothing."""
+
+    net: str
+    target: float
+    start: str
+    method: str
+    rate: float
+    recipe: str
+    protocol: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The run's folder."""
+        if self.method == "dense":
+            return f"{self.net}-dense-{self.protocol}-seed{self.seed}"
+        rate = f"-r{self.rate:g}" if self.rate != 0.5 else ""
+        return (
+            f"{self.net}-{self.start}-{self.method}{rate}-{self.target:g}-{self.recipe}-"
+            f"{self.protocol}-seed{self.seed}"
+        )
+
+
+def cells(args: argparse.Namespace) -> Iterator[Cell]:
+    """What the options ask for, in their order; what `best` starts from comes before it."""
+    seen = set()
+    for seed in args.seeds:
+        for net in args.nets:
+            for target in args.targets:
+                for start in args.starts:
+                    for method in args.methods:
+                        for rate in args.rates:
+                            cell = Cell(
+                                net, target, start, method, rate, args.recipe, args.protocol, seed
+                            )
+                            before = [dense(cell)] if args.recipe == "best" else []
+                            for c in [*before, dense(cell) if method == "dense" else cell]:
+                                if c.name not in seen:
+                                    seen.add(c.name)
+                                    yield c
+
+
+def dense(cell: Cell) -> Cell:
+    """The dense network that `cell` is compared with."""
+    return Cell(cell.net, 0.0, "dense", "dense", 0.5, "paper", cell.protocol, cell.seed)
+
+
+def command(cell: Cell, args: argparse.Namespace) -> list[str]:
+    """The program's own command that makes the cell; its random start is written where need be."""
+    where = f"{HERE / 'cifar_protocols.py'}:{PROTOCOLS[cell.protocol]}"
+    common = ["--model", cell.net, "--data", where, "--trust-code", "--seed", str(cell.seed)]
+    common += ["--out", str(args.runs / cell.name), *shlex.split(args.options)]
+    if cell.method == "dense":
+        shape = ["--lr", "0.1", "--lr-schedule", "step", "--warmup-epochs", "0"]
+        shape += ["--weight-decay", "5e-4", "--batch-size", "128"]
+        return ["train", "--epochs", str(args.epochs or 160), *shape, *common]
+    start = args.runs / dense(cell).name
+    if cell.recipe != "best":
+        start = untrained(cell, args.runs)
+    epochs = ["--epochs", str(args.epochs)] if args.epochs else []
+    return [
+        "prune", "--recipe", cell.recipe, *epochs, "--checkpoint", str(start),
+        "--target", str(cell.target), "--method", cell.method, "--rate", str(cell.rate), *common,
+    ]  # fmt: skip
+
+
+def untrained(cell: Cell, runs: Path) -> Path:
+    """A network with random weights, and of a `half` start with random ERK masks, as a file."""
+    path = runs / f"{cell.net}-untrained-{cell.start}-seed{cell.seed}.safetensors"
+    if path.exists():
+        return path
+    import torch
+
+    from fggp_deploy import models
+    from fggp_deploy.allocation import ALLOCATIONS
+    from fggp_deploy.artifacts.checkpoint import CheckpointInfo
+    from fggp_deploy.data.cifar import PREPROCESSING
+    from fggp_deploy.data.cifar_classes import CIFAR10_CLASSES
+    from fggp_deploy.masks import MaskSet, random_masks
+    from fggp_deploy.pruner import prunable_parameters
+    from fggp_deploy.training.start import to_checkpoint
+
+    torch.manual_seed(cell.seed)
+    model = models.build(cell.net, num_classes=10, in_channels=3)
+    params = prunable_parameters(model)
+    masks = MaskSet({})
+    if sparsity := STARTS[cell.start]:
+        keep = ALLOCATIONS["erk"]({n: tuple(p.shape) for n, p in params.items()}, sparsity)
+        masks = random_masks(params, keep, generator=torch.Generator().manual_seed(cell.seed))
+        with torch.no_grad():
+            for n, m in masks.items():
+                params[n].mul_(m)
+    info = CheckpointInfo(
+        model=cell.net, data="cifar10", classes=CIFAR10_CLASSES, preprocessing=PREPROCESSING,
+        prunable=tuple(params),
+    )  # fmt: skip
+    to_checkpoint(model, masks, info).save(path)
+    return path
+
+
+def environment(args: argparse.Namespace) -> dict[str, str]:
+    """What the data functions read."""
+    extra = {"FGGP_DATA_DIR": str(args.data_dir.resolve())}
+    if args.images:
+        extra["FGGP_PAPER_IMAGES"] = str(args.images)
+    return {**os.environ, **extra}
+
+
+def make(todo: Sequence[Cell], args: argparse.Namespace) -> bool:
+    """Run the cells, `args.parallel` side by side; whether all of them are done when time is up.
+
+    A cell that fails is said so and left; its log lies beside its folder.
+    """
+    end = time.monotonic() + 60 * args.minutes if args.minutes else None
+    waiting, running = list(todo), {}  # type: ignore[var-annotated]
+    failed = []
+    while waiting or running:
+        over = end is not None and time.monotonic() > end
+        ready = [c for c in waiting if not needs(c, args) or done(needs(c, args), args)]  # type: ignore[arg-type]
+        while ready and len(running) < args.parallel and not over:
+            cell = ready.pop(0)
+            waiting.remove(cell)
+            words = [sys.executable, "-m", "fggp_deploy.cli", *command(cell, args)]
+            log = (args.runs / f"{cell.name}.log").open("ab")
+            running[cell] = subprocess.Popen(
+                words, env=environment(args), stdout=log, stderr=subprocess.STDOUT
+            )
+            print(f"{cell.name}: {shlex.join(words[1:])}", file=sys.stderr)
+        if over:
+            for process in running.values():
+                process.terminate()  # all is saved
+            waiting.clear()
+        elif not running:
+            break  # what is left waits for what failed
+        time.sleep(0.5)
+        for cell, process in list(running.items()):
+            try:
+                code = process.wait(timeout=60 if over else 0)
+            except subprocess.TimeoutExpired:
+                continue
+            del running[cell]
+            if code == 0:
+                keep(cell, args)
+            elif code not in (CUT, -signal.SIGTERM):
+                failed.append(cell.name)
+                print(f"{cell.name} failed, see {cell.name}.log", file=sys.stderr)
+    return all(done(c, args) for c in todo)
+
+
+def needs(cell: Cell, args: argparse.Namespace) -> Cell | None:
+    """The cell that must be done before."""
+    return dense(cell) if cell.recipe == "best" else None
+
+
+def done(cell: Cell, args: argparse.Namespace) -> bool:
+    """Whether the run is finished."""
+    return (args.runs / cell.name / "summary.json").exists()
+
+
+def keep(cell: Cell, args: argparse.Namespace) -> None:
+    """Write a finished cell's line, and its packed file where one is wanted."""
+    from fggp_deploy.artifacts.provenance import machine, package_versions
+
+    folder = args.runs / cell.name
+    summary = json.loads((folder / "summary.json").read_text())
+    told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [e for e in told if "val_accuracy" in e]
+    final = epochs[-1]["sparsity"]
+    accuracy = summary["test_accuracy"]
+    if cell.protocol == "best-epoch":  # `val` is the test set there
+        accuracy = max(e["val_accuracy"] for e in epochs if e["sparsity"] == final)
+    row = {
+        **asdict(cell),
+        "accuracy": accuracy,
+        "n_test": summary["n_test"],
+        "epochs": len(epochs),
+        "images_per_second": round(statistics.median(e["images_per_second"] for e in epochs), 1),
+        "seconds": summary["seconds"],
+        "n_prunable": summary["n_prunable"],
+        "n_removed": summary["n_removed"],
+        "digest": summary["digest"],
+        "options": args.options,
+        "images": args.images,
+        "hardware": machine(),
+        "versions": package_versions(),
+    }
+    with (args.runs / "results.jsonl").open("a") as f:
+        f.write(json.dumps(row) + "\n")
+    print(f"{cell.name}: {accuracy:.2%} in {summary['seconds']:.0f} s", file=sys.stderr)
+    if args.bring and cell.method != "dense":
+        words = [sys.executable, "-m", "fggp_deploy.cli", "export", str(folder), "--json"]
+        exported = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+        args.bring.mkdir(parents=True, exist_ok=True)
+        shutil.copy(exported["path"], args.bring / f"{cell.name}.onnx")
+        shutil.copy(args.runs / "results.jsonl", args.bring)
+
+
+def plan(todo: Sequence[Cell], args: argparse.Namespace) -> None:
+    """Print what the cells that are left would take, one after the other."""
+    sum_s = 0.0
+    for cell in todo:
+        if done(cell, args) or cell.method == "dense" or cell.recipe == "best":
+            print(f"{cell.name}: {'done' if done(cell, args) else 'not timed'}")
+            continue
+        words = command(cell, args)
+        i = words.index("--out")
+        words = [*words[:i], *words[i + 2 :], "--dry-run", "--json"]
+        told = json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "fggp_deploy.cli", *words],
+                env=environment(args), check=True, capture_output=True,
+            ).stdout
+        )  # fmt: skip
+        sum_s += told["seconds"]
+        fits = "" if not args.minutes else ", fits" if sum_s < 60 * args.minutes else ", too much"
+        print(
+            f"{cell.name}: {told['images_per_second']:.0f} images/s, {told['seconds']:.0f} s, "
+            f"{sum_s:.0f} s with those before{fits}"
+        )
+
+
+def report(rows: Sequence[dict[str, Any]], plot: Path | None) -> str:
+    """The table in Markdown: mean ± sample standard deviation over seeds, rank among methods."""
+    targets = sorted({r["target"] for r in rows if r["method"] != "dense"})
+    lines = [
+        "| network | start | method | "
+        + " | ".join(f"{t:.0%}" for t in targets)
+        + " | mean rank |",
+        "|---|---|---|" + "---|" * (len(targets) + 1),
+    ]
+    found: dict[tuple[str, ...], dict[float, list[float]]] = {}
+    for r in rows:
+        rate = f", r = {r['rate']:g}" if r["rate"] != 0.5 else ""
+        short = f", {r['epochs']} epochs" if r["epochs"] not in (160, 80) else ""
+        part = f", {r['images']:,} images" if r["images"] else ""
+        way = f"{r['recipe']}, {r['protocol']}{short}{part}"
+        group = (r["net"], r["start"], way, f"{r['method']}{rate}")
+        found.setdefault(group, {}).setdefault(r["target"], []).append(100 * r["accuracy"])
+    for (net, start, way, method), by_target in found.items():
+        rivals = [
+            v for (*setting, _), v in found.items()
+            if setting == [net, start, way] and set(v) & set(targets)
+        ]  # fmt: skip
+        ranks = [
+            1 + sum(statistics.mean(o[t]) > statistics.mean(v) for o in rivals if t in o)
+            for t, v in by_target.items()
+            if t in targets
+        ]
+        shown = [_text(by_target.get(t, by_target.get(0.0, []))) for t in targets]
+        rank = f"{statistics.mean(ranks):.1f} of {len(rivals)}" if ranks else "–"
+        lines.append(f"| {net} | {start} | {method}, {way} | {' | '.join(shown)} | {rank} |")
+    nets = {r["net"] for r in rows}
+    for (net, way), values in PUBLISHED.items():
+        if net not in nets:
+            continue
+        shown = [f"{values[t]:.2f}" if t in values else "–" for t in targets]
+        if 0.0 in values:
+            shown = [f"{values[0.0]:.2f}"] * len(targets)
+        lines.append(f"| {net} | dense | {way}, published, best-epoch | {' | '.join(shown)} | – |")
+    if plot is not None:
+        _plot(found, plot)
+    return "\n".join(lines)
+
+
+def _text(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread} ({len(values)})"
+
+
+def _plot(found: dict[tuple[str, ...], dict[float, list[float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for (net, start, way, method), by_target in found.items():
+        if points := sorted((t, v) for t, v in by_target.items() if t):
+            axes.errorbar(
+                [100 * t for t, _ in points],
+                [statistics.mean(v) for _, v in points],
+                yerr=[statistics.stdev(v) if len(v) > 1 else 0 for _, v in points],
+                marker="o", capsize=3, label=f"{net}, {start} start, {method}, {way}",
+            )  # fmt: skip
+    axes.set(xlabel="removed, %", ylabel="top-1 on CIFAR-10, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+    def words(text: str) -> list[str]:
+        return text.split(",")
+
+    def numbers(text: str) -> list[float]:
+        return [float(t) for t in text.split(",")]
+
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--nets", type=words, default=["vgg19", "resnet50"])
+    parser.add_argument("--targets", type=numbers, default=[0.98])
+    parser.add_argument("--starts", type=words, default=["dense"])
+    parser.add_argument("--methods", type=words, default=["fggp", "gmp"])
+    parser.add_argument("--rates", type=numbers, default=[0.5])
+    parser.add_argument("--seeds", type=lambda t: [int(s) for s in t.split(",")], default=[0])
+    parser.add_argument("--recipe", default="paper", choices=("paper", "fast", "best"))
+    parser.add_argument("--protocol", default="last-epoch", choices=PROTOCOLS)
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--images", type=int, help="only so many training and test images")
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--minutes", type=float, help="stop then, with all saved")
+    parser.add_argument("--options", default="", help="for prune and train, as one text")
+    parser.add_argument("--bring", type=Path)
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    if unknown := set(args.starts) - set(STARTS):
+        parser.error(f"--starts are {', '.join(STARTS)}, not {', '.join(unknown)}")
+    results = args.runs / "results.jsonl"
+    if args.report:
+        if not results.exists():
+            parser.error(f"{results} is not there; make some cells first")
+        rows = [json.loads(line) for line in results.read_text().splitlines()]
+        print(report(rows, args.runs / "table.svg"))
+        return 0
+    args.runs.mkdir(parents=True, exist_ok=True)
+    todo = list(cells(args))
+    if args.plan:
+        plan(todo, args)
+        return 0
+    complete = make([c for c in todo if not done(c, args)], args)
+    print("all is done" if complete else "not all is done; the same command goes on")
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
