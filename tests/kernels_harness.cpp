@@ -1,5 +1,6 @@
 // Runs the kernel library under sanitizers: random chains on every instruction set against the
 // reference, then damaged programs and tensors, which must be refused and never read wildly.
+// Without Python, so that it runs wherever the library is built for.
 //   cmake -S . -B build-asan -DFGGP_SANITIZE=ON && cmake --build build-asan && build-asan/fggp_harness
 #include <algorithm>
 #include <cmath>
@@ -197,14 +198,22 @@ bool damage(Chain c) {
 
 }  // namespace
 
-int main() {
+// fggp_harness [CHAINS [DAMAGED]]
+int main(int argc, char** argv) {
+  const int chains = argc > 1 ? std::atoi(argv[1]) : 1000;
+  const int damaged = argc > 2 ? std::atoi(argv[2]) : 5000;
   int refused = 0;
-  for (int i = 0; i < 1000; i++) compare(random_chain());
-  for (int i = 0; i < 5000; i++) {
+  for (int i = 0; i < chains; i++) compare(random_chain());
+  for (int i = 0; i < damaged; i++) {
     Chain c = random_chain();
     // The tensors point into the chain, so a copy damages its own gaps.
     for (auto& g : c.gaps) g.shrink_to_fit();
     refused += damage(std::move(c));
   }
-  std::printf("1000 chains agree; 5000 damaged ones: %d refused, the rest ran\n", refused);
+  int n = 0;
+  const FggpIsa* const* all = fggp_isas(&n);
+  for (int i = 0; i < n; i++)
+    if (all[i]->supported()) std::printf("%s ", all[i]->name);
+  std::printf("agree on %d chains; %d damaged ones: %d refused, the rest ran\n", chains, damaged,
+              refused);
 }

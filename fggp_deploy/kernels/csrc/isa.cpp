@@ -5,6 +5,9 @@ const FggpIsa* const* fggp_isas(int* n) {
 #ifdef FGGP_X86
       &fggp_avx512, &fggp_avx2,
 #endif
+#ifdef FGGP_ARM64
+      &fggp_neon,
+#endif
       &fggp_portable};
   *n = static_cast<int>(sizeof(all) / sizeof(all[0]));
   return all;

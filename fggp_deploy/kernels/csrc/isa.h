@@ -129,7 +129,7 @@ typedef struct {
   float (*dot)(const float* weight, const uint32_t* column, size_t n, const float* x);
 } FggpIsa;
 
-extern const FggpIsa fggp_avx512, fggp_avx2, fggp_portable;
+extern const FggpIsa fggp_avx512, fggp_avx2, fggp_neon, fggp_portable;
 
 }  // extern "C"
 
