@@ -38,20 +38,23 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+import cells
+
+from fggp_deploy.artifacts.provenance import machine, package_versions
 
 HERE = Path(__file__).parent
 PROTOCOLS = {"last-epoch": "last_epoch", "best-epoch": "best_epoch"}
 STARTS = {"dense": 0.0, "half": 0.5}
-CUT = 128 + signal.SIGTERM
 # Mean over seeds, of 45,000 training images, the best epoch chosen on the test set; of the papers'
 # cells these were at hand.
 PUBLISHED = {
@@ -97,23 +100,17 @@ class Cell:
         )
 
 
-def cells(args: argparse.Namespace) -> Iterator[Cell]:
+def wanted(args: argparse.Namespace) -> Iterator[Cell]:
     """What the options ask for, in their order; what `best` starts from comes before it."""
     seen = set()
-    for seed in args.seeds:
-        for net in args.nets:
-            for target in args.targets:
-                for start in args.starts:
-                    for method in args.methods:
-                        for rate in args.rates:
-                            cell = Cell(
-                                net, target, start, method, rate, args.recipe, args.protocol, seed
-                            )
-                            before = [dense(cell)] if args.recipe == "best" else []
-                            for c in [*before, dense(cell) if method == "dense" else cell]:
-                                if c.name not in seen:
-                                    seen.add(c.name)
-                                    yield c
+    grid = product(args.seeds, args.nets, args.targets, args.starts, args.methods, args.rates)
+    for seed, net, target, start, method, rate in grid:
+        cell = Cell(net, target, start, method, rate, args.recipe, args.protocol, seed)
+        before = [dense(cell)] if args.recipe == "best" else []
+        for c in [*before, dense(cell) if method == "dense" else cell]:
+            if c.name not in seen:
+                seen.add(c.name)
+                yield c
 
 
 def dense(cell: Cell) -> Cell:
@@ -122,10 +119,10 @@ def dense(cell: Cell) -> Cell:
 
 
 def command(cell: Cell, args: argparse.Namespace) -> list[str]:
-    """The program's own command that makes the cell; its random start is written where need be."""
+    """What the program makes the cell from; its random start is written where need be."""
     where = f"{HERE / 'cifar_protocols.py'}:{PROTOCOLS[cell.protocol]}"
     common = ["--model", cell.net, "--data", where, "--trust-code", "--seed", str(cell.seed)]
-    common += ["--out", str(args.runs / cell.name), *shlex.split(args.options)]
+    common += shlex.split(args.options)
     if cell.method == "dense":
         shape = ["--lr", "0.1", "--lr-schedule", "step", "--warmup-epochs", "0"]
         shape += ["--weight-decay", "5e-4", "--batch-size", "128"]
@@ -176,85 +173,21 @@ def untrained(cell: Cell, runs: Path) -> Path:
 
 def environment(args: argparse.Namespace) -> dict[str, str]:
     """What the data functions read."""
-    extra = {"FGGP_DATA_DIR": str(args.data_dir.resolve())}
-    if args.images:
-        extra["FGGP_PAPER_IMAGES"] = str(args.images)
-    return {**os.environ, **extra}
-
-
-def make(todo: Sequence[Cell], args: argparse.Namespace) -> bool:
-    """Run the cells, `args.parallel` side by side; whether all of them are done when time is up.
-
-    A cell that fails is said so and left; its log lies beside its folder.
-    """
-    end = time.monotonic() + 60 * args.minutes if args.minutes else None
-    waiting, running = list(todo), {}  # type: ignore[var-annotated]
-    failed = []
-    while waiting or running:
-        over = end is not None and time.monotonic() > end
-        ready = [c for c in waiting if not needs(c, args) or done(needs(c, args), args)]  # type: ignore[arg-type]
-        while ready and len(running) < args.parallel and not over:
-            cell = ready.pop(0)
-            waiting.remove(cell)
-            words = [sys.executable, "-m", "fggp_deploy.cli", *command(cell, args)]
-            log = (args.runs / f"{cell.name}.log").open("ab")
-            running[cell] = subprocess.Popen(
-                words, env=environment(args), stdout=log, stderr=subprocess.STDOUT
-            )
-            print(f"{cell.name}: {shlex.join(words[1:])}", file=sys.stderr)
-        if over:
-            for process in running.values():
-                process.terminate()  # all is saved
-            waiting.clear()
-        elif not running:
-            break  # what is left waits for what failed
-        time.sleep(0.5)
-        for cell, process in list(running.items()):
-            try:
-                code = process.wait(timeout=60 if over else 0)
-            except subprocess.TimeoutExpired:
-                continue
-            del running[cell]
-            if code == 0:
-                keep(cell, args)
-            elif code not in (CUT, -signal.SIGTERM):
-                failed.append(cell.name)
-                print(f"{cell.name} failed, see {cell.name}.log", file=sys.stderr)
-    return all(done(c, args) for c in todo)
-
-
-def needs(cell: Cell, args: argparse.Namespace) -> Cell | None:
-    """The cell that must be done before."""
-    return dense(cell) if cell.recipe == "best" else None
-
-
-def done(cell: Cell, args: argparse.Namespace) -> bool:
-    """Whether the run is finished."""
-    return (args.runs / cell.name / "summary.json").exists()
+    found = {"FGGP_DATA_DIR": str(args.data_dir.resolve())}
+    return found | ({"FGGP_PAPER_IMAGES": str(args.images)} if args.images else {})
 
 
 def keep(cell: Cell, args: argparse.Namespace) -> None:
     """Write a finished cell's line, and its packed file where one is wanted."""
-    from fggp_deploy.artifacts.provenance import machine, package_versions
-
-    folder = args.runs / cell.name
-    summary = json.loads((folder / "summary.json").read_text())
-    told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    epochs = [e for e in told if "val_accuracy" in e]
-    final = epochs[-1]["sparsity"]
-    accuracy = summary["test_accuracy"]
+    found = cells.figures(args.runs, cell.name)
+    epochs = found.pop("epochs")
     if cell.protocol == "best-epoch":  # `val` is the test set there
-        accuracy = max(e["val_accuracy"] for e in epochs if e["sparsity"] == final)
+        final = epochs[-1]["sparsity"]
+        found["accuracy"] = max(e["val_accuracy"] for e in epochs if e["sparsity"] == final)
     row = {
         **asdict(cell),
-        "accuracy": accuracy,
-        "n_test": summary["n_test"],
+        **found,
         "epochs": len(epochs),
-        "images_per_second": round(statistics.median(e["images_per_second"] for e in epochs), 1),
-        "seconds": summary["seconds"],
-        "n_prunable": summary["n_prunable"],
-        "n_removed": summary["n_removed"],
-        "digest": summary["digest"],
         "options": args.options,
         "images": args.images,
         "hardware": machine(),
@@ -262,9 +195,9 @@ def keep(cell: Cell, args: argparse.Namespace) -> None:
     }
     with (args.runs / "results.jsonl").open("a") as f:
         f.write(json.dumps(row) + "\n")
-    print(f"{cell.name}: {accuracy:.2%} in {summary['seconds']:.0f} s", file=sys.stderr)
+    print(f"{cell.name}: {row['accuracy']:.2%} in {row['seconds']:.0f} s", file=sys.stderr)
     if args.bring and cell.method != "dense":
-        words = [sys.executable, "-m", "fggp_deploy.cli", "export", str(folder), "--json"]
+        words = [*cells.PROGRAM, "export", str(args.runs / cell.name), "--json"]
         exported = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
         args.bring.mkdir(parents=True, exist_ok=True)
         shutil.copy(exported["path"], args.bring / f"{cell.name}.onnx")
@@ -275,18 +208,13 @@ def plan(todo: Sequence[Cell], args: argparse.Namespace) -> None:
     """Print what the cells that are left would take, one after the other."""
     sum_s = 0.0
     for cell in todo:
-        if done(cell, args) or cell.method == "dense" or cell.recipe == "best":
-            print(f"{cell.name}: {'done' if done(cell, args) else 'not timed'}")
+        finished = cells.done(args.runs, cell.name)
+        if finished or cell.method == "dense" or cell.recipe == "best":
+            print(f"{cell.name}: {'done' if finished else 'not timed'}")
             continue
-        words = command(cell, args)
-        i = words.index("--out")
-        words = [*words[:i], *words[i + 2 :], "--dry-run", "--json"]
-        told = json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "fggp_deploy.cli", *words],
-                env=environment(args), check=True, capture_output=True,
-            ).stdout
-        )  # fmt: skip
+        words = [*cells.PROGRAM, *command(cell, args), "--dry-run", "--json"]
+        env = {**os.environ, **environment(args)}
+        told = json.loads(subprocess.run(words, env=env, check=True, capture_output=True).stdout)
         sum_s += told["seconds"]
         fits = "" if not args.minutes else ", fits" if sum_s < 60 * args.minutes else ", too much"
         print(
@@ -322,7 +250,7 @@ def report(rows: Sequence[dict[str, Any]], plot: Path | None) -> str:
             for t, v in by_target.items()
             if t in targets
         ]
-        shown = [_text(by_target.get(t, by_target.get(0.0, []))) for t in targets]
+        shown = [cells.mean_text(by_target.get(t, by_target.get(0.0, []))) for t in targets]
         rank = f"{statistics.mean(ranks):.1f} of {len(rivals)}" if ranks else "–"
         lines.append(f"| {net} | {start} | {method}, {way} | {' | '.join(shown)} | {rank} |")
     nets = {r["net"] for r in rows}
@@ -336,13 +264,6 @@ def report(rows: Sequence[dict[str, Any]], plot: Path | None) -> str:
     if plot is not None:
         _plot(found, plot)
     return "\n".join(lines)
-
-
-def _text(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread} ({len(values)})"
 
 
 def _plot(found: dict[tuple[str, ...], dict[float, list[float]]], path: Path) -> None:
@@ -406,11 +327,24 @@ def main() -> int:
         print(report(rows, args.runs / "table.svg"))
         return 0
     args.runs.mkdir(parents=True, exist_ok=True)
-    todo = list(cells(args))
+    todo = list(wanted(args))
     if args.plan:
         plan(todo, args)
         return 0
-    complete = make([c for c in todo if not done(c, args)], args)
+    by_name = {c.name: c for c in todo}
+    complete = cells.make(
+        [
+            cells.Run(
+                c.name, partial(command, c, args), dense(c).name if c.recipe == "best" else None
+            )
+            for c in todo
+        ],
+        args.runs,
+        kept=lambda name: keep(by_name[name], args),
+        parallel=args.parallel,
+        minutes=args.minutes,
+        environment=environment(args),
+    )
     print("all is done" if complete else "not all is done; the same command goes on")
     return 0 if complete else 1
 
