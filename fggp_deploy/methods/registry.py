@@ -19,6 +19,13 @@ GROUP = "fggp_deploy.methods"
 BUILT_IN = {
     "fggp": "fggp:METHOD",
     "gmp": "gmp:METHOD",
+    "magnitude-first": "arms:MAGNITUDE_FIRST",
+    "magnitude-first-annealed": "arms:MAGNITUDE_FIRST_ANNEALED",
+    "gradient-first-annealed": "arms:GRADIENT_FIRST_ANNEALED",
+    "saliency": "arms:SALIENCY",
+    "rank-sum": "arms:RANK_SUM",
+    "rank-product": "arms:RANK_PRODUCT",
+    "mean-gradient": "arms:MEAN_GRADIENT",
 }
 
 
