@@ -17,6 +17,8 @@ from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner, methods
 from fggp_deploy.errors import ConfigError, ResumeRefused, UnknownName
 from fggp_deploy.methods import Options, setting
 from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.training import run as runs
+from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.prune import prune
 from fggp_deploy.training.recipes import resolve
@@ -124,6 +126,52 @@ def test_random_weights_need_no_checkpoint(tmp_path: Path):
     assert results[0] == results[1]
     with pytest.raises(ConfigError, match="--model tiny needs --checkpoint or --weights"):
         prune(config(None, **SMALL), observer=Quiet(), out=tmp_path / "none")
+
+
+class Cut(BaseException):
+    pass
+
+
+TRAINING = [n for n in methods.BUILT_IN if not methods.info(n).without_training]
+HALF = {"granet": {"start_sparsity": 0.5}}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_method_is_exact_and_goes_on_where_it_was_cut(
+    tmp_path: Path, parent: Path, monkeypatch, name: str
+):
+    options = config(
+        parent, **SMALL, method=name, method_set=HALF.get(name, {}), prune_first=True, distill=0.0
+    )
+    whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
+    assert whole.n_removed == round(0.8 * whole.n_prunable)
+    write = savepoint.write
+
+    def and_end(folder: Path, at: int, *rest: object) -> Path:
+        path = write(folder, at, *rest)
+        if at == 5:
+            raise Cut
+        return path
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(runs.savepoint, "write", and_end)
+        prune(options, observer=Quiet(), out=tmp_path / "cut")
+    again = prune(options, observer=Quiet(), out=tmp_path / "cut")
+    assert again.digest == whole.digest
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
+        ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network a run, since its masks"),
+        ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
+    ],
+)
+def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict, says: str):
+    with pytest.raises(ConfigError, match=says):
+        prune(config(parent, **{**SMALL, **values}), observer=Quiet(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def packaged(folder: Path, value: str) -> None:

@@ -26,6 +26,9 @@ BUILT_IN = {
     "rank-sum": "arms:RANK_SUM",
     "rank-product": "arms:RANK_PRODUCT",
     "mean-gradient": "arms:MEAN_GRADIENT",
+    "granet": "granet:METHOD",
+    "rigl": "rigl:RIGL",
+    "set": "rigl:SET",
 }
 
 
