@@ -224,6 +224,31 @@ def test_a_broken_method_of_another_package(tmp_path: Path, monkeypatch, value: 
         methods.info("mine")
 
 
+def test_the_program_lists_the_methods(program):
+    told = program("methods", "--json").json
+    assert [m["name"] for m in told] == list(methods.BUILT_IN)
+    rigl = next(m for m in told if m["name"] == "rigl")
+    assert rigl["starts"] == ["random", "sparse"]
+    assert rigl["options"][0]["name"] == "regrow"
+    assert rigl["options"][0]["default"] == 0.5
+    shown = program("methods").out
+    assert all(f"\n{name}: " in f"\n{shown}" for name in methods.BUILT_IN)
+    assert "starts from random or sparse; one target a run; keeps the random generator" in shown
+    one = program("methods", "granet", COLUMNS="160")
+    assert "--method-set start_sparsity=" in one.out
+    wrong = program("methods", "rigel")
+    assert wrong.code == 2
+    assert "unknown method 'rigel'; did you mean 'rigl'?" in wrong.err
+
+
+def test_the_program_refuses_options_that_the_method_has_not(program):
+    wrong = program("prune", "--method", "gmp", "--method-set", "regrow=0.5")
+    assert wrong.code == 2
+    assert "unknown option of --method gmp 'regrow'; known: allocation" in wrong.err
+    half = program("prune", "--method-set", "allocation")
+    assert "--method-set takes key=value, got 'allocation'" in half.err
+
+
 class Two(nn.Module):
     """A small layer with large weights, a large one with small weights."""
 

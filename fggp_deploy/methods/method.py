@@ -56,8 +56,8 @@ class Task:
 
     `target`: sparsity at the end. `schedule`: of gradual pruning to it. `n_steps`: optimiser steps
     of the run. `updates`, `rate`: the run's options of that name. `seed`: of what is random.
-    `batches(n)`: at least n training images as they are tested, the same ones at every call; each
-    of several processes gets its share.
+    `input_shape`: of one image, [C, H, W]. `batches(n)`: at least n training images as they are
+    tested, the same ones at every call; each of several processes gets its share.
     """
 
     target: float
@@ -66,6 +66,7 @@ class Task:
     updates: int
     rate: float
     seed: int
+    input_shape: tuple[int, ...]
     batches: Callable[[int], Sequence[Batch]]
 
 

@@ -29,6 +29,10 @@ BUILT_IN = {
     "granet": "granet:METHOD",
     "rigl": "rigl:RIGL",
     "set": "rigl:SET",
+    "random": "at_init:RANDOM",
+    "snip": "at_init:SNIP_INFO",
+    "grasp": "at_init:GRASP",
+    "synflow": "at_init:SYNFLOW",
 }
 
 

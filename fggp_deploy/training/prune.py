@@ -99,6 +99,7 @@ def ready_to_prune(
         updates=config.updates,
         rate=config.rate,
         seed=config.seed,
+        input_shape=start.data.preprocessing.input_shape,
         batches=lambda n: calibration_batches(start.data, config, n, device=device, ranks=ranks),
     )
     pruner = Pruner(
