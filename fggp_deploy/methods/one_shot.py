@@ -82,6 +82,8 @@ class OneShot(AtStart):
             masks = {**self._by_magnitude(state, n_drop)}
         counts = self._drops(state)
         for name, modules in layers:
+            if self.rule is None and not self.ridge:
+                continue  # the masks say all
             p = state.params[name]
             weight = by_group(modules[0], p.detach())
             moments = _summed(

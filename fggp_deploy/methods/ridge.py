@@ -7,27 +7,29 @@ from torch import Tensor
 
 from fggp_deploy.methods.layers import Gram
 
-_TOLERANCE = 1e-6  # of the right-hand side's norm
+_TOLERANCE = 1e-5  # of the right-hand side's norm
 
 
 def refit(
-    weight: Tensor, kept: Tensor, gram: Gram, *, ridge: float, iterations: int = 100
+    weight: Tensor, kept: Tensor, gram: Gram, *, ridge: float, iterations: int = 30
 ) -> Tensor:
     """min over Ŵ of ‖Y − X·Ŵᵀ‖² + λ‖Ŵ‖² with Ŵ = 0 where not kept, for each output alone.
 
     weight, kept (bool): [groups, out/groups, K] → the same. λ = ridge · mean diagonal of XᵀX. The
     normal equations (A + λI)·ŵ = XᵀY, with A = XᵀX of the kept, are solved for all outputs at once
-    by conjugate gradients from the pruned weights, at most `iterations` times, which lower the
-    minimised sum each time. An output whose error on the calibration data would not fall keeps its
+    by conjugate gradients from the pruned weights, at most `iterations` of them, each of which
+    lowers the sum; a matrix a mask and output, as a direct solution needs, is too much for wide
+    layers. An output whose error on the calibration data would not fall keeps its
     weights: λ may cost more than the fit gains.
 
     Our adaptation to single layers of a line of work that trains whole networks by closed forms.
     """
-    pruned = (weight * kept).double()
-    a, diagonal = gram.inputs, gram.inputs.diagonal(dim1=1, dim2=2)
+    pruned = weight * kept
+    a, right = gram.inputs.to(weight.dtype), gram.cross.transpose(1, 2).to(weight.dtype) * kept
+    diagonal = a.diagonal(dim1=1, dim2=2)
     damping = ridge * diagonal.mean(1).clamp_min(torch.finfo(torch.float32).tiny)[:, None, None]
     scale = kept / (diagonal.unsqueeze(1) + damping)  # Jacobi's preconditioner, under the mask
-    x, right = pruned.clone(), gram.cross.transpose(1, 2) * kept
+    x = pruned.clone()
     residual = right - (x @ a + damping * x) * kept
     z = scale * residual
     direction, rz = z.clone(), (residual * z).sum(2, keepdim=True)
@@ -43,9 +45,8 @@ def refit(
         z = scale * residual
         rz, before = (residual * z).sum(2, keepdim=True), rz
         direction = z + _ratio(rz, before) * direction
-    fitted = x.to(weight.dtype)
-    better = gram.error(fitted) < gram.error(pruned.to(weight.dtype))
-    return torch.where(better.unsqueeze(2), fitted, pruned.to(weight.dtype))
+    better = gram.error(x) < gram.error(pruned)
+    return torch.where(better.unsqueeze(2), x, pruned)
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
