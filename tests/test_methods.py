@@ -14,12 +14,14 @@ from killing import Quiet, config, dense
 from torch import nn
 
 from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner, methods
+from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.errors import ConfigError, ResumeRefused, UnknownName
 from fggp_deploy.methods import Options, setting
 from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.plan import plan
 from fggp_deploy.training.prune import prune
 from fggp_deploy.training.recipes import resolve
 
@@ -160,9 +162,32 @@ def test_every_method_is_exact_and_goes_on_where_it_was_cut(
     assert again.digest == whole.digest
 
 
+@pytest.mark.parametrize("name", methods.without_training())
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_what_needs_no_training(tmp_path: Path, parent: Path, name: str, epochs: int):
+    options = {**SMALL, "epochs": epochs, "target": 0.6, "method": name, "bn_images": 0}
+    results = [
+        prune(config(parent, **options), observer=Quiet(), out=tmp_path / f"run{i}")
+        for i in range(2)
+    ]
+    assert results[0].n_removed == round(0.6 * results[0].n_prunable)
+    assert results[0].digest == results[1].digest
+    assert results[0].parent_accuracy is not None
+    planned = plan(config(parent, **options))
+    assert planned.updates == ()
+    assert planned.n_steps == 5 * epochs
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
+        ({"method": "wanda", "start": "random"}, "cannot start from random weights: it keeps what"),
+        (
+            {"method": "magnitude", "epochs": 0, "start": "random"},
+            "--epochs 0 --start random would leave a network that knows nothing",
+        ),
+        ({"epochs": 0}, "without: --method magnitude, wanda, second-order"),
+        ({"method": "random", "start": "trained"}, "would throw away what a trained network has"),
         ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
         ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network a run, since its masks"),
         ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
@@ -208,6 +233,36 @@ def test_a_method_from_another_package(tmp_path: Path, parent: Path, monkeypatch
         config(parent, method="mine", method_set={"a": 1})
     with pytest.raises(UnknownName, match="did you mean 'mine'"):
         config(parent, method="mien")
+
+
+def test_a_sparse_network_is_refused_where_it_does_not_fit(
+    tmp_path: Path, parent: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    half = prune(config(parent, **{**SMALL, "target": 0.5}), observer=Quiet(), out=tmp_path / "a")
+    options = {**SMALL, "epochs": 0}
+    with pytest.raises(ConfigError, match="wanda cannot start from a trained network that is spar"):
+        prune(config(half.checkpoint, **options, method="wanda"), observer=Quiet())
+    further = prune(config(half.checkpoint, **options, method="magnitude"), observer=Quiet())
+    assert further.n_removed == round(0.8 * further.n_prunable)
+    before, after = (Checkpoint.open(r.checkpoint).masks for r in (half, further))
+    assert all(not (after[n] & ~m).any() for n, m in before.items())
+    moving = {**SMALL, "target": 0.5, "method": "rigl", "start": "trained"}
+    moved = prune(config(half.checkpoint, **moving), observer=Quiet(), out=tmp_path / "c")
+    assert moved.n_removed == half.n_removed
+    assert moved.digest != half.digest
+
+
+def test_the_method_of_the_docs(tmp_path: Path, parent: Path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    assert all(f"`{name}`" in page for name in methods.BUILT_IN)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "my_package.py").write_text(page.split("```python\n")[1].split("```")[0])
+    packaged(tmp_path / "site", "my_package:METHOD")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    options = config(parent, **SMALL, method="mine", method_set={"power": 2})
+    made = prune(options, observer=Quiet(), out=tmp_path / "run")
+    assert made.n_removed == round(0.8 * made.n_prunable)
 
 
 @pytest.mark.parametrize(
