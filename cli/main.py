@@ -19,6 +19,7 @@ from .doctor import doctor
 from .explain import explain
 from .export import export
 from .inspect import inspect
+from .methods import methods
 from .models import models
 from .prune import prune
 from .sensitivity import sensitivity
@@ -53,8 +54,8 @@ def main(
 
 
 COMMANDS = (
-    prune, export, verify, compare, sensitivity, explain, bench, inspect, models, train, demo,
-    doctor,
+    prune, export, verify, compare, sensitivity, explain, bench, inspect, models, methods,
+    train, demo, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -57,6 +57,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any option by its key in a YAML file."),
 ]
+MethodSet = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help=RULES["method_set"].help)
+]
 Out = Annotated[Path | None, typer.Option(help="Where to write; by default a new folder in runs/.")]
 RunFolder = Annotated[
     Path | None,
@@ -79,8 +82,28 @@ def given(ctx: typer.Context) -> dict[str, Any]:
         if name in _LISTS:
             value = numbers(f"--{name}", value)
             value = value[0] if name == "target" and len(value) == 1 else value
+        if name == "method_set":
+            value = settings("--method-set", value)
         read[name] = tuple(value) if isinstance(value, list) else value
     return read
+
+
+def settings(name: str, texts: list[str]) -> dict[str, Any]:
+    """Read KEY=VALUE texts, values as in YAML; raises ConfigError."""
+    import yaml
+
+    from fggp_deploy.errors import ConfigError
+
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        try:
+            if not equals:
+                raise ValueError
+            values[key.strip()] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError) as e:
+            raise ConfigError(f"{name} takes key=value, got {text!r}") from e
+    return dict(RULES[name.strip("-").replace("-", "_")].read(name.strip("-"), values))
 
 
 def numbers(name: str, text: str) -> tuple[float, ...]:

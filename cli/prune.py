@@ -37,6 +37,8 @@ def prune(
         ),
     ] = None,
     method: Annotated[str, typer.Option(help=RULES["method"].help)] = Default.method,
+    method_set: o.MethodSet = None,
+    start: Annotated[str | None, typer.Option(help=RULES["start"].help)] = None,
     epochs: o.Epochs = Default.epochs,
     updates: Annotated[int, typer.Option(help=RULES["updates"].help)] = Default.updates,
     rate: Annotated[float, typer.Option(help=RULES["rate"].help)] = Default.rate,

@@ -41,6 +41,29 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, int]:
 ALLOCATIONS = {"erk": erk, "uniform": uniform}
 
 
+def within(keep: Mapping[str, int], alive: Mapping[str, int]) -> dict[str, int]:
+    """Weights to keep per parameter where no more than `alive` are left, the total the same.
+
+    What a parameter cannot keep goes to those that have more than they were to keep, in proportion
+    to what they have. Raises ConfigError when fewer are alive than are to be kept.
+
+    >>> within({"a": 4, "b": 4}, {"a": 2, "b": 8})
+    {'a': 2, 'b': 6}
+    """
+    if sum(keep.values()) > sum(alive.values()):
+        raise ConfigError(f"cannot keep {sum(keep.values())} of {sum(alive.values())} weights")
+    kept = {n: min(k, alive[n]) for n, k in keep.items()}
+    room = {n: alive[n] - k for n, k in kept.items()}
+    missing, total = sum(keep.values()) - sum(kept.values()), sum(room.values())
+    if missing:
+        kept = {n: k + missing * room[n] // total for n, k in kept.items()}
+    for name in sorted(kept, key=lambda n: kept[n] - alive[n]):  # the most room first
+        if (left := sum(keep.values()) - sum(kept.values())) == 0:
+            break
+        kept[name] += min(left, alive[name] - kept[name])
+    return kept
+
+
 def _check(shapes: Shapes, sparsity: float) -> None:
     if not 0 <= sparsity < 1:
         raise ConfigError(f"sparsity must be in [0, 1), got {sparsity}")

@@ -98,6 +98,8 @@ class Pruner:
     Steps count optimiser steps: one that a GradScaler skips is not counted. Where processes of
     torch.distributed train one model, each has a Pruner, and all check at every update that their
     masks are the same; RanksDiffer when not.
+    `begin`: False where load_state_dict follows, so that a method that chooses at the start, maybe
+    from data, does not do so again.
     Raises TargetBelowStart when the start is sparser than the schedule's end.
     """
 
@@ -111,6 +113,7 @@ class Pruner:
         masks: Mapping[str, torch.Tensor] | None = None,
         prune_first: bool = False,
         keep_dense: Sequence[str] = (),
+        begin: bool = True,
     ) -> None:
         self._weights = weights = weight_parameters(model)
         start = initial_masks(model, masks, prune_first=prune_first, keep_dense=keep_dense)
@@ -123,6 +126,7 @@ class Pruner:
             optimizer=optimizer,
             fixed_params={n: weights[n] for n in fixed},
             fixed=fixed,
+            model=model.module if isinstance(model, DistributedDataParallel) else model,
         )
         if optimizer is not None:
             theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -138,10 +142,14 @@ class Pruner:
         else:
             self.method = method
         self.step = 0
+        self.changed_at = 0  # the step of the latest mask update
         self._stepped = optimizer is None
         if optimizer is not None:
             optimizer.register_step_post_hook(self._on_optimizer_step)
-        self.method.start(self.state)
+        if begin:
+            self.method.start(self.state)
+        if self.state.masks is not start:
+            self._changed("at the start")
 
     def _on_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Note a step that was one: a fused optimiser is called by a GradScaler that skips too."""
@@ -160,11 +168,15 @@ class Pruner:
         before = self.state.masks
         self.method.after_backward(self.state, self.step + 1)
         if self.state.masks is not before:
-            Ranks.current().check_same(
-                self.state.masks.digest,
-                f"the masks differ between the processes after the update at step {self.step + 1}; "
-                f"all must hold the same weights and averaged gradients by after_backward()",
-            )
+            self.changed_at = self.step + 1
+            self._changed(f"after the update at step {self.step + 1}")
+
+    def _changed(self, when: str) -> None:
+        Ranks.current().check_same(
+            self.state.masks.digest,
+            f"the masks differ between the processes {when}; "
+            f"all must hold the same weights and averaged gradients by after_backward()",
+        )
 
     def after_step(self) -> None:
         """Call after optimizer.step()."""
@@ -182,6 +194,7 @@ class Pruner:
         """Masks, step and what the method remembers; the model and the optimiser have their own."""
         return {
             "step": self.step,
+            "changed_at": self.changed_at,
             "stepped": self._stepped,
             "method": self.method.state_dict(),
             "masks": dict(self.state.masks),
@@ -204,6 +217,7 @@ class Pruner:
             setattr(self.state, params_key, params)
             setattr(self.state, key, MaskSet(_kept(params, masks)))
         self.step, self._stepped = int(state["step"]), bool(state["stepped"])
+        self.changed_at = int(state.get("changed_at", 0))
         self.method.load_state_dict(state["method"])
 
     def finish(self) -> MaskSet:

@@ -5,6 +5,7 @@ Steps count from 1: step t is the t-th optimiser step. Sparsity is the fraction 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
@@ -185,3 +186,31 @@ class OneShot:
     def sparsity(self, step: int) -> float:
         """`start` before the step, `target` from it on."""
         return self.target if step >= self.at else self.start
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A share that goes from `first` before the run to `last` at its end, along half a cosine.
+
+    at(t) = last + (first − last)·(1 + cos(π·t/steps))/2.
+
+    >>> [round(Cosine(0.5, 0.1, steps=4).at(t), 3) for t in (0, 2, 4)]
+    [0.5, 0.3, 0.1]
+    """
+
+    first: float
+    last: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, got {self.steps}")
+        for name in ("first", "last"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+    def at(self, step: int) -> float:
+        """The share at a step, 0 … steps."""
+        return (
+            self.last + (self.first - self.last) * (1 + math.cos(math.pi * step / self.steps)) / 2
+        )

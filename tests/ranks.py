@@ -32,6 +32,12 @@ from torch import nn
 from fggp_deploy import FGGP, Cubic, Pruner, distributed
 from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed import Ranks, joined
+from fggp_deploy.methods.arms import MeanGradient
+from fggp_deploy.methods.at_init import SNIP, SynFlow
+from fggp_deploy.methods.granet import GraNet
+from fggp_deploy.methods.regrowth import Dynamic, Exchanges
+from fggp_deploy.methods.rigl import by_chance, by_gradient
+from fggp_deploy.schedules import Cosine
 from fggp_deploy.training.prune import prune, ready_to_prune
 
 CPU = torch.device("cpu")
@@ -186,6 +192,54 @@ def fixed() -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
 
 for n in (2, 4):
     job(n)(selection)
+
+
+def masks_of(make: Callable[[], Any], ranks: Ranks) -> list[str]:
+    """The masks at the start and after each of five steps, by a method."""
+    model, grad = fixed()
+    parallel = ranks.parallel(model)
+    pruner = Pruner(parallel, make(), optimizer=None)
+    found = [pruner.masks.digest()]
+    for step in range(5):
+        model.zero_grad()
+        offset = 64.0 * (2 * ranks.rank - ranks.world + 1)
+        (parallel(torch.ones(1, 1)) * (grad(step) + offset)).sum().backward()
+        pruner.after_backward()
+        pruner.after_step()
+        found.append(pruner.masks.digest())
+    return found
+
+
+def images(ranks: Ranks) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What `Weights` multiplies with, another number on each rank, and a label a row."""
+    g = torch.Generator().manual_seed(9)
+    return [(torch.full((1, 1), 1.0 + ranks.rank), torch.randint(0, 40, (50,), generator=g))]
+
+
+def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
+    """Methods that choose from averaged gradients, at random, and at the start."""
+
+    def moving(random: bool) -> Dynamic:
+        g = torch.Generator().manual_seed(3)
+        likely = (lambda state: by_chance(g, state)) if random else by_gradient
+        exchanges = Exchanges(Cosine(0.5, 0.1, steps=5), updates=5)
+        return Dynamic(0.75, exchanges, likely, allocation="erk", generator=g)
+
+    cubic = Cubic(0.75, steps=5, updates=5, end=5)
+    return {
+        "granet": lambda: GraNet(cubic, Exchanges(Cosine(0.5, 0.1, steps=5), updates=5)),
+        "rigl": lambda: moving(random=False),
+        "set": lambda: moving(random=True),
+        "mean-gradient": lambda: MeanGradient(0.5, 0.5, cubic),
+        "snip": lambda: SNIP(0.75, lambda: images(ranks)),
+        "synflow": lambda: SynFlow(0.75, (1,), rounds=5),
+    }
+
+
+@job(2)
+def other_methods(folder: Path) -> Any:
+    with joined(CPU) as ranks:
+        return {name: masks_of(make, ranks) for name, make in every_kind(ranks).items()}
 
 
 @job(2)

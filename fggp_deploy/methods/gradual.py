@@ -4,26 +4,53 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from fggp_deploy.allocation import ALLOCATIONS, within
 from fggp_deploy.criteria import Criterion
-from fggp_deploy.errors import ConfigError, FggpWarning, LayerCollapse
+from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.state import PruningState
 from fggp_deploy.schedules import Schedule
 
+GLOBAL = "global"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradualOptions(Options):
+    """Options of every gradual method."""
+
+    allocation: str = setting(
+        GLOBAL,
+        "Who loses how much: all weights compete (global), each layer loses the same share "
+        "(uniform), or keeps its Erdős–Rényi-kernel density (erk).",
+        choices=(GLOBAL, *ALLOCATIONS),
+    )
+
 
 class Gradual:
-    """Drop by `criterion`, when and to the sparsity that `schedule` says, over all weights at once.
+    """Drop by `criterion`, when and to the sparsity that `schedule` says.
 
     After an update at step t exactly round(sparsity(t)·N*) of the N* prunable weights are removed.
+    `allocation` "global": the criterion chooses among all weights at once; else within each layer,
+    which keeps what allocation.ALLOCATIONS[allocation] gives it, as far as it has as many left.
     Where any of the optimiser's gradients is not finite (a loss-scaler overflow), the update waits
     for the next step.
     """
 
-    def __init__(self, criterion: Criterion, schedule: Schedule) -> None:
+    def __init__(
+        self, criterion: Criterion, schedule: Schedule, *, allocation: str = GLOBAL
+    ) -> None:
+        if allocation not in (GLOBAL, *ALLOCATIONS):
+            raise UnknownName("allocation", allocation, (GLOBAL, *ALLOCATIONS))
         self.criterion = criterion
         self.schedule = schedule
+        self.allocation = allocation
         self._pending = False
         self._remarked = False
 
@@ -40,20 +67,17 @@ class Gradual:
             return
         alive = state.masks.flatten()
         n_removed = state.masks.n_removed
-        n_alive = alive.numel() - n_removed
-        n_drop = round(self.schedule.sparsity(step) * alive.numel()) - n_removed
+        sparsity = self.schedule.sparsity(step)
+        n_drop = round(sparsity * alive.numel()) - n_removed
         if n_drop <= 0:
             return
-        self._remark(step, n_alive, n_drop)
-        w, g = state.flat_weights(), state.flat_grads()
-        alive[self.criterion.drop(w, g, alive, n_drop)] = False
-        masks = MaskSet.unflatten(alive, state.masks)
-        if empty := set(masks.empty_layers()) - set(state.masks.empty_layers()):
-            raise LayerCollapse(
-                f"step {step} would remove every weight of {', '.join(sorted(empty))}; keep it "
-                f"with --keep-dense, lower the target, or use more updates"
-            )
-        state.masks = masks
+        w, g = state.flat_weights(), self.gradients(state)
+        for part, n in self._shares(state.masks, sparsity, n_drop):
+            part_alive = alive[part]
+            criterion = self.criterion_at(step)
+            self._remark(criterion, step, int(part_alive.count_nonzero()), n)
+            part_alive[criterion.drop(w[part], g[part], part_alive, n)] = False
+        state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
 
     def after_step(self, state: PruningState, step: int) -> None:
         """Keep the removed at zero."""
@@ -79,8 +103,29 @@ class Gradual:
         """Go on from what `state_dict` gave."""
         self._pending, self._remarked = bool(state["pending"]), bool(state["remarked"])
 
-    def _remark(self, step: int, n_alive: int, n_drop: int) -> None:
-        remark = self.criterion.remark(n_alive, n_drop)
+    def criterion_at(self, step: int) -> Criterion:
+        """The criterion of an update at this step; the same at all, unless a subclass anneals."""
+        return self.criterion
+
+    def gradients(self, state: PruningState) -> Tensor:
+        """What the criterion reads as gradient, [P]: this step's, unless a subclass averages."""
+        return state.flat_grads()
+
+    def _shares(self, masks: MaskSet, sparsity: float, n_drop: int) -> list[tuple[slice, int]]:
+        """Which part of the flat weights loses how many."""
+        if self.allocation == GLOBAL:
+            return [(slice(0, masks.n_total), n_drop)]
+        alive = {n: m.numel() - masks.removed_by_layer[n] for n, m in masks.items()}
+        shapes = {n: tuple(m.shape) for n, m in masks.items()}
+        keep = within(ALLOCATIONS[self.allocation](shapes, sparsity), alive)
+        ends = torch.tensor([m.numel() for m in masks.values()]).cumsum(0).tolist()
+        return [
+            (slice(end - masks[n].numel(), end), alive[n] - keep[n])
+            for n, end in zip(masks, ends, strict=True)
+        ]
+
+    def _remark(self, criterion: Criterion, step: int, n_alive: int, n_drop: int) -> None:
+        remark = criterion.remark(n_alive, n_drop)
         if remark and not self._remarked:
             self._remarked = True
             warnings.warn(f"update at step {step}: {remark}", FggpWarning, stacklevel=4)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fggp_deploy.errors import LayerCollapse
 from fggp_deploy.masks import MaskSet
 
 
@@ -17,6 +18,7 @@ class PruningState:
 
     `params`: name → prunable parameter. `masks`: their masks. `fixed`: masks of weights outside
     the prunable set that came as zeros and stay zero (`fixed_params` are those parameters).
+    `model`: the network itself, not wrapped for several devices.
     """
 
     params: Mapping[str, nn.Parameter]
@@ -24,6 +26,16 @@ class PruningState:
     optimizer: torch.optim.Optimizer | None
     fixed_params: Mapping[str, nn.Parameter] = field(default_factory=dict)
     fixed: MaskSet = field(default_factory=lambda: MaskSet({}))
+    model: nn.Module = field(default_factory=nn.Module)
+
+    def set_masks(self, masks: MaskSet, *, when: str) -> None:
+        """Take new masks; raises LayerCollapse, and changes nothing, where they empty a layer."""
+        if empty := set(masks.empty_layers()) - set(self.masks.empty_layers()):
+            raise LayerCollapse(
+                f"{when} would remove every weight of {', '.join(sorted(empty))}; keep it "
+                f"with --keep-dense, lower the target, or use more updates"
+            )
+        self.masks = masks
 
     def flat_weights(self) -> Tensor:
         """All prunable weights, [P], in the masks' order."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.training.rules import RULES, plain
+
+if TYPE_CHECKING:
+    from fggp_deploy.methods import MethodInfo, Options
 
 DEFAULT_TARGET = 0.98
 
@@ -60,12 +64,17 @@ class TrainConfig:
     keep_dense: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            RULES[field.name].check(field.name, getattr(self, field.name))
+        for f in fields(self):
+            RULES[f.name].check(f.name, getattr(self, f.name))
         if self.checkpoint is not None and self.weights is not None:
             raise ConfigError("--checkpoint and --weights are two names of one thing; give one")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean and --std go together")
+        self._check_epochs()
+
+    def _check_epochs(self) -> None:
+        if self.epochs == 0:
+            raise ConfigError("--epochs must be at least 1 to train, got 0")
 
     @property
     def targets(self) -> tuple[float, ...]:
@@ -82,14 +91,18 @@ class PruneConfig(TrainConfig):
     """How to prune a trained network while fine-tuning it.
 
     `target`: fraction of the prunable weights to remove, or several, increasing. Without
-    checkpoint and weights, the network that the package ships. `updates`, `rate`: see Cubic and
-    FGGP. `distill`: weight of the parent's soft labels in the loss (Hinton et al. 2015, arXiv
-    1503.02531, temperature 2). `recipe`: where the values came from.
+    checkpoint and weights, the network that the package ships. `method_set`: options of the
+    method's own; those at their default are left out. `start`: "trained" or "random" weights, None
+    for the method's usual. `updates`, `rate`: see Cubic and FGGP. `distill`: weight of the parent's
+    soft labels in the loss (Hinton et al. 2015, arXiv 1503.02531, temperature 2). `recipe`: where
+    the values came from.
     """
 
     recipe: str | None = None
     target: float | tuple[float, ...] = DEFAULT_TARGET
     method: str = "fggp"
+    method_set: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
     updates: int = 50
     rate: float = 0.5
     distill: float = 0.9
@@ -101,8 +114,55 @@ class PruneConfig(TrainConfig):
         super().__post_init__()
         if not self.targets or sorted(set(self.targets)) != list(self.targets):
             raise ConfigError(f"several values of --target must increase, got {list(self.targets)}")
+        info, options = self.method_info, self.method_options
+        defaults = info.options.defaults()
+        given = {k: v for k, v in vars(options).items() if v != defaults[k]}
+        object.__setattr__(self, "method_set", given)
+        if len(self.targets) > 1 and not info.several_targets:
+            raise ConfigError(
+                f"--method {self.method} makes one network a run, since its masks are not nested "
+                f"from target to target; give one --target, or one of the gradual methods"
+            )
+        if self.start == "random" or (self.start == "trained" and info.starts == ("random",)):
+            info.refuse_start(self.method, "random" if self.start == "random" else "dense")
+
+    def _check_epochs(self) -> None:
+        if self.epochs > 0:
+            return
+        from fggp_deploy import methods
+
+        if not self.method_info.without_training:
+            raise ConfigError(
+                f"--epochs must be at least 1 for --method {self.method}, which needs training; "
+                f"without: --method {', '.join(methods.without_training())}"
+            )
+        if self.from_random:
+            raise ConfigError("--epochs 0 --start random would leave a network that knows nothing")
+
+    @property
+    def method_info(self) -> MethodInfo:
+        """The method; raises UnknownName."""
+        from fggp_deploy import methods  # here, since that needs torch
+
+        return methods.info(self.method)
+
+    @property
+    def method_options(self) -> Options:
+        """The method's own options, all of them; raises ConfigError."""
+        return self.method_info.options.read(self.method, self.method_set)
+
+    @property
+    def from_random(self) -> bool:
+        """True where the run begins with random weights."""
+        if self.start is None:
+            return self.method_info.starts[0] == "random"
+        return self.start == "random"
 
     @property
     def targets(self) -> tuple[float, ...]:
         """The sparsities that the run makes a network of, increasing."""
         return self.target if isinstance(self.target, tuple) else (self.target,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain YAML and JSON types; every option of the method, also at its default."""
+        return super().to_dict() | {"method_set": vars(self.method_options).copy()}

@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fggp_deploy.criteria import Criterion
 from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.progress import Progress
-from fggp_deploy.schedules import Chain, Constant, Cubic
+from fggp_deploy.schedules import Constant, Schedule
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.loop import train_step, training_form
 from fggp_deploy.training.parent import parent_accuracy
@@ -70,32 +69,34 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
     """
     session = ready_to_prune(config, progress=progress).session
     parent = parent_accuracy(session)
-    method = session.pruner.method
-    assert isinstance(method, Gradual)
-    assert isinstance(method.schedule, Cubic | Chain)
-    masks = session.pruner.masks
-    updates = tuple(_updates(method.schedule, masks.n_total, masks.n_removed))
-    remarks = (method.criterion.remark(u.n_alive, u.n_drop) for u in updates)
-    update_seconds = _time_update(session, method.criterion, updates)
-    step_seconds = _time_step(session, method)
+    method, masks = session.pruner.method, session.pruner.masks
+    updates: tuple[Update, ...] = ()
+    remark, update_seconds = None, 0.0
+    if isinstance(method, Gradual):
+        updates = tuple(_updates(method.schedule, masks.n_total, masks.n_removed))
+        remarks = (method.criterion_at(u.step).remark(u.n_alive, u.n_drop) for u in updates)
+        remark = next((r for r in remarks if r), None)
+        update_seconds = _time_update(session, method, updates)
+    start_sparsity = masks.sparsity
+    step_seconds = _time_step(session) if session.n_steps else 0.0
     return Plan(
         n_steps=session.n_steps,
         steps_per_epoch=session.steps_per_epoch,
         n_prunable=masks.n_total,
-        start_sparsity=masks.sparsity,
+        start_sparsity=start_sparsity,
         targets=config.targets,
         target_steps=tuple(stage.end for stage in session.stages),
         updates=updates,
         parent_val_accuracy=parent,
-        remark=next((r for r in remarks if r), None),
-        images_per_second=config.batch_size / step_seconds,
+        remark=remark,
+        images_per_second=config.batch_size / step_seconds if step_seconds else 0.0,
         update_seconds=update_seconds,
         seconds=step_seconds * session.n_steps + update_seconds * len(updates),
     )
 
 
-def _updates(schedule: Cubic | Chain, n_total: int, n_removed: int) -> Iterator[Update]:
-    for step in schedule.update_steps:
+def _updates(schedule: Schedule, n_total: int, n_removed: int) -> Iterator[Update]:
+    for step in filter(schedule.is_update, range(1, schedule.last_update + 1)):
         sparsity = schedule.sparsity(step)
         n_drop = round(sparsity * n_total) - n_removed
         if n_drop > 0:
@@ -103,8 +104,9 @@ def _updates(schedule: Cubic | Chain, n_total: int, n_removed: int) -> Iterator[
             n_removed += n_drop
 
 
-def _time_update(s: Session, criterion: Criterion, updates: tuple[Update, ...]) -> float:
+def _time_update(s: Session, method: Gradual, updates: tuple[Update, ...]) -> float:
     """Seconds of the first update, the dearest one; weights stand in for gradients."""
+    criterion = method.criterion_at(1)
     if not updates:
         return 0.0
     w, alive = s.pruner.state.flat_weights(), s.pruner.masks.flatten()
@@ -116,9 +118,10 @@ def _time_update(s: Session, criterion: Criterion, updates: tuple[Update, ...]) 
     return min(seconds)
 
 
-def _time_step(s: Session, method: Gradual) -> float:
+def _time_step(s: Session) -> float:
     """Median seconds of an ordinary step, its batch included; the session is used up by this."""
-    method.schedule = Constant(s.pruner.masks.sparsity)
+    if isinstance(s.pruner.method, Gradual):
+        s.pruner.method.schedule = Constant(s.pruner.masks.sparsity)
     forward = training_form(s)
     shuffled = s.batches(s.data.train).shuffled(s.generator, s.augmentation)
     s.model.train()

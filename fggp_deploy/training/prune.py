@@ -8,14 +8,18 @@ from pathlib import Path
 
 import torch
 
-from fggp_deploy import methods, models
+from fggp_deploy import models
+from fggp_deploy.data.types import Dataset
 from fggp_deploy.distributed import ALONE, Ranks, joined
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
+from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods import Task
 from fggp_deploy.progress import Progress
-from fggp_deploy.pruner import Pruner, check_reachable, initial_masks
+from fggp_deploy.pruner import Pruner, check_reachable, initial_masks, weight_parameters
 from fggp_deploy.training.batches import n_training_batches
+from fggp_deploy.training.calibration import calibration_batches
 from fggp_deploy.training.conduct import Origin, Ready, conduct
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.device import pick_device
@@ -25,7 +29,7 @@ from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import data_digest
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.stages import pruning_schedule, stages
-from fggp_deploy.training.start import Start, load_start, on_device
+from fggp_deploy.training.start import Start, load_data, load_start, new_model, on_device
 
 
 def prune(
@@ -65,16 +69,15 @@ def ready_to_prune(
 
     `progress`: see load_start.
     """
-    criterion = methods.criterion(config.method, rate=config.rate)
     device = pick_device(config.device)
     ranks.check_batch_size(config.batch_size)
     models.check(config.model, trust_code=config.trust_code)
+    going_on = folder is not None and origin is not None
     if folder is None or origin is None:
         start, parent = _load(config, progress)
-        checkpoint_sha256: str | None = start.sha256
+        checkpoint_sha256 = start.sha256
     else:
-        parent = load_start(config, _present(folder / PARENT), progress=progress)
-        start = replace(parent, model=deepcopy(parent.model))
+        start, parent = _load_again(config, folder, progress)
         given, checkpoint_sha256 = config.checkpoint, origin.checkpoint_sha256
         if given is not None and given.is_file():
             checkpoint_sha256 = sha256_file(given)
@@ -84,17 +87,29 @@ def ready_to_prune(
         model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
     )
     check_reachable(masks, config.targets[0])  # Cubic's own error does not know the checkpoint
+    if not (going_on or config.from_random):
+        config.method_info.refuse_start(config.method, "sparse" if masks.n_removed else "dense")
     begin = min(masks.sparsity, config.targets[0]) if origin is None else origin.start_sparsity
     n_steps = config.epochs * n_training_batches(start.data, config.batch_size)
     optimizer = make_optimizer(model, config)
+    task = Task(
+        target=config.targets[-1],
+        schedule=pruning_schedule(stages(config, n_steps), start=begin, updates=config.updates),
+        n_steps=n_steps,
+        updates=config.updates,
+        rate=config.rate,
+        seed=config.seed,
+        input_shape=start.data.preprocessing.input_shape,
+        batches=lambda n: calibration_batches(start.data, config, n, device=device, ranks=ranks),
+    )
     pruner = Pruner(
         model,
-        criterion,
-        pruning_schedule(stages(config, n_steps), start=begin, updates=config.updates),
+        config.method_info.make(config.method_options, task),
         optimizer=optimizer,
         masks=start.masks,
         prune_first=config.prune_first,
         keep_dense=config.keep_dense,
+        begin=not going_on,
     )
     session = Session(
         model=model,
@@ -103,7 +118,7 @@ def ready_to_prune(
         pruner=pruner,
         optimizer=optimizer,
         device=device,
-        teacher=on_device(parent.model, device).eval(),
+        teacher=on_device(parent.model, device).eval() if parent else None,
         ranks=ranks,
     )
     return Ready(
@@ -112,7 +127,7 @@ def ready_to_prune(
             data_sha256=data_digest(start.data),
             start_sparsity=begin,
             checkpoint_sha256=checkpoint_sha256,
-            parent_sha256=parent.sha256,
+            parent_sha256=parent.sha256 if parent else None,
             n_ranks=ranks.world,
         ),
         parent=parent,
@@ -120,15 +135,19 @@ def ready_to_prune(
     )
 
 
-def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start]:
+def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start | None]:
     """What is to be pruned, and what the result is compared with and learns from.
 
     The parent is the checkpoint as it came; of a savepoint it is that run's parent, not the
-    half-pruned network.
+    half-pruned network. A run from random weights has one only where a checkpoint is given or
+    comes with the package.
     """
     if config.new_head:
         raise ConfigError("a fresh head knows nothing yet: `train --new-head` first, prune that")
-    if config.checkpoint is None and config.weights is None and config.model != PruneConfig.model:
+    own = config.model == PruneConfig.model
+    if config.checkpoint is None and config.weights is None and not own:
+        if config.from_random:
+            return _random(config, load_data(config, progress=progress)), None
         raise ConfigError(
             f"--model {config.model} needs --checkpoint or --weights: only {PruneConfig.model} "
             f"comes trained"
@@ -139,8 +158,30 @@ def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start]
     start = load_start(config, path, progress=progress)
     kept = parent_of(start.checkpoint)
     if kept.parent != start.checkpoint.parent and kept.is_file():
-        return start, load_start(config, kept, progress=progress)
-    return start, replace(start, model=deepcopy(start.model))
+        parent = load_start(config, kept, progress=progress)
+    else:
+        parent = replace(start, model=deepcopy(start.model))
+    return (_random(config, start.data, start) if config.from_random else start), parent
+
+
+def _load_again(
+    config: PruneConfig, folder: Path, progress: Progress | None
+) -> tuple[Start, Start | None]:
+    """The same for a run that goes on: its folder holds the parent, and a savepoint the rest."""
+    if not (folder / PARENT).is_file() and config.from_random:
+        return _random(config, load_data(config, progress=progress)), None
+    parent = load_start(config, _present(folder / PARENT), progress=progress)
+    return replace(parent, model=deepcopy(parent.model)), parent
+
+
+def _random(config: PruneConfig, data: Dataset, instead_of: Start | None = None) -> Start:
+    """Random weights from the seed, none of them masked."""
+    torch.manual_seed(config.seed)
+    model = new_model(config, data)
+    masks = MaskSet.ones(weight_parameters(model))
+    if instead_of is not None:
+        return replace(instead_of, model=model, masks=masks)
+    return Start(model, data, masks, Path(), sha256=None)
 
 
 def _present(path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,27 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def refuse_changes(earlier: EarlierRun, given: Mapping[str, Any]) -> None:
     """Raise ResumeRefused, naming the keys, where options differ from those of the earlier run."""
     differ = [
-        f"{key} is {earlier.config.get(key)!r} there, {value!r} here"
-        for key, value in given.items()
-        if key not in MOVABLE and earlier.config.get(key) != value
+        f"{key} is {there!r} there, {here!r} here"
+        for key, there, here in _pairs(earlier.config, given)
+        if key not in MOVABLE and there != here
     ]
     if differ:
         raise ResumeRefused(
             f"{earlier.folder} holds a run with other options: {'; '.join(differ)}; give the same "
             f"ones to go on with it, or another --out"
         )
+
+
+def _pairs(
+    earlier: Mapping[str, Any], given: Mapping[str, Any], of: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Each given key with the earlier value and its own; a mapping's keys one by one."""
+    for key, value in given.items():
+        there = earlier.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from _pairs(there, value, of=f"{of}{key} ")
+        else:
+            yield f"{of}{key}", there, value
 
 
 @dataclass(frozen=True)

@@ -2,111 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.errors import ConfigError, UnknownName
-
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-_SCHEMA_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """The type and the domain of one option.
-
-    `many`: a list of such values; `single`: a list or one value. `optional`: may be null.
-    `above` and `below` are open ends, `least` and `most` closed ones.
-    """
-
-    kind: type
-    help: str
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()
-    many: bool = False
-    single: bool = False
-    optional: bool = False
-    hint: str = ""
-
-    def read(self, name: str, value: Any) -> Any:
-        """The value in the option's own type, as YAML or --set give it; raises ConfigError."""
-        if value is None and self.optional:
-            return None
-        if self.many and isinstance(value, (list, tuple)):
-            return tuple(self._one(name, v) for v in value)
-        if self.many and not self.single:
-            raise ConfigError(f"{option(name)} must be a list of {self._name}, got {value!r}")
-        return self._one(name, value)
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise ConfigError with the rule and the value where the value is outside the domain."""
-        for v in value if isinstance(value, tuple) else (value,):
-            if v is None:
-                continue
-            if self.choices and v not in self.choices:
-                raise UnknownName(name.replace("_", "-"), v, self.choices)
-            if self.kind in (int, float) and not self._holds(v):
-                tail = f"; {self.hint}" if self.hint else ""
-                raise ConfigError(f"{option(name)} must be {self._domain()}, got {v}{tail}")
-
-    def schema(self) -> dict[str, Any]:
-        """This option as JSON Schema."""
-        one: dict[str, Any] = {"type": _SCHEMA_TYPES[self.kind]}
-        for key, bound in (
-            ("minimum", self.least), ("exclusiveMinimum", self.above),
-            ("maximum", self.most), ("exclusiveMaximum", self.below),
-        ):  # fmt: skip
-            if bound is not None:
-                one[key] = bound
-        if self.choices:
-            one["enum"] = list(self.choices)
-        kinds = [one] if not self.many or self.single else []
-        kinds += [{"type": "array", "items": one}] if self.many else []
-        kinds += [{"type": "null"}] if self.optional else []
-        return {"description": self.help, **(kinds[0] if len(kinds) == 1 else {"anyOf": kinds})}
-
-    @property
-    def _name(self) -> str:
-        return _NAMES.get(self.kind, "a path")
-
-    def _one(self, name: str, value: Any) -> Any:
-        if self.kind is float and isinstance(value, str):
-            with contextlib.suppress(ValueError):  # YAML 1.1 takes 1e-4 for a text
-                value = float(value)
-        if self.kind is Path and isinstance(value, (str, Path)):
-            return Path(value)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if self.kind is float and is_number:
-            return float(value)
-        if type(value) is not self.kind:
-            raise ConfigError(f"{option(name)} must be {self._name}, got {value!r}")
-        return value
-
-    def _holds(self, v: float) -> bool:
-        return (
-            math.isfinite(v)
-            and (self.least is None or v >= self.least)
-            and (self.above is None or v > self.above)
-            and (self.most is None or v <= self.most)
-            and (self.below is None or v < self.below)
-        )
-
-    def _domain(self) -> str:
-        low, high = self.least, self.most
-        if self.below is None and self.most is None:
-            return f"above {self.above:g}" if low is None else f"at least {low:g}"
-        left = f"({self.above:g}" if low is None else f"[{low:g}"
-        return f"in {left}, " + (f"{self.below:g})" if high is None else f"{high:g}]")
-
+from fggp_deploy.rule import Rule
 
 RULES: Mapping[str, Rule] = {
     "recipe": Rule(kind=str, optional=True, help="The recipe that the values come from."),
@@ -185,15 +88,25 @@ RULES: Mapping[str, Rule] = {
         help="Fraction of prunable weights to remove, in (0, 1). Several, as 0.90,0.95,0.98: "
         "one run that stops at each, the masks nested.",
     ),
-    "method": Rule(kind=str, help="fggp or gmp (magnitude)."),
+    "method": Rule(kind=str, help="What goes and when: `fggp-deploy methods` lists them."),
+    "method_set": Rule(
+        kind=dict, help="An option of the method's own; `fggp-deploy methods` lists them."
+    ),
+    "start": Rule(
+        kind=str, choices=("trained", "random"), optional=True,
+        help="Begin with trained or with random weights. Default: what the method is made for.",
+    ),
     "updates": Rule(
         kind=int, least=1, help="Mask updates, over the first 80% of the run (of each target's)."
     ),
     "rate": Rule(
         kind=float, above=0, most=1,
-        help="FGGP: share of alive weights, smallest gradient first, that may go.",
+        help="FGGP and its kin: share of alive weights that may go, by what is looked at first.",
     ),
-    "epochs": Rule(kind=int, least=1, help="Passes over the training images, in the whole run."),
+    "epochs": Rule(
+        kind=int, least=0,
+        help="Passes over the training images, in the whole run; 0 with methods that need none.",
+    ),
     "batch_size": Rule(kind=int, least=2, help="Images in a training step, over all devices."),
     "lr": Rule(kind=float, above=0, help="Peak learning rate."),
     "lr_schedule": Rule(
@@ -241,11 +154,6 @@ RULES: Mapping[str, Rule] = {
         help="Minutes between savepoints, from which a killed run goes on; 0: after each step.",
     ),
 }  # fmt: skip
-
-
-def option(name: str) -> str:
-    """The command line's spelling of a key."""
-    return f"--{name.replace('_', '-')}"
 
 
 def plain(value: Any) -> Any:

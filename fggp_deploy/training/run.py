@@ -68,6 +68,8 @@ class Run:
             if parent is not None:
                 log.on_parent(parent)
             saved = began
+            if s.n_steps == 0:
+                self._keep(s.stages[-1])
             try:
                 for step in training_steps(s, log):
                     s.position.seconds = earlier + time.monotonic() - began

@@ -102,7 +102,7 @@ class Session:
 
     def average_weights(self) -> None:
         """Take the step's weights into the moving average, which begins when masks have settled."""
-        settled = stage_at(self.stages, self.position.step).settled
+        settled = max(stage_at(self.stages, self.position.step).settled, self.pruner.changed_at)
         if not self.config.ema or self.position.step <= settled:
             self.average = None
             return

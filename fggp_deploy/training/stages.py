@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.schedules import Chain, Cubic, Schedule
+from fggp_deploy.schedules import Chain, Constant, Cubic, Schedule
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 
 
@@ -27,15 +27,15 @@ class Stage:
 def stages(config: TrainConfig, n_steps: int) -> tuple[Stage, ...]:
     """Cut `n_steps` into equal stages, one a target; masks change in the first 80% of each.
 
-    Raises ConfigError when there are more targets than steps.
+    Raises ConfigError when there are more targets than steps, unless there are no steps at all.
     """
     n = len(config.targets)
-    if n > n_steps:
+    if n > n_steps > 0:
         raise ConfigError(f"{n} targets need at least {n} steps, there are {n_steps}; add --epochs")
     ends = [round(i * n_steps / n) for i in range(n + 1)]
     prunes = isinstance(config, PruneConfig)
     return tuple(
-        Stage(t, a, a + (max(1, round(0.8 * (b - a))) if prunes else 0), b)
+        Stage(t, a, a + (max(1, round(0.8 * (b - a))) if prunes and b > a else 0), b)
         for t, a, b in zip(config.targets, ends[:-1], ends[1:], strict=True)
     )
 
@@ -43,8 +43,10 @@ def stages(config: TrainConfig, n_steps: int) -> tuple[Stage, ...]:
 def pruning_schedule(parts: Sequence[Stage], *, start: float, updates: int) -> Schedule:
     """Cubic in each stage, from what the one before reached; `start` is what the run begins with.
 
-    A stage whose target is met already changes nothing.
+    A stage whose target is met already changes nothing. Without a step, nothing ever changes.
     """
+    if parts[-1].end == 0:
+        return Constant(parts[-1].target)
     cubics: list[Cubic] = []
     for stage in parts:
         cubics.append(

@@ -34,7 +34,8 @@ EMBEDDED_CHECKPOINT = Path(__file__).parents[1] / "models" / "resnet10s2-fashion
 class Start:
     """A loaded network on the CPU with its data.
 
-    `masks`: what a sparse checkpoint keeps; None when nothing was masked. `sha256`: of the file.
+    `masks`: what a sparse checkpoint keeps; None when nothing was masked. `sha256`: of the file,
+    None where the weights are random.
     `names`: the network's names of parameters → the file's, where they differ.
     """
 
@@ -42,7 +43,7 @@ class Start:
     data: Dataset
     masks: MaskSet | None
     checkpoint: Path
-    sha256: str
+    sha256: str | None
     names: Mapping[str, str] = field(default_factory=dict)
 
 

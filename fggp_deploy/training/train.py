@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fggp_deploy import methods, models
+from fggp_deploy import models
 from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.criteria import Magnitude
 from fggp_deploy.distributed import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.folder import DENSE
@@ -73,7 +74,7 @@ def ready_to_train(
     optimizer = make_optimizer(model, config)
     pruner = Pruner(
         model,
-        methods.criterion("gmp"),
+        Magnitude(),
         Constant(sparsity),
         optimizer=optimizer,
         masks=masks,

@@ -36,7 +36,8 @@ def resolve(
     in_file = _without_trust(_read_file(file, kind)) if file else {}
     recipe = recipe or in_file.get("recipe")
     given = recipe_values(recipe, kind) if recipe else {}
-    given = {**given, **in_file, **_read_settings(settings, kind), **explicit}
+    for later in (in_file, _read_settings(settings, kind), explicit):
+        given = _over(given, later)
     if recipe:
         given["recipe"] = recipe
     earlier = earlier_run(out)
@@ -44,7 +45,16 @@ def resolve(
         return kind(**given)
     refuse_changes(earlier, {k: plain(v) for k, v in given.items()})
     own = _without_trust(read_keys(earlier.config, kind, where=str(earlier.folder)))
-    return kind(**{**own, **given})
+    return kind(**_over(own, given))
+
+
+def _over(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with later ones on top; of a mapping, entry by entry."""
+    merged = {**values, **later}
+    for key, value in later.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            merged[key] = {**values[key], **value}
+    return merged
 
 
 def _without_trust(values: dict[str, Any]) -> dict[str, Any]:

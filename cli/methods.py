@@ -1,0 +1,67 @@
+"""fggp-deploy methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+if TYPE_CHECKING:
+    from fggp_deploy.methods.listing import Description
+
+
+@ends_cleanly
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with its options.")] = None,
+    json: o.Json = False,
+) -> None:
+    """List the pruning methods that --method knows, and what each combines with.
+
+    NAME shows one with its own options, which --method-set KEY=VALUE changes. Packages of others
+    add methods by an entry point in the group fggp_deploy.methods.
+    """
+    from fggp_deploy.methods.listing import described, listing
+
+    from .render import as_json, stdout, table
+
+    if name is not None:
+        one = described(name)
+        if json:
+            return as_json(one.to_dict())
+        stdout.print(f"{one.name}: {one.title}\n{one.source}", markup=False)
+        stdout.print(f"starts from: {', '.join(one.starts)}; keeps {one.keeps}", markup=False)
+        table(
+            "options",
+            ("option", "default", "what"),
+            [(f"--method-set {k.name}=", str(k.default), k.help) for k in one.options]
+            + [(f"--{r}", "", "of the run") for r in one.reads],
+        )
+        return None
+    rows = listing()
+    if json:
+        return as_json([r.to_dict() for r in rows])
+    for row in rows:
+        stdout.print(_entry(row), markup=False, soft_wrap=True)
+    stdout.print(
+        "\nThe first of what a method starts from is its usual; --start trained|random chooses.\n"
+        "`fggp-deploy methods NAME` says what each option may be.",
+        markup=False,
+    )
+    return None
+
+
+def _entry(m: Description) -> str:
+    """A method in four lines."""
+    without = "; needs no training (--epochs 0)" if m.without_training else ""
+    targets = "several targets in a run" if m.several_targets else "one target a run"
+    own = [f"--method-set {s.name}={s.default}" for s in m.options]
+    options = ", ".join([*own, *(f"--{r}" for r in m.reads)]) or "none"
+    return (
+        f"{m.name}: {m.title}\n"
+        f"    {m.source}\n"
+        f"    starts from {' or '.join(m.starts)}{without}; {targets}; keeps {m.keeps}\n"
+        f"    options: {options}"
+    )

@@ -1,0 +1,21 @@
+"""FGGP: fixed-rate gradient-first gradual pruning."""
+
+from __future__ import annotations
+
+from fggp_deploy.criteria import FGGP
+from fggp_deploy.methods.gradual import Gradual, GradualOptions
+from fggp_deploy.methods.method import Method, MethodInfo, Task
+
+
+def _make(options: GradualOptions, task: Task) -> Method:
+    return Gradual(FGGP(task.rate), task.schedule, allocation=options.allocation)
+
+
+METHOD = MethodInfo(
+    title="fixed-rate gradient-first gradual pruning",
+    source="Zhu, Bezek & Goksel 2024, arXiv 2411.05500",
+    make=_make,
+    options=GradualOptions,
+    reads=("updates", "rate"),
+    several_targets=True,
+)

@@ -1,0 +1,21 @@
+"""GMP: gradual magnitude pruning."""
+
+from __future__ import annotations
+
+from fggp_deploy.criteria import Magnitude
+from fggp_deploy.methods.gradual import Gradual, GradualOptions
+from fggp_deploy.methods.method import Method, MethodInfo, Task
+
+
+def _make(options: GradualOptions, task: Task) -> Method:
+    return Gradual(Magnitude(), task.schedule, allocation=options.allocation)
+
+
+METHOD = MethodInfo(
+    title="gradual magnitude pruning",
+    source="Zhu & Gupta 2017, arXiv 1710.01878",
+    make=_make,
+    options=GradualOptions,
+    reads=("updates",),
+    several_targets=True,
+)

@@ -1,0 +1,109 @@
+"""What a method is: four moments of a training run, and what the program tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods.options import Options
+from fggp_deploy.methods.state import PruningState
+from fggp_deploy.schedules import Schedule
+
+
+class Method(Protocol):
+    """What a Pruner drives: four moments of a training run.
+
+    Gradients are those that the optimiser is about to use, averaged over the processes of a run;
+    what is random comes from a generator that is the same in all of them.
+    """
+
+    def start(self, state: PruningState) -> None:
+        """Before the first step: masks, extra parameters."""
+        ...
+
+    def after_backward(self, state: PruningState, step: int) -> None:
+        """Gradients are there; may read and change `.grad`, may change masks."""
+        ...
+
+    def after_step(self, state: PruningState, step: int) -> None:
+        """The optimiser has stepped: re-zero weights and optimiser state."""
+        ...
+
+    def finish(self, state: PruningState) -> MaskSet:
+        """The final hard masks."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers from step to step: tensors and plain JSON types."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        ...
+
+
+Batch = tuple[Tensor, Tensor]  # normalised images [B, C, H, W] and labels, int64 [B]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run asks of a method.
+
+    `target`: sparsity at the end. `schedule`: of gradual pruning to it. `n_steps`: optimiser steps
+    of the run. `updates`, `rate`: the run's options of that name. `seed`: of what is random.
+    `input_shape`: of one image, [C, H, W]. `batches(n)`: at least n training images as they are
+    tested, the same ones at every call; each of several processes gets its share.
+    """
+
+    target: float
+    schedule: Schedule
+    n_steps: int
+    updates: int
+    rate: float
+    seed: int
+    input_shape: tuple[int, ...]
+    batches: Callable[[int], Sequence[Batch]]
+
+
+Start = Literal["dense", "sparse", "random"]
+_STARTS = {
+    "dense": "a trained dense network",
+    "sparse": "a trained network that is sparse already",
+    "random": "random weights",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodInfo:
+    """A method as the program offers it, under the name that it is registered by.
+
+    `make`: from its own options and the task. `reads`: options of the run that it obeys beside
+    the target. `keeps`: what it remembers from step to step, in words. `starts`: what it can begin
+    with, the usual first; `because` says in half a sentence why not with anything else.
+    `without_training`: it can be asked for `--epochs 0`. `several_targets`: one run can stop at
+    several sparsities, the masks nested.
+    """
+
+    title: str
+    source: str
+    make: Callable[[Any, Task], Method]
+    options: type[Options] = Options
+    reads: tuple[str, ...] = ()
+    keeps: str = "nothing"
+    starts: tuple[Start, ...] = ("dense", "sparse", "random")
+    because: str = ""
+    without_training: bool = False
+    several_targets: bool = False
+
+    def refuse_start(self, name: str, start: Start) -> None:
+        """Raise ConfigError where the method cannot begin with this."""
+        if start not in self.starts:
+            can = " or ".join(_STARTS[s] for s in self.starts)
+            raise ConfigError(
+                f"--method {name} cannot start from {_STARTS[start]}: {self.because}; give it {can}"
+            )

@@ -1,0 +1,85 @@
+"""Methods by name: ours, and those that other installed packages offer.
+
+A package of your own registers one in its pyproject.toml, in the form that BUILT_IN has too:
+
+    [project.entry-points."fggp_deploy.methods"]
+    mine = "my_package.mine:METHOD"
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.methods.method import MethodInfo
+
+GROUP = "fggp_deploy.methods"
+BUILT_IN = {
+    "fggp": "fggp:METHOD",
+    "gmp": "gmp:METHOD",
+    "magnitude-first": "arms:MAGNITUDE_FIRST",
+    "magnitude-first-annealed": "arms:MAGNITUDE_FIRST_ANNEALED",
+    "gradient-first-annealed": "arms:GRADIENT_FIRST_ANNEALED",
+    "saliency": "arms:SALIENCY",
+    "rank-sum": "arms:RANK_SUM",
+    "rank-product": "arms:RANK_PRODUCT",
+    "mean-gradient": "arms:MEAN_GRADIENT",
+    "granet": "granet:METHOD",
+    "rigl": "rigl:RIGL",
+    "set": "rigl:SET",
+    "random": "at_init:RANDOM",
+    "snip": "at_init:SNIP_INFO",
+    "grasp": "at_init:GRASP",
+    "synflow": "at_init:SYNFLOW",
+    "magnitude": "one_shot:MAGNITUDE",
+    "wanda": "one_shot:WANDA",
+    "second-order": "one_shot:SECOND_ORDER",
+}
+
+
+def names() -> list[str]:
+    """Every registered name, ours first."""
+    return [*BUILT_IN, *sorted(set(_others()) - set(BUILT_IN))]
+
+
+def info(name: str) -> MethodInfo:
+    """A registered method; raises UnknownName, and ConfigError where another package's is broken.
+
+    A name of ours stays ours.
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        found: Any = getattr(import_module(f"fggp_deploy.methods.{module}"), attribute)
+        assert isinstance(found, MethodInfo)
+        return found
+    others = _others()
+    if name not in others:
+        raise UnknownName("method", name, names())
+    point = others[name]
+    try:
+        found = point.load()
+    except Exception as e:  # that package's code may raise anything
+        raise ConfigError(
+            f"method {name!r} of {_package(point)} cannot be loaded ({type(e).__name__}: {e})"
+        ) from e
+    if not isinstance(found, MethodInfo):
+        raise ConfigError(
+            f"method {name!r} of {_package(point)} is a {type(found).__name__}; {point.value} must "
+            f"be a fggp_deploy.methods.MethodInfo"
+        )
+    return found
+
+
+def without_training() -> list[str]:
+    """The names of the methods that need no training; another package's broken one is none."""
+    return [n for n in BUILT_IN if info(n).without_training]
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value

@@ -1,0 +1,344 @@
+"""The methods' registry, their options, and what a run makes of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import killing
+import pytest
+import torch
+import yaml
+from killing import Quiet, config, dense
+from torch import nn
+
+from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner, methods
+from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.errors import ConfigError, ResumeRefused, UnknownName
+from fggp_deploy.methods import Options, setting
+from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.training import run as runs
+from fggp_deploy.training import savepoint
+from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.plan import plan
+from fggp_deploy.training.prune import prune
+from fggp_deploy.training.recipes import resolve
+
+SMALL = {"epochs": 2, "batch_size": 32, "updates": 3, "target": 0.8}  # 10 steps
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network_and_data(monkeypatch):
+    monkeypatch.setitem(killing.MODELS, "tiny", killing.tiny)
+    monkeypatch.setattr(killing.datasets, "load", killing.noise)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory) -> Path:
+    return dense(tmp_path_factory.mktemp("dense") / "dense.pt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Some(Options):
+    share: float = setting(0.5, "A share.", above=0, most=1)
+    kind: str = setting("a", "A kind.", choices=("a", "b"))
+
+
+def test_options_are_read_in_their_own_types():
+    assert Some.read("some", {"share": 1, "kind": "b"}) == Some(share=1.0, kind="b")
+    assert Some.read("some", {"share": "1e-2"}).share == 0.01
+    assert Some.defaults() == {"share": 0.5, "kind": "a"}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"share": 0}, r"--method-set share must be in \(0, 1\], got 0"),
+        ({"share": "much"}, "--method-set share must be a number, got 'much'"),
+        ({"shear": 1}, "unknown option of --method some 'shear'; did you mean 'share'"),
+        ({"kind": "c"}, "unknown method-set kind 'c'"),
+    ],
+)
+def test_wrong_options_name_the_rule(values: dict, says: str):
+    with pytest.raises(ConfigError, match=says):
+        Some.read("some", values)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_says_what_it_is(name: str):
+    info = methods.info(name)
+    assert info.title
+    assert info.source
+    assert info.starts
+    assert set(info.starts) == {"dense", "sparse", "random"} or info.because
+    assert set(info.reads) <= {"updates", "rate"}
+    assert all(rule.help.endswith(".") for rule in info.options.rules().values())
+
+
+def test_the_methods_options_are_options_of_the_run(tmp_path: Path):
+    file = tmp_path / "c.yaml"
+    file.write_text("method: gmp\nmethod_set: {allocation: erk}\n")
+    made = resolve(PruneConfig, file=file, explicit={})
+    assert made.method_set == {"allocation": "erk"}
+    assert made.to_dict()["method_set"] == {"allocation": "erk"}
+    assert PruneConfig().to_dict()["method_set"] == {"allocation": "global"}
+    later = resolve(
+        PruneConfig, file=file, settings=["method_set={allocation: uniform}"], explicit={}
+    )
+    assert later.method_set == {"allocation": "uniform"}
+    file.write_text(yaml.safe_dump(made.to_dict()))
+    assert resolve(PruneConfig, file=file, explicit={}) == made
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"method_set": {"allocation": "egal"}}, "unknown method-set allocation 'egal'"),
+        ({"method_set": {"depth": 1}}, "unknown option of --method fggp 'depth'"),
+        ({"epochs": 0}, "--epochs must be at least 1 for --method fggp, which needs training"),
+        ({"start": "fresh"}, "unknown start 'fresh'"),
+    ],
+)
+def test_a_run_with_options_that_do_not_fit_is_refused(values: dict, says: str):
+    with pytest.raises(ConfigError, match=says):
+        PruneConfig(**values)
+    with pytest.raises(ConfigError, match="--epochs must be at least 1 to train"):
+        TrainConfig(epochs=0)
+
+
+def test_other_options_of_the_method_are_another_run(tmp_path: Path, parent: Path):
+    options = config(parent, **SMALL, method="gmp", method_set={"allocation": "erk"})
+    prune(options, observer=Quiet(), out=tmp_path / "run")
+    same = {"method": "gmp", "method_set": {"allocation": "erk"}}
+    assert (
+        resolve(PruneConfig, explicit=same, out=tmp_path / "run").method_set == same["method_set"]
+    )
+    assert resolve(PruneConfig, explicit={}, out=tmp_path / "run").method_set == same["method_set"]
+    with pytest.raises(ResumeRefused, match="method_set allocation is 'erk' there, 'uniform' here"):
+        resolve(
+            PruneConfig, explicit={"method_set": {"allocation": "uniform"}}, out=tmp_path / "run"
+        )
+
+
+def test_random_weights_need_no_checkpoint(tmp_path: Path):
+    options = config(None, **SMALL, start="random")
+    results = [prune(options, observer=Quiet(), out=tmp_path / f"run{i}").digest for i in range(2)]
+    assert results[0] == results[1]
+    with pytest.raises(ConfigError, match="--model tiny needs --checkpoint or --weights"):
+        prune(config(None, **SMALL), observer=Quiet(), out=tmp_path / "none")
+
+
+class Cut(BaseException):
+    pass
+
+
+TRAINING = [n for n in methods.BUILT_IN if not methods.info(n).without_training]
+HALF = {"granet": {"start_sparsity": 0.5}}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_method_is_exact_and_goes_on_where_it_was_cut(
+    tmp_path: Path, parent: Path, monkeypatch, name: str
+):
+    options = config(
+        parent, **SMALL, method=name, method_set=HALF.get(name, {}), prune_first=True, distill=0.0
+    )
+    whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
+    assert whole.n_removed == round(0.8 * whole.n_prunable)
+    write = savepoint.write
+
+    def and_end(folder: Path, at: int, *rest: object) -> Path:
+        path = write(folder, at, *rest)
+        if at == 5:
+            raise Cut
+        return path
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(runs.savepoint, "write", and_end)
+        prune(options, observer=Quiet(), out=tmp_path / "cut")
+    again = prune(options, observer=Quiet(), out=tmp_path / "cut")
+    assert again.digest == whole.digest
+
+
+@pytest.mark.parametrize("name", methods.without_training())
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_what_needs_no_training(tmp_path: Path, parent: Path, name: str, epochs: int):
+    options = {**SMALL, "epochs": epochs, "target": 0.6, "method": name, "bn_images": 0}
+    results = [
+        prune(config(parent, **options), observer=Quiet(), out=tmp_path / f"run{i}")
+        for i in range(2)
+    ]
+    assert results[0].n_removed == round(0.6 * results[0].n_prunable)
+    assert results[0].digest == results[1].digest
+    assert results[0].parent_accuracy is not None
+    planned = plan(config(parent, **options))
+    assert planned.updates == ()
+    assert planned.n_steps == 5 * epochs
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"method": "wanda", "start": "random"}, "cannot start from random weights: it keeps what"),
+        (
+            {"method": "magnitude", "epochs": 0, "start": "random"},
+            "--epochs 0 --start random would leave a network that knows nothing",
+        ),
+        ({"epochs": 0}, "without: --method magnitude, wanda, second-order"),
+        ({"method": "random", "start": "trained"}, "would throw away what a trained network has"),
+        ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
+        ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network a run, since its masks"),
+        ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
+    ],
+)
+def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict, says: str):
+    with pytest.raises(ConfigError, match=says):
+        prune(config(parent, **{**SMALL, **values}), observer=Quiet(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def packaged(folder: Path, value: str) -> None:
+    """A package of someone else's, as an installer leaves it, that offers `mine`."""
+    about = folder / "theirs-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[fggp_deploy.methods]\nmine = {value}\n")
+
+
+MINE = """
+from fggp_deploy import Magnitude
+from fggp_deploy.methods import MethodInfo, Options
+from fggp_deploy.methods.gradual import Gradual
+
+METHOD = MethodInfo(
+    title="mine",
+    source="nowhere",
+    make=lambda options, task: Gradual(Magnitude(), task.schedule),
+    several_targets=True,
+)
+"""
+
+
+def test_a_method_from_another_package(tmp_path: Path, parent: Path, monkeypatch):
+    packaged(tmp_path / "site", "theirs_module:METHOD")
+    (tmp_path / "site" / "theirs_module.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert methods.names()[-1] == "mine"
+    mine = prune(config(parent, method="mine"), observer=Quiet(), out=tmp_path / "mine")
+    gmp = prune(config(parent, method="gmp"), observer=Quiet(), out=tmp_path / "gmp")
+    assert mine.digest == gmp.digest
+    with pytest.raises(ConfigError, match="--method mine has no options of its own, got a=1"):
+        config(parent, method="mine", method_set={"a": 1})
+    with pytest.raises(UnknownName, match="did you mean 'mine'"):
+        config(parent, method="mien")
+
+
+def test_a_sparse_network_is_refused_where_it_does_not_fit(
+    tmp_path: Path, parent: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    half = prune(config(parent, **{**SMALL, "target": 0.5}), observer=Quiet(), out=tmp_path / "a")
+    options = {**SMALL, "epochs": 0}
+    with pytest.raises(ConfigError, match="wanda cannot start from a trained network that is spar"):
+        prune(config(half.checkpoint, **options, method="wanda"), observer=Quiet())
+    further = prune(config(half.checkpoint, **options, method="magnitude"), observer=Quiet())
+    assert further.n_removed == round(0.8 * further.n_prunable)
+    before, after = (Checkpoint.open(r.checkpoint).masks for r in (half, further))
+    assert all(not (after[n] & ~m).any() for n, m in before.items())
+    moving = {**SMALL, "target": 0.5, "method": "rigl", "start": "trained"}
+    moved = prune(config(half.checkpoint, **moving), observer=Quiet(), out=tmp_path / "c")
+    assert moved.n_removed == half.n_removed
+    assert moved.digest != half.digest
+
+
+def test_the_method_of_the_docs(tmp_path: Path, parent: Path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    assert all(f"`{name}`" in page for name in methods.BUILT_IN)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "my_package.py").write_text(page.split("```python\n")[1].split("```")[0])
+    packaged(tmp_path / "site", "my_package:METHOD")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    options = config(parent, **SMALL, method="mine", method_set={"power": 2})
+    made = prune(options, observer=Quiet(), out=tmp_path / "run")
+    assert made.n_removed == round(0.8 * made.n_prunable)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("no_such_module:METHOD", "of theirs cannot be loaded"),
+        ("os:sep", "is a str; os:sep must be a fggp_deploy.methods.MethodInfo"),
+    ],
+)
+def test_a_broken_method_of_another_package(tmp_path: Path, monkeypatch, value: str, says: str):
+    packaged(tmp_path / "site", value)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(ConfigError, match=f"method 'mine' .*{says}"):
+        methods.info("mine")
+
+
+def test_the_program_lists_the_methods(program):
+    told = program("methods", "--json").json
+    assert [m["name"] for m in told] == list(methods.BUILT_IN)
+    rigl = next(m for m in told if m["name"] == "rigl")
+    assert rigl["starts"] == ["random", "sparse"]
+    assert rigl["options"][0]["name"] == "regrow"
+    assert rigl["options"][0]["default"] == 0.5
+    shown = program("methods").out
+    assert all(f"\n{name}: " in f"\n{shown}" for name in methods.BUILT_IN)
+    assert "starts from random or sparse; one target a run; keeps the random generator" in shown
+    one = program("methods", "granet", COLUMNS="160")
+    assert "--method-set start_sparsity=" in one.out
+    wrong = program("methods", "rigel")
+    assert wrong.code == 2
+    assert "unknown method 'rigel'; did you mean 'rigl'?" in wrong.err
+
+
+def test_the_program_refuses_options_that_the_method_has_not(program):
+    wrong = program("prune", "--method", "gmp", "--method-set", "regrow=0.5")
+    assert wrong.code == 2
+    assert "unknown option of --method gmp 'regrow'; known: allocation" in wrong.err
+    half = program("prune", "--method-set", "allocation")
+    assert "--method-set takes key=value, got 'allocation'" in half.err
+
+
+class Two(nn.Module):
+    """A small layer with large weights, a large one with small weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5, bias=False), nn.Linear(10, 8, bias=False)
+        with torch.no_grad():
+            self.a.weight.copy_(torch.arange(1.0, 21).view(5, 4) + 100)
+            self.b.weight.copy_(torch.arange(1.0, 81).view(8, 10))
+
+
+@pytest.mark.parametrize(
+    ("allocation", "removed"),
+    [
+        ("global", {"a": 0, "b": 50}),
+        ("uniform", {"a": 10, "b": 40}),
+        ("erk", {"a": 3, "b": 47}),
+    ],  # 50 kept as 4 + 5 to 8 + 10
+)
+def test_who_loses_how_much(allocation: str, removed: dict[str, int]):
+    net = Two()
+    method = Gradual(Magnitude(), Cubic(0.5, steps=1), allocation=allocation)
+    pruner = Pruner(net, method, optimizer=None)
+    pruner.after_backward()
+    pruner.after_step()
+    masks = pruner.finish()
+    assert masks.removed_by_layer == {f"{n}.weight": k for n, k in removed.items()}
+    assert not masks["b.weight"].view(-1)[: removed["b"]].any()  # the smallest of the layer
+
+
+def test_a_layer_cannot_keep_more_than_it_has():
+    net = Two()
+    masks = MaskSet.ones({"a.weight": net.a.weight, "b.weight": net.b.weight})
+    masks["a.weight"].view(-1)[:16] = False  # 4 of 20 are left, and 16 of 100 removed
+    method = Gradual(Magnitude(), Cubic(0.5, steps=1, start=0.16), allocation="uniform")
+    pruner = Pruner(net, method, optimizer=None, masks=masks)
+    pruner.after_backward()
+    assert pruner.masks.removed_by_layer == {"a.weight": 16, "b.weight": 34}

@@ -1,0 +1,70 @@
+"""Every method on images of the embedded data, from its run to a file that ONNX Runtime opens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from killing import Quiet
+from torch import nn
+
+from fggp_deploy import data, export_run, methods
+from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.models import MODELS
+from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.prune import prune
+from fggp_deploy.training.train import train
+
+pytestmark = pytest.mark.slow
+COMMON = {"model": "small", "batch_size": 64, "device": "cpu", "data": "fashion-mnist-12k"}
+
+
+def small(num_classes: int, in_channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, groups=2, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, num_classes),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A network that has seen 960 images for four epochs; the patches stay for the module."""
+    whole = data.load()
+    few = replace(
+        whole, train=whole.train.first(960), val=whole.val.first(200), test=whole.test.first(500)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "small", small)
+        patch.setattr(data, "load", lambda *_: few)
+        made = train(
+            TrainConfig(**COMMON, epochs=4), observer=Quiet(),
+            out=tmp_path_factory.mktemp("parent") / "run",
+        )  # fmt: skip
+        yield made
+
+
+@pytest.mark.parametrize("name", methods.BUILT_IN)
+def test_from_images_to_a_file(tmp_path: Path, parent, name: str):
+    info = methods.info(name)
+    epochs = 0 if info.without_training else 3
+    target = 0.7
+    checkpoint = None if info.starts[0] == "random" else parent.checkpoint
+    config = PruneConfig(
+        **COMMON, checkpoint=checkpoint, target=target, method=name, epochs=epochs, updates=10
+    )
+    made = prune(config, observer=Quiet(), out=tmp_path / "run")
+    assert made.n_removed == round(target * made.n_prunable)
+    assert made.test_accuracy > 0.4  # chance is 0.1; the parent has about 0.75
+    masks = Checkpoint.open(made.checkpoint).masks
+    assert sum(int((~m).sum()) for m in masks.values()) == made.n_removed
+    file = export_run(made.checkpoint).path
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    few = data.load().test
+    images = data.load().preprocessing(few.images)
+    (logits,) = session.run(None, {"input": images})
+    assert np.mean(logits.argmax(1) == few.labels) == pytest.approx(made.test_accuracy, abs=0.01)
