@@ -14,6 +14,7 @@ import fggp_deploy
 
 from .bench import bench
 from .compare import compare
+from .compile import compile
 from .demo import demo
 from .doctor import doctor
 from .explain import explain
@@ -53,8 +54,8 @@ def main(
 
 
 COMMANDS = (
-    prune, export, verify, compare, sensitivity, explain, bench, inspect, models, train, demo,
-    doctor,
+    prune, export, compile, verify, compare, sensitivity, explain, bench, inspect, models, train,
+    demo, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
