@@ -21,6 +21,7 @@ from .explain import explain
 from .export import export
 from .inspect import inspect
 from .models import models
+from .pack import pack
 from .prune import prune
 from .sensitivity import sensitivity
 from .train import train
@@ -54,8 +55,8 @@ def main(
 
 
 COMMANDS = (
-    prune, export, compile, verify, compare, sensitivity, explain, bench, inspect, models, train,
-    demo, doctor,
+    prune, export, pack, compile, verify, compare, sensitivity, explain, bench, inspect, models,
+    train, demo, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -130,6 +130,9 @@ class _Packer:
                     plans[tensor.name] = plan
                 else:
                     self.left_dense[tensor.name] = plan
+            elif len(tensor.dims) >= 2 and tensor.data_type in _QUANTISED:
+                kind = TensorProto.DataType.Name(tensor.data_type).lower()
+                self.left_dense[tensor.name] = f"it is {kind}, quantised; only float is packed"
         out = ModelProto()
         out.CopyFrom(self.model)
         graph = out.graph
@@ -232,6 +235,9 @@ class _Packer:
 
 _OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+_QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
 
 
 def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:

@@ -174,6 +174,7 @@ class _Splitter:
             nodes.append(_copy(node))
         kept = [_copy(t) for t in graph.initializer if t.name not in self.parts]
         del graph.node[:], graph.initializer[:], graph.sparse_initializer[:], out.functions[:]
+        out.functions.extend(f for f in self.model.functions if f.domain != DOMAIN)
         graph.node.extend(nodes)
         graph.initializer.extend(kept)
         for name, packed in self.weights.items():
