@@ -33,6 +33,9 @@ def pack(
         str | None,
         typer.Option(help="What the first input leaves open, to run it with, as 3,224,224."),
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Remove the channels whose weights are dead, exactly.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: run the file's own self-test here.")
     ] = False,
@@ -61,17 +64,19 @@ def pack(
             model, out, values=values, classes=names,
             mean=o.numbers("--mean", mean) if mean is not None else None,
             std=o.numbers("--std", std) if std is not None else None,
-            shape=o.integers("--shape", shape) if shape is not None else None,
+            shape=o.integers("--shape", shape) if shape is not None else None, compact=compact,
         )  # fmt: skip
         set_aside_report(made.path)
     if json:
         return as_json(made)
     share = made.file_bytes / made.source_bytes
-    zeros = made.n_zeros / made.n_weights
+    zeros = made.n_zeros / max(1, made.n_weights)
     stdout.print(
         f"{made.path}: {size(made.file_bytes)}, {share:.1%} of {made.source}; {made.n_packed} "
         f"weights packed, {zeros:.1%} zeros"
     )
+    if made.compaction is not None:
+        stdout.print(made.compaction.sentence())
     if made.opset != made.source_opset:
         stdout.print(f"raised from opset {made.source_opset} to {made.opset}")
     if made.ran:

@@ -33,6 +33,7 @@ from fggp_deploy.onnx_ops import Packing, ValueType, standard_opset, unpack
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.runtime.sessions import Options, brief
 
+from .compacting import Compacted, compacted
 from .onnx import VALUES
 
 MAX_BYTES = 2 << 30
@@ -78,6 +79,7 @@ class PackedFile:
     kernels_error: float | None
     preprocessing: bool
     notes: tuple[str, ...]
+    compaction: Compacted | None = None
 
 
 def pack_file(
@@ -89,13 +91,15 @@ def pack_file(
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     shape: Sequence[int] | None = None,
+    compact: bool = False,
 ) -> PackedFile:
     """Pack any ONNX file in one piece to `out` (`NAME.packed.onnx`), and check what was packed.
 
     `mean` and `std`, one for each channel, say how a classifier of images wants its pixels: with
     them the file is one that `verify` takes. Nothing is assumed where they are not given. `classes`
     names its classes, by default by their numbers. `shape` gives what the first input leaves open
-    after its first dimension. Raises ModelFileError for a source that cannot be read, holds nothing
+    after its first dimension. `compact` removes dead channels, where the
+    network can be run. Raises ModelFileError for a source that cannot be read, holds nothing
     to pack, or whose packed form is not proved to be the same network; ConfigError for options.
     """
     began = datetime.now(UTC)
@@ -104,9 +108,12 @@ def pack_file(
     source_opset = standard_opset(model)
     with reading(str(source)):
         dense = _raised(unpack(model), source)
+        about = None
+        if compact:
+            dense, about = _compacted(source, dense, shape)
         packing = Packing.of(dense, values=VALUES[values])
         packed = [n for n in packing.model.graph.node if n.domain == DOMAIN]
-        if not packed:
+        if not packed and not (about and about.n_removed):
             reasons = Counter(packing.left_dense.values()).most_common(1)
             why = "no weight of two or more dimensions stands in its main graph"
             if reasons:
@@ -114,6 +121,10 @@ def pack_file(
             raise ModelFileError(f"{source} has nothing to pack; {why}")
         counts = _check_weights(dense, packing, VALUES[values])
     proof = _run_both(source, packing.model, shape, rounded=values == "fp16")
+    if proof.test is None and compact:
+        raise ModelFileError(
+            f"{source}: {proof.why_not}, so nothing proves its compaction; leave --compact out"
+        )
     if proof.test is None and source_opset < MIN_OPSET:
         raise ModelFileError(
             f"{source} was raised from opset {source_opset} to {MIN_OPSET} and cannot be run to "
@@ -146,7 +157,20 @@ def pack_file(
         kernels_error=proof.kernels_error,
         preprocessing=known is not None,
         notes=tuple(notes),
+        compaction=about,
     )
+
+
+def _compacted(
+    source: Path, dense: ModelProto, shape: Sequence[int] | None
+) -> tuple[ModelProto, Compacted]:
+    inputs, answers, why = _first_that_runs(Options(1).open(source, name=source.name), shape)
+    if answers is None:
+        raise ModelFileError(
+            f"{source} cannot be run, so nothing would prove its compaction: {why}; give --shape, "
+            "or leave --compact out"
+        )
+    return compacted(dense, outputs_test.feeds(0, inputs))
 
 
 def _check_options(

@@ -294,6 +294,39 @@ def test_fp16_values(tmp_path: Path) -> None:
     assert set(check_outputs(made.path).values()) == {True}
 
 
+def a_dead_channel() -> ModelProto:
+    """The first convolution's filters 1 and 2 are dead, and give constants."""
+    model = residual_net()
+    tensor = next(t for t in model.graph.initializer if tuple(t.dims) == (32, 16, 3, 3))
+    w = numpy_helper.to_array(tensor).copy()
+    w[[1, 2]] = 0
+    tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+    skip = next(t for t in model.graph.initializer if tuple(t.dims) == (32, 16, 1, 1))
+    w = numpy_helper.to_array(skip).copy()
+    w[[1, 2]] = 0
+    skip.CopyFrom(numpy_helper.from_array(w, skip.name))
+    return model
+
+
+def test_compaction(tmp_path: Path) -> None:
+    source = saved(a_dead_channel(), tmp_path)
+    made = pack_file(source, compact=True)
+    assert made.compaction is not None
+    assert made.compaction.n_removed >= 4
+    before, after = made.compaction.macs
+    assert before is not None
+    assert after is not None
+    assert after < before
+    assert made.error is not None
+    assert made.error <= 1e-5
+    assert set(check_outputs(made.path).values()) == {True}
+
+
+def test_compaction_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="nothing would prove its compaction"):
+        pack_file(saved(needs_a_side(18), tmp_path), compact=True)
+
+
 def a_test() -> dict[str, Any]:
     y = np.linspace(-3, 5, 1000, dtype=np.float32).reshape(10, 100)
     made = OutputsTest.record([Input("x", "float32", (2, 3))], lambda _: {"y": y})
