@@ -27,11 +27,12 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_lifting import names_read_inside
-from fggp_deploy.onnx_reading import infer_shapes
+from fggp_deploy.onnx_reading import infer_shapes, reading, tensor_array
 
 Array = npt.NDArray[Any]
 Needed = npt.NDArray[np.bool_]
 
+MAX_CHANNELS = 1 << 20  # of a value; one that claims more is left alone
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 _BINARY = ("Add", "Sub", "Mul", "Div")
 
@@ -59,9 +60,10 @@ def compact(model: ModelProto) -> Compaction:
     """The model without the channels that no output depends on, equal but for rounding.
 
     Requires standard operators; anything that is not known is left alone, with all channels that it
-    reads and makes. Raises ModelFileError for a graph whose shapes contradict each other.
+    reads and makes. Raises ModelFileError for a graph that contradicts itself.
     """
-    return _Compactor(model).run()
+    with reading("the graph"):
+        return _Compactor(model).run()
 
 
 def dense_macs(model: ModelProto) -> int | None:
@@ -201,11 +203,12 @@ class _Compactor:
         return True
 
     def _channels(self, name: str) -> int | None:
-        """Channels of a value, axis 1 of at least two; None where that is not known."""
+        """Channels of a value, axis 1 of at least two; None where that is not known, or absurd."""
         shape = self.shapes.get(name)
-        if name in self.tensors or shape is None or len(shape) < 2 or not shape[1]:
+        if name in self.tensors or shape is None or len(shape) < 2:
             return None
-        return shape[1]
+        n = shape[1]
+        return n if n is not None and 0 < n <= MAX_CHANNELS else None
 
     def _all_needed(self, name: str) -> None:
         n = self._channels(name) if name else None
@@ -217,7 +220,7 @@ class _Compactor:
         tensor = self.tensors.get(name)
         if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
             return None
-        return numpy_helper.to_array(tensor)
+        return tensor_array(tensor)
 
     def _constants(self, name: str) -> Array:
         """Constants of a value's channels, NaN where there is none."""
@@ -577,7 +580,7 @@ def _pool(c: _Compactor, node: NodeProto, n: int) -> Array | None:
     if node.op_type == "ReduceMean":
         axes = a.get("axes")
         if axes is None and len(node.input) > 1 and node.input[1] in c.tensors:
-            axes = numpy_helper.to_array(c.tensors[node.input[1]]).tolist()
+            axes = tensor_array(c.tensors[node.input[1]]).tolist()
         rank = len(c.shapes[x])
         if axes is None or sorted(i % rank for i in axes) != list(range(2, rank)):
             return None
@@ -607,7 +610,7 @@ def _flatten(c: _Compactor, node: NodeProto, n: int) -> Array | None:
             return None
     else:
         tensor = c.tensors.get(node.input[1])
-        wanted = None if tensor is None else numpy_helper.to_array(tensor).tolist()
+        wanted = None if tensor is None else tensor_array(tensor).tolist()
         if wanted not in ([0, -1], [0, n], [-1, n]) or _attributes(node).get("allowzero", 0):
             return None
         if None in c.shapes[x] or math.prod(d or 0 for d in c.shapes[x][1:]) != n:
