@@ -166,6 +166,7 @@ class _Compactor:
         self.need: dict[str, Needed] = {}
         self.layers: list[_Layer] = []
         self.same: list[_Same] = []
+        self.pads: dict[str, tuple[int, int, int]] = {}  # a Pad's output → before, behind, rank
         self.params: dict[str, list[int]] = {}  # node output → inputs that are a value a channel
 
     def run(self) -> Compaction:
@@ -279,6 +280,8 @@ class _Compactor:
             if same.node.op_type == "Conv":
                 found[same.node.input[1]] = (len(kept), int(kept.sum()))
                 _set(same.node, "group", int(kept.sum()))
+            if same.y in self.pads:
+                self._cut_pad(same.node, kept)
         for node in self.reshapes:
             self._replace(node, 1, np.array([0, -1]))
         return found
@@ -317,6 +320,14 @@ class _Compactor:
             del node.input[2:]
             node.input.append(f"{layer.y}.bias")
             self._replace(node, 2, bias32)
+
+    def _cut_pad(self, node: NodeProto, kept: Needed) -> None:
+        before, after, rank = self.pads[node.output[0]]
+        pads = np.zeros(2 * rank, np.int64)
+        pads[1] = kept[:before].sum()
+        pads[1 + rank] = kept[len(kept) - after :].sum()
+        self._replace(node, 1, pads)
+        del node.input[2:]  # a zero, and axes that all are there now
 
     def _cut_parameter(self, node: NodeProto, index: int, kept: Needed) -> None:
         value = self._array(node.input[index])
@@ -621,6 +632,47 @@ def _flatten(c: _Compactor, node: NodeProto, n: int) -> Array | None:
     return c._constants(x)[source]
 
 
+def _integers(c: _Compactor, node: NodeProto, index: int) -> list[int] | None:
+    """A constant input of whole numbers; None where it is absent or no constant."""
+    tensor = c.tensors.get(node.input[index]) if len(node.input) > index else None
+    return None if tensor is None else [int(i) for i in tensor_array(tensor).reshape(-1)]
+
+
+def _slice(c: _Compactor, node: NodeProto, n: int) -> Array | None:
+    """A Slice of planes, whatever it takes of them."""
+    x, axes = node.input[0], _integers(c, node, 3)
+    rank = len(c.shapes.get(x, ()))
+    if c._channels(x) != n or axes is None or any(a % rank < 2 for a in axes):
+        return None
+    _follow(c, node, [(x, np.arange(n))])
+    return c._constants(x)
+
+
+def _pad(c: _Compactor, node: NodeProto, n: int) -> Array | None:
+    """Channels of zeros before and behind, as ResNets for small images have in their shortcuts."""
+    x, pads = node.input[0], _integers(c, node, 1)
+    rank, width = len(c.shapes.get(x, ())), c._channels(x)
+    if pads is None or width is None or _attributes(node).get("mode", b"constant") != b"constant":
+        return None
+    fill = c._array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    axes = _integers(c, node, 3)
+    if len(node.input) > 3 and node.input[3] and axes is None:
+        return None
+    axes = [a % rank for a in axes] if axes is not None else list(range(rank))
+    if fill is None or fill.any() or len(pads) != 2 * len(axes) or len(set(axes)) < len(axes):
+        return None
+    both = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
+    before, after = both.pop(1, (0, 0))
+    if any(p != (0, 0) for p in both.values()) or min(before, after) < 0:
+        return None
+    if before + width + after != n:
+        return None
+    source = np.concatenate([np.full(before, -1), np.arange(width), np.full(after, -1)])
+    _follow(c, node, [(x, source)])
+    c.pads[node.output[0]] = (before, after, rank)
+    return np.concatenate([np.zeros(before), c._constants(x), np.zeros(after)])
+
+
 def _sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
@@ -638,6 +690,8 @@ _LOOKS: dict[str, Callable[[_Compactor, NodeProto, int], Array | None]] = {
     "Concat": _concat,
     "Flatten": _flatten,
     "Reshape": _flatten,
+    "Pad": _pad,
+    "Slice": _slice,
     "Identity": _unary(lambda x, a: x),
     "Relu": _unary(lambda x, a: np.maximum(x, 0)),
     "LeakyRelu": _unary(lambda x, a: np.where(x < 0, a.get("alpha", 0.01) * x, x)),

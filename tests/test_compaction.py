@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import nets
 import numpy as np
 import onnx
 import pytest
+import torch
 from graphs import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
+from fggp_deploy import models
 from fggp_deploy.compaction import compact
+from fggp_deploy.exporters.compacting import compacted
+from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.runtime.sessions import Options
 
 
@@ -126,6 +131,23 @@ def test_a_residual_sum_needs_both() -> None:
     same_outputs(model, done.model)
 
 
+@pytest.mark.parametrize("axes", [False, True])
+def test_a_shortcut_of_slices_and_zeros(axes: bool) -> None:
+    b = Net()
+    x = b.op("Relu", b.layer("x", 3, 4, dead=[2], bias=np.full(4, -0.1)))
+    bounds = [b.tensor(np.array(v)) for v in ([0, 0], [99, 99], [2, 3], [2, 2])]
+    short = b.op("Slice", x, *bounds)
+    pads = [2, 2] if axes else [0, 2, 0, 0, 0, 2, 0, 0]
+    more = [b.tensor(np.array(0, np.float32)), b.tensor(np.array([1]))] if axes else []
+    short = b.op("Pad", short, b.tensor(np.array(pads)), *more)
+    y = b.layer(x, 4, 8, dead=[0, 4, 5], bias=np.zeros(8), strides=[2, 2])
+    s = b.op("Relu", b.op("Add", y, short))
+    model = b.model(b.head(b.layer(s, 8, 4), 4))
+    done = compact(model)
+    assert widths(done.model) == [3, 6, 4]  # 0 is padded and dead, 4 comes from the dead 2
+    same_outputs(model, done.model)
+
+
 def test_concatenations_and_batch_norms() -> None:
     b = Net()
     left = b.layer("x", 3, 8, dead=[2], bias=np.zeros(8))
@@ -222,7 +244,9 @@ def random_net(seed: int) -> ModelProto:
 
     width = int(rng.integers(4, 9))
     x = act(conv("x", 3, width))
-    for kind in rng.choice(["plain", "residual", "concat", "depthwise", "gate", "pool", "bn"], 5):
+    for kind in rng.choice(
+        ["plain", "residual", "concat", "depthwise", "shortcut", "gate", "pool", "bn"], 5
+    ):
         if kind == "plain":
             new = int(rng.integers(3, 9))
             x, width = act(conv(x, width, new)), new
@@ -234,6 +258,13 @@ def random_net(seed: int) -> ModelProto:
             x, width = b.op("Concat", y, x, axis=1), width + 3
         elif kind == "depthwise":
             x = act(conv(x, width, width, group=width))
+        elif kind == "shortcut":
+            ends = [b.tensor(np.array(v)) for v in ([0, 0], [99, 99], [2, 3], [1, 1])]
+            before, after = (int(i) for i in rng.integers(0, 3, 2))
+            pads = b.tensor(np.array([0, before, 0, 0, 0, after, 0, 0]))
+            y = b.op("Pad", b.op("Slice", x, *ends), pads)
+            x = b.op("Add", conv(x, width, width + before + after, pad=1), y)
+            width += before + after
         elif kind == "gate":
             gate = conv(b.op("GlobalAveragePool", x), width, width, k=1)
             x = b.op("Mul", x, b.op("Sigmoid", gate))
@@ -274,3 +305,24 @@ def test_compacting_twice_changes_nothing() -> None:
     for seed in range(20):
         once = compact(random_net(seed)).model
         assert compact(once).n_removed == 0
+
+
+def test_a_network_of_the_package_with_padded_shortcuts() -> None:
+    torch.manual_seed(0)
+    net = models.build("resnet20", num_classes=10, in_channels=3).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.ndim == 4:  # filters of very different sizes, and one threshold
+                p *= torch.rand(len(p), 1, 1, 1) ** 3 * torch.rand(1, p.shape[1], 1, 1) ** 2
+                p *= p.abs() > p.abs().flatten().kthvalue(int(0.95 * p.numel())).values
+        for m in net.modules():
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.bias.uniform_(-0.5, 0.5)
+                m.running_mean.uniform_(-0.5, 0.5)
+    meta = nets.metadata(size=32)
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    small, about = compacted(to_onnx(net, meta), {"input": x})
+    assert about.n_removed > 50
+    assert about.error <= 1e-6
+    assert about.packed_bytes[1] < about.packed_bytes[0]
+    assert {n.op_type for n in small.graph.node} >= {"Pad", "Slice"}
