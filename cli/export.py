@@ -35,6 +35,10 @@ def export(
         str,
         typer.Option(help="onnx: fp32, or fp16 (smaller; what that changes is measured)."),
     ] = "fp32",
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Remove the channels that the mask killed, exactly."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
     ] = None,
@@ -58,8 +62,9 @@ def export(
         from fggp_deploy.exporters.run import export_run
 
         result = export_run(
-            checkpoint, format=format, out=out, flat=flat, values=values, trust_code=trust_code
-        )
+            checkpoint, format=format, out=out, flat=flat, values=values, compact=compact,
+            trust_code=trust_code,
+        )  # fmt: skip
     if json:
         return as_json(result)
     stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")
@@ -69,6 +74,8 @@ def export(
             f"{result.reference}: {size(result.reference_bytes)}, the parent; not for shipping. "
             f"The file is {share:.2%} of it"
         )
+    if result.compaction is not None:
+        stdout.print(result.compaction.sentence())
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
     if result.rounding_error is not None:
         stdout.print(

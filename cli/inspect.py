@@ -100,8 +100,14 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    from fggp_deploy.artifacts.sparse_model import SparseModel
+    from fggp_deploy.artifacts.sparse_model import SparseModel, foreign_layers
 
+    if path.is_file() and (found := foreign_layers(path)) is not None:
+        rows = [
+            Row(x.name, x.shape, x.size, x.size - x.nnz, x.stored_bytes, x.macs, x.encoding, None)
+            for x in found
+        ]
+        return rows, {"file_bytes": path.stat().st_size}
     model = SparseModel.open(path)
     meta = model.metadata
     prunable = set(meta.sparsity.get("prunable", ()))

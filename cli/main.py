@@ -14,6 +14,7 @@ import fggp_deploy
 
 from .bench import bench
 from .compare import compare
+from .compile import compile
 from .demo import demo
 from .doctor import doctor
 from .explain import explain
@@ -21,6 +22,7 @@ from .export import export
 from .inspect import inspect
 from .methods import methods
 from .models import models
+from .pack import pack
 from .prune import prune
 from .sensitivity import sensitivity
 from .train import train
@@ -54,8 +56,8 @@ def main(
 
 
 COMMANDS = (
-    prune, export, verify, compare, sensitivity, explain, bench, inspect, models, methods,
-    train, demo, doctor,
+    prune, export, pack, compile, verify, compare, sensitivity, explain, bench, inspect,
+    models, methods, train, demo, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -125,3 +125,16 @@ def integers(name: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as e:
         raise ConfigError(f"{name} must be whole numbers with commas between, got {text!r}") from e
+
+
+def lines(name: str, path: Path) -> tuple[str, ...]:
+    """The lines of a small text file, without the empty ones; raises ConfigError."""
+    from fggp_deploy.errors import ConfigError
+    from fggp_deploy.files import check_readable
+
+    if check_readable(path) > 1 << 24:
+        raise ConfigError(f"{name} {path} is larger than 16 MiB, which no list of classes is")
+    try:
+        return tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line)
+    except ValueError as e:
+        raise ConfigError(f"{name} {path} is not UTF-8 text") from e

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from onnx import ModelProto
 from torch import nn
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
@@ -23,10 +24,13 @@ from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, Unk
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import REFERENCE, parent_of
 from fggp_deploy.models import without_folder
+from fggp_deploy.onnx_unpacking import layer_name
 from fggp_deploy.training.start import restore
+from fggp_deploy.verify.certificate import weights
 from fggp_deploy.verify.network import load as load_network
 
 from . import Note, load, onnx_dense, silent, state_dict
+from .compacting import Compacted, compacted
 from .onnx import VALUES
 from .stale import set_aside_report
 from .torch_onnx import to_onnx
@@ -40,7 +44,8 @@ class Exported:
     files' names and hashes. `self_test_error` is the largest logit difference to the network that
     the file was made from, `rounding_error` the one that fp16 values make on the self-test's
     inputs, and `largest_logit` what to hold them against. `notes` are lines for the user, such as
-    the weights that were left dense.
+    the weights that were left dense. `compaction` is what --compact took away; `sparsity` is that
+    of the network before.
     """
 
     path: Path
@@ -55,6 +60,7 @@ class Exported:
     rounding_error: float | None
     largest_logit: float
     notes: tuple[str, ...]
+    compaction: Compacted | None = None
 
 
 def export_run(
@@ -64,23 +70,31 @@ def export_run(
     out: Path | None = None,
     flat: bool = False,
     values: str = "fp32",
+    compact: bool = False,
     trust_code: bool = False,
 ) -> Exported:
     """Write `checkpoint` in a format beside it, or at `out`, and check what was written.
 
     The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. `flat` and
-    `values` (fp32, fp16) are for the format onnx. `trust_code`: run the user's own file that the
-    network comes from. Raises CheckpointError, UnknownName, MachineError, and ModelFileError when
-    the file under onnxruntime does not give the network's own logits.
+    `values` (fp32, fp16) are for the format onnx. `compact` removes dead channels.
+    `trust_code`: run the user's own file that the network comes from. Raises CheckpointError,
+    UnknownName, MachineError, and ModelFileError when the file under onnxruntime does not give the
+    network's own logits.
     """
     options = _options(format, flat, values)
     if format == state_dict.FORMAT:
+        if compact:
+            raise ConfigError(
+                "--compact is for ONNX formats; a state-dict keeps its network's shapes"
+            )
         return _export_state_dict(checkpoint, out=out, trust_code=trust_code)
     began = datetime.now(UTC)
     exporter = load(format)
     name = exporter.DEFAULT_NAME
     if options:
         name = f"model{'.fp16' if values == 'fp16' else ''}{'.flat' if flat else ''}.onnx"
+    if compact:
+        name = name.replace("model", "model.compact", 1)
     if checkpoint.stem.startswith("pruned-"):  # one of a run's several targets
         name = name.replace("model", checkpoint.stem.replace("pruned", "model"))
     if out is not None and out.suffix != Path(name).suffix:
@@ -91,7 +105,7 @@ def export_run(
     if path.parent != checkpoint.parent:
         _refuse_to_replace_reference(path.parent, parent)
     reference = _reference(parent, path.parent, trust_code=trust_code)
-    setting = {"format": format, "flat": flat, "values": values}
+    setting = {"format": format, "flat": flat, "values": values, "compact": compact}
     provenance = Provenance.of(setting, began).to_dict()
     metadata = dataclasses.replace(
         _metadata(model, info, content),
@@ -100,10 +114,18 @@ def export_run(
         provenance={"export": _to_ship(provenance), "prune": _to_ship(info.provenance)},
     )
     notes: list[str] = []
-    written, error = _write(model, metadata, path, format, options, notes.append)
+    dense, about = to_onnx(model, metadata), None
+    if compact:
+        dense, about = compacted(dense, _feeds(dense, metadata))
+        counts = _counts(dense, metadata.sparsity)
+        metadata = dataclasses.replace(metadata, sparsity=counts)
+        sparsity = counts["before_compaction"]
+    else:
+        sparsity = metadata.sparsity
+    written, error = _write(dense, metadata, path, format, options, notes.append)
     if (stale := set_aside_report(path)) is not None:
         notes.insert(0, f"the report of the file that was here before is {stale.name} now")
-    n_removed, n_prunable = metadata.sparsity["n_removed"], metadata.sparsity["n_prunable"]
+    n_removed, n_prunable = sparsity["n_removed"], sparsity["n_prunable"]
     test, unrounded = written.metadata.selftest, written.metadata.unrounded
     assert test is not None  # _metadata recorded it
     return Exported(
@@ -119,6 +141,7 @@ def export_run(
         rounding_error=_difference(test.logits, unrounded.logits) if unrounded else None,
         largest_logit=float(abs(test.logits).max()),
         notes=tuple(notes),
+        compaction=about,
     )
 
 
@@ -179,7 +202,7 @@ def export_model(
     """
     options = _options(format, False, values)
     metadata = Metadata(preprocessing, tuple(classes), _record(model.eval(), preprocessing))
-    _write(model, metadata, path, format, options, note)
+    _write(to_onnx(model, metadata), metadata, path, format, options, note)
     return path
 
 
@@ -198,8 +221,30 @@ def _options(format: str, flat: bool, values: str) -> dict[str, Any]:
     return options
 
 
+def _feeds(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:
+    """The self-test's inputs for a graph."""
+    assert metadata.selftest is not None  # _metadata recorded it
+    return {dense.graph.input[0].name: metadata.selftest.probe(metadata.preprocessing.input_shape)}
+
+
+def _counts(dense: ModelProto, told: Mapping[str, Any]) -> dict[str, Any]:
+    """`told` with the counts of a compacted graph, and those of the network before."""
+    layers = weights(dense)
+    names = {layer_name(n) for n in told["prunable"]}
+    prunable = [w for name, w in layers.items() if name in names]
+    keys = ("n_prunable", "n_removed", "n_all_weights", "n_all_removed")
+    return {
+        **told,
+        "n_prunable": sum(w.size for w in prunable),
+        "n_removed": sum(int((w == 0).sum()) for w in prunable),
+        "n_all_weights": sum(w.size for w in layers.values()),
+        "n_all_removed": sum(int((w == 0).sum()) for w in layers.values()),
+        "before_compaction": {k: told[k] for k in keys},
+    }
+
+
 def _write(
-    model: nn.Module,
+    dense: ModelProto,
     metadata: Metadata,
     path: Path,
     format: str,
@@ -208,7 +253,7 @@ def _write(
 ) -> tuple[SparseModel, float]:
     """Write and read back a file; and the largest difference of its self-test under onnxruntime."""
     exporter = load(format)
-    exporter.export(to_onnx(model, metadata), metadata, path, note=note, **options)
+    exporter.export(dense, metadata, path, note=note, **options)
     written = SparseModel.open(path)
     return written, _self_test(written)
 

@@ -42,6 +42,14 @@ class Packing:
     left_fp32: dict[str, str]
 
     @classmethod
+    def beside_regions(cls, model: ModelProto) -> Packing:
+        """The same for what regions leave in a compiled model: decoders alone, no sparse operator.
+
+        Requires standard opset 18 or newer.
+        """
+        return _Packer(model, np.float32, decoders_only=True).run()
+
+    @classmethod
     def of(cls, model: ModelProto, *, values: ValueType = np.float32) -> Packing:
         """Store each float weight in its smallest form; a model that would not shrink is copied.
 
@@ -88,8 +96,11 @@ class _Plan:
 class _Packer:
     """One packing of one model: what is decided for each weight, then each node rewritten."""
 
-    def __init__(self, model: ModelProto, values: ValueType) -> None:
+    def __init__(
+        self, model: ModelProto, values: ValueType, *, decoders_only: bool = False
+    ) -> None:
         self.original = model
+        self.decoders_only = decoders_only
         self.model = lift_weights(model)
         self.graph = self.model.graph
         self.values = values
@@ -119,6 +130,9 @@ class _Packer:
                     plans[tensor.name] = plan
                 else:
                     self.left_dense[tensor.name] = plan
+            elif len(tensor.dims) >= 2 and tensor.data_type in _QUANTISED:
+                kind = TensorProto.DataType.Name(tensor.data_type).lower()
+                self.left_dense[tensor.name] = f"it is {kind}, quantised; only float is packed"
         out = ModelProto()
         out.CopyFrom(self.model)
         graph = out.graph
@@ -136,8 +150,11 @@ class _Packer:
         graph.initializer.extend(self.zero_biases.values())
         out.ir_version = max(out.ir_version, 8)  # the first with functions
         opset = standard_opset(out)
-        out.functions.extend(function(op, opset) for op in sorted({p.op for p in plans.values()}))
-        out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+        known = {f.name for f in out.functions if f.domain == DOMAIN}
+        ops = {p.op for p in plans.values()} - known
+        out.functions.extend(function(op, opset) for op in sorted(ops))
+        if all(o.domain != DOMAIN for o in out.opset_import):
+            out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
         if not plans or out.ByteSize() >= self.original.ByteSize():
             out.CopyFrom(self.original)
             why = "the file as a whole would be no smaller"
@@ -158,7 +175,11 @@ class _Packer:
         w = numpy_helper.to_array(tensor)
         if w.size > MAX_ELEMENTS:
             return f"it has more than {MAX_ELEMENTS:,} elements"
+        if any(use.node.domain == DOMAIN for use in self.uses[name]):
+            return "a region reads it as it is"
         forms = {sparse_form(use, w.shape, self.constants) for use in self.uses[name]}
+        if self.decoders_only:
+            forms = {None}
         form = forms.pop() if len(forms) == 1 and name not in self.fixed else None
         values = self._value_type(name, w)
         packed = choose(np.ascontiguousarray(w.T) if form == GEMM_TRANSPOSED else w, values=values)
@@ -214,6 +235,9 @@ class _Packer:
 
 _OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+_QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
 
 
 def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""From a packed model, with functions or flat, to a standard graph and its checked weights.
+"""From a packed model (with functions, flat or compiled) to a standard graph and its weights.
 
 Nothing here trusts the file: every tensor is read by our own code, every shape and index is
 checked, and what does not fit raises ModelFileError.
@@ -39,6 +39,7 @@ from fggp_deploy.onnx_reading import (
     sparse_array,
     tensor_array,
 )
+from fggp_deploy.onnx_regions import expand
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def split(model: ModelProto) -> Unpacked:
     """The same, with the sparse weights still packed and apart from the graph."""
     with reading("the model"):
         onnx.checker.check_model(model)
+        model = expand(model)
         reject_foreign(model)
         out = _Splitter(model).run()
         restore_gemms(out.graph.graph, infer_shapes(out.graph), out.weights)
@@ -172,6 +174,7 @@ class _Splitter:
             nodes.append(_copy(node))
         kept = [_copy(t) for t in graph.initializer if t.name not in self.parts]
         del graph.node[:], graph.initializer[:], graph.sparse_initializer[:], out.functions[:]
+        out.functions.extend(f for f in self.model.functions if f.domain != DOMAIN)
         graph.node.extend(nodes)
         graph.initializer.extend(kept)
         for name, packed in self.weights.items():

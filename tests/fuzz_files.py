@@ -2,9 +2,10 @@
 
     python tests/fuzz_files.py --count 12000 --seed 0
 
-A third each of ONNX files (bytes and fields changed), of `.csr` folders (hashes mended, so that the
-change is reached) and of models given to `unpack`. Memory is capped; prints the figures as JSON and
-ends with a traceback where a reader raises anything else, hangs, or asks for too much.
+A quarter each of ONNX files (bytes and fields changed; a compiled one among them), of `.csr`
+folders (hashes mended, so that the change is reached), of models given to `unpack`, and of those
+that `unpack` reads given to `compact`. Memory is capped; prints the figures as JSON and ends with a
+traceback where a reader raises anything else, hangs, or asks for too much.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.compaction import compact
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import csr, onnx, onnx_sparse
 from fggp_deploy.onnx_ops import unpack
+from fggp_deploy.runtime.ahead import compile_file
 
 HANG_S = 30
 MEMORY = 4 << 30
@@ -92,6 +96,8 @@ def originals(folder: Path) -> list[bytes]:
         onnx_sparse.export(dense, METADATA, folder / "sparse.onnx"),
         golden.ONNX,
     ]
+    if kernels.library_path() is not None:
+        paths.append(compile_file(golden.ONNX, folder / "fast.onnx", measure=False).path)
     return [p.read_bytes() for p in paths]
 
 
@@ -222,8 +228,14 @@ def _function(m: ModelProto, rng: Rng) -> None:
     f = pick(rng, m.functions)
     if rng.random() < 0.3:
         m.functions.add().CopyFrom(f)
-    elif rng.random() < 0.5:
-        f.name = pick(rng, ("Conv", "SparseConv", "Unmask"))
+    elif rng.random() < 0.4:
+        f.name = pick(rng, ("Conv", "SparseConv", "Unmask", "Region_0"))
+    elif rng.random() < 0.4:
+        node = pick(rng, f.node)
+        names = [*f.input, *f.output, *(o for n in f.node for o in n.output), "", "nowhere"]
+        side = pick(rng, (node.input, node.output, f.input, f.output))
+        if side:
+            side[int(rng.integers(len(side)))] = pick(rng, names)
     else:
         pick(rng, f.node).op_type = "Identity"
 
@@ -295,7 +307,7 @@ def fuzz(count: int, seed: int) -> dict[str, object]:
             str(p.relative_to(source)): p.read_bytes() for p in source.rglob("*") if p.is_file()
         }
         for i in range(count):
-            kind = ("onnx", "csr", "unpack")[i % 3]
+            kind = ("onnx", "csr", "unpack", "compact")[i % 4]
             act = _mutant(kind, folder, whole, files, rng)
             start = time.perf_counter()
             signal.alarm(HANG_S)
@@ -328,6 +340,9 @@ def _mutant(
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(content)
         return lambda: SparseModel.open(path).dense()
+    if kind == "compact":
+        changed = mutate_model(unpack(ModelProto.FromString(whole[0])), rng)
+        return lambda: compact(unpack(changed))
     content = pick(rng, whole)
     try:
         model = mutate_model(ModelProto.FromString(content), rng)

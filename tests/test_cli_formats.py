@@ -143,3 +143,23 @@ def test_export_leaves_another_networks_reference_alone(demo_run):
     assert "other/reference.onnx is not the parent of this network and would be" in made.err
     assert [p.name for p in other.parent.iterdir()] == ["reference.onnx"]
     assert other.read_bytes() == b"another network's"
+
+
+def test_compaction_is_told_and_verifies(demo_run):
+    made = demo_run("export", "--compact", "--json")
+    assert made.code == 0, made.err
+    path = demo_run.cwd / made.json["path"]
+    assert path.name == "model.compact.onnx"
+    told = made.json["compaction"]
+    assert told["error"] <= 1e-5
+    assert told["n_removed"] == sum(a - b for a, b in told["channels"].values()) > 0
+    assert told["macs"][1] < told["macs"][0]
+    checked = demo_run(
+        "verify", path, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2", "--json",
+        "--out", "rc",
+    )  # fmt: skip
+    assert checked.code == 0, checked.err
+    assert "sparsity as claimed" in [v["name"] for v in checked.json["verdicts"]]
+    refused = demo_run("export", "--compact", "--format", "state-dict")
+    assert refused.code == 2
+    assert "--compact is for ONNX formats" in refused.err

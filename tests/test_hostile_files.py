@@ -38,8 +38,8 @@ def fuzz(count: int, seed: int) -> dict[str, int]:
 
 
 def test_mutated_files():
-    found = fuzz(450, seed=0)
-    for kind in ("onnx", "csr", "unpack"):
+    found = fuzz(600, seed=0)
+    for kind in ("onnx", "csr", "unpack", "compact"):
         assert found[f"{kind} refused"] > 50
         assert found[f"{kind} read"] > 0
     assert found["distinct_messages"] > 50

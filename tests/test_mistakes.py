@@ -84,7 +84,6 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["prune", "--model", "resnet19"], "unknown model 'resnet19'; did you mean 'resnet1"),
         (["prune", "--model", "resnet21"], "unknown model 'resnet21'; did you mean 'resnet20'"),
         (["prune", "--target", "98%"], "got '98%'; write 98% as 0.98"),
-        (["inspect", "foreign.onnx"], "`explain` and `bench` take any ONNX file"),
         (
             ["verify", "foreign.onnx", "--check", "full"],
             "the report full/report.json cannot be read",

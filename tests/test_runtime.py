@@ -256,6 +256,10 @@ def test_largest_difference() -> None:
     assert largest_difference([np.array([1.0, -3.0]), np.zeros(2)], want) == 0.25
     assert largest_difference([want[0], np.array([0.0, 0.5])], want) == 0.5
     assert np.isnan(largest_difference([np.array([np.nan, -4.0]), np.zeros(2)], want))
+    assert np.isnan(largest_difference([np.zeros(3), np.zeros(2)], want))
+    labels = [np.array([3, 1]), np.array([True, False]), np.array([{0: 0.5}], object)]
+    assert largest_difference(labels, labels) == 0
+    assert largest_difference([labels[0], ~labels[1], labels[2]], labels) == 1
 
 
 def test_explain_a_session_of_somebody_else() -> None:

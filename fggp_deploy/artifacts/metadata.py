@@ -62,10 +62,15 @@ class Metadata:
     @classmethod
     def from_props(cls, props: Mapping[str, str]) -> Metadata:
         """Read what `to_props` wrote; unknown `fggp.*` keys are ignored. Raises ModelFileError."""
+        if PREFIX + "packed" in props and PREFIX + "format_version" not in props:
+            raise ModelFileError(
+                "the file was packed without --mean and --std, so it does not say how its images "
+                "are prepared; `pack` its source with them, or use `explain`, `bench` or `compile`"
+            )
         if PREFIX + "format_version" not in props:
             raise ModelFileError(
                 "this is an ONNX file that fggp-deploy did not make (it has no fggp.* metadata); "
-                "make one with `fggp-deploy export`; `explain` and `bench` take any ONNX file"
+                "make one with `fggp-deploy export` or `pack`; `explain` and `bench` take any file"
             )
         values = {k.removeprefix(PREFIX): _json(k, v) for k, v in props.items() if k[:5] == PREFIX}
         if values["format_version"] != FORMAT_VERSION:

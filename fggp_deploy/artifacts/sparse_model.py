@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 
 from fggp_deploy.artifacts import csr_folder
-from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.artifacts.metadata import PREFIX, Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
@@ -97,6 +97,26 @@ class SparseModel:
         if self.path.is_dir():
             return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
         return self.path.stat().st_size
+
+
+def foreign_layers(path: Path) -> tuple[Layer, ...] | None:
+    """The layers of any ONNX file without `fggp.format_version`; None for a file that has it.
+
+    Raises ModelFileError as `SparseModel.open` does.
+    """
+    try:
+        serialized = _read_file(path)
+        with reading("it is truncated, corrupt or no ONNX file: it"):
+            model = ModelProto.FromString(serialized)
+        if any(p.key == f"{PREFIX}format_version" for p in model.metadata_props):
+            return None
+        if not model.graph.node:
+            raise ModelFileError("it is truncated, corrupt or no ONNX file: it has no graph")
+        content = split(model)
+        with reading("the graph"):
+            return _layers(content, infer_shapes(content.graph))
+    except ModelFileError as e:
+        raise ModelFileError(f"{path}: {e}") from e
 
 
 def _read_file(path: Path) -> bytes:

@@ -18,12 +18,12 @@ from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import Compiled, Plan
-from fggp_deploy.runtime.sessions import MARK, Options
+from fggp_deploy.runtime.sessions import Options
 
 __all__ = ["TUNING_SECONDS", "compiled_file", "explain", "session", "uses_kernels"]
 
 TUNING_SECONDS = 0.5  # what the first session for a model spends on finding kernel variants
-_explanations: WeakKeyDictionary[ort.InferenceSession, str] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[ort.InferenceSession, Plan] = WeakKeyDictionary()
 
 
 def session(
@@ -46,8 +46,9 @@ def session(
     The first session for a model and a machine tunes the kernels (for `tuning_seconds`, by default
     `TUNING_SECONDS`), compares layers and the whole with plain ONNX Runtime, and is a plain session
     unless the kernels are faster beyond doubt; later ones read the cached result. With
-    `measure=False` nothing is timed and the cost model's choice is taken as it is. `progress` is
-    told (stage, done, total).
+    `measure=False` nothing is timed and the cost model's choice is taken as it is. A file that
+    `fggp-deploy compile` wrote is taken as it was compiled. `progress` is told (stage, done,
+    total).
 
     Raises ModelFileError for a file that cannot be read, and ConfigError for options out of their
     domain.
@@ -78,7 +79,7 @@ def session(
 
     data = source if isinstance(source, bytes) else source.read_bytes()
     compiled = compile_model(data, Request(options, batch, measure, seconds, progress))
-    if cache:
+    if cache and compiled.model is not data:
         disk.save(place, compiled)
     return _open(source, compiled, options)
 
@@ -97,14 +98,14 @@ def compiled_file(model: str | Path | bytes, *, threads: int, batch: int = 1) ->
 
 def explain(session: ort.InferenceSession) -> str:
     """Why a session runs as it does: "kernels: …" or "plain: …"."""
-    if session in _explanations:
-        return _explanations[session]
+    if session in _plans:
+        return str(_plans[session])
     return "plain: it was not opened by fggp_deploy.runtime.session"
 
 
 def uses_kernels(session: ort.InferenceSession) -> bool:
     """Whether a session that `session` opened runs regions, not the dense model."""
-    return MARK in session.get_modelmeta().custom_metadata_map
+    return session in _plans and _plans[session].sparse
 
 
 def _what_is_lost() -> str:
@@ -129,5 +130,5 @@ def _open(source: Path | bytes, compiled: Compiled, options: Options) -> ort.Inf
         opened = options.open(compiled.model, name=name, on_kernels=True)
     else:
         opened = options.open(source, name=name)
-    _explanations[opened] = str(compiled.plan)
+    _plans[opened] = compiled.plan
     return opened

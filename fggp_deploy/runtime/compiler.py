@@ -18,7 +18,8 @@ from onnx import ModelProto
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import unpack
-from fggp_deploy.onnx_unpacking import reading
+from fggp_deploy.onnx_regions import compiled_for, is_compiled
+from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
@@ -51,6 +52,9 @@ class Request:
 
 def compile_model(data: bytes, request: Request) -> Compiled:
     """Plan a model for this machine; raises ModelFileError for one that cannot be read."""
+    compiled = _read_compiled(data)
+    if compiled is not None:
+        return compiled
     dense = read_dense(data)
     shapes = value_shapes(dense)
     regions = find(dense, shapes)
@@ -69,6 +73,19 @@ def compile_model(data: bytes, request: Request) -> Compiled:
         return _Planner(dense, shapes, regions, feeds, request).run()
     except ModelFileError as e:  # what plain onnxruntime may run all the same
         return _plain(str(e))
+
+
+def _read_compiled(data: bytes) -> Compiled | None:
+    """A file that was compiled before, as it is; None for any other."""
+    with reading("the model"):
+        model = onnx.load_model_from_string(data)
+    if not is_compiled(model):
+        return None
+    split(model)  # raises for what breaks the format
+    about = compiled_for(model) or {}
+    isa, threads = about.get("isa"), about.get("threads")
+    made_for = f" for {isa!s:.20}, threads {threads!s:.4}" if about else ""
+    return Compiled(Plan(True, f"as the file was compiled{made_for}"), data)
 
 
 def price_layers(data: bytes, request: Request) -> list[LayerCost]:
@@ -133,6 +150,11 @@ def random_feeds(
     return feeds
 
 
+def chosen_isa() -> str:
+    """The instruction set that the kernels use here; raises MachineError without the library."""
+    return os.environ.get("FGGP_ISA") or kernels.isas()[0]
+
+
 def _plain(reason: str) -> Compiled:
     return Compiled(Plan(False, reason))
 
@@ -169,7 +191,7 @@ class _Planner:
         self.dense, self.shapes, self.regions = dense, shapes, regions
         self.feeds, self.request = feeds, request
         self.dense_bytes: bytes = dense.SerializeToString()
-        self.isa = os.environ.get("FGGP_ISA") or kernels.isas()[0]
+        self.isa = chosen_isa()
 
     def run(self) -> Compiled:
         self.tune()

@@ -16,6 +16,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import program as p
 from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
+from fggp_deploy.onnx_regions import ATTRIBUTES
 from fggp_deploy.packing import to_gaps
 from fggp_deploy.runtime.chains import Region, find_regions
 from fggp_deploy.runtime.graph import Layer
@@ -169,12 +170,13 @@ def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> Mod
     ends = {b.region.layers[-1].nodes[-1].output[0]: b for b in built}
     nodes: list[NodeProto] = []
     tensors: list[TensorProto] = []
+    taken = _names_left(model, built, replaced)
     for node in model.graph.node:
         if id_of(node) not in replaced:
             nodes.append(node)
         if node.output[0] in ends:
             region = ends[node.output[0]]
-            names = [f"{region.name}.{i}" for i in range(len(region.constants))]
+            names = _constant_names(region, taken)
             tensors += [
                 numpy_helper.from_array(a, n) for a, n in zip(region.constants, names, strict=True)
             ]
@@ -186,7 +188,41 @@ def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> Mod
     out.functions.extend(function(name, opset) for name in sorted(used))
     out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
     out.metadata_props.add(key=MARK, value=str(len(built)))
+    out.ir_version = max(out.ir_version, 8)  # the first with functions
     return out
+
+
+def _names_left(model: ModelProto, built: list[BuiltRegion], replaced: set[str]) -> set[str]:
+    """Names of values and initializers that stay in the graph beside its regions."""
+    taken = {v.name for v in (*model.graph.input, *model.graph.output)}
+    for node in model.graph.node:
+        if id_of(node) not in replaced:
+            taken |= {*node.input, *node.output}
+    for b in built:
+        taken |= {*b.region.inputs, *b.region.outputs}
+    return taken
+
+
+def _constant_names(b: BuiltRegion, taken: set[str]) -> list[str]:
+    """Names for a region's constants, after the weights that they hold; `taken` grows by them."""
+    names: list[str] = []
+    for layer, steps in b.layers():
+        if layer.weight is None:
+            continue
+        own = layer.learned is not None and layer.nodes[0].input[1]
+        name = own or f"{b.name}.{layer.output}"
+        sparse = b.steps[steps][0].weights == p.GAPS
+        while not taken.isdisjoint(found := _parts(name, sparse)):
+            name += "_"
+        taken |= set(found)
+        names += found
+    return names
+
+
+def _parts(name: str, sparse: bool) -> list[str]:
+    """A weight's constants, as docs/format.md names them, and its bias."""
+    weights = [f"{name}.values", f"{name}.gaps"] if sparse else [name]
+    return [*weights, f"{name.removesuffix('.weight')}.bias"]
 
 
 def id_of(node: NodeProto) -> str:
@@ -220,6 +256,7 @@ def _sorted(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
 
 def _put(out: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto]) -> None:
     read = {name for node in nodes for name in node.input} | {v.name for v in out.graph.output}
+    read -= {t.name for t in tensors}
     kept = [t for t in out.graph.initializer if t.name in read]
     del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
     out.graph.node.extend(nodes)
@@ -269,7 +306,7 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
         b.region.outputs,
         body,
         imports,
-        attributes=["program", "constants", "threads"],
+        attributes=list(ATTRIBUTES),
     )
 
 

@@ -1,0 +1,80 @@
+"""fggp-deploy compile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+
+@ends_cleanly
+def compile(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A packed .onnx file, or any with many zeros. Default: the newest run's model."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write. Default: NAME.compiled.onnx beside it."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime that it will run on.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images in a run to tune for; it takes any.")] = 1,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Tune the kernels here and write only what is faster here. --no-measure takes "
+            "the cost model's choice, as for another machine.",
+        ),
+    ] = True,
+    seconds: Annotated[float, typer.Option(help="Time to spend on tuning.")] = 5.0,
+    json: o.Json = False,
+) -> None:
+    """Write a model whose chains of layers are single nodes for the sparse kernels.
+
+    A program in any language that registers the kernels' library runs it as fast as
+    runtime.session would, with nothing to plan at start. Without the library each node is the
+    chain that it replaces: the file runs on any ONNX Runtime from 1.20. Both are checked.
+
+    Example:  fggp-deploy compile model.onnx -o fast.onnx --threads 2
+    """
+    from fggp_deploy.exporters.stale import set_aside_report
+    from fggp_deploy.folder import PACKED, newest
+    from fggp_deploy.runtime.ahead import compile_file
+
+    from .progress import working
+    from .render import as_json, size, stdout
+
+    path = model or newest(PACKED)
+    if path.is_dir() and (path / PACKED).is_file():
+        path = path / PACKED
+    with working("compiling") as progress:
+        made = compile_file(
+            path, out, threads=threads, batch=batch, measure=measure, seconds=seconds,
+            progress=progress,
+        )  # fmt: skip
+    stale = set_aside_report(made.path)
+    if json:
+        return as_json(made)
+    gain = "not measured" if made.speedup is None else f"at least {made.speedup:.2f} times dense"
+    stdout.print(
+        f"{made.path}: {size(made.file_bytes)} ({made.source.name}: {size(made.source_bytes)})\n"
+        f"{made.layers} layers in {made.regions} region{'s' * (made.regions != 1)} for {made.isa} "
+        f"({made.cpu}), threads {made.threads}, batch {made.batch}: {gain}"
+    )
+    if made.left:
+        stdout.print(f"left to ONNX Runtime: {', '.join(made.left)}", markup=False)
+    on = "its self-test passes" if made.self_test else "on noise (it has no self-test)"
+    stdout.print(
+        f"{on}: within {made.stock_error:.1e} of the source's largest output on stock "
+        f"onnxruntime, {made.kernels_error:.1e} on the kernels"
+    )
+    if stale is not None:
+        stdout.print(f"note: the report of the file that was here before is {stale.name} now")
+    return None

@@ -1,0 +1,110 @@
+"""fggp-deploy pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .endings import ends_cleanly
+
+_MAX_NOTES = 10
+
+
+@ends_cleanly
+def pack(
+    model: Annotated[Path, typer.Argument(help="Any .onnx file in one piece.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write. Default: NAME.packed.onnx beside it."),
+    ] = None,
+    values: Annotated[str, typer.Option(help="fp32, or fp16 (smaller, rounded).")] = "fp32",
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Of the pixels in 0..1, a channel each, as 0.485,0.456,0.406."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="The same, as 0.229,0.224,0.225.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file of the classes' names, a line each.")
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="What the first input leaves open, to run it with, as 3,224,224."),
+    ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Remove the channels whose weights are dead, exactly.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: run the file's own self-test here.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """Pack an ONNX file that somebody else made: zeros stored dense, or as sparse_initializer.
+
+    What is not packed is left as it is, with a line that says why. Every packed weight is decoded
+    and compared, and the network is run beside its source where made-up inputs let it. A classifier
+    of images whose --mean and --std are given becomes a file that `verify` takes; without them the
+    file keeps a self-test of its outputs.
+
+    Example:  fggp-deploy pack other.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+    """
+    from .progress import working
+    from .render import as_json, size, stdout
+
+    if check:
+        return _check(model, json=json)
+    names = o.lines("--classes", classes) if classes is not None else None
+    with working("packing"):
+        from fggp_deploy.exporters.pack import pack_file
+        from fggp_deploy.exporters.stale import set_aside_report
+
+        made = pack_file(
+            model, out, values=values, classes=names,
+            mean=o.numbers("--mean", mean) if mean is not None else None,
+            std=o.numbers("--std", std) if std is not None else None,
+            shape=o.integers("--shape", shape) if shape is not None else None, compact=compact,
+        )  # fmt: skip
+        set_aside_report(made.path)
+    if json:
+        return as_json(made)
+    share = made.file_bytes / made.source_bytes
+    zeros = made.n_zeros / max(1, made.n_weights)
+    stdout.print(
+        f"{made.path}: {size(made.file_bytes)}, {share:.1%} of {made.source}; {made.n_packed} "
+        f"weights packed, {zeros:.1%} zeros"
+    )
+    if made.compaction is not None:
+        stdout.print(made.compaction.sentence())
+    if made.opset != made.source_opset:
+        stdout.print(f"raised from opset {made.source_opset} to {made.opset}")
+    if made.ran:
+        equal = "bit-equal" if made.bit_equal else f"within {made.error:.1e} of the largest output"
+        stdout.print(f"run on {', '.join(made.ran)}: {equal} on stock onnxruntime", markup=False)
+        if made.kernels_error is not None:
+            stdout.print(f"on the kernels: within {made.kernels_error:.1e}")
+    else:
+        stdout.print(f"not run, every weight compared: {made.why_not}", markup=False)
+    if not made.preprocessing:
+        stdout.print("how its images are prepared, if it takes any, is not known: see --mean")
+    for line in made.notes[:_MAX_NOTES]:
+        stdout.print(f"note: {line}", markup=False)
+    if len(made.notes) > _MAX_NOTES:
+        stdout.print(f"… and {len(made.notes) - _MAX_NOTES} more; --json has them all")
+    return None
+
+
+def _check(model: Path, *, json: bool) -> None:
+    from fggp_deploy.exporters.pack import check_outputs
+
+    from .render import as_json, stdout
+
+    passed = check_outputs(model)
+    if json:
+        as_json({"path": model, "self_test": passed})
+    else:
+        for where, good in passed.items():
+            stdout.print(f"self-test on {where}: {'passed' if good else 'FAILED'}")
+    if not all(passed.values()):
+        raise typer.Exit(1)

@@ -1,0 +1,70 @@
+"""Compaction with its proof: both networks run on the same inputs before one is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import ModelProto
+
+from fggp_deploy.compaction import compact
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_ops import pack
+from fggp_deploy.runtime.sessions import Options, largest_difference, run
+
+TOLERANCE = 1e-5  # of the largest output
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What compaction took away.
+
+    `channels` counts, by weight, output channels before and after, of the layers that lost some;
+    `macs` dense multiply-accumulates for one image, before and after, None where shapes are not
+    known; `dense_bytes` the plain ONNX file and `packed_bytes` the packed one, before and after.
+    `error` is the largest difference of an output over the largest.
+    """
+
+    channels: dict[str, tuple[int, int]]
+    n_removed: int
+    macs: tuple[int | None, int | None]
+    dense_bytes: tuple[int, int]
+    packed_bytes: tuple[int, int]
+    error: float
+
+    def sentence(self) -> str:
+        """What to tell the user."""
+        if not self.n_removed:
+            return "compaction: no channel is dead"
+        before, after = self.macs
+        macs = f", {after / before:.1%} of the MACs left" if before and after else ""
+        packed, dense = self.packed_bytes, self.dense_bytes
+        return (
+            f"compaction: {self.n_removed} dead channels removed, in {len(self.channels)} layer"
+            f"{'s' * (len(self.channels) != 1)}"
+            f"{macs}; packed {packed[0]:,} → {packed[1]:,} bytes, dense {dense[0]:,} → "
+            f"{dense[1]:,}; outputs within {self.error:.1e} of the largest"
+        )
+
+
+def compacted(dense: ModelProto, feeds: Mapping[str, Any]) -> tuple[ModelProto, Compacted]:
+    """The model without its dead channels, run beside the whole one on `feeds`.
+
+    Raises ModelFileError where the two differ by more than TOLERANCE, or do not run.
+    """
+    done = compact(dense)
+    whole, small = dense.SerializeToString(), done.model.SerializeToString()
+    want = run(Options(1).open(whole, name="the network"), feeds, "the network")
+    name = "the network without its dead channels"
+    error = largest_difference(run(Options(1).open(small, name=name), feeds, name), want)
+    if not error <= TOLERANCE:
+        raise ModelFileError(
+            f"{name} differs by {error:.1e} of the largest output; nothing was written, leave "
+            "--compact out and report this"
+        )
+    sizes = (pack(dense).ByteSize(), pack(done.model).ByteSize())
+    about = Compacted(
+        done.channels, done.n_removed, done.macs, (len(whole), len(small)), sizes, error
+    )
+    return done.model, about

@@ -1,0 +1,113 @@
+"""Compiled files: chains of layers as single nodes `ai.fggp::Region_0` …, and back to chains.
+
+The definition of a region is the chain that it replaces, so that a runtime without the kernels
+inlines it. Nothing here trusts the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from onnx import FunctionProto, ModelProto, NodeProto
+
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_functions import DOMAIN
+
+COMPILED = "fggp.compiled"  # metadata of a compiled file: what for, on which machine
+ATTRIBUTES = ("program", "constants", "threads")
+_NAME = re.compile(r"Region_\d{1,4}")
+_INSIDE = ("SparseConv", "SparseGemm")  # our operators that a chain may hold
+
+
+def is_region(definition: FunctionProto) -> bool:
+    """Whether a model-local function is the definition of a region, by its name."""
+    return definition.domain == DOMAIN and _NAME.fullmatch(definition.name) is not None
+
+
+def is_compiled(model: ModelProto) -> bool:
+    """Whether any chain of a model is a region."""
+    return any(is_region(f) for f in model.functions)
+
+
+def compiled_for(model: ModelProto) -> dict[str, Any] | None:
+    """What a compiled file says of the machine that it is for; None where it says nothing."""
+    for prop in model.metadata_props:
+        if prop.key == COMPILED:
+            try:
+                value = json.loads(prop.value)
+            except (ValueError, RecursionError):
+                return None
+            return value if isinstance(value, dict) else None
+    return None
+
+
+def expand(model: ModelProto) -> ModelProto:
+    """The model with each region's chain in its place; a model without regions as it is.
+
+    Each region must be used once and hold no other, so that what a file unfolds to is no longer
+    than the file. Raises ModelFileError.
+    """
+    regions = {f.name: f for f in model.functions if is_region(f)}
+    if not regions:
+        return model
+    used = Counter(n.op_type for n in model.graph.node if n.domain == DOMAIN)
+    for name, definition in regions.items():
+        if used[name] != 1:
+            raise ModelFileError(
+                f"region {name} stands {used[name]} times in the graph; once is the rule"
+            )
+        _check_chain(definition)
+    out = ModelProto()
+    out.CopyFrom(model)
+    del out.graph.node[:], out.functions[:]
+    taken = {name for n in model.graph.node for name in (*n.input, *n.output)}
+    taken |= {t.name for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.domain == DOMAIN and node.op_type in regions:
+            out.graph.node.extend(_chain(node, regions[node.op_type], taken))
+        else:
+            out.graph.node.add().CopyFrom(node)
+    out.functions.extend(f for f in model.functions if not is_region(f))
+    return out
+
+
+def _chain(call: NodeProto, definition: FunctionProto, taken: set[str]) -> Iterator[NodeProto]:
+    """A definition's nodes, reading and making the values of the node that calls it."""
+    if len(call.input) != len(definition.input) or len(call.output) != len(definition.output):
+        raise ModelFileError(f"region {call.op_type} has other inputs or outputs than its node")
+    names = dict(zip(definition.input, call.input, strict=True))
+    names |= dict(zip(definition.output, call.output, strict=True))
+    names[""] = ""
+    for node in definition.node:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for made in node.output:
+            if made not in names:
+                own = made
+                while own in taken:
+                    own = f"{call.op_type}.{own}"
+                taken.add(own)
+                names[made] = own
+        if not names.keys() >= {*node.input}:
+            raise ModelFileError(f"region {call.op_type} reads a value that nothing makes")
+        copy.input[:] = [names[n] for n in node.input]
+        copy.output[:] = [names[n] for n in node.output]
+        yield copy
+
+
+def _check_chain(definition: FunctionProto) -> None:
+    if not set(definition.attribute) <= set(ATTRIBUTES) or definition.attribute_proto:
+        raise ModelFileError(f"region {definition.name} has attributes that none may have")
+    for node in definition.node:
+        ours = node.domain == DOMAIN and node.op_type in _INSIDE
+        if not ours and node.domain not in ("", "ai.onnx"):
+            raise ModelFileError(
+                f"region {definition.name} holds {node.domain}::{node.op_type}; a chain has "
+                "standard operators, SparseConv and SparseGemm"
+            )
+        if any(a.HasField("g") or a.graphs or a.ref_attr_name for a in node.attribute):
+            raise ModelFileError(f"region {definition.name} holds a subgraph or a reference")

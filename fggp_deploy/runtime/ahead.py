@@ -1,0 +1,249 @@
+"""Compiling ahead of time: a file whose chains of layers are single nodes, written deliberately.
+
+Without the library each of these nodes is the chain that it replaces, so the file runs on a stock
+onnxruntime too, and is checked on both before it is written.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from fggp_deploy import kernels
+from fggp_deploy.artifacts.metadata import PREFIX, Metadata
+from fggp_deploy.artifacts.outputs_test import KEY, OutputsTest
+from fggp_deploy.artifacts.provenance import machine
+from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.files import check_readable, sha256_file, write_atomic
+from fggp_deploy.onnx_functions import MIN_OPSET
+from fggp_deploy.onnx_ops import Packing, standard_opset, unpack
+from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
+from fggp_deploy.progress import Progress, silent
+from fggp_deploy.runtime.compiler import (
+    TOLERANCE,
+    Request,
+    chosen_isa,
+    compile_model,
+    random_feeds,
+)
+from fggp_deploy.runtime.plan import Compiled
+from fggp_deploy.runtime.sessions import Array, Options, largest_difference, run
+
+MAX_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class CompiledFile:
+    """What `compile_file` wrote, and for what.
+
+    `layers` with weights run in `regions`; `left` weights stay with onnxruntime. `speedup` is the
+    lower end of what was measured against dense, None where nothing was. `stock_error` and
+    `kernels_error` are the largest differences of any output to the source's on stock onnxruntime,
+    over the largest output; `self_test` whether they were found on the file's own self-test, which
+    then passed on both, or on noise, as the file has none.
+    """
+
+    path: Path
+    source: Path
+    file_bytes: int
+    source_bytes: int
+    sha256: str
+    regions: int
+    layers: int
+    left: tuple[str, ...]
+    isa: str
+    cpu: str
+    threads: int
+    batch: int
+    speedup: float | None
+    self_test: bool
+    stock_error: float
+    kernels_error: float
+
+
+def compile_file(
+    source: Path,
+    out: Path | None = None,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    measure: bool = True,
+    seconds: float = 0.5,
+    progress: Progress = silent,
+) -> CompiledFile:
+    """Compile `source`, packed or any ONNX file of many zeros, to `out` (`NAME.compiled.onnx`).
+
+    The kernels are tuned here for `seconds`, for `threads` and `batch` images, and a file is
+    written only where they are faster than plain onnxruntime; `measure=False` times nothing and
+    takes the cost model's choice. Raises ModelFileError for a source that cannot be read, has
+    nothing to compile or is no faster, ConfigError for options, and MachineError without the
+    library.
+    """
+    if threads < 1 or batch < 1 or not 0 <= seconds < 86_400:
+        raise ConfigError(
+            f"threads and batch must be at least 1 and seconds at least 0, got {threads}, {batch} "
+            f"and {seconds}"
+        )
+    kernels.load()
+    out = out or source.with_name(f"{source.stem}.compiled.onnx")
+    if out.suffix != ".onnx":
+        raise ConfigError(f"{out} must end in .onnx")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ConfigError(f"{out} is the source itself; name another file with --out")
+    model = _read(source)
+    options = Options(threads)
+    with reading(str(source)):
+        dense = _raised(unpack(model))
+        content: bytes = dense.SerializeToString()
+    compiled = compile_model(content, Request(options, batch, measure, seconds, progress))
+    if compiled.model is None:
+        cure = "; --no-measure compiles it all the same" if compiled.plan.ratio is not None else ""
+        raise ModelFileError(f"{source} was not compiled: {compiled.plan.reason}{cure}")
+    about = _about(source, compiled, threads, batch)
+    made = _finished(compiled.model, model, about)
+    written: bytes = made.SerializeToString(deterministic=True)
+    progress("checking on both runtimes", 0, 1)
+    test, errors = _check(source, model, dense, written, options, batch)
+    write_atomic(out, written)
+    return CompiledFile(
+        path=out,
+        source=source,
+        file_bytes=len(written),
+        source_bytes=source.stat().st_size,
+        sha256=sha256_file(out),
+        regions=sum(map(is_region, made.functions)),
+        layers=_n_layers(made),
+        left=_left(made),
+        isa=about["isa"],
+        cpu=about["cpu"],
+        threads=threads,
+        batch=batch,
+        speedup=compiled.plan.ratio,
+        self_test=test,
+        stock_error=errors[0],
+        kernels_error=errors[1],
+    )
+
+
+def _read(source: Path) -> ModelProto:
+    if check_readable(source, ModelFileError) > MAX_BYTES:
+        raise ModelFileError(f"{source} is larger than 2 GiB, which no ONNX file in one piece is")
+    with reading(f"{source} is truncated, corrupt or no ONNX file: it"):
+        model = onnx.load_model_from_string(source.read_bytes())
+    if not model.graph.node:
+        raise ModelFileError(f"{source} is truncated, corrupt or no ONNX file: it has no graph")
+    if is_compiled(model):
+        raise ModelFileError(f"{source} is compiled already; give the file that it was made from")
+    return model
+
+
+def _raised(dense: ModelProto) -> ModelProto:
+    """The model at the least opset that our functions are written in."""
+    if standard_opset(dense) >= MIN_OPSET:
+        return dense
+    return onnx.version_converter.convert_version(dense, MIN_OPSET)
+
+
+def _about(source: Path, compiled: Compiled, threads: int, batch: int) -> dict[str, Any]:
+    return {
+        "source_sha256": sha256_file(source),
+        "isa": chosen_isa(),
+        "cpu": machine()["cpu"],
+        "onnxruntime": ort.__version__,
+        "threads": threads,
+        "batch": batch,
+        "speedup": compiled.plan.ratio,
+    }
+
+
+def _finished(compiled: bytes, source: ModelProto, about: dict[str, Any]) -> ModelProto:
+    """The compiled model as a file: small, no opsets but those used, the source's metadata."""
+    model = Packing.beside_regions(onnx.load_model_from_string(compiled)).model
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(".values") and tensor.data_type == TensorProto.FLOAT:
+            _halve_(tensor)
+    domains = {n.domain for n in model.graph.node} | {"", "ai.onnx"}
+    kept = [o for o in model.opset_import if o.domain in domains]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    model.ir_version = max(8, min(model.ir_version, source.ir_version))
+    taken = {p.key for p in model.metadata_props}
+    for prop in source.metadata_props:
+        if prop.key not in taken:
+            model.metadata_props.add(key=prop.key, value=prop.value)
+    model.metadata_props.add(key=COMPILED, value=json.dumps(about, sort_keys=True))
+    onnx.checker.check_model(model)
+    return model
+
+
+def _halve_(tensor: TensorProto) -> None:
+    """Store values as float16 where that says exactly the same, as after `export --values fp16`."""
+    values = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16)
+    if np.array_equal(halves.astype(np.float32), values):
+        tensor.CopyFrom(numpy_helper.from_array(halves, tensor.name))
+
+
+def _check(
+    source: Path,
+    model: ModelProto,
+    dense: ModelProto,
+    written: bytes,
+    options: Options,
+    batch: int,
+) -> tuple[bool, tuple[float, float]]:
+    """Whether there is a self-test, and the errors on stock onnxruntime and with the library."""
+    props = {p.key: p.value for p in model.metadata_props}
+    test = None
+    if PREFIX + "format_version" in props:
+        meta = Metadata.from_props(props)
+        test = meta.selftest
+    elsewise = None
+    if test is None and KEY in props:
+        elsewise = OutputsTest.parse(props[KEY])
+    if elsewise is not None:
+        feeds = elsewise.feeds()
+    elif test is not None:
+        names = [v.name for v in dense.graph.input]
+        feeds = {names[0]: test.probe(meta.preprocessing.input_shape)}
+    else:
+        feeds = random_feeds(dense, batch)
+    want = run(options.open(source, name=source.name), feeds, source.name)
+    got: list[list[Array]] = []
+    outputs = [v.name for v in dense.graph.output]
+    for where, on_kernels in (("on stock onnxruntime", False), ("on the kernels", True)):
+        name = f"the compiled file {where}"
+        got.append(run(options.open(written, name=name, on_kernels=on_kernels), feeds, name))
+        error = largest_difference(got[-1], want)
+        answers = dict(zip(outputs, got[-1], strict=True))
+        failed = (test is not None and not test.passes(got[-1][0])) or (
+            elsewise is not None and not elsewise.passes(answers)
+        )
+        if not error <= TOLERANCE or failed:
+            raise ModelFileError(
+                f"{name} differs from {source} by {error:.1e} of the largest output; nothing was "
+                "written, report this"
+            )
+    first, second = (largest_difference(y, want) for y in got)
+    return test is not None or elsewise is not None, (first, second)
+
+
+def _n_layers(model: ModelProto) -> int:
+    """Layers with weights inside of the regions."""
+    kinds = ("SparseConv", "SparseGemm", "Conv", "Gemm")
+    return sum(n.op_type in kinds for f in model.functions if is_region(f) for n in f.node)
+
+
+def _left(model: ModelProto) -> tuple[str, ...]:
+    """Names of the weights that layers beside the regions read."""
+    kinds = ("Conv", "Gemm", "MatMul", "ConvTranspose")
+    return tuple(n.input[1] for n in model.graph.node if n.op_type in kinds and len(n.input) > 1)
