@@ -1,0 +1,187 @@
+"""Pruning methods beside each other, each trained from random weights for as many epochs.
+
+    python benchmarks/compare_methods.py --runs FOLDER [--methods fggp,gmp,…] [--targets 0.9,0.98]
+        [--seeds 0,1,2] [--epochs 10] [--minutes M] [--parallel N] [--report]
+
+The package's own network and data, one recipe for all: no teacher, so that methods which never had
+a trained network are not behind; dense training of as many epochs is a row too. What a method is
+told beside the target are its defaults. Runs that are there are not made again; the one that was
+cut goes on. With --cifar10 DATA the network is ResNet-20 and the data CIFAR-10. `--report` prints
+the table that is there so far, best mean first, and writes it with a plot to benchmarks/results.
+
+A method that cannot reach a target, since a layer would lose every weight, is "n/a"; the JSON says
+why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cells
+from scipy.stats import sem, t
+
+from fggp_deploy import methods
+from fggp_deploy.artifacts.provenance import machine, package_versions
+
+RESULTS = Path(__file__).parent / "results"
+DENSE = "dense"
+RECIPE = ["--lr", "0.05", "--lr-schedule", "cosine", "--warmup-epochs", "1", "--batch-size", "64"]
+
+
+def name_of(method: str, target: float, seed: int) -> str:
+    """A run's folder."""
+    return f"{method}-{target:g}-seed{seed}" if method != DENSE else f"{DENSE}-seed{seed}"
+
+
+def command(method: str, target: float, seed: int, args: argparse.Namespace) -> list[str]:
+    """What the program makes it from."""
+    common = [*RECIPE, "--epochs", str(args.epochs), "--seed", str(seed)]
+    model = "resnet10s2"
+    if args.cifar10:
+        model = "resnet20"
+        common += ["--data", "cifar10", "--data-dir", str(args.cifar10)]
+    if method == DENSE:
+        return ["train", "--model", model, *common]
+    return [
+        "prune", "--model", model, "--method", method, "--target", str(target),
+        "--start", "random", "--distill", "0", *common,
+    ]  # fmt: skip
+
+
+def table(args: argparse.Namespace) -> dict[str, Any]:
+    """What is there: a row a method and target, with every seed's accuracy in percent."""
+    rows = []
+    for method, target in product([DENSE, *args.methods], args.targets):
+        if method == DENSE and target != args.targets[0]:
+            continue
+        made, refused = [], ""
+        for seed in args.seeds:
+            name = name_of(method, target, seed)
+            log = args.runs / f"{name}.log"
+            if cells.done(args.runs, name):
+                found = cells.figures(args.runs, name)
+                found["epochs"] = len(found["epochs"])
+                made.append({"seed": seed, **found})
+            elif log.exists() and "would remove every weight of" in log.read_text():
+                refused = log.read_text().strip().splitlines()[-1]
+        rows.append(
+            {
+                "method": method,
+                "target": 0.0 if method == DENSE else target,
+                "accuracy": [round(100 * run["accuracy"], 2) for run in made],
+                "runs": made,
+                "not_reached": refused,
+            }
+        )
+    about = {"hardware": machine(), "versions": package_versions(), "epochs": args.epochs}
+    return about | {"network": "resnet20" if args.cifar10 else "resnet10s2", "rows": rows}
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """Mean [95% t interval] (count)."""
+    if len(values) < 2:
+        return f"{values[0]:.2f} (1)" if values else "–"
+    low, high = t.interval(0.95, len(values) - 1, statistics.mean(values), sem(values))
+    return f"{statistics.mean(values):.2f} [{low:.2f}, {high:.2f}] ({len(values)})"
+
+
+def markdown(found: dict[str, Any], targets: list[float]) -> str:
+    """Methods by their mean over the targets, the best first."""
+    by_method: dict[str, dict[float, Any]] = {}
+    for row in found["rows"]:
+        by_method.setdefault(row["method"], {})[row["target"]] = row
+
+    def mean(method: str) -> float:
+        means = [
+            statistics.mean(r["accuracy"]) for r in by_method[method].values() if r["accuracy"]
+        ]
+        return statistics.mean(means) if means else 0.0
+
+    lines = ["| method | " + " | ".join(f"{x:.0%}" for x in targets) + " |"]
+    lines.append("|---|" + "---|" * len(targets))
+    for method in sorted(by_method, key=mean, reverse=True):
+        shown = []
+        for target in targets:
+            row = by_method[method].get(0.0 if method == DENSE else target)
+            given = row["accuracy"] if row else []
+            shown.append("n/a" if row and row["not_reached"] else with_interval(given))
+        lines.append(f"| {method} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Each run a dot, each mean a line, methods side by side."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    rows = [r for r in found["rows"] if r["accuracy"]]
+    figure, axes = pyplot.subplots(figsize=(8, 0.35 * len(rows) + 1), layout="constrained")
+    for i, row in enumerate(rows):
+        axes.plot(row["accuracy"], [i] * len(row["accuracy"]), "o", color="#0b62c4", alpha=0.6)
+        axes.plot([statistics.mean(row["accuracy"])], [i], "|", color="black", markersize=14)
+    names = [r["method"] + (f", {r['target']:.0%}" if r["target"] else "") for r in rows]
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("top-1 on the test images, %; a dot a seed")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument(
+        "--methods", type=lambda text: text.split(","),
+        default=["fggp", "gmp", "granet", "rigl", "snip", "synflow"],
+    )  # fmt: skip
+    parser.add_argument(
+        "--targets", type=lambda text: [float(s) for s in text.split(",")], default=[0.9, 0.98]
+    )
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2]
+    )
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--cifar10", type=Path, metavar="DATA")
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    for method in args.methods:
+        methods.info(method)
+    if args.report:
+        found = table(args)
+        stem = f"methods_{found['network']}"
+        (RESULTS / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
+        plot(found, RESULTS / f"{stem}.svg")
+        print(markdown(found, args.targets))
+        return 0
+    runs = {}
+    for seed, target, method in product(args.seeds, args.targets, [DENSE, *args.methods]):
+        name = name_of(method, target, seed)
+        runs[name] = cells.Run(name, partial(command, method, target, seed, args))
+
+    def told(name: str) -> None:
+        found = cells.figures(args.runs, name)
+        print(f"{name}: {found['accuracy']:.2%} in {found['seconds']:.0f} s", file=sys.stderr)
+
+    complete = cells.make(
+        list(runs.values()), args.runs, kept=told, parallel=args.parallel, minutes=args.minutes
+    )
+    print("all is done" if complete else "not all is done; the same command goes on")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
