@@ -64,7 +64,7 @@ def test_a_dead_filter_behind_relu_is_removed() -> None:
     b = Net()
     y = b.op("Relu", b.layer("x", 3, 8, dead=[1, 5], bias=np.full(8, -0.5)))
     model = b.model(b.head(b.layer(y, 8, 4), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [6, 4]
     assert done.channels == {"t0": (8, 6)}
     assert done.n_removed == 2
@@ -78,7 +78,7 @@ def test_one_constant_stays_where_a_border_would_tell(pad: int, k: int, left: in
     b = Net()
     y = b.op("Relu", b.layer("x", 3, 8, dead=[1, 5], bias=np.arange(8) / 4))
     model = b.model(b.head(b.layer(y, 8, 4, k=k, pad=pad), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [left, 4]
     same_outputs(model, done.model)
 
@@ -91,7 +91,7 @@ def test_a_constant_is_carried_where_only_the_middle_tap_reads_it() -> None:
     w[:, 1] *= np.eye(3, dtype=np.float32)[1] * np.eye(3, dtype=np.float32)[1][:, None]
     b.tensors[2].CopyFrom(numpy_helper.from_array(w, "t2"))
     model = b.model(b.head(z, 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [7, 4]
     same_outputs(model, done.model)
 
@@ -101,7 +101,7 @@ def test_an_unread_channel_is_removed_through_a_chain() -> None:
     y = b.op("Relu", b.layer("x", 3, 8))
     y = b.op("Relu", b.layer(y, 8, 8, unread=[0, 1]))
     model = b.model(b.head(b.layer(y, 8, 4, unread=[7]), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [6, 7, 4]
     same_outputs(model, done.model)
 
@@ -115,7 +115,7 @@ def test_dead_channels_die_on_to_a_fixed_point() -> None:
     w[3, 2:] = 0  # reads 0 and 1 alone
     b.tensors[2].CopyFrom(numpy_helper.from_array(w, "t2"))
     model = b.model(b.head(b.layer(b.op("Relu", z), 8, 4), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [6, 7, 4]
     same_outputs(model, done.model)
 
@@ -126,7 +126,7 @@ def test_a_residual_sum_needs_both() -> None:
     y = b.layer(x, 8, 8, dead=[3, 4], bias=np.zeros(8))
     s = b.op("Relu", b.op("Add", y, x))
     model = b.model(b.head(b.layer(s, 8, 4), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [7, 7, 4]  # 3 is dead on both sides
     same_outputs(model, done.model)
 
@@ -143,7 +143,7 @@ def test_a_shortcut_of_slices_and_zeros(axes: bool) -> None:
     y = b.layer(x, 4, 8, dead=[0, 4, 5], bias=np.zeros(8), strides=[2, 2])
     s = b.op("Relu", b.op("Add", y, short))
     model = b.model(b.head(b.layer(s, 8, 4), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [3, 6, 4]  # 0 is padded and dead, 4 comes from the dead 2
     same_outputs(model, done.model)
 
@@ -156,7 +156,7 @@ def test_concatenations_and_batch_norms() -> None:
     stats = [b.tensor(b.rng.random(16).astype(np.float32) + 0.5) for _ in range(4)]
     y = b.op("BatchNormalization", y, *stats)
     model = b.model(b.head(b.layer(y, 16, 4, pad=0), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [7, 6, 4]
     same_outputs(model, done.model)
 
@@ -167,7 +167,7 @@ def test_depthwise_and_gates() -> None:
     y = b.op("Relu", b.layer(y, 8, 8, group=8, bias=np.full(8, -0.1)))
     gate = b.op("Sigmoid", b.layer(b.op("GlobalAveragePool", y), 8, 8, k=1, pad=0))
     model = b.model(b.head(b.layer(b.op("Mul", y, gate), 8, 4), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [6, 6, 6, 4]
     same_outputs(model, done.model)
 
@@ -178,7 +178,7 @@ def test_a_flattened_plane(shape: list[int]) -> None:
     y = b.op("Relu", b.layer("x", 3, 8, dead=[2, 5], bias=np.full(8, 0.5)))
     y = b.op("Reshape", y, b.tensor(np.array(shape)))
     model = b.model(b.op("MatMul", y, b.weight(8 * 256, 10, density=1.0)))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [6]
     assert done.model.graph.node[-1].op_type == "Gemm"  # it has a bias now
     same_outputs(model, done.model)
@@ -189,7 +189,7 @@ def test_unknown_operators_and_outputs_keep_everything() -> None:
     y = b.layer("x", 3, 8, dead=[2], bias=np.zeros(8))
     z = b.op("Softmax", y, axis=1)
     model = b.model(z, b.layer("x", 3, 4, dead=[0]))
-    done = compact(model)
+    done = compact(model, align=1)
     assert done.n_removed == 0
     assert done.macs[0] == done.macs[1]
     same_outputs(model, done.model)
@@ -199,7 +199,7 @@ def test_a_network_that_is_all_constant_keeps_one_channel() -> None:
     b = Net()
     y = b.op("Relu", b.layer("x", 3, 8, dead=range(8)))
     model = b.model(b.head(b.op("Relu", b.layer(y, 8, 4, pad=0)), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model)[0] == 1
     same_outputs(model, done.model)
 
@@ -211,7 +211,7 @@ def test_a_shared_weight_is_cut_for_each_of_its_users() -> None:
     y = b.op("Relu", b.op("Conv", x, w, pads=[1] * 4))
     z = b.op("Relu", b.op("Conv", y, w, pads=[1] * 4))
     model = b.model(b.head(b.layer(z, 8, 4, unread=[6]), 4))
-    done = compact(model)
+    done = compact(model, align=1)
     assert widths(done.model) == [7, 8, 7, 4]
     same_outputs(model, done.model)
 
@@ -283,28 +283,41 @@ def random_net(seed: int) -> ModelProto:
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32 - 1))
-def test_random_networks_keep_their_outputs(seed: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 4]))
+def test_random_networks_keep_their_outputs(seed: int, align: int) -> None:
     model = random_net(seed)
-    same_outputs(model, compact(model).model)
+    same_outputs(model, compact(model, align=align).model)
 
 
 @pytest.mark.slow
 @settings(max_examples=3000, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_many_random_networks_keep_their_outputs(seed: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+def test_many_random_networks_keep_their_outputs(seed: int, align: int) -> None:
     model = random_net(seed)
-    same_outputs(model, compact(model).model)
+    same_outputs(model, compact(model, align=align).model)
 
 
 def test_random_networks_do_lose_channels() -> None:
-    assert sum(compact(random_net(seed)).n_removed > 0 for seed in range(30)) > 20
+    assert sum(compact(random_net(seed), align=1).n_removed > 0 for seed in range(30)) > 20
 
 
-def test_compacting_twice_changes_nothing() -> None:
+@pytest.mark.parametrize("align", [1, 4])
+def test_compacting_twice_changes_nothing(align: int) -> None:
     for seed in range(20):
-        once = compact(random_net(seed)).model
-        assert compact(once).n_removed == 0
+        once = compact(random_net(seed), align=align).model
+        assert compact(once, align=align).n_removed == 0
+
+
+def test_widths_stay_multiples_of_what_onnxruntime_wants() -> None:
+    b = Net()
+    y = b.op("Relu", b.layer("x", 3, 16, dead=[0, 1, 2, 9, 15], bias=np.zeros(16)))
+    z = b.op("Add", b.layer(y, 16, 6, dead=[2]), b.layer(y, 16, 6, dead=[2]))
+    model = b.model(b.head(z, 6))
+    assert widths(compact(model, align=1).model) == [11, 5, 5]
+    done = compact(model)  # 6 is no multiple, but all there were
+    assert widths(done.model) == [12, 6, 6]
+    assert done.n_removed == 4
+    same_outputs(model, done.model)
 
 
 def test_a_network_of_the_package_with_padded_shortcuts() -> None:
