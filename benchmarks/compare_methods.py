@@ -4,8 +4,9 @@
         [--seeds 0,1,2] [--epochs 10] [--minutes M] [--parallel N] [--report]
 
 The package's own network and data, one recipe for all: no teacher, so that methods which never had
-a trained network are not behind; dense training of as many epochs is a row too. What a method is
-told beside the target are its defaults. Runs that are there are not made again; the one that was
+a trained network are not behind; dense training of as many epochs is a row too. A method that needs
+a trained network spends two fifths of its epochs on dense training first. What a method is told
+beside the target are its defaults. Runs that are there are not made again; the one that was
 cut goes on. With --cifar10 DATA the network is ResNet-20 and the data CIFAR-10. `--report` prints
 the table that is there so far, best mean first, and writes it with a plot to benchmarks/results.
 
@@ -41,18 +42,34 @@ def name_of(method: str, target: float, seed: int) -> str:
     return f"{method}-{target:g}-seed{seed}" if method != DENSE else f"{DENSE}-seed{seed}"
 
 
+def trained_first(method: str) -> bool:
+    """Whether it cannot begin with random weights."""
+    return method != DENSE and "random" not in methods.info(method).starts
+
+
+def parent_of(seed: int, epochs: int) -> str:
+    """The folder of the dense network that such a method begins with."""
+    return f"{DENSE}-{round(0.4 * epochs)}-seed{seed}"
+
+
 def command(method: str, target: float, seed: int, args: argparse.Namespace) -> list[str]:
-    """What the program makes it from."""
-    common = [*RECIPE, "--epochs", str(args.epochs), "--seed", str(seed)]
+    """What the program makes it from; target 0 is the dense network of `parent_of`."""
+    n_first = round(0.4 * args.epochs)
+    epochs = args.epochs - n_first if trained_first(method) else args.epochs if target else n_first
+    common = [*RECIPE, "--epochs", str(epochs), "--seed", str(seed)]
     model = "resnet10s2"
     if args.cifar10:
         model = "resnet20"
         common += ["--data", "cifar10", "--data-dir", str(args.cifar10)]
     if method == DENSE:
         return ["train", "--model", model, *common]
+    start = ["--start", "random"]
+    if trained_first(method):
+        parent = args.runs / parent_of(seed, args.epochs) / "dense.safetensors"
+        start = ["--checkpoint", str(parent)]
     return [
         "prune", "--model", model, "--method", method, "--target", str(target),
-        "--start", "random", "--distill", "0", *common,
+        *start, "--distill", "0", *common,
     ]  # fmt: skip
 
 
@@ -170,7 +187,11 @@ def main() -> int:
     runs = {}
     for seed, target, method in product(args.seeds, args.targets, [DENSE, *args.methods]):
         name = name_of(method, target, seed)
-        runs[name] = cells.Run(name, partial(command, method, target, seed, args))
+        after = None
+        if trained_first(method):
+            after = parent_of(seed, args.epochs)
+            runs[after] = cells.Run(after, partial(command, DENSE, 0.0, seed, args))
+        runs[name] = cells.Run(name, partial(command, method, target, seed, args), after)
 
     def told(name: str) -> None:
         found = cells.figures(args.runs, name)
