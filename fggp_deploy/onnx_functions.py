@@ -170,9 +170,7 @@ def rice_body(*, scaled: bool = True) -> list[NodeProto]:
     zeros of `high` up to its i-th one.
     """
     node = helper.make_node
-    dtype, numbers, whole = (
-        (np.float32, "floats", "whole") if scaled else (np.int8, "values", "W")
-    )
+    dtype, numbers, whole = (np.float32, "floats", "whole") if scaled else (np.int8, "values", "W")
     nodes = [
         *_shape_and_size(),
         _constant("shifts", np.arange(8, dtype=np.uint8).reshape(1, 8)),
