@@ -253,7 +253,9 @@ def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> tu
 
 def _rounds_to(got: Array, want: Array, values: ValueType) -> bool:
     """Whether a decoded weight is what `want` becomes as `values`; either may be transposed."""
-    if values is np.int8:
+    if want.dtype == np.int8:
+        rounded = [want]
+    elif values is np.int8:
         rounded = [to_int8(want, axis).decode() for axis in (0, 1)]
     else:
         rounded = [want.astype(values).astype(np.float32)]

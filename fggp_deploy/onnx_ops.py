@@ -21,7 +21,7 @@ from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
 from fggp_deploy.onnx_lifting import lift_weights, names_read_inside, subgraphs
 from fggp_deploy.onnx_unpacking import Unpacked, split, unpack
 from fggp_deploy.onnx_uses import CONV, GEMM, GEMM_TRANSPOSED, Use, bias_behind, sparse_form
-from fggp_deploy.packing import NODE_BYTES, choose, to_int8
+from fggp_deploy.packing import NODE_BYTES, choose, to_int8, to_rice
 
 __all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "standard_opset", "unpack"]
 
@@ -33,7 +33,7 @@ ValueType = type[np.float32 | np.float16 | np.int8]
 class Packing:
     """A packed model, and what did not come out as asked, by the weight's name.
 
-    `left_dense` says why a float tensor of two or more dimensions is stored as it was;
+    `left_dense` says why a float or quantised tensor of two or more dimensions is as it was;
     `left_fp32` why its values are float32 although float16 or int8 was asked for.
     """
 
@@ -58,7 +58,7 @@ class Packing:
         other use of a weight gets an Ungap in front of it, and any weight whose bitmask is smallest
         an Unmask. `values` float16 rounds the values, except of weights that it cannot hold. int8
         rounds them to whole numbers with a scale for each output channel, in SparseConv8,
-        SparseGemm8 and Unrice.
+        SparseGemm8 and Unrice. An int8 weight (of a QDQ model) gets an UnriceInt8, bit for bit.
         Requires a model without `ai.fggp` operators; raises ModelFileError otherwise.
         """
         if any(n.domain == DOMAIN for n in model.graph.node):
@@ -126,7 +126,7 @@ class _Packer:
         _explain_inner(self.graph, self.left_dense)
         plans: dict[str, _Plan] = {}
         for tensor in self.graph.initializer:
-            if len(tensor.dims) >= 2 and tensor.data_type in _FLOATS:
+            if len(tensor.dims) >= 2 and tensor.data_type in (*_FLOATS, TensorProto.INT8):
                 plan = self._plan(tensor)
                 if isinstance(plan, _Plan):
                     plans[tensor.name] = plan
@@ -134,7 +134,9 @@ class _Packer:
                     self.left_dense[tensor.name] = plan
             elif len(tensor.dims) >= 2 and tensor.data_type in _QUANTISED:
                 kind = TensorProto.DataType.Name(tensor.data_type).lower()
-                self.left_dense[tensor.name] = f"it is {kind}, quantised; only float is packed"
+                self.left_dense[tensor.name] = (
+                    f"it is {kind}, quantised; only float and int8 are packed"
+                )
         out = ModelProto()
         out.CopyFrom(self.model)
         graph = out.graph
@@ -167,7 +169,7 @@ class _Packer:
     def _plan(self, tensor: TensorProto) -> _Plan | str:
         """How to store a float tensor of two or more dimensions, or why it stays as it is."""
         name = tensor.name
-        if tensor.data_type != TensorProto.FLOAT:
+        if tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT8):
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             return f"it is {kind}; only float is packed"
         if name in self.overridable:
@@ -179,6 +181,8 @@ class _Packer:
             return f"it has more than {MAX_ELEMENTS:,} elements"
         if any(use.node.domain == DOMAIN for use in self.uses[name]):
             return "a region reads it as it is"
+        if tensor.data_type == TensorProto.INT8:  # of a QDQ model, kept to the bit
+            return _plan_whole(w)
         forms = {sparse_form(use, w.shape, self.constants) for use in self.uses[name]}
         if self.decoders_only:
             forms = {None}
@@ -258,7 +262,14 @@ _OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
-_QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+_QUANTISED = (TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+
+
+def _plan_whole(w: np.ndarray) -> _Plan | str:
+    packed = to_rice(w) if w.size else None
+    if packed is None or packed.stored_bytes + NODE_BYTES >= w.nbytes:
+        return f"{np.mean(w == 0):.1%} zeros, dense is no larger" if w.size else "it is empty"
+    return _Plan(packed, "UnriceInt8")
 
 
 def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:
