@@ -111,17 +111,20 @@ def measure(name: str, sparsity: float, kind: str, folder: Path, *, repeats: int
     counts = (erk if kind == "erk" else late)(shapes, sparsity)
     sparsify(model, counts)
     dense = to_onnx(model, METADATA)
-    paths = [folder / "dense.onnx", folder / "packed.onnx"]
+    paths = [folder / f"{kind}.onnx" for kind in ("dense", "packed", "int8")]
     onnx_dense.export(dense, METADATA, paths[0])
     packed_onnx.export(dense, METADATA, paths[1])
+    packed_onnx.export(dense, METADATA, paths[2], values="int8")
     as_csr = SparseModel.open(csr.export(dense, METADATA, folder / "m.csr"))
     weights = [numpy_helper.to_array(t) for t in dense.graph.initializer]
     bound = sum(entropy_bound_bytes(w) if w.ndim > 1 else w.nbytes for w in weights)
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
     outputs = [session(p).run(None, {"input": x})[0] for p in paths]
-    n_dense, n_packed = (p.stat().st_size for p in paths)
+    n_dense, n_packed, n_int8 = (p.stat().st_size for p in paths)
     opened = SparseModel.open(paths[1])
     decoded = session(opened.dense().SerializeToString()).run(None, {"input": x})[0]
+    unpacked8 = session(SparseModel.open(paths[2]).dense().SerializeToString())
+    decoded8 = unpacked8.run(None, {"input": x})[0]
     rebuilt = session(as_csr.runnable()).run(None, {"input": x})[0]
     start = time.perf_counter()
     SparseModel.open(paths[1])
@@ -137,7 +140,11 @@ def measure(name: str, sparsity: float, kind: str, folder: Path, *, repeats: int
         "dense_bytes": n_dense,
         "packed_bytes": n_packed,
         "csr_bytes": as_csr.file_bytes(),
+        "int8_bytes": n_int8,
         "share": n_packed / n_dense,
+        "int8_share": n_int8 / n_dense,
+        "int8_rel": float(np.abs(outputs[2] - outputs[0]).max() / np.abs(outputs[0]).max()),
+        "int8_numpy_decoder_bit_equal": outputs[2].tobytes() == decoded8.tobytes(),
         "over_bound": n_packed / bound - 1,
         "encodings": sorted({layer.encoding for layer in opened.layers}),
         "bit_equal": outputs[0].tobytes() == outputs[1].tobytes(),
@@ -145,6 +152,7 @@ def measure(name: str, sparsity: float, kind: str, folder: Path, *, repeats: int
         "csr_bit_equal": outputs[0].tobytes() == rebuilt.tobytes(),
         "dense_load_s": statistics.median(times[0]),
         "packed_load_s": statistics.median(times[1]),
+        "int8_load_s": statistics.median(times[2]),
         "load_s_all": times,
         "our_open_s": open_s,
         **accepted(onnx.load(paths[1]), x, outputs[0]),
@@ -159,18 +167,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    print("model     target masks  share   over bound  load dense/packed s  bit-equal  encodings")
+    print(
+        "model     target masks  share   int8    over bound  load dense/packed/int8 s  bit-equal  "
+        "int8 changes  encodings"
+    )
     for name in args.models:
         for sparsity in (0.90, 0.95, 0.98):
             for kind in ("erk", "late"):
                 with tempfile.TemporaryDirectory() as folder:
                     r = measure(name, sparsity, kind, Path(folder), repeats=args.repeats)
                 rows.append(r)
-                equal = r["bit_equal"] and r["numpy_decoder_bit_equal"] and r["csr_bit_equal"]
+                equal = all(v for k, v in r.items() if k.endswith("bit_equal"))
                 print(
                     f"{name:9} {sparsity:.2f}   {kind:5} {r['share']:.4f}  "
-                    f"{r['over_bound']:+8.2%}  {r['dense_load_s']:9.3f} {r['packed_load_s']:9.3f}  "
-                    f"{equal!s:9}  {' '.join(r['encodings'])}",
+                    f"{r['int8_share']:.4f}  {r['over_bound']:+8.2%}  {r['dense_load_s']:8.3f} "
+                    f"{r['packed_load_s']:8.3f} {r['int8_load_s']:8.3f}  {equal!s:9}  "
+                    f"{r['int8_rel']:.1e}  {' '.join(r['encodings'])}",
                     flush=True,
                 )
     about = {

@@ -25,6 +25,14 @@ def bench(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also what each layer costs, on one thread.")
     ] = False,
+    by_density: Annotated[
+        bool,
+        typer.Option(
+            "--table",
+            help="Instead: what each layer costs on the kernels at 1% to 100% of its weights, "
+            "random masks, one thread.",
+        ),
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8/--no-int8", help="Also ONNX Runtime's static quantisation.")
     ] = True,
@@ -63,6 +71,8 @@ def bench(
     path = model or newest(PACKED)
     if path.is_dir() and (path / PACKED).is_file():
         path = path / PACKED
+    if by_density:
+        return _table(path, out=out, json=json)
     with working("benchmarking") as progress:
         report = run(
             path, threads=o.integers("--threads", threads), batches=o.integers("--batch", batch),
@@ -76,6 +86,30 @@ def bench(
         as_json(report.to_dict())
     else:
         show(report)
+
+
+def _table(path: Path, *, out: Path | None, json: bool) -> None:
+    from fggp_deploy.bench.cost_table import table_of
+    from fggp_deploy.files import write_atomic
+
+    from .progress import working
+    from .render import as_json, json_text, stdout, table
+
+    with working("pricing layers") as progress:
+        found = table_of(path, progress=progress)
+    if out is not None:
+        write_atomic(out, json_text(found) + "\n")
+    if json:
+        return as_json(found)
+    table(
+        f"{path.name}: ms a layer on {found.isa}, one thread, by its density",
+        ("layer", *(f"{d:.0%}" for d in found.densities)),
+        [(name, *(f"{ms:.3f}" for ms in row)) for name, row in found.layers.items()],
+    )
+    stdout.print(
+        f"layers without weights {found.rest_ms:.3f} ms; all of it dense {found.dense_ms:.3f} ms"
+    )
+    return None
 
 
 def show(report: Report) -> None:

@@ -33,7 +33,7 @@ def export(
     ] = False,
     values: Annotated[
         str,
-        typer.Option(help="onnx: fp32, or fp16 (smaller; what that changes is measured)."),
+        typer.Option(help="onnx: fp32, fp16 or int8 (smaller; what that changes is measured)."),
     ] = "fp32",
     compact: Annotated[
         bool,
@@ -79,8 +79,8 @@ def export(
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
     if result.rounding_error is not None:
         stdout.print(
-            f"fp16 values change the self-test's logits by at most {result.rounding_error:.1e}, "
-            f"the largest logit being {result.largest_logit:.3g}; "
+            f"{values} values change the self-test's logits by at most "
+            f"{result.rounding_error:.1e}, the largest logit being {result.largest_logit:.3g}; "
             f"`fggp-deploy verify {result.path}` measures the accuracy"
         )
     for line in result.notes[:_MAX_NOTES]:

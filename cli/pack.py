@@ -20,7 +20,7 @@ def pack(
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: NAME.packed.onnx beside it."),
     ] = None,
-    values: Annotated[str, typer.Option(help="fp32, or fp16 (smaller, rounded).")] = "fp32",
+    values: Annotated[str, typer.Option(help="fp32, fp16 or int8 (smaller, rounded).")] = "fp32",
     mean: Annotated[
         str | None,
         typer.Option(help="Of the pixels in 0..1, a channel each, as 0.485,0.456,0.406."),
@@ -84,6 +84,11 @@ def pack(
         stdout.print(f"run on {', '.join(made.ran)}: {equal} on stock onnxruntime", markup=False)
         if made.kernels_error is not None:
             stdout.print(f"on the kernels: within {made.kernels_error:.1e}")
+        if made.rounding_error is not None:
+            stdout.print(
+                f"{made.values} values change the outputs on these inputs by up to "
+                f"{made.rounding_error:.1e} of the largest"
+            )
     else:
         stdout.print(f"not run, every weight compared: {made.why_not}", markup=False)
     if not made.preprocessing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
+    from fggp_deploy.exporters.latency import Latency, LatencyPlan
     from fggp_deploy.training.result import RunResult
 
 
@@ -67,6 +69,9 @@ def prune(
     device: o.Device = Default.device,
     precision: o.Precision = Default.precision,
     compile: o.Compile = Default.compile,
+    target_latency: Annotated[
+        float | None, typer.Option(metavar="MS", help=RULES["target_latency"].help)
+    ] = None,
     config: o.Config = None,
     set: o.Set = None,
     save_every: o.SaveEvery = Default.save_every,
@@ -84,10 +89,19 @@ def prune(
     A run that was killed or stopped goes on when its folder is named again: --out RUN.
     """
     from fggp_deploy.training.recipes import resolve
+    from fggp_deploy.training.resume import earlier_run
 
+    given = o.given(ctx)
+    if target_latency is not None and "target" in given:
+        raise ConfigError("--target-latency takes the place of --target; leave one out")
     options = resolve(
-        Default, recipe=recipe, file=config, settings=set or (), explicit=o.given(ctx), out=out
+        Default, recipe=recipe, file=config, settings=set or (), explicit=given, out=out
     )
+    planned = None
+    if target_latency is not None and earlier_run(out) is None:
+        options = replace(options, densities={})  # those of a --config are another target's
+    if options.target_latency is not None and not options.densities:
+        options, planned = _for_latency(options)
     if dry_run:
         if launch.world() > 1:
             raise ConfigError("--dry-run is for one process; the plan is the same for several")
@@ -96,19 +110,53 @@ def prune(
         return show_plan(options, json=json)
     from fggp_deploy.training.prune import prune as run
 
-    from .progress import watch
+    from .progress import watch, working
+    from .render import json_text
 
     with watch() as observer:
         result = run(options, observer=observer, out=out)
-    return show(result, json=json)
+    if options.target_latency is None or launch.rank() > 0:
+        return show(result, json=json)
+    with working("timing the result"):
+        from fggp_deploy.exporters.latency import check_latency
+        from fggp_deploy.files import write_atomic
+
+        latency = check_latency(
+            result.checkpoint, options.target_latency, plan=planned, trust_code=trust_code
+        )
+        told = {"plan": planned, "result": latency}
+        write_atomic(result.folder / "latency.json", json_text(told) + "\n")
+    return show(result, latency, json=json)
 
 
-def show(result: RunResult, *, json: bool) -> None:
-    """Print what a run made."""
+def _for_latency(options: Default) -> tuple[Default, LatencyPlan]:
+    """The same run with the densities that its latency needs."""
+    if launch.world() > 1:
+        raise ConfigError(
+            "--target-latency measures in one process; run it with --dry-run first, and give the "
+            "densities that it prints in a --config"
+        )
+    from .progress import stderr, working
+
+    with working("planning") as progress:
+        from fggp_deploy.exporters.latency import plan_latency
+
+        plan = plan_latency(options, progress=progress)
+    stderr.print(
+        f"{plan.sparsity:.2%} of the weights go; with random masks {plan.planned_ms:.3g} ms an "
+        f"image, target {plan.target_ms:g}, dense {plan.parent_ms:.3g}"
+    )
+    for name, density in plan.densities.items():
+        stderr.print(f"  {name} keeps {density:.1%}", markup=False)
+    return plan.config(options), plan
+
+
+def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> None:
+    """Print what a run made, and how fast it is where that was asked for."""
     from .render import as_json, stdout
 
     if json:
-        return as_json(result)
+        return as_json(asdict(result) | ({"latency": asdict(latency)} if latency else {}))
     parent = result.parent_accuracy
     before = "" if parent is None else f" (parent {parent:.2%})"
     for r in result.results:
@@ -119,4 +167,10 @@ def show(result: RunResult, *, json: bool) -> None:
             f"{r.checkpoint}, digest of weights and masks {r.digest[:16]}"
         )
     stdout.print(f"made in {result.seconds:.0f} s")
+    if latency is not None:
+        how = "met" if latency.met else f"missed: {latency.why}"
+        stdout.print(
+            f"{latency.file}: {latency.ms:.3g} ms an image on one thread, target "
+            f"{latency.target_ms:g} {how}"
+        )
     return None

@@ -17,7 +17,7 @@ from . import Note, silent
 from .onnx_dense import write
 
 DEFAULT_NAME = "model.onnx"
-VALUES: dict[str, ValueType] = {"fp32": np.float32, "fp16": np.float16}
+VALUES: dict[str, ValueType] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 
 
 def export(
@@ -32,8 +32,8 @@ def export(
     """Packed weights in one ONNX file: small, and it runs on any ONNX Runtime.
 
     `flat` inlines the `ai.fggp` functions, for tools that know no model-local functions; sparse
-    kernels then have nothing to take over. `values` fp16 rounds the packed weights; the file's
-    self-test is then that of the rounded network, and `unrounded` in its metadata the other.
+    kernels then have nothing to take over. `values` fp16 and int8 round the packed weights; the
+    file's self-test is then that of the rounded network, `unrounded` in its metadata the other.
     `note` hears of every weight that was left dense or fp32. Raises MachineError when the path
     cannot be written.
     """
@@ -42,7 +42,7 @@ def export(
         note(f"left dense: {name}: {why}")
     for name, why in packing.left_fp32.items():
         note(f"left fp32: {name}: {why}")
-    if values == "fp16" and metadata.selftest is not None:
+    if values != "fp32" and metadata.selftest is not None:
         rounded = _self_test(unpack(packing.model), metadata.selftest, metadata)
         metadata = replace(metadata, selftest=rounded, unrounded=metadata.selftest)
     return write(flatten(packing.model) if flat else packing.model, metadata, path)
@@ -50,5 +50,5 @@ def export(
 
 def _self_test(model: ModelProto, like: SelfTest, metadata: Metadata) -> SelfTest:
     """The same self-test with the logits of another network."""
-    network = load("the network with fp16 values", model.SerializeToString(), threads=1)
+    network = load("the network with rounded values", model.SerializeToString(), threads=1)
     return replace(like, logits=network.logits(like.probe(metadata.preprocessing.input_shape)))

@@ -31,6 +31,7 @@ from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET
 from fggp_deploy.onnx_lifting import lift_weights
 from fggp_deploy.onnx_ops import Packing, ValueType, standard_opset, unpack
 from fggp_deploy.onnx_reading import reading
+from fggp_deploy.packing import to_int8
 from fggp_deploy.runtime.sessions import Options, brief
 
 from .compacting import Compacted, compacted
@@ -57,6 +58,8 @@ class PackedFile:
     which inputs the file was run against its source, empty where it could not be: `why_not` says
     why, and the weights alone were compared, all of them. `bit_equal` and `error`, over the largest
     output, are of stock onnxruntime, `kernels_error` of the kernels, None where there are none.
+    Where values were rounded these are against the rounded network, and `rounding_error` is what
+    the rounding changed on these inputs, over the largest output.
     `preprocessing` says whether the file knows how its images are prepared. `notes` are lines for
     the user, such as the weights that were left dense.
     """
@@ -77,6 +80,7 @@ class PackedFile:
     bit_equal: bool | None
     error: float | None
     kernels_error: float | None
+    rounding_error: float | None
     preprocessing: bool
     notes: tuple[str, ...]
     compaction: Compacted | None = None
@@ -120,7 +124,7 @@ def pack_file(
                 why = f"{reasons[0][1]} of {len(packing.left_dense)} weights: {reasons[0][0]}"
             raise ModelFileError(f"{source} has nothing to pack; {why}")
         counts = _check_weights(dense, packing, VALUES[values])
-    proof = _run_both(source, packing.model, shape, rounded=values == "fp16")
+    proof = _run_both(source, packing.model, shape, rounded=values != "fp32")
     if proof.test is None and compact:
         raise ModelFileError(
             f"{source}: {proof.why_not}, so nothing proves its compaction; leave --compact out"
@@ -155,6 +159,7 @@ def pack_file(
         bit_equal=proof.bit_equal,
         error=proof.error,
         kernels_error=proof.kernels_error,
+        rounding_error=proof.rounding_error,
         preprocessing=known is not None,
         notes=tuple(notes),
         compaction=about,
@@ -230,7 +235,7 @@ def _raised(dense: ModelProto, source: Path) -> ModelProto:
 
 
 def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> tuple[int, int, int]:
-    """Every weight decodes to itself; counts of tensors packed, their elements and zeros."""
+    """Every weight decodes to itself, rounded; counts of packed tensors, elements and zeros."""
     before = {t.name: t for t in lift_weights(dense).graph.initializer}
     n_packed = n_weights = n_zeros = 0
     parts = {t.name for t in packing.model.graph.initializer}
@@ -238,14 +243,23 @@ def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> tu
         if f"{tensor.name}.values" not in parts:
             continue
         got, want = numpy_helper.to_array(tensor), numpy_helper.to_array(before[tensor.name])
-        if values is np.float16 and tensor.name not in packing.left_fp32:
-            want = want.astype(np.float16).astype(np.float32)
-        if not np.array_equal(got, want) and not np.array_equal(got, want.T):
+        if not _rounds_to(got, want, np.float32 if tensor.name in packing.left_fp32 else values):
             raise ModelFileError(f"weight {tensor.name!r} does not decode to itself; report this")
         n_packed += 1
         n_weights += got.size
         n_zeros += int((got == 0).sum())
     return n_packed, n_weights, n_zeros
+
+
+def _rounds_to(got: Array, want: Array, values: ValueType) -> bool:
+    """Whether a decoded weight is what `want` becomes as `values`; either may be transposed."""
+    if want.dtype == np.int8:
+        rounded = [want]
+    elif values is np.int8:
+        rounded = [to_int8(want, axis).decode() for axis in (0, 1)]
+    else:
+        rounded = [want.astype(values).astype(np.float32)]
+    return any(np.array_equal(got, w) or np.array_equal(got, w.T) for w in rounded)
 
 
 @dataclass(frozen=True)
@@ -259,6 +273,7 @@ class _Proof:
     bit_equal: bool | None = None
     error: float | None = None
     kernels_error: float | None = None
+    rounding_error: float | None = None
 
     @property
     def ran(self) -> tuple[str, ...]:
@@ -283,9 +298,11 @@ def _run_both(
     again = _answers(given, feeds)
     if any(not np.array_equal(a, again[n], equal_nan=a.dtype.kind == "f") for n, a in want.items()):
         return _Proof(inputs, why_not="it answers the same inputs differently each time")
+    rounding = None
     if rounded:  # the packed network is another one: hold it against itself, unpacked
         model = unpack(packed).SerializeToString()
-        want = _answers(options.open(model, name="the rounded network"), feeds)
+        exact, want = want, _answers(options.open(model, name="the rounded network"), feeds)
+        rounding = _difference(want, exact)
     try:
         test = OutputsTest.record(inputs, lambda _: want)
     except ModelFileError as e:
@@ -303,7 +320,7 @@ def _run_both(
                 "nothing was written"
             )
     equal = all(np.array_equal(a, got[n], equal_nan=a.dtype.kind == "f") for n, a in want.items())
-    return _Proof(inputs, test, want, "", equal, error, on_kernels)
+    return _Proof(inputs, test, want, "", equal, error, on_kernels, rounding)
 
 
 def _first_that_runs(

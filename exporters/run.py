@@ -42,7 +42,7 @@ class Exported:
 
     `file_bytes` is of the file (a folder's files together) and `sha256` its hash, or that of its
     files' names and hashes. `self_test_error` is the largest logit difference to the network that
-    the file was made from, `rounding_error` the one that fp16 values make on the self-test's
+    the file was made from, `rounding_error` the one that rounded values make on the self-test's
     inputs, and `largest_logit` what to hold them against. `notes` are lines for the user, such as
     the weights that were left dense. `compaction` is what --compact took away; `sparsity` is that
     of the network before.
@@ -76,7 +76,7 @@ def export_run(
     """Write `checkpoint` in a format beside it, or at `out`, and check what was written.
 
     The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. `flat` and
-    `values` (fp32, fp16) are for the format onnx. `compact` removes dead channels.
+    `values` (fp32, fp16, int8) are for the format onnx. `compact` removes dead channels.
     `trust_code`: run the user's own file that the network comes from. Raises CheckpointError,
     UnknownName, MachineError, and ModelFileError when the file under onnxruntime does not give the
     network's own logits.
@@ -92,7 +92,7 @@ def export_run(
     exporter = load(format)
     name = exporter.DEFAULT_NAME
     if options:
-        name = f"model{'.fp16' if values == 'fp16' else ''}{'.flat' if flat else ''}.onnx"
+        name = f"model{'' if values == 'fp32' else f'.{values}'}{'.flat' if flat else ''}.onnx"
     if compact:
         name = name.replace("model", "model.compact", 1)
     if checkpoint.stem.startswith("pruned-"):  # one of a run's several targets

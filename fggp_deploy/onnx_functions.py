@@ -20,6 +20,9 @@ MIN_OPSET = 18
 GEMM_INPUTS = CONV_INPUTS = ("X", "values", "gaps", "B")
 UNGAP_INPUTS = ("values", "gaps")
 UNMASK_INPUTS = ("values", "bits")
+RICE_INPUTS = ("values", "scales", "high", "low")
+RICE_INT8_INPUTS = ("values", "high", "low")
+CONV8_INPUTS = GEMM8_INPUTS = ("X", *RICE_INPUTS, "B")
 CONV_ATTRIBUTES = ("pads", "strides", "dilations", "group")
 
 
@@ -48,22 +51,39 @@ def is_ours(definition: FunctionProto) -> bool:
 
 
 def _sparse_conv(opset: int) -> FunctionProto:
+    body = [*gaps_body(), _conv()]
+    return _make("SparseConv", CONV_INPUTS, "Y", body, ["weight_shape", *CONV_ATTRIBUTES], opset)
+
+
+def _sparse_conv8(opset: int) -> FunctionProto:
+    body = [*rice_body(), _conv()]
+    return _make("SparseConv8", CONV8_INPUTS, "Y", body, ["weight_shape", *CONV_ATTRIBUTES], opset)
+
+
+def _conv() -> NodeProto:
     conv = helper.make_node("Conv", ["X", "W", "B"], ["Y"])
     for name in CONV_ATTRIBUTES:
         kind = AttributeProto.INT if name == "group" else AttributeProto.INTS
         conv.attribute.append(_reference(name, name, kind))
-    attributes = ["weight_shape", *CONV_ATTRIBUTES]
-    return _make("SparseConv", CONV_INPUTS, "Y", [*gaps_body(), conv], attributes, opset)
+    return conv
 
 
 def _sparse_gemm(opset: int) -> FunctionProto:
-    nodes = [
-        *gaps_body(),
+    nodes = [*gaps_body(), *_gemm()]
+    return _make("SparseGemm", GEMM_INPUTS, "Y", nodes, ["weight_shape"], opset)
+
+
+def _sparse_gemm8(opset: int) -> FunctionProto:
+    nodes = [*rice_body(), *_gemm()]
+    return _make("SparseGemm8", GEMM8_INPUTS, "Y", nodes, ["weight_shape"], opset)
+
+
+def _gemm() -> list[NodeProto]:
+    return [
         helper.make_node("Transpose", ["W"], ["Wt"], perm=[1, 0]),
         helper.make_node("MatMul", ["X", "Wt"], ["XWt"]),
         helper.make_node("Add", ["XWt", "B"], ["Y"]),
     ]
-    return _make("SparseGemm", GEMM_INPUTS, "Y", nodes, ["weight_shape"], opset)
 
 
 def _ungap(opset: int) -> FunctionProto:
@@ -74,11 +94,24 @@ def _unmask(opset: int) -> FunctionProto:
     return _make("Unmask", UNMASK_INPUTS, "W", unmask_body(), ["weight_shape"], opset)
 
 
+def _unrice(opset: int) -> FunctionProto:
+    return _make("Unrice", RICE_INPUTS, "W", rice_body(), ["weight_shape"], opset)
+
+
+def _unrice_int8(opset: int) -> FunctionProto:
+    nodes = rice_body(scaled=False)
+    return _make("UnriceInt8", RICE_INT8_INPUTS, "W", nodes, ["weight_shape"], opset)
+
+
 _FUNCTIONS: dict[str, Callable[[int], FunctionProto]] = {
     "SparseConv": _sparse_conv,
     "SparseGemm": _sparse_gemm,
     "Ungap": _ungap,
     "Unmask": _unmask,
+    "SparseConv8": _sparse_conv8,
+    "SparseGemm8": _sparse_gemm8,
+    "Unrice": _unrice,
+    "UnriceInt8": _unrice_int8,
 }
 
 
@@ -130,6 +163,83 @@ def unmask_body() -> list[NodeProto]:
     ]
 
 
+def rice_body(*, scaled: bool = True) -> list[NodeProto]:
+    """W.flat[index] = values, times the scales; without `scaled` W is int8.
+
+    Entry i lies at quotients[i]·2^k + Σ_{j ≤ i} (remainders[j] + 1) − 1: `quotients` counts the
+    zeros of `high` up to its i-th one.
+    """
+    node = helper.make_node
+    dtype, numbers, whole = (np.float32, "floats", "whole") if scaled else (np.int8, "values", "W")
+    nodes = [
+        *_shape_and_size(),
+        _constant("shifts", np.arange(8, dtype=np.uint8).reshape(1, 8)),
+        _constant("low_bit", np.array(1, np.uint8)),
+        _constant("one", np.array(1, np.int32)),
+        node("Constant", [], ["axis"], value_int=0),
+        node("Constant", [], ["row"], value_ints=[-1]),
+        node("Constant", [], ["start"], value_ints=[0]),
+        node("Constant", [], ["unit"], value_ints=[1]),
+        node("Shape", ["values"], ["count"]),
+        # quotients: how many zeros stand before each one of `high`
+        node("Constant", [], ["column"], value_ints=[-1, 1]),
+        node("Reshape", ["high", "column"], ["high_bytes"]),
+        node("BitShift", ["high_bytes", "shifts"], ["high_shifted"], direction="RIGHT"),
+        node("BitwiseAnd", ["high_shifted", "low_bit"], ["high_by_byte"]),
+        node("Reshape", ["high_by_byte", "row"], ["high_bits"]),
+        node("Cast", ["high_bits"], ["stops"], to=TensorProto.INT32),
+        node("CumSum", ["stops", "axis"], ["entry"], exclusive=1),
+        node("Sub", ["one", "stops"], ["passes"]),
+        node("CumSum", ["passes", "axis"], ["passed"]),
+        node("Add", ["count", "unit"], ["count_and_padding"]),
+        node(
+            "ConstantOfShape", ["count_and_padding"], ["none_passed"], value=_filling(0, np.int32)
+        ),
+        node(
+            "ScatterElements",
+            ["none_passed", "entry", "passed"],
+            ["padded_quotients"],
+            axis=0,
+            reduction="max",
+        ),
+        node("Slice", ["padded_quotients", "start", "count"], ["quotients"]),
+        # remainders: the rows of `low` times 1, 2, 4 …
+        node("Shape", ["low"], ["low_shape"]),
+        node("Slice", ["low_shape", "start", "unit"], ["k"]),
+        node("ConstantOfShape", ["k"], ["ones"], value=_filling(1, np.float32)),
+        node("CumSum", ["ones", "axis"], ["exponents"], exclusive=1),
+        node("Constant", [], ["two"], value_float=2.0),
+        node("Pow", ["two", "exponents"], ["powers"]),
+        node("Constant", [], ["low_column"], value_ints=[0, -1, 1]),
+        node("Reshape", ["low", "low_column"], ["low_bytes"]),
+        node("BitShift", ["low_bytes", "shifts"], ["low_shifted"], direction="RIGHT"),
+        node("BitwiseAnd", ["low_shifted", "low_bit"], ["low_by_byte"]),
+        node("Constant", [], ["low_rows"], value_ints=[0, -1]),
+        node("Reshape", ["low_by_byte", "low_rows"], ["padded_low"]),
+        node("Slice", ["padded_low", "start", "count", "unit"], ["low_bits"]),
+        node("Cast", ["low_bits"], ["low_floats"], to=TensorProto.FLOAT),
+        node("MatMul", ["powers", "low_floats"], ["remainder_floats"]),
+        node("Cast", ["remainder_floats"], ["remainders"], to=TensorProto.INT32),
+        # index: quotients times 2^k, and the remainders and ones summed up
+        node("ReduceSum", ["powers"], ["most"], keepdims=1),
+        node("Cast", ["most"], ["mask"], to=TensorProto.INT32),
+        node("Add", ["mask", "one"], ["divisor"]),
+        node("Mul", ["quotients", "divisor"], ["far"]),
+        node("Add", ["remainders", "one"], ["steps"]),
+        node("CumSum", ["steps", "axis"], ["near"]),
+        node("Add", ["far", "near"], ["ends"]),
+        node("Sub", ["ends", "one"], ["index"]),
+        node("ConstantOfShape", ["size"], ["zeros"], value=_filling(0, dtype)),
+        node("ScatterElements", ["zeros", "index", numbers], ["flat"], axis=0),
+        node("Reshape", ["flat", "shape"], [whole]),
+    ]
+    if scaled:
+        nodes.insert(-2, node("Cast", ["values"], ["floats"], to=TensorProto.FLOAT))
+        nodes.append(node("Cast", ["scales"], ["factors"], to=TensorProto.FLOAT))
+        nodes.append(node("Mul", [whole, "factors"], ["W"]))
+    return nodes
+
+
 def _shape_and_size() -> list[NodeProto]:
     shape = helper.make_node("Constant", [], ["shape"])
     shape.attribute.append(_reference("value_ints", "weight_shape", AttributeProto.INTS))
@@ -138,6 +248,10 @@ def _shape_and_size() -> list[NodeProto]:
 
 def _constant(name: str, value: np.ndarray) -> NodeProto:
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+
+
+def _filling(value: int, dtype: type[np.generic]) -> TensorProto:
+    return numpy_helper.from_array(np.array([value], dtype))
 
 
 def _reference(name: str, to: str, kind: onnx.AttributeProto.AttributeType) -> AttributeProto:

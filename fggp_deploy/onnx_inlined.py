@@ -7,51 +7,67 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from fggp_deploy.onnx_functions import gaps_body, unmask_body
+from fggp_deploy.onnx_functions import (
+    RICE_INPUTS,
+    RICE_INT8_INPUTS,
+    UNGAP_INPUTS,
+    UNMASK_INPUTS,
+    gaps_body,
+    rice_body,
+    unmask_body,
+)
 from fggp_deploy.onnx_reading import integers
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Nodes that make a weight of `shape` from the initializers `values` and `index`.
+    """Nodes that make a weight of `shape` from the initializers `parts`, by what they hold.
 
-    `part` is what `index` holds, gaps or bits; `output` the tensor that holds the weight; `inside`
-    every tensor that the nodes make.
+    `output` is the tensor that holds the weight; `inside` every tensor that the nodes make.
     """
 
-    values: str
-    index: str
-    part: str
+    parts: dict[str, str]
     shape: tuple[int, ...]
     output: str
     inside: frozenset[str]
 
 
 def find_decoders(model: ModelProto) -> list[Decoder]:
-    """All of a graph's decoders: cones of nodes from two initializers to a Reshape."""
+    """All of a graph's decoders: cones of nodes from the parts of a weight to a Reshape or Mul."""
     made_by = {o: n for n in model.graph.node for o in n.output}
     initializers = {t.name for t in model.graph.initializer}
     found = []
     for end in model.graph.node:
-        source = made_by.get(end.input[0]) if end.op_type == "Reshape" else None
+        reshape = made_by.get(end.input[0]) if end.op_type == "Mul" else end
+        if reshape is None or reshape.op_type != "Reshape":
+            continue
+        source = made_by.get(reshape.input[0])
         if source is None or source.op_type not in ("ScatterElements", "Where"):
             continue
         cone, leaves = _cone(end, made_by)
-        part = "gaps" if source.op_type == "ScatterElements" else "bits"
-        body = gaps_body() if part == "gaps" else unmask_body()
-        if Counter(n.op_type for n in cone) != Counter(n.op_type for n in body):
+        counts = Counter(n.op_type for n in cone)
+        inputs = next((names for names, body in _BODIES.items() if counts == body), None)
+        shape_node = made_by.get(reshape.input[1])
+        if inputs is None or shape_node is None or not leaves <= initializers:
             continue
-        index = [leaf for leaf in leaves if leaf.endswith(f".{part}")]
-        if len(leaves) != 2 or len(index) != 1 or not leaves <= initializers:
+        parts = {part: leaf for part in inputs for leaf in leaves if leaf.endswith(f".{part}")}
+        if len(parts) != len(inputs) or set(parts.values()) != leaves:
             continue
-        shape_node = made_by.get(end.input[1])
-        if shape_node is None:
-            continue
-        (values,) = leaves - {index[0]}
         shape = integers(shape_node, "value_ints")
         inside = frozenset(o for n in cone for o in n.output)
-        found.append(Decoder(values, index[0], part, shape, end.output[0], inside))
+        found.append(Decoder(parts, shape, end.output[0], inside))
     return found
+
+
+_BODIES = {
+    inputs: Counter(n.op_type for n in body)
+    for inputs, body in (
+        (UNGAP_INPUTS, gaps_body()),
+        (UNMASK_INPUTS, unmask_body()),
+        (RICE_INPUTS, rice_body()),
+        (RICE_INT8_INPUTS, rice_body(scaled=False)),
+    )
+}
 
 
 def _cone(end: NodeProto, made_by: dict[str, NodeProto]) -> tuple[list[NodeProto], set[str]]:

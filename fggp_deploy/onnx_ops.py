@@ -15,26 +15,26 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from fggp_deploy.encodings import MAX_ELEMENTS, Bitmask, Gaps
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps, Rice
+from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
 from fggp_deploy.onnx_lifting import lift_weights, names_read_inside, subgraphs
 from fggp_deploy.onnx_unpacking import Unpacked, split, unpack
 from fggp_deploy.onnx_uses import CONV, GEMM, GEMM_TRANSPOSED, Use, bias_behind, sparse_form
-from fggp_deploy.packing import choose
+from fggp_deploy.packing import NODE_BYTES, choose, to_int8, to_rice
 
 __all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "standard_opset", "unpack"]
 
 LARGEST_FLOAT16 = 65504.0
-ValueType = type[np.float32 | np.float16]
+ValueType = type[np.float32 | np.float16 | np.int8]
 
 
 @dataclass(frozen=True)
 class Packing:
     """A packed model, and what did not come out as asked, by the weight's name.
 
-    `left_dense` says why a float tensor of two or more dimensions is stored as it was;
-    `left_fp32` why its values are float32 although float16 was asked for.
+    `left_dense` says why a float or quantised tensor of two or more dimensions is as it was;
+    `left_fp32` why its values are float32 although float16 or int8 was asked for.
     """
 
     model: ModelProto
@@ -56,7 +56,9 @@ class Packing:
         Conv (two spatial dimensions, explicit pads), Gemm (alpha = beta = 1) and MatMul with a
         constant matrix on the right become SparseConv and SparseGemm where gaps are smallest; any
         other use of a weight gets an Ungap in front of it, and any weight whose bitmask is smallest
-        an Unmask. `values` float16 rounds the values, except of weights that it cannot hold.
+        an Unmask. `values` float16 rounds the values, except of weights that it cannot hold. int8
+        rounds them to whole numbers with a scale for each output channel, in SparseConv8,
+        SparseGemm8 and Unrice. An int8 weight (of a QDQ model) gets an UnriceInt8, bit for bit.
         Requires a model without `ai.fggp` operators; raises ModelFileError otherwise.
         """
         if any(n.domain == DOMAIN for n in model.graph.node):
@@ -89,8 +91,8 @@ def standard_opset(model: ModelProto) -> int:
 class _Plan:
     """How a weight is stored, and its name for the operators that take its users' place."""
 
-    packed: Gaps | Bitmask
-    op: str  # SparseConv, SparseGemm, Ungap or Unmask
+    packed: Gaps | Bitmask | Rice
+    op: str  # SparseConv, SparseGemm, Ungap, Unmask; SparseConv8, SparseGemm8, Unrice
 
 
 class _Packer:
@@ -124,7 +126,7 @@ class _Packer:
         _explain_inner(self.graph, self.left_dense)
         plans: dict[str, _Plan] = {}
         for tensor in self.graph.initializer:
-            if len(tensor.dims) >= 2 and tensor.data_type in _FLOATS:
+            if len(tensor.dims) >= 2 and tensor.data_type in (*_FLOATS, TensorProto.INT8):
                 plan = self._plan(tensor)
                 if isinstance(plan, _Plan):
                     plans[tensor.name] = plan
@@ -132,13 +134,15 @@ class _Packer:
                     self.left_dense[tensor.name] = plan
             elif len(tensor.dims) >= 2 and tensor.data_type in _QUANTISED:
                 kind = TensorProto.DataType.Name(tensor.data_type).lower()
-                self.left_dense[tensor.name] = f"it is {kind}, quantised; only float is packed"
+                self.left_dense[tensor.name] = (
+                    f"it is {kind}, quantised; only float and int8 are packed"
+                )
         out = ModelProto()
         out.CopyFrom(self.model)
         graph = out.graph
         del graph.node[:], graph.initializer[:]
         for name, plan in plans.items():
-            if plan.op in ("Ungap", "Unmask"):
+            if plan.op in _DECODERS:
                 graph.node.append(_decoder_node(name, plan))
         rewritten = [self._rewrite(node, plans) for node in self.graph.node]
         graph.node.extend(n for n in rewritten if self.fused.isdisjoint(n.input))
@@ -165,23 +169,27 @@ class _Packer:
     def _plan(self, tensor: TensorProto) -> _Plan | str:
         """How to store a float tensor of two or more dimensions, or why it stays as it is."""
         name = tensor.name
-        if tensor.data_type != TensorProto.FLOAT:
+        if tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT8):
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             return f"it is {kind}; only float is packed"
         if name in self.overridable:
             return "it is an input of the graph too"
-        if {f"{name}.{part}" for part in ("values", "gaps", "bits")} & self.taken:
+        if {f"{name}.{part}" for part in PARTS} & self.taken:
             return "the names of its parts are taken"
         w = numpy_helper.to_array(tensor)
         if w.size > MAX_ELEMENTS:
             return f"it has more than {MAX_ELEMENTS:,} elements"
         if any(use.node.domain == DOMAIN for use in self.uses[name]):
             return "a region reads it as it is"
+        if tensor.data_type == TensorProto.INT8:  # of a QDQ model, kept to the bit
+            return _plan_whole(w)
         forms = {sparse_form(use, w.shape, self.constants) for use in self.uses[name]}
         if self.decoders_only:
             forms = {None}
         form = forms.pop() if len(forms) == 1 and name not in self.fixed else None
-        values = self._value_type(name, w)
+        if self.values is np.int8 and (plan := self._plan_int8(name, w, form)) is not None:
+            return plan
+        values = self._float_type(name, w)
         packed = choose(np.ascontiguousarray(w.T) if form == GEMM_TRANSPOSED else w, values=values)
         if isinstance(packed, Gaps):
             return _Plan(packed, _OPERATORS[form])
@@ -191,17 +199,33 @@ class _Packer:
             return f"{zeros:.1%} zeros, dense is no larger"
         return _Plan(masked, "Unmask")
 
-    def _value_type(self, name: str, w: np.ndarray) -> ValueType:
+    def _plan_int8(self, name: str, w: np.ndarray, form: str | None) -> _Plan | str | None:
+        """The same with int8 values; None where they cannot say what the weight says."""
+        transposed = form == GEMM_TRANSPOSED
+        try:
+            packed = to_int8(w, axis=1 if transposed else 0) if w.size else None
+        except ConfigError as e:
+            self.left_fp32[name] = str(e)
+            return None
+        if packed is None or packed.stored_bytes + NODE_BYTES >= w.nbytes:
+            return f"{w.size:,} elements, dense is no larger"
+        if form is None or not isinstance(choose(w), Gaps):  # too dense for the kernels
+            return _Plan(packed, "Unrice")
+        if transposed:
+            packed = to_int8(np.ascontiguousarray(w.T))
+        return _Plan(packed, f"{_OPERATORS[form]}8")
+
+    def _float_type(self, name: str, w: np.ndarray) -> type[np.float32 | np.float16]:
         largest = float(np.abs(w).max(initial=0))
         if self.values is np.float16 and not largest <= LARGEST_FLOAT16:
             self.left_fp32[name] = f"it holds {largest:.3g}, float16 ends at {LARGEST_FLOAT16:g}"
             return np.float32
-        return self.values
+        return np.float16 if self.values is np.float16 else np.float32
 
     def _rewrite(self, node: NodeProto, plans: dict[str, _Plan]) -> NodeProto:
         weight = node.input[1] if len(node.input) > 1 else ""
         plan = plans.get(weight)
-        if plan is None or plan.op not in (CONV, GEMM):
+        if plan is None or plan.op in _DECODERS:
             return node
         shape = plan.packed.shape
         output, bias = node.output[0], node.input[2] if len(node.input) > 2 else ""
@@ -211,11 +235,10 @@ class _Packer:
                 self.fused.add(output)
                 bias = next(name for name in add.input if name != output)
                 output = add.output[0]
-        inputs = [node.input[0], f"{weight}.values", f"{weight}.gaps"]
-        inputs.append(bias or self._zero_bias(shape[0]))
+        inputs = [node.input[0], *_names(weight, plan.packed), bias or self._zero_bias(shape[0])]
         out = helper.make_node(plan.op, inputs, [output], name=node.name, domain=DOMAIN)
         out.attribute.append(helper.make_attribute("weight_shape", shape))
-        if plan.op == CONV:
+        if plan.op.startswith(CONV):
             given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             defaults = {"pads": [0] * 4, "strides": [1] * 2, "dilations": [1] * 2, "group": 1}
             for key, default in defaults.items():
@@ -233,11 +256,20 @@ class _Packer:
         return self.zero_biases[size].name
 
 
+PARTS = ("values", "gaps", "bits", "scales", "high", "low")
+_DECODERS = ("Ungap", "Unmask", "Unrice", "UnriceInt8")
 _OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
-_QUANTISED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+_QUANTISED = (TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+
+
+def _plan_whole(w: np.ndarray) -> _Plan | str:
+    packed = to_rice(w) if w.size else None
+    if packed is None or packed.stored_bytes + NODE_BYTES >= w.nbytes:
+        return f"{np.mean(w == 0):.1%} zeros, dense is no larger" if w.size else "it is empty"
+    return _Plan(packed, "UnriceInt8")
 
 
 def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:
@@ -250,19 +282,28 @@ def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:
             _explain_inner(inner, left_dense)
 
 
-def _tensors(name: str, packed: Gaps | Bitmask) -> list[TensorProto]:
-    part, index = ("gaps", packed.gaps) if isinstance(packed, Gaps) else ("bits", packed.bits)
-    return [
-        numpy_helper.from_array(packed.values, f"{name}.values"),
-        numpy_helper.from_array(index, f"{name}.{part}"),
-    ]
+def parts(packed: Gaps | Bitmask | Rice) -> dict[str, Array]:
+    """What is stored of a weight, by the ends of its initializers' names, in the operators' order.
+
+    >>> list(parts(to_int8(np.eye(3, dtype=np.float32))))
+    ['values', 'scales', 'high', 'low']
+    """
+    every = {p: getattr(packed, p, None) for p in PARTS}
+    return {p: a for p, a in every.items() if a is not None}
+
+
+def _names(weight: str, packed: Gaps | Bitmask | Rice) -> list[str]:
+    return [f"{weight}.{part}" for part in parts(packed)]
+
+
+def _tensors(name: str, packed: Gaps | Bitmask | Rice) -> list[TensorProto]:
+    return [numpy_helper.from_array(a, f"{name}.{part}") for part, a in parts(packed).items()]
 
 
 def _decoder_node(weight: str, plan: _Plan) -> NodeProto:
-    part = "gaps" if plan.op == "Ungap" else "bits"
     return helper.make_node(
         plan.op,
-        [f"{weight}.values", f"{weight}.{part}"],
+        _names(weight, plan.packed),
         [weight],
         name=f"{weight}.{plan.op.lower()}",
         domain=DOMAIN,

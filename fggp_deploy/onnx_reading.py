@@ -31,6 +31,7 @@ Shapes = dict[str, tuple[int | None, ...]]
 _DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype("<f4"),
     TensorProto.FLOAT16: np.dtype("<f2"),
+    TensorProto.INT8: np.dtype("i1"),
     TensorProto.UINT8: np.dtype("u1"),
     TensorProto.UINT16: np.dtype("<u2"),
     TensorProto.INT64: np.dtype("<i8"),

@@ -17,15 +17,20 @@ from fggp_deploy.encodings import (
     Bitmask,
     Gaps,
     Packed,
+    Rice,
     check_expansion,
     checked_size,
 )
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_functions import (
+    CONV8_INPUTS,
     CONV_ATTRIBUTES,
     CONV_INPUTS,
     DOMAIN,
+    GEMM8_INPUTS,
     GEMM_INPUTS,
+    RICE_INPUTS,
+    RICE_INT8_INPUTS,
     UNGAP_INPUTS,
     UNMASK_INPUTS,
 )
@@ -132,6 +137,10 @@ _INPUTS = {
     "SparseGemm": GEMM_INPUTS,
     "Ungap": UNGAP_INPUTS,
     "Unmask": UNMASK_INPUTS,
+    "SparseConv8": CONV8_INPUTS,
+    "SparseGemm8": GEMM8_INPUTS,
+    "Unrice": RICE_INPUTS,
+    "UnriceInt8": RICE_INT8_INPUTS,
 }
 
 
@@ -144,7 +153,7 @@ class _Splitter:
         if len(self.tensors) < len(model.graph.initializer):
             raise ModelFileError("two initializers have the same name")
         self.weights: dict[str, Packed] = {}
-        self.sources: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.sources: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
         self.parts: set[str] = set()
 
     def run(self) -> Unpacked:
@@ -157,9 +166,7 @@ class _Splitter:
         inlined: dict[str, str] = {}  # tensor that a decoder makes → the weight it is
         inside: set[str] = set()
         for decoder in find_decoders(self.model):
-            inlined[decoder.output] = self._weight(
-                decoder.values, decoder.index, decoder.part, decoder.shape
-            )
+            inlined[decoder.output] = self._weight(decoder.parts, decoder.shape)
             inside |= decoder.inside
         nodes = []
         for node in graph.node:
@@ -178,7 +185,9 @@ class _Splitter:
         graph.node.extend(nodes)
         graph.initializer.extend(kept)
         for name, packed in self.weights.items():
-            value = helper.make_tensor_value_info(name, TensorProto.FLOAT, packed.shape)
+            whole = isinstance(packed, Rice) and packed.scales is None
+            kind = TensorProto.INT8 if whole else TensorProto.FLOAT
+            value = helper.make_tensor_value_info(name, kind, packed.shape)
             graph.input.append(value)
         opsets = [_copy(o) for o in out.opset_import if o.domain != DOMAIN]
         del out.opset_import[:]
@@ -193,8 +202,7 @@ class _Splitter:
             raise ModelFileError(f"{node.op_type} {node.name!r} must have inputs {wanted}")
         shape = integers(node, "weight_shape")
         inputs = dict(zip(wanted, node.input, strict=True))
-        part = "bits" if "bits" in inputs else "gaps"
-        weight = self._weight(inputs["values"], inputs[part], part, shape)
+        weight = self._weight({p: n for p, n in inputs.items() if p not in ("X", "B")}, shape)
         if "X" not in inputs:  # a decoder alone
             if weight != node.output[0]:
                 raise ModelFileError(
@@ -202,13 +210,13 @@ class _Splitter:
                 )
             return []
         x, bias = inputs["X"], inputs["B"]
-        if node.op_type == "SparseConv":
+        if "Conv" in node.op_type:
             conv = helper.make_node("Conv", [x, weight, bias], node.output, name=node.name)
             conv.attribute.append(helper.make_attribute("kernel_shape", shape[2:]))
             attributes = {a.name: a for a in node.attribute}
             for key in CONV_ATTRIBUTES:
                 if key not in attributes:
-                    raise ModelFileError(f"SparseConv {node.name!r} lacks {key}")
+                    raise ModelFileError(f"{node.op_type} {node.name!r} lacks {key}")
                 conv.attribute.append(attributes[key])
             return [conv]
         wt, product = f"{node.output[0]}.Wt", f"{node.output[0]}.XWt"
@@ -218,22 +226,26 @@ class _Splitter:
             helper.make_node("Add", [product, bias], node.output, name=node.name),
         ]
 
-    def _weight(self, values: str, index: str, part: str, shape: tuple[int, ...]) -> str:
-        """Read and check a weight once; returns its name, that of `values` without the suffix."""
-        name = values.removesuffix(".values")
-        if values != f"{name}.values" or index != f"{name}.{part}":
-            raise ModelFileError(f"{values!r} and {index!r} are not the parts of one weight")
-        if name in self.weights and self.sources.get(name) == (part, shape):
+    def _weight(self, parts: dict[str, str], shape: tuple[int, ...]) -> str:
+        """Read and check a weight once; returns its name, that of `values` without the suffix.
+
+        `parts` are the initializers' names by what they hold.
+        """
+        name = parts["values"].removesuffix(".values")
+        if any(stored != f"{name}.{part}" for part, stored in parts.items()):
+            listed = " and ".join(map(repr, parts.values()))
+            raise ModelFileError(f"{listed} are not the parts of one weight")
+        source = (tuple(parts), shape)
+        if name in self.weights and self.sources.get(name) == source:
             return name
         try:
             checked_size(shape)
-            kind = Gaps if part == "gaps" else Bitmask
-            packed = kind(self._array(values), self._array(index), shape)
+            packed = _assembled({p: self._array(n) for p, n in parts.items()}, shape)
         except ModelFileError as e:
             raise ModelFileError(f"weight {name!r}: {e}") from e
         self._keep(name, packed)
-        self.sources[name] = (part, shape)
-        self.parts |= {values, index}
+        self.sources[name] = source
+        self.parts |= set(parts.values())
         return name
 
     def _keep(self, name: str, packed: Packed) -> None:
@@ -246,6 +258,14 @@ class _Splitter:
         if name not in self.tensors:
             raise ModelFileError(f"{name!r} is not an initializer of the file")
         return tensor_array(self.tensors[name])
+
+
+def _assembled(arrays: dict[str, Array], shape: tuple[int, ...]) -> Packed:
+    if "gaps" in arrays:
+        return Gaps(arrays["values"], arrays["gaps"], shape)
+    if "bits" in arrays:
+        return Bitmask(arrays["values"], arrays["bits"], shape)
+    return Rice(arrays["values"], arrays.get("scales"), arrays["high"], arrays["low"], shape)
 
 
 def layer_name(weight: str) -> str:

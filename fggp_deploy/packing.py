@@ -12,7 +12,19 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Coo, Csr, Floats, Gaps
+from fggp_deploy.encodings import (
+    LARGEST_SCALE,
+    MAX_ELEMENTS,
+    MAX_LOW_BITS,
+    Array,
+    Bitmask,
+    Coo,
+    Csr,
+    Floats,
+    Gaps,
+    Rice,
+)
+from fggp_deploy.errors import ConfigError
 
 NODE_BYTES = 256  # about what names, shapes and the operator's node add to a packed weight
 ENCODINGS = ("bitmask", "gaps8", "gaps16")  # what `choose` picks from, simplest decoder first
@@ -43,6 +55,51 @@ def to_bitmask(w: Array) -> Bitmask:
     mask = np.zeros(flat.size, bool)
     mask[index] = True
     return Bitmask(flat[index], np.packbits(mask, bitorder="little"), w.shape)
+
+
+def to_int8(w: Array, axis: int = 0) -> Rice:
+    """Round a float32 weight to whole numbers of −127 to 127, a scale for each index of `axis`.
+
+    Symmetric: a scale is the largest magnitude over 127, so zeros stay zero; magnitudes below half
+    a scale become zero and are not stored. Scales are float16 where that type holds them in full
+    precision, and are rounded before the weights are. Raises ConfigError for a weight that is not
+    finite, or whose scale float32 does not hold in full precision.
+    """
+    w = np.asarray(w, np.float32)
+    others = tuple(i for i in range(w.ndim) if i != axis % w.ndim)
+    largest = np.abs(w).max(axis=others, keepdims=True)
+    scales = np.where(largest == 0, np.float32(1), largest / np.float32(127))
+    if not (scales <= LARGEST_SCALE).all():
+        raise ConfigError(f"it holds {float(largest.max()):.3g}, too large for int8 with a scale")
+    if (scales < np.finfo(np.float32).tiny).any():
+        raise ConfigError("a channel holds nothing but numbers too small for int8 with a scale")
+    half = np.finfo(np.float16)
+    if ((scales >= half.tiny) & (scales <= half.max)).all():
+        scales = scales.astype(np.float16)
+    whole = np.rint(w / scales.astype(np.float32)).clip(-127, 127).astype(np.int8)
+    return to_rice(whole, scales)
+
+
+def to_rice(whole: Array, scales: Array | None = None) -> Rice:
+    """Encode int8 numbers of any shape; all zeros become one explicit zero.
+
+    >>> r = to_rice(np.int8([0, 0, 5, 0, 0, 7]))  # k = 1: 2 is 1·2 + 0
+    >>> r.values.tolist(), r.high.tolist(), r.low.tolist()
+    ([5, 7], [10], [[0]])
+    """
+    flat = np.ascontiguousarray(whole, np.int8).reshape(-1)
+    index = np.flatnonzero(flat)
+    if not len(index):
+        index = np.zeros(1, np.int64)
+    distance = np.diff(index, prepend=-1) - 1
+    n = len(index)
+    k = min(range(1, MAX_LOW_BITS + 1), key=lambda k: n * k + int((distance >> k).sum()))
+    ends = np.cumsum((distance >> k) + 1) - 1
+    unary = np.zeros(int(ends[-1]) + 1, bool)
+    unary[ends] = True
+    bits = (distance >> np.arange(k)[:, None] & 1).astype(bool)
+    high, low = (np.packbits(b, axis=-1, bitorder="little") for b in (unary, bits))
+    return Rice(flat[index], scales, high, low, whole.shape)
 
 
 def to_csr(w: Array) -> Csr:

@@ -87,12 +87,13 @@ METADATA = Metadata(
 
 
 def originals(folder: Path) -> list[bytes]:
-    """Whole files to mutate: packed, flat, fp16 and with sparse initializers."""
+    """Whole files to mutate: packed, flat, fp16, int8 and with sparse initializers."""
     dense = small_network()
     paths = [
         onnx.export(dense, METADATA, folder / "packed.onnx"),
         onnx.export(dense, METADATA, folder / "flat.onnx", flat=True),
         onnx.export(dense, METADATA, folder / "half.onnx", values="fp16"),
+        onnx.export(dense, METADATA, folder / "int8.onnx", values="int8"),
         onnx_sparse.export(dense, METADATA, folder / "sparse.onnx"),
         golden.ONNX,
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from graphs import NETS, Builder, residual_net
 from hypothesis import given, settings
@@ -18,8 +19,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from fggp_deploy import kernels
 from fggp_deploy.artifacts.outputs_test import Input, OutputsTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.bench.int8 import quantize
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.pack import check_outputs, pack_file
+from fggp_deploy.onnx_ops import flatten, unpack
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
 
@@ -131,13 +134,14 @@ def transposed_net() -> ModelProto:
     return b.model(b.op("MatMul", b.op("Transpose", y, perm=[0, 2, 1]), b.weight(64, 32)))
 
 
-def quantised_net() -> ModelProto:
-    """A QDQ convolution whose int8 weight has zeros, and a float one."""
+def quantised_net(zero: int = 0, kind: type[np.generic] = np.int8) -> ModelProto:
+    """A QDQ convolution whose weight has zeros, and a float one."""
     b = Builder()
-    w = b.rng.integers(-127, 128, (64, 3, 3, 3)).astype(np.int8)
+    w = b.rng.integers(-127, 128, (64, 3, 3, 3))
     w[b.rng.random(w.shape) > 0.1] = 0
+    whole, zero_point = (b.tensor((a + zero).astype(kind)) for a in (w, np.array(0)))
     scale = b.tensor(np.array(0.01, np.float32))
-    weight = b.op("DequantizeLinear", b.tensor(w), scale, b.tensor(np.array(0, np.int8)))
+    weight = b.op("DequantizeLinear", whole, scale, zero_point)
     y = b.op("Relu", b.op("Conv", "x", weight, pads=[1] * 4))
     return b.model(b.conv(y, 64, 64))
 
@@ -177,7 +181,9 @@ def branch_net() -> ModelProto:
 
 OTHERS = {
     "transposed": (transposed_net, ""),
-    "quantised": (quantised_net, "it is int8, quantised; only float is packed"),
+    "quantised": (quantised_net, ""),
+    "uint8": (lambda: quantised_net(128, np.uint8), "it is uint8, quantised; only float and int8"),
+    "zero_point": (lambda: quantised_net(3), "% zeros, dense is no larger"),
     "function": (function_net, ""),
     "branch": (branch_net, "it belongs to a subgraph of If"),
 }
@@ -190,6 +196,44 @@ def test_other_operators_are_never_wrong(name: str, tmp_path: Path) -> None:
     assert made.bit_equal
     assert made.n_packed
     assert any(note in line for line in made.notes) or not note
+
+
+def qdq_net(opset: int) -> ModelProto:
+    """What onnxruntime's own static quantisation makes of a network with zeros."""
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal((2, 3, 16, 16)).astype(np.float32)} for _ in range(3)]
+    model = residual_net()
+    model.opset_import[0].version = opset
+    return onnx.load_model_from_string(quantize(model, feeds))
+
+
+def optimised(path: Path) -> list[str]:
+    """The operators that onnxruntime runs."""
+    made = path.with_name("optimised.onnx")
+    options = Options(1).make()
+    options.optimized_model_filepath = str(made)
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return [n.op_type for n in onnx.load(made).graph.node]
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_quantised_network_is_packed_with_its_own_int8_values(tmp_path: Path, opset: int) -> None:
+    source = saved(qdq_net(opset), tmp_path)
+    before = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
+    made = pack_file(source)
+    assert made.bit_equal
+    assert made.n_packed == 5
+    assert made.n_zeros > 0.85 * made.n_weights
+    (note,) = made.notes
+    assert note == "left dense: t0_quantized: 0.7% zeros, dense is no larger"
+    assert set(check_outputs(made.path).values()) == {True}
+    assert optimised(made.path) == optimised(source)  # nothing keeps it from integer kernels
+    packed = onnx.load(made.path)
+    assert sum(n.op_type == "UnriceInt8" for n in packed.graph.node) == 5
+    for m in (packed, flatten(packed)):
+        for t in unpack(m).graph.initializer:
+            if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1:
+                assert np.array_equal(numpy_helper.to_array(t), before[t.name])
 
 
 def test_an_older_opset_is_raised_and_run(tmp_path: Path) -> None:
@@ -288,9 +332,13 @@ def test_refusals(how: str, match: str, tmp_path: Path) -> None:
     assert isinstance(raised.value, ConfigError | ModelFileError)
 
 
-def test_fp16_values(tmp_path: Path) -> None:
-    made = pack_file(saved(residual_net(), tmp_path), values="fp16")
+@pytest.mark.parametrize("values", ["fp16", "int8"])
+@pytest.mark.parametrize("name", ["residual", "split"])
+def test_rounded_values(tmp_path: Path, name: str, values: str) -> None:
+    made = pack_file(saved(NETS[name](), tmp_path), values=values)
     assert made.bit_equal
+    assert made.rounding_error is not None
+    assert 0 < made.rounding_error < 0.03
     assert set(check_outputs(made.path).values()) == {True}
 
 

@@ -24,7 +24,7 @@ class Metadata:
     `parent_sha256` is the hash of the dense reference ONNX, `checkpoint_sha256` of the pruned
     checkpoint; `sparsity` holds counts (n_prunable, n_removed, n_all_weights) and the target;
     `provenance` the command, resolved configuration, seed, versions, hardware and seconds.
-    `unrounded` is there where values were rounded to float16: the self-test before that.
+    `unrounded` is there where values were rounded to float16 or int8: the self-test before that.
     """
 
     preprocessing: Preprocessing

@@ -18,14 +18,14 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import isa_index, load
 
 CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM, ADD = range(1, 8)
-GAPS, DENSE = 0, 1
+GAPS, DENSE, RICE = 0, 1, 2
 VERSION = 1
 STEP_INTS = 25
 REFERENCE = "reference"
 
 Array = npt.NDArray[Any]
-_TYPES = {np.dtype(t): n for t, n in ((np.float32, 1), (np.uint8, 2), (np.uint16, 4))}
-_TYPES[np.dtype(np.float16)] = 10
+_ONNX_TYPES = ((np.float32, 1), (np.uint8, 2), (np.int8, 3), (np.uint16, 4), (np.float16, 10))
+_TYPES = {np.dtype(t): n for t, n in _ONNX_TYPES}
 
 
 @dataclass(frozen=True)

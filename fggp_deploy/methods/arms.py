@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fggp_deploy.allocation import Given
 from fggp_deploy.criteria import FGGP, Criterion, indices, smallest
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.methods.gradual import GLOBAL, Gradual, GradualOptions
@@ -146,7 +147,7 @@ class Annealed(Gradual):
     """
 
     def __init__(
-        self, first: First, anneal: Cosine, schedule: Schedule, *, allocation: str = GLOBAL
+        self, first: First, anneal: Cosine, schedule: Schedule, *, allocation: str | Given = GLOBAL
     ) -> None:
         super().__init__(Widened(first, anneal.first), schedule, allocation=allocation)
         self.first: First = first
@@ -164,7 +165,7 @@ class MeanGradient(Gradual):
     """
 
     def __init__(
-        self, rate: float, decay: float, schedule: Schedule, *, allocation: str = GLOBAL
+        self, rate: float, decay: float, schedule: Schedule, *, allocation: str | Given = GLOBAL
     ) -> None:
         super().__init__(FGGP(rate), schedule, allocation=allocation)
         self.decay = decay
@@ -218,13 +219,15 @@ class MeanOptions(GradualOptions):
 
 def _annealed(first: First, o: AnnealedOptions, task: Task) -> Method:
     anneal = Cosine(o.anneal_from, o.anneal_to, steps=task.n_steps)
-    return Annealed(first, anneal, task.schedule, allocation=o.allocation)
+    return Annealed(first, anneal, task.schedule, allocation=o.allocate(task))
 
 
 MAGNITUDE_FIRST = MethodInfo(
     title="magnitude first, then gradient, at a fixed rate",
     source=_SOURCE,
-    make=lambda o, task: Gradual(MagnitudeFirst(task.rate), task.schedule, allocation=o.allocation),
+    make=lambda o, task: Gradual(
+        MagnitudeFirst(task.rate), task.schedule, allocation=o.allocate(task)
+    ),
     options=GradualOptions,
     reads=("updates", "rate"),
     several_targets=True,
@@ -248,7 +251,7 @@ GRADIENT_FIRST_ANNEALED = MethodInfo(
 SALIENCY = MethodInfo(
     title="gradual pruning by |g·w|",
     source=_SOURCE,
-    make=lambda o, task: Gradual(Saliency(), task.schedule, allocation=o.allocation),
+    make=lambda o, task: Gradual(Saliency(), task.schedule, allocation=o.allocate(task)),
     options=GradualOptions,
     reads=("updates",),
     several_targets=True,
@@ -256,7 +259,7 @@ SALIENCY = MethodInfo(
 RANK_SUM = MethodInfo(
     title="gradual pruning by the sum of the ranks of |w| and |g|",
     source=_SOURCE,
-    make=lambda o, task: Gradual(Ranks("sum"), task.schedule, allocation=o.allocation),
+    make=lambda o, task: Gradual(Ranks("sum"), task.schedule, allocation=o.allocate(task)),
     options=GradualOptions,
     reads=("updates",),
     several_targets=True,
@@ -264,7 +267,7 @@ RANK_SUM = MethodInfo(
 RANK_PRODUCT = MethodInfo(
     title="gradual pruning by the product of the ranks of |w| and |g|",
     source=_SOURCE,
-    make=lambda o, task: Gradual(Ranks("product"), task.schedule, allocation=o.allocation),
+    make=lambda o, task: Gradual(Ranks("product"), task.schedule, allocation=o.allocate(task)),
     options=GradualOptions,
     reads=("updates",),
     several_targets=True,
@@ -272,7 +275,9 @@ RANK_PRODUCT = MethodInfo(
 MEAN_GRADIENT = MethodInfo(
     title="FGGP on a moving average of |g|",
     source=_SOURCE,
-    make=lambda o, task: MeanGradient(task.rate, o.decay, task.schedule, allocation=o.allocation),
+    make=lambda o, task: MeanGradient(
+        task.rate, o.decay, task.schedule, allocation=o.allocate(task)
+    ),
     options=MeanOptions,
     reads=("updates", "rate"),
     keeps="the average of |g|, one number a weight",

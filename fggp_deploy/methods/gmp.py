@@ -8,7 +8,7 @@ from fggp_deploy.methods.method import Method, MethodInfo, Task
 
 
 def _make(options: GradualOptions, task: Task) -> Method:
-    return Gradual(Magnitude(), task.schedule, allocation=options.allocation)
+    return Gradual(Magnitude(), task.schedule, allocation=options.allocate(task))
 
 
 METHOD = MethodInfo(

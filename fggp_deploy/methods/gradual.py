@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fggp_deploy.allocation import ALLOCATIONS, within
+from fggp_deploy.allocation import ALLOCATIONS, Given, within
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods.method import Task
 from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.state import PruningState
 from fggp_deploy.schedules import Schedule
@@ -32,21 +33,26 @@ class GradualOptions(Options):
         choices=(GLOBAL, *ALLOCATIONS),
     )
 
+    def allocate(self, task: Task) -> str | Given:
+        """The densities that the run gives, or else `allocation`."""
+        return Given(task.densities) if task.densities else self.allocation
+
 
 class Gradual:
     """Drop by `criterion`, when and to the sparsity that `schedule` says.
 
     After an update at step t exactly round(sparsity(t)·N*) of the N* prunable weights are removed.
     `allocation` "global": the criterion chooses among all weights at once; else within each layer,
-    which keeps what allocation.ALLOCATIONS[allocation] gives it, as far as it has as many left.
+    which keeps what allocation.ALLOCATIONS[allocation] or a Given gives it, as far as it has as
+    many left.
     Where any of the optimiser's gradients is not finite (a loss-scaler overflow), the update waits
     for the next step.
     """
 
     def __init__(
-        self, criterion: Criterion, schedule: Schedule, *, allocation: str = GLOBAL
+        self, criterion: Criterion, schedule: Schedule, *, allocation: str | Given = GLOBAL
     ) -> None:
-        if allocation not in (GLOBAL, *ALLOCATIONS):
+        if isinstance(allocation, str) and allocation not in (GLOBAL, *ALLOCATIONS):
             raise UnknownName("allocation", allocation, (GLOBAL, *ALLOCATIONS))
         self.criterion = criterion
         self.schedule = schedule
@@ -117,7 +123,9 @@ class Gradual:
             return [(slice(0, masks.n_total), n_drop)]
         alive = {n: m.numel() - masks.removed_by_layer[n] for n, m in masks.items()}
         shapes = {n: tuple(m.shape) for n, m in masks.items()}
-        keep = within(ALLOCATIONS[self.allocation](shapes, sparsity), alive)
+        own = self.allocation
+        allocate = own if isinstance(own, Given) else ALLOCATIONS[own]
+        keep = within(allocate(shapes, sparsity), alive)
         ends = torch.tensor([m.numel() for m in masks.values()]).cumsum(0).tolist()
         return [
             (slice(end - masks[n].numel(), end), alive[n] - keep[n])

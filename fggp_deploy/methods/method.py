@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -56,7 +56,8 @@ class Task:
 
     `target`: sparsity at the end. `schedule`: of gradual pruning to it. `n_steps`: optimiser steps
     of the run. `updates`, `rate`: the run's options of that name. `seed`: of what is random.
-    `input_shape`: of one image, [C, H, W]. `batches(n)`: at least n training images as they are
+    `input_shape`: of one image, [C, H, W]. `densities`: the share that each layer is to keep at the
+    target; empty where the method decides. `batches(n)`: at least n training images as they are
     tested, the same ones at every call; each of several processes gets its share.
     """
 
@@ -68,6 +69,7 @@ class Task:
     seed: int
     input_shape: tuple[int, ...]
     batches: Callable[[int], Sequence[Batch]]
+    densities: Mapping[str, float] = field(default_factory=dict)
 
 
 Start = Literal["dense", "sparse", "random"]

@@ -95,10 +95,13 @@ class PruneConfig(TrainConfig):
     method's own; those at their default are left out. `start`: "trained" or "random" weights, None
     for the method's usual. `updates`, `rate`: see Cubic and FGGP. `distill`: weight of the parent's
     soft labels in the loss (Hinton et al. 2015, arXiv 1503.02531, temperature 2). `recipe`: where
-    the values came from.
+    the values came from. `densities`: the share that each layer keeps at the target, in place of
+    the method's own choice, and `target_latency` the milliseconds that they were chosen for.
     """
 
     recipe: str | None = None
+    target_latency: float | None = None
+    densities: Mapping[str, float] = field(default_factory=dict)
     target: float | tuple[float, ...] = DEFAULT_TARGET
     method: str = "fggp"
     method_set: Mapping[str, Any] = field(default_factory=dict)
@@ -118,6 +121,7 @@ class PruneConfig(TrainConfig):
         defaults = info.options.defaults()
         given = {k: v for k, v in vars(options).items() if v != defaults[k]}
         object.__setattr__(self, "method_set", given)
+        self._check_densities(info)
         if len(self.targets) > 1 and not info.several_targets:
             raise ConfigError(
                 f"--method {self.method} makes one network a run, since its masks are not nested "
@@ -125,6 +129,21 @@ class PruneConfig(TrainConfig):
             )
         if self.start == "random" or (self.start == "trained" and info.starts == ("random",)):
             info.refuse_start(self.method, "random" if self.start == "random" else "dense")
+
+    def _check_densities(self, info: MethodInfo) -> None:
+        if not self.densities and self.target_latency is None:
+            return
+        from fggp_deploy.allocation import Given
+        from fggp_deploy.methods.gradual import GradualOptions
+
+        Given(self.densities)
+        if not issubclass(info.options, GradualOptions) or "allocation" in self.method_set:
+            raise ConfigError(
+                "--target-latency says which layer loses how much; that is for gradual methods "
+                "(fggp, gmp …) without an allocation of their own"
+            )
+        if len(self.targets) > 1:
+            raise ConfigError("--target-latency makes one network a run; give one target")
 
     def _check_epochs(self) -> None:
         if self.epochs > 0:

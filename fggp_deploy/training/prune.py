@@ -100,6 +100,7 @@ def ready_to_prune(
         rate=config.rate,
         seed=config.seed,
         input_shape=start.data.preprocessing.input_shape,
+        densities=config.densities,
         batches=lambda n: calibration_batches(start.data, config, n, device=device, ranks=ranks),
     )
     pruner = Pruner(

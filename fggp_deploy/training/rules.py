@@ -88,6 +88,16 @@ RULES: Mapping[str, Rule] = {
         help="Fraction of prunable weights to remove, in (0, 1). Several, as 0.90,0.95,0.98: "
         "one run that stops at each, the masks nested.",
     ),
+    "target_latency": Rule(
+        kind=float, above=0, optional=True,
+        help="Milliseconds an image on one thread here, in place of --target: each layer's density "
+        "is chosen by what it costs on the sparse kernels, measured first.",
+    ),
+    "densities": Rule(
+        kind=dict,
+        help="The share of its weights that a layer keeps at the target, by the weight's name; "
+        "the others stay dense. What --target-latency found stands here in a run's config.yaml.",
+    ),
     "method": Rule(kind=str, help="What goes and when: `fggp-deploy methods` lists them."),
     "method_set": Rule(
         kind=dict, help="An option of the method's own; `fggp-deploy methods` lists them."

@@ -43,7 +43,7 @@ def self_test(subject: Subject) -> parity.Difference | None:
 
 
 def rounding(subject: Subject) -> parity.Difference | None:
-    """Compare fp16 values with the fp32 logits that export recorded; None without fp16 values.
+    """Compare rounded values with the fp32 logits that export recorded; None where none are.
 
     What rounding may change is for its user to judge, so the tolerances are wide: 5% of the
     largest logit.

@@ -45,7 +45,7 @@ class Report:
     judges. `parity` is packed against dense by inputs. `kernels_parity` (compiled now),
     `compiled_parity` (the compiled file that sessions open) and `torch_parity` (the network
     that the file was made from) are against stock on all test images, or on the probe inputs
-    without data. `rounding` is fp16 values against fp32 on the self-test's inputs,
+    without data. `rounding` is rounded values against fp32 on the self-test's inputs,
     `rounding_paired` on the test split where a file with fp32 values lies beside the model.
     `mismatch` is the first layer that differs where one of these or the self-test fails. `load`
     is what else ran while latency was measured, `layer_times` is by stock onnxruntime's

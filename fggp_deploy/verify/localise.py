@@ -221,7 +221,7 @@ def _run(opened: Callable[[], ort.InferenceSession], outputs: list[str], x: Floa
 
 def _weight(node: NodeProto) -> str | None:
     kinds = ("Conv", "Gemm", "MatMul", "SparseConv", "SparseGemm")
-    if node.op_type not in kinds or len(node.input) < 2:
+    if node.op_type.removesuffix("8") not in kinds or len(node.input) < 2:
         return None
     return node.input[1].removesuffix(".values")
 

@@ -29,7 +29,7 @@ def notes(subject: Subject) -> tuple[str, ...]:
         notes.append(f"Dense int8 was not measured: {subject.no_int8}.")
     if subject.packed.metadata.unrounded is not None and subject.unrounded is None:
         notes.append(
-            "The values are fp16 and no file with the same checkpoint's fp32 values lies beside "
+            "The values are rounded and no file with the same checkpoint's fp32 values lies beside "
             "the model, so the two were compared on the self-test's inputs only."
         )
     if subject.packed.metadata.selftest is None:

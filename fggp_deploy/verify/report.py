@@ -129,7 +129,7 @@ def verify(
     sized = size(packed, reference)
 
     checks = {"self-test": tested} if tested is not None else {}
-    checks |= {"fp16 values against fp32": rounded} if rounded is not None else {}
+    checks |= {"rounded values against fp32": rounded} if rounded is not None else {}
     checks |= {f"parity on {inputs}": d for inputs, d in compared.items()}
     compared_with_stock = {KERNELS: found.kernels, COMPILED: found.compiled, TORCH: against_torch}
     checks |= {name: d for name, d in compared_with_stock.items() if d is not None}

@@ -31,8 +31,9 @@ class Subject:
     same model compiled for the sparse kernels now, `compiled` as it was compiled and kept in
     `compiled_file` and as users run it; None where the kernels are missing or no faster: `speed`
     says why.
-    `unrounded` is the network of a file beside one with fp16 values that holds the same checkpoint
-    in fp32. `int8` is the parent quantised, None where it could not be: `no_int8` says why.
+    `unrounded` is the network of a file beside one with rounded values that holds the same
+    checkpoint in fp32. `int8` is the parent quantised, None where it could not be: `no_int8` says
+    why.
     """
 
     packed: SparseModel

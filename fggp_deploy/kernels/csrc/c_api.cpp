@@ -74,6 +74,7 @@ FGGP_EXPORT void* fggp_program_new(const int64_t* code, size_t n, const CTensor*
       const CTensor& c = constants[i];
       Tensor t{c.data, c.count, Type::kFloat};
       if (c.type == 2) t.type = Type::kUint8;
+      else if (c.type == 3) t.type = Type::kInt8;
       else if (c.type == 4) t.type = Type::kUint16;
       else if (c.type == 10) t.type = Type::kFloat16;
       else if (c.type != 1) throw Error("unknown element type");

@@ -29,7 +29,7 @@ struct ApiBase {
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 // 0 as an operator's input type means any type.
-enum ElementType : int { kAny = 0, kFloat = 1, kUint8 = 2, kUint16 = 4, kFloat16 = 10 };
+enum ElementType : int { kAny = 0, kFloat = 1, kUint8 = 2, kInt8 = 3, kUint16 = 4, kFloat16 = 10 };
 enum Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 
 // A slot and the type of the function in it.

@@ -9,13 +9,15 @@ Type type_of(int element) {
       return Type::kFloat;
     case ort::kFloat16:
       return Type::kFloat16;
+    case ort::kInt8:
+      return Type::kInt8;
     case ort::kUint8:
       return Type::kUint8;
     case ort::kUint16:
       return Type::kUint16;
     default:
       throw Error("a tensor has ONNX element type " + std::to_string(element) +
-                  "; float, float16, uint8 and uint16 are known");
+                  "; float, float16, int8, uint8 and uint16 are known");
   }
 }
 

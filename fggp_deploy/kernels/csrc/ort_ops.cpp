@@ -1,4 +1,5 @@
-// The custom operators of domain ai.fggp: SparseConv, SparseGemm and Region_0 … Region_63.
+// The custom operators of domain ai.fggp: SparseConv and SparseGemm, the same with int8 values,
+// and Region_0 … Region_63.
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -29,7 +30,11 @@ enum class Kind { kConv, kGemm, kRegion };
 struct CustomOp : ort::CustomOp {
   OrtAccess ort{nullptr};
   Kind kind;
+  Format format = Format::kGaps;
   std::string name;
+
+  // Of a single operator: what the weight consists of, and the bias.
+  size_t n_constants() const { return format == Format::kRice ? 5 : 3; }
 };
 
 const CustomOp* op_of(const ort::CustomOp* op) { return static_cast<const CustomOp*>(op); }
@@ -41,6 +46,7 @@ class Node {
     const int64_t threads = op.ort.integer(info, "threads", 0);
     if (threads < 0 || threads > 1024) throw Error("threads is " + std::to_string(threads));
     tasks_ = threads == 1 ? 1 : static_cast<int>(threads ? 2 * threads : kDefaultTasks);
+    n_constants_ = op.n_constants();
     read_code(info);
     // Region: the constants follow the inputs that change.
     std::vector<Tensor> constants;
@@ -64,7 +70,7 @@ class Node {
 
   const CustomOp& op_;
   int tasks_ = 1;
-  size_t n_constants_ = 3;
+  size_t n_constants_ = 0;
   std::vector<int64_t> code_;
   std::shared_ptr<Runner> runner_;
 };
@@ -98,7 +104,8 @@ void Node::read_code(const ort::KernelInfo* info) {
     shape = {w[0], w[1], 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0};
   }
   const auto op = static_cast<int64_t>(op_.kind == Kind::kConv ? Op::kConv : Op::kGemm);
-  code_ = {kProgramVersion, 1, 1, 1, 1, op, 0, -1, 0, 0, 0, 0, 0};
+  code_ = {kProgramVersion, 1, 1, 1, 1, op, 0, -1, 0, static_cast<int64_t>(op_.format),
+           0, 0, 0};
   code_.insert(code_.end(), shape.begin(), shape.end());
   code_.insert(code_.end(), {0, -1, 1, 0});
 }
@@ -161,21 +168,23 @@ void Node::compute(ort::KernelContext* context) const {
   runner->run(*execution, shapes, n, inputs.data(), outputs.data(), threads);
 }
 
-void fill(CustomOp& op, const OrtAccess& access, Kind kind, std::string name) {
+void fill(CustomOp& op, const OrtAccess& access, Kind kind, std::string name,
+          Format format = Format::kGaps) {
   std::memset(static_cast<ort::CustomOp*>(&op), 0, sizeof(ort::CustomOp));
   op.ort = access;
   op.kind = kind;
+  op.format = format;
   op.name = std::move(name);
   op.version = ort::kCustomOpVersion;
   op.GetName = [](const ort::CustomOp* o) { return op_of(o)->name.c_str(); };
   op.GetExecutionProviderType = [](const ort::CustomOp*) { return "CPUExecutionProvider"; };
   op.GetInputType = [](const ort::CustomOp* o, size_t i) -> int {
-    // Weights may be float or float16, gaps uint8 or uint16: checked when the kernel is made.
+    // What a weight consists of may have several types: checked when the kernel is made.
     if (op_of(o)->kind == Kind::kRegion) return ort::kAny;
-    return i == 1 || i == 2 ? ort::kAny : ort::kFloat;
+    return i > 0 && i < op_of(o)->n_constants() ? ort::kAny : ort::kFloat;
   };
   op.GetInputTypeCount = [](const ort::CustomOp* o) -> size_t {
-    return op_of(o)->kind == Kind::kRegion ? 1 : 4;
+    return op_of(o)->kind == Kind::kRegion ? 1 : 1 + op_of(o)->n_constants();
   };
   op.GetOutputType = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
   op.GetOutputTypeCount = [](const ort::CustomOp*) -> size_t { return 1; };
@@ -204,14 +213,16 @@ void fill(CustomOp& op, const OrtAccess& access, Kind kind, std::string name) {
 
 // The operators of one ONNX Runtime in this process. Sessions point to them, so they live on.
 struct Registration {
-  CustomOp ops[2 + kRegions];
+  CustomOp ops[4 + kRegions];
   ort::Domain* domain = nullptr;
 
   explicit Registration(const OrtAccess& access) {
     fill(ops[0], access, Kind::kConv, "SparseConv");
     fill(ops[1], access, Kind::kGemm, "SparseGemm");
+    fill(ops[2], access, Kind::kConv, "SparseConv8", Format::kRice);
+    fill(ops[3], access, Kind::kGemm, "SparseGemm8", Format::kRice);
     for (int i = 0; i < kRegions; i++)
-      fill(ops[2 + i], access, Kind::kRegion, "Region_" + std::to_string(i));
+      fill(ops[4 + i], access, Kind::kRegion, "Region_" + std::to_string(i));
     access.call<ort::CreateCustomOpDomain>("ai.fggp", &domain);
     for (CustomOp& op : ops)
       access.call<ort::CustomOpDomainAdd>(domain,

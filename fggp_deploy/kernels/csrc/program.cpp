@@ -50,6 +50,11 @@ void load_weights(Step& s, const std::vector<Tensor>& constants) {
   if (s.format == Format::kGaps) {
     const Tensor& values = constant(constants, c++);
     rows = decode_gaps(values, constant(constants, c++), s.shape);
+  } else if (s.format == Format::kRice) {
+    const Tensor& values = constant(constants, c++);
+    const Tensor& scales = constant(constants, c++);
+    const Tensor& high = constant(constants, c++);
+    rows = decode_rice(values, scales, high, constant(constants, c++), s.shape);
   } else {
     rows = from_dense(constant(constants, c++), s.shape);
   }
@@ -72,7 +77,7 @@ Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
   s.input = r.next_int(0, value - 1, "an input value");
   s.residual = r.next_int(-1, value - 1, "a residual value");
   s.constant = r.next_int(0, INT32_MAX / 2, "a constant");
-  s.format = static_cast<Format>(r.next(0, 1, "a weight format"));
+  s.format = static_cast<Format>(r.next(0, 2, "a weight format"));
   s.act.on = r.next(0, 1, "an activation") == 1;
   s.act.lo = r.next_float();
   s.act.hi = r.next_float();

@@ -28,14 +28,15 @@ enum class Op : int64_t {
   kAdd = 7,            // the input, plus the residual if there is one, then the activation
 };
 
-enum class Format : int64_t { kGaps = 0, kDense = 1 };
+enum class Format : int64_t { kGaps = 0, kDense = 1, kRice = 2 };
 
 struct Step {
   Op op;
   int input;
   int residual;    // value added before the activation, or -1
   int constant;    // Conv, Gemm: index of the first constant: weights, then the bias
-  Format format;   // kGaps: values, gaps; kDense: one tensor
+  Format format;   // kGaps: values, gaps; kDense: one tensor; kRice: values, scales,
+                   // high, low
   Activation act;  // 3 integers: on, and the bits of lo and hi as float
   ConvShape shape;  // 13 integers: cout cin group kh kw strides dilations pads (top left bottom right)
   bool count_padding;  // AveragePool

@@ -108,6 +108,58 @@ SparseRows decode_gaps(const Tensor& values, const Tensor& gaps, const ConvShape
   return m;
 }
 
+SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor& high,
+                       const Tensor& low, const ConvShape& shape) {
+  if (values.type != Type::kInt8) throw Error("values must be int8");
+  if (high.type != Type::kUint8 || low.type != Type::kUint8)
+    throw Error("high and low must be uint8");
+  need_floats(scales, "scales");
+  if (scales.count != 1 && static_cast<int64_t>(scales.count) != shape.cout)
+    throw Error("there are " + text(static_cast<int64_t>(scales.count)) + " scales for " +
+                text(shape.cout) + " output channels");
+  std::vector<float> factors = decode_floats(scales, scales.count, "scales");
+  for (float f : factors)
+    if (!(f > 0.0f && f <= 1e36f)) throw Error("a scale is not above 0 and at most 1e36");
+  factors.resize(static_cast<size_t>(shape.cout), factors[0]);
+  const size_t n = values.count, row_bytes = (n + 7) / 8;
+  const size_t k = row_bytes ? low.count / row_bytes : 0;
+  if (k < 1 || k > 16 || k * row_bytes != low.count)
+    throw Error("low has " + text(static_cast<int64_t>(low.count)) + " bytes for " +
+                text(static_cast<int64_t>(n)) + " values");
+  const int64_t size = shape.cin / shape.group * shape.taps() * shape.cout;
+  const auto* whole = static_cast<const int8_t*>(values.data);
+  const auto* ends = static_cast<const uint8_t*>(high.data);
+  const auto* rests = static_cast<const uint8_t*>(low.data);
+  SparseRows m;
+  int64_t flat = -1, quotient = 0;
+  size_t i = 0;  // the entry that the next bits belong to
+  for (size_t b = 0; b < 8 * high.count; b++) {
+    if (!(ends[b / 8] >> b % 8 & 1)) {
+      quotient++;
+      continue;
+    }
+    if (i == n) throw Error("high ends more entries than there are values");
+    int64_t rest = 0;
+    for (size_t j = 0; j < k; j++)
+      rest |= static_cast<int64_t>(rests[j * row_bytes + i / 8] >> i % 8 & 1) << j;
+    if (quotient > size) throw Error("the entries lead past a weight of " + text(size));
+    flat += (quotient << k) + rest + 1;
+    if (flat >= size)
+      throw Error("the entries lead to element " + text(flat) + " of a weight of " + text(size));
+    if (whole[i] != 0) {
+      const auto row = static_cast<size_t>(flat / (size / shape.cout));
+      append(m, shape, flat, static_cast<float>(whole[i]) * factors[row]);
+    }
+    quotient = 0;
+    i++;
+  }
+  if (i != n)
+    throw Error("high ends " + text(static_cast<int64_t>(i)) + " entries but there are " +
+                text(static_cast<int64_t>(n)) + " values");
+  close(m, shape);
+  return m;
+}
+
 SparseRows from_dense(const Tensor& weight, const ConvShape& shape) {
   need_floats(weight, "a weight");
   const int64_t size = shape.cin / shape.group * shape.taps() * shape.cout;

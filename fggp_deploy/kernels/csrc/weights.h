@@ -7,7 +7,7 @@
 
 namespace fggp {
 
-enum class Type { kFloat, kFloat16, kUint8, kUint16 };
+enum class Type { kFloat, kFloat16, kInt8, kUint8, kUint16 };
 
 // A tensor that somebody else owns; nothing about it is trusted.
 struct Tensor {
@@ -44,6 +44,12 @@ struct SparseRows {
 // Decodes values and gaps: W.flat[cumsum(gaps) - 1] = values. Throws an Error unless the types are
 // right, the counts agree, every gap is at least one and every index lies inside the weight.
 SparseRows decode_gaps(const Tensor& values, const Tensor& gaps, const ConvShape& shape);
+// Decodes int8 values at the places that a Rice code tells (docs/format.md), times one scale for
+// each output channel or for all. Throws an Error unless the types are right, every scale is
+// positive and no more than 1e36, `high` ends as many entries as there are values, and every index
+// lies inside the weight.
+SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor& high,
+                       const Tensor& low, const ConvShape& shape);
 // The non-zeros of a dense weight; throws an Error unless type and count fit the shape.
 SparseRows from_dense(const Tensor& weight, const ConvShape& shape);
 // A float or float16 vector of exactly `count` elements, as float.

@@ -70,7 +70,7 @@ def _rounding(r: Report) -> list[str | Table]:
     if p is None:
         return []
     return [
-        f"What fp16 values change against fp32: {p.drop_points:+.2f} points of top-1 lost "
+        f"What rounding the values changes against fp32: {p.drop_points:+.2f} points of top-1 lost "
         f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n:,}, paired); the two "
         f"agree on {words.share(p.agreement)}."
     ]

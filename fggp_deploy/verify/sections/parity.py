@@ -18,7 +18,7 @@ def parity(r: Report) -> Section:
     found |= {f"{name}, {inputs}": d for name, d in ways.items() if d is not None}
     found |= {f"packed against dense, {some}": d for some, d in r.parity.items()}
     if r.rounding is not None:
-        found["fp16 values against fp32, probe inputs"] = r.rounding
+        found["rounded values against fp32, probe inputs"] = r.rounding
     rows = [
         (
             name,

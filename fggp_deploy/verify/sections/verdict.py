@@ -62,7 +62,7 @@ def glance(r: Report) -> list[Glance]:
         pair = r.rounding_paired
         rows.append(
             Glance(
-                "fp16 values against fp32",
+                "rounded values against fp32",
                 "–",
                 f"logits within {rounded.max_rel:.1e} of the largest",
                 f"{0 - pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"

@@ -1,0 +1,128 @@
+"""Layer densities for a latency on this machine: what `prune --target-latency` finds first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fggp_deploy.allocation import by_cost
+from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.bench.cost_table import CostTable, cost_table, network_ms, with_densities
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.progress import Progress, silent
+from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.prune import ready_to_prune
+
+from .run import export_run
+from .torch_onnx import to_onnx
+
+ROUNDS = 6  # of correcting the plan by timing the whole network
+CLOSE = 0.03  # then it is good enough
+TOLERANCE = 0.10  # what a result may be off its target
+
+
+@dataclass(frozen=True)
+class LatencyPlan:
+    """Densities that bring a network to `target_ms` an image, on one thread of this machine.
+
+    `densities`: the share of its weights that each layer keeps; `sparsity`: of all prunable
+    weights. `planned_ms`: measured with random masks of these densities. `parent_ms`: dense on
+    plain onnxruntime.
+    """
+
+    target_ms: float
+    planned_ms: float
+    parent_ms: float
+    sparsity: float
+    densities: dict[str, float]
+    table: CostTable
+
+    def config(self, asked: PruneConfig) -> PruneConfig:
+        """The run that prunes to these densities."""
+        return replace(asked, densities=self.densities, target=self.sparsity)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What a pruned network takes: `ms` of the file through runtime.session, one thread.
+
+    `met`: within 10% of `target_ms`. `why`: where it is not, what is known about it.
+    """
+
+    target_ms: float
+    ms: float
+    met: bool
+    why: str
+    file: Path
+
+
+def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> LatencyPlan:
+    """Choose densities by measured costs, and correct them by timing the whole network.
+
+    Σ log density is made largest (`allocation.by_cost`) within a budget; the budget is the target
+    less what costs do not depend on masks, then moved by what the network with random masks is off.
+    Raises ConfigError for a target that the network meets dense, or does not meet at the lowest
+    densities, and what `ready_to_prune` and `cost_table` raise.
+    """
+    target = config.target_latency
+    assert target is not None  # the caller has seen it
+    session = ready_to_prune(config, progress=progress).session
+    masks, data = session.pruner.masks, session.data
+    dense = to_onnx(session.model, Metadata(data.preprocessing, tuple(data.classes)))
+    table = cost_table(dense, list(masks), progress=progress)
+    if table.dense_ms <= target:
+        raise ConfigError(
+            f"--target-latency {target:g}: the dense network takes {table.dense_ms:.3g} ms here "
+            "already; ask for less"
+        )
+    lowest = dict.fromkeys(table.layers, table.densities[0])
+    floor = network_ms(with_densities(dense, lowest).SerializeToString())
+    if floor > (1 + TOLERANCE) * target:
+        raise ConfigError(
+            f"--target-latency {target:g}: with {table.densities[0]:.0%} of the weights in each "
+            f"layer the network takes {floor:.3g} ms here; ask for more, or a smaller network"
+        )
+    budget, tried = target - table.rest_ms, list[tuple[float, dict[str, float]]]()
+    low, high = 0.0, math.inf  # budgets that were too small and too large
+    for done in range(ROUNDS):
+        progress("timing the network with random masks", done, ROUNDS)
+        try:
+            densities = by_cost(table.layers, table.densities, budget)
+        except ConfigError:  # the costs add up to more than the network takes
+            densities = lowest
+        ms = network_ms(with_densities(dense, densities).SerializeToString())
+        tried.append((ms, densities))
+        if abs(ms - target) <= CLOSE * target:
+            break
+        low, high = (low, budget) if ms > target else (budget, high)
+        budget += target - ms
+        if not low < budget < high:
+            budget = (low + high) / 2
+    ms, densities = min(tried, key=lambda t: abs(t[0] - target))
+    keep = {n: densities.get(n, 1.0) for n in masks}
+    n_kept = sum(round(d * masks[n].numel()) for n, d in keep.items())
+    if n_kept == masks.n_total:
+        raise ConfigError(
+            f"--target-latency {target:g}: no layer needs to lose a weight; the dense network "
+            f"takes {table.dense_ms:.3g} ms on plain onnxruntime, {ms:.3g} ms on the kernels"
+        )
+    return LatencyPlan(target, ms, table.dense_ms, 1 - n_kept / masks.n_total, keep, table)
+
+
+def check_latency(
+    checkpoint: Path, target_ms: float, *, plan: LatencyPlan | None, trust_code: bool = False
+) -> Latency:
+    """Export a run's checkpoint beside itself and time the file; `plan`: what was expected."""
+    file = export_run(checkpoint, trust_code=trust_code).path
+    ms = network_ms(file.read_bytes())
+    off = ms / target_ms - 1
+    why = ""
+    if abs(off) > TOLERANCE:
+        why = f"{off:+.0%} off the target"
+        if plan is not None:
+            why += f"; random masks of the same densities took {plan.planned_ms:.3g} ms"
+            if abs(plan.planned_ms / target_ms - 1) > TOLERANCE:
+                why += f", the nearest of {ROUNDS} tries"
+        why += f"; --target-latency {target_ms * target_ms / ms:.3g} aims where this one missed"
+    return Latency(target_ms, ms, not why, why, file)

@@ -1,0 +1,142 @@
+"""What each layer of a network costs on the kernels here, by density."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, numpy_helper
+
+from fggp_deploy import kernels, runtime
+from fggp_deploy.errors import MachineError, ModelFileError
+from fggp_deploy.files import check_readable
+from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_unpacking import unpack
+from fggp_deploy.progress import Progress, silent
+from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers, random_feeds
+from fggp_deploy.runtime.costs import LayerCost
+from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.timing import rounds
+
+DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+SECONDS = 2.0  # of timing one network
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Milliseconds of each layer for one image on one thread, by its density, random masks.
+
+    `layers[weight][i]` is at `densities[i]`, which rise to 1: the cheaper of the kernel in its
+    chain and ONNX Runtime's dense layer, which is all there is at 1. `rest_ms` is what the layers
+    without weights take, `dense_ms` the whole network on plain onnxruntime.
+    """
+
+    isa: str
+    densities: tuple[float, ...]
+    layers: dict[str, tuple[float, ...]]
+    rest_ms: float
+    dense_ms: float
+
+
+def cost_table(
+    dense: ModelProto,
+    names: Sequence[str] | None = None,
+    *,
+    densities: Sequence[float] = DENSITIES,
+    progress: Progress = silent,
+) -> CostTable:
+    """Price every layer of a dense network inside of it, once for each of `densities`.
+
+    `names` are the weights to thin out, by default all that a layer of the kernels reads.
+    The network is given random masks, its variants are tuned, and each step
+    is timed in its region. Raises MachineError without the library, ModelFileError for a network
+    that cannot be read or run or has no such layer.
+    """
+    if kernels.library_path() is None:
+        raise MachineError("the sparse kernels are not built; see `fggp-deploy doctor`")
+    wanted = {t.name for t in dense.graph.initializer} if names is None else set(names)
+    found: dict[str, dict[float, LayerCost]] = {}
+    rest: list[float] = []
+    for done, density in enumerate(sorted(densities)):
+        progress("pricing layers", done, len(densities))
+        thin = with_densities(dense, dict.fromkeys(wanted, density))
+        costs = price_layers(thin.SerializeToString(), Request(Options(1)))
+        rest.append(sum(c.kernels_us for c in costs if c.name not in wanted) / 1000)
+        for cost in costs:
+            if cost.name in wanted:
+                found.setdefault(cost.name, {})[density] = cost
+    if not found:
+        raise ModelFileError("the network has no layer that the kernels know, so none has a price")
+    layers = {name: _row(by_density) for name, by_density in found.items()}
+    return CostTable(
+        isa=chosen_isa(),
+        densities=(*sorted(densities), 1.0),
+        layers=layers,
+        rest_ms=float(np.median(rest)),
+        dense_ms=network_ms(dense.SerializeToString(), on_kernels=False),
+    )
+
+
+def table_of(path: Path, *, progress: Progress = silent) -> CostTable:
+    """The cost table of any ONNX file, packed or dense; raises as `cost_table`."""
+    check_readable(path, ModelFileError)
+    with reading(str(path)):
+        dense = unpack(ModelProto.FromString(path.read_bytes()))
+    return cost_table(dense, progress=progress)
+
+
+def _row(by_density: Mapping[float, LayerCost]) -> tuple[float, ...]:
+    known = [c.dense_us for c in by_density.values() if c.dense_us]
+    ours = [by_density[d].kernels_us for d in sorted(by_density)]
+    dense = float(np.median(known)) if known else max(ours)
+    return tuple(min(us, dense) / 1000 for us in (*ours, dense))
+
+
+def with_densities(dense: ModelProto, densities: Mapping[str, float], seed: int = 0) -> ModelProto:
+    """The network with random masks: the weights named keep that share of their elements.
+
+    What they hold is drawn anew with the weight's own spread, so that zeros that were there do not
+    count.
+    """
+    rng = np.random.default_rng(seed)
+    out = ModelProto()
+    out.CopyFrom(dense)
+    for tensor in out.graph.initializer:
+        if tensor.name in densities and len(tensor.dims) >= 2:
+            w = numpy_helper.to_array(tensor)
+            if w.dtype == np.float32 and w.size:
+                tensor.CopyFrom(
+                    numpy_helper.from_array(_random(w, densities[tensor.name], rng), tensor.name)
+                )
+    return out
+
+
+def _random(
+    w: npt.NDArray[Any], density: float, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    n_keep = max(1, round(density * w.size))
+    flat = np.zeros(w.size, np.float32)
+    kept = rng.permutation(w.size)[:n_keep]
+    flat[kept] = rng.standard_normal(n_keep) * (float(w.std()) or 1.0)
+    return flat.reshape(w.shape)
+
+
+def network_ms(model: bytes, *, on_kernels: bool = True) -> float:
+    """Median milliseconds of one image on one thread, through runtime.session or plain."""
+    with reading("the model"):
+        graph = unpack(ModelProto.FromString(model))
+    feeds = random_feeds(graph, 1)
+    fast = partial(runtime.session, threads=1, cache=False)
+    session = (fast if on_kernels else Options(1).open)(model)
+    ms = rounds(
+        {"it": partial(session.run, None, feeds)},
+        seconds=SECONDS,
+        rng=np.random.default_rng(0),
+        least=10,
+    )["it"]
+    return float(np.median(ms))

@@ -1,0 +1,255 @@
+"""Int8 values with a scale for each output channel: encoding, operators, files, kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nets
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from fggp_deploy import kernels, runtime
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.encodings import Rice
+from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.exporters import load
+from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.kernels.program import CONV, RICE, Program, Step, encode
+from fggp_deploy.onnx_functions import DOMAIN, function
+from fggp_deploy.onnx_ops import parts, unpack
+from fggp_deploy.packing import to_int8, to_rice
+
+X = np.random.default_rng(0).standard_normal((3, 3, 12, 12)).astype(np.float32)
+
+
+def sparse(shape: tuple[int, ...], density: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal(shape).astype(np.float32)
+    return w * (rng.random(shape) < density)
+
+
+def test_a_weight_to_the_byte():
+    w = np.float32([[0, 127, 0, 0, 0], [0, 0, 0, 0, -2]])
+    r = to_int8(w)
+    assert r.scales is not None
+    assert r.scales.tolist() == [[1.0], [np.float16(2 / 127)]]
+    assert r.values.tolist() == [127, -127]
+    # distances 2 and 8: 1 and 7 are 0·2 + 1 and 3·2 + 1
+    assert r.high.tolist() == [0b10001]
+    assert r.low.tolist() == [[0b11]]
+    assert r.decode()[0].tolist() == [0, 127, 0, 0, 0]
+    assert r.decode()[1, 4] == pytest.approx(-2, rel=1e-3)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.booleans())
+def test_zeros_stay_and_nothing_moves_by_more_than_half_a_step(seed, density, across):
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(1, 9, 3))
+    w = rng.standard_normal(shape).astype(np.float32) * (rng.random(shape) < density)
+    axis = int(across)
+    got = to_int8(w, axis).decode()
+    assert got.dtype == np.float32
+    assert (got[w == 0] == 0).all()
+    others = tuple(i for i in range(3) if i != axis)
+    step = np.abs(w).max(axis=others, keepdims=True) / 127
+    assert (np.abs(got - w) <= 0.57 * step).all()  # the scale itself is rounded to float16
+    whole = rng.integers(-128, 128, shape).astype(np.int8) * (w != 0)
+    assert np.array_equal(to_rice(whole).decode(), whole)
+
+
+def test_scales_are_float16_only_where_that_holds_them():
+    assert to_int8(np.float32([[1], [2]])).scales.dtype == np.float16
+    small = to_int8(np.float32([[1e-6], [2]]))
+    assert small.scales.dtype == np.float32
+    assert small.decode() == pytest.approx(np.float32([[1e-6], [2]]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38 * 3, 1e-40])
+def test_what_int8_cannot_say_is_refused(value):
+    w = np.ones((2, 3), np.float32)
+    w[1] = value
+    if value == 3e38:  # a scale of 2.4e36 would overflow when multiplied by 128
+        assert value / 127 > 1e36
+    with pytest.raises(ConfigError, match="for int8 with a scale"):
+        to_int8(w)
+
+
+GOOD = to_int8(sparse((6, 5, 3, 3), 0.1))
+HOSTILE = {
+    "values_type": {"values": GOOD.values.astype(np.uint8)},
+    "values_short": {"values": GOOD.values[:-1]},
+    "values_empty": {"values": GOOD.values[:0]},
+    "scale_nan": {"scales": np.full((6, 1, 1, 1), np.nan, np.float32)},
+    "scale_inf": {"scales": np.full((6, 1, 1, 1), np.inf, np.float16)},
+    "scale_huge": {"scales": np.full((6, 1, 1, 1), 3e38, np.float32)},
+    "scale_negative": {"scales": -np.ones((6, 1, 1, 1), np.float32)},
+    "scale_zero": {"scales": np.zeros((6, 1, 1, 1), np.float32)},
+    "scales_length": {"scales": np.ones((5, 1, 1, 1), np.float32)},
+    "scales_rank": {"scales": np.ones(6, np.float32)},
+    "scales_type": {"scales": np.ones((6, 1, 1, 1), np.float64)},
+    "high_type": {"high": GOOD.high.astype(np.int8)},
+    "high_longer": {"high": np.append(GOOD.high, np.uint8(0))},
+    "high_more_ends": {"high": np.append(GOOD.high, np.uint8(1))},
+    "high_empty": {"high": GOOD.high[:0]},
+    "low_rank": {"low": GOOD.low.reshape(-1)},
+    "low_too_many": {"low": np.zeros((17, GOOD.low.shape[1]), np.uint8)},
+    "low_none": {"low": GOOD.low[:0]},
+    "low_length": {"low": GOOD.low[:, :-1]},
+    "low_past_end": {"low": GOOD.low | np.uint8(0x80)},
+    "past_the_end": {"shape": (2, 5, 3, 3)},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_parts_are_refused(case):
+    assert len(GOOD.values) % 8
+    with pytest.raises(ModelFileError):
+        replace(GOOD, **HOSTILE[case])
+
+
+def model(op: str, r: Rice, opset: int = 18) -> onnx.ModelProto:
+    names = list(parts(r))
+    kind = TensorProto.INT8 if r.scales is None else TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node(op, names, ["y"], domain=DOMAIN, weight_shape=r.shape)],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", kind, r.shape)],
+        [numpy_helper.from_array(a, n) for n, a in parts(r).items()],
+    )
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(
+        graph, opset_imports=imports, functions=[function(op, opset)], ir_version=9
+    )
+
+
+@pytest.mark.parametrize("density", [1, 0.3, 0.02, 0])
+@pytest.mark.parametrize("opset", [18, 21])
+def test_operators_decode_as_numpy_does(density, opset):
+    w = sparse((9, 7, 3), density)
+    for op, r in (("Unrice", to_int8(w)), ("UnriceInt8", to_rice((40 * w).astype(np.int8)))):
+        m = model(op, r, opset)
+        onnx.checker.check_model(m, full_check=True)
+        for run in (ort.InferenceSession(m.SerializeToString()), ReferenceEvaluator(m)):
+            (got,) = run.run(None, {})
+            assert got.dtype == r.decode().dtype
+            assert np.array_equal(got, r.decode())
+
+
+@pytest.fixture(scope="module")
+def dense() -> onnx.ModelProto:
+    return to_onnx(nets.sparse_small(), nets.metadata())
+
+
+def run(m: Path | bytes, *, registered: bool = False) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if registered:
+        options.register_custom_ops_library(str(kernels.library_path()))
+    source = m if isinstance(m, bytes) else str(m)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": X})[0]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_an_exported_file(dense, tmp_path, flat):
+    full = load("onnx").export(dense, nets.metadata(), tmp_path / "full.onnx")
+    notes: list[str] = []
+    path = load("onnx").export(
+        dense, nets.metadata(), tmp_path / "m.onnx", values="int8", flat=flat, note=notes.append
+    )
+    assert not notes
+    opened = SparseModel.open(path)
+    assert {layer.encoding for layer in opened.layers} == {"rice8"}
+    stored = sum(layer.stored_bytes for layer in opened.layers)
+    assert stored < 0.45 * sum(layer.stored_bytes for layer in SparseModel.open(full).layers)
+    got, exact = run(path), run(full)
+    assert np.array_equal(got, run(opened.dense().SerializeToString()))
+    test = opened.metadata.selftest
+    assert test is not None
+    assert opened.metadata.unrounded is not None
+    assert 0 < np.abs(got - exact).max() < 0.03 * np.abs(exact).max()
+    before = {t.name: numpy_helper.to_array(t) for t in dense.graph.initializer}
+    for t in opened.dense().graph.initializer:
+        if len(t.dims) > 1:
+            assert (numpy_helper.to_array(t)[before[t.name] == 0] == 0).all()
+
+
+def test_a_weight_that_int8_cannot_say_stays_float(dense, tmp_path):
+    large = onnx.ModelProto()
+    large.CopyFrom(dense)
+    tensor = next(t for t in large.graph.initializer if t.name == "grouped.weight")
+    w = numpy_helper.to_array(tensor).copy()
+    w.reshape(-1)[np.flatnonzero(w)[0]] = 3e38
+    tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+    notes: list[str] = []
+    path = tmp_path / "m.onnx"
+    load("onnx").export(
+        large, replace(nets.metadata(), selftest=None), path, values="int8", note=notes.append
+    )
+    assert notes == ["left fp32: grouped.weight: it holds 3e+38, too large for int8 with a scale"]
+    kinds = {layer.name: layer.encoding for layer in SparseModel.open(path).layers}
+    assert kinds.pop("grouped") != "rice8"
+    assert set(kinds.values()) == {"rice8"}
+
+
+def test_the_kernels_take_it(dense, tmp_path):
+    if kernels.library_path() is None:
+        pytest.skip("no kernel library")
+    path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values="int8")
+    ops = [n.op_type for n in onnx.load(path).graph.node]
+    assert {"SparseConv8", "SparseGemm8"} <= set(ops)
+    stock = run(path)
+    bound = 1e-5 * np.abs(stock).max()
+    assert np.abs(run(path, registered=True) - stock).max() <= bound
+    fast = runtime.session(path, threads=1, measure=False, cache=False)
+    assert runtime.uses_kernels(fast)
+    assert np.abs(fast.run(None, {"input": X})[0] - stock).max() <= bound
+
+
+def test_the_library_decodes_as_numpy_does():
+    if kernels.library_path() is None:
+        pytest.skip("no kernel library")
+    bias, x = np.zeros(6, np.float32), np.random.default_rng(1).random((1, 5, 6, 6), np.float32)
+    step = Step(op=CONV, input=0, cout=6, cin=5, kernel=(3, 3), weights=RICE)
+    for scales in (GOOD.scales, np.full((1, 1, 1, 1), 0.5, np.float32)):
+        r = replace(GOOD, scales=scales)
+        code = encode([step], n_inputs=1, outputs=[1])
+        exact = encode([replace(step, weights=1)], n_inputs=1, outputs=[1])
+        (got,) = Program(code, [*parts(r).values(), bias]).run([x], isa="reference")
+        (want,) = Program(exact, [r.decode(), bias]).run([x], isa="reference")
+        assert got.tobytes() == want.tobytes()
+
+
+# The library sees counts, not shapes, and reads none of these past its end.
+HARMLESS = ("scales_rank", "low_rank", "low_past_end", "low_length", "high_longer")
+HOSTILE_THERE = HOSTILE | {"low_cut": {"low": GOOD.low.reshape(-1)[:-1]}}
+
+
+@pytest.mark.parametrize("case", [c for c in HOSTILE_THERE if c not in HARMLESS])
+def test_the_library_refuses_hostile_parts(case):
+    if kernels.library_path() is None:
+        pytest.skip("no kernel library")
+    change = HOSTILE_THERE[case]
+    arrays = parts(GOOD) | {k: v for k, v in change.items() if k != "shape"}
+    cout = change.get("shape", (6,))[0]
+    step = Step(op=CONV, input=0, cout=cout, cin=5, kernel=(3, 3), weights=RICE)
+    constants = [*arrays.values(), np.zeros(cout, np.float32)]
+    with pytest.raises(ModelFileError):
+        Program(encode([step], n_inputs=1, outputs=[1]), constants)
+
+
+def test_packing_twice_is_refused_and_unpacking_undoes_it(dense, tmp_path):
+    path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values="int8")
+    back = unpack(onnx.load(path))
+    assert not back.functions
+    ops = sorted(n.op_type for n in dense.graph.node)
+    assert sorted(n.op_type for n in back.graph.node) == ops
