@@ -136,17 +136,22 @@ class Cut(BaseException):
 
 TRAINING = [n for n in methods.BUILT_IN if not methods.info(n).without_training]
 HALF = {"granet": {"start_sparsity": 0.5}}
+FILTERS = {"granularity": "filter"}
+RUNS = [
+    *((n, 0.8, HALF.get(n, {})) for n in TRAINING),
+    ("greg-1", 0.6, FILTERS),
+    ("greg-2", 0.6, FILTERS),
+]
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize(("name", "target", "own"), RUNS)
 def test_every_method_is_exact_and_goes_on_where_it_was_cut(
-    tmp_path: Path, parent: Path, monkeypatch, name: str
+    tmp_path: Path, parent: Path, monkeypatch, name: str, target: float, own: dict
 ):
-    options = config(
-        parent, **SMALL, method=name, method_set=HALF.get(name, {}), prune_first=True, distill=0.0
-    )
+    values = {**SMALL, "target": target}
+    options = config(parent, **values, method=name, method_set=own, prune_first=True, distill=0.0)
     whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
-    assert whole.n_removed == round(0.8 * whole.n_prunable)
+    assert whole.n_removed == round(target * whole.n_prunable)
     write = savepoint.write
 
     def and_end(folder: Path, at: int, *rest: object) -> Path:
@@ -191,6 +196,13 @@ def test_what_needs_no_training(tmp_path: Path, parent: Path, name: str, epochs:
         ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
         ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network a run, since its masks"),
         ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
+        ({"method": "greg-1", "method_set": {"literal": True}}, "do not fit into the 8 steps in"),
+        ({"method": "greg-2", "start": "random"}, "chooses by the magnitude of trained weights"),
+        ({"method": "greg-1", "method_set": FILTERS}, "give a target below 0.7"),
+        (
+            {"method": "greg-1", "method_set": {**FILTERS, "allocation": "erk"}},
+            "granularity filter goes with allocation global only, got erk",
+        ),
     ],
 )
 def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict, says: str):

@@ -29,6 +29,8 @@ BUILT_IN = {
     "granet": "granet:METHOD",
     "rigl": "rigl:RIGL",
     "set": "rigl:SET",
+    "greg-1": "growing_reg:GREG_1",
+    "greg-2": "growing_reg:GREG_2",
     "random": "at_init:RANDOM",
     "snip": "at_init:SNIP_INFO",
     "grasp": "at_init:GRASP",
