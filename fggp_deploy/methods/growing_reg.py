@@ -18,6 +18,7 @@ from fggp_deploy.methods.filters import Channels, channels
 from fggp_deploy.methods.gradual import GLOBAL
 from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
+from fggp_deploy.methods.reinit import NONE, ORTHP, REWIND, Reinit
 from fggp_deploy.methods.state import PruningState
 
 FILTER, WEIGHT = "filter", "weight"
@@ -72,6 +73,8 @@ class GrowingReg:
     at most one filter is cut in part, so that the count is exact. `allocation`: who loses how much,
     as Gradual has it; filters all compete.
 
+    `reinit`: what the kept weights become then (reinit.Reinit); None: they stay.
+
     The gradients must not be scaled. Source: Wang et al. 2021 (arXiv 2012.09243), algorithms 1 and
     2; fitting to a window is ours.
     """
@@ -89,6 +92,7 @@ class GrowingReg:
         granularity: str = WEIGHT,
         allocation: str = GLOBAL,
         input_shape: tuple[int, ...] = (),
+        reinit: Reinit | None = None,
     ) -> None:
         if granularity == FILTER and allocation != GLOBAL:
             raise ConfigError(
@@ -108,6 +112,8 @@ class GrowingReg:
                 f"have them fitted"
             )
         self._chosen: dict[str, Tensor] | None = None  # masks, True = to be kept
+        self.reinit = reinit or Reinit(NONE)
+        self._due = False
         self._channels: Channels | None = None
         self._silent_for: MaskSet | None = None
         self._silent: list[tuple[Tensor, Tensor]] = []
@@ -137,6 +143,7 @@ class GrowingReg:
         state.zero_removed_()
         if self.picks_at == 0:
             self._chosen = dict(self._choose(state))
+        self.reinit.after_step(state, 0)
 
     @torch.no_grad()
     def after_backward(self, state: PruningState, step: int) -> None:
@@ -158,8 +165,11 @@ class GrowingReg:
                 p.grad.add_(force.masked_fill_(~self._chosen[name].to(p.device), gone).mul_(p))
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero."""
+        """Keep the removed at zero; where they have just gone, give the kept their new values."""
         state.zero_removed_()
+        if self._due:
+            self._due = False
+            self.reinit.apply_(state)
         self._silence(state)
 
     def finish(self, state: PruningState) -> MaskSet:
@@ -177,12 +187,13 @@ class GrowingReg:
 
     def state_dict(self) -> dict[str, Any]:
         """What is chosen; how far the penalty has grown, the step says."""
-        return {"chosen": self._chosen}
+        return {"chosen": self._chosen} | self.reinit.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         chosen = state["chosen"]
         self._chosen = None if chosen is None else dict(chosen)
+        self.reinit.load_state_dict(state)
 
     def _choose(self, state: PruningState) -> MaskSet:
         """The masks without what is to go, exactly round(target·N*) of N* weights removed."""
@@ -209,6 +220,7 @@ class GrowingReg:
             return
         masks = {n: torch.empty_like(m).copy_(chosen[n]) for n, m in state.masks.items()}
         state.set_masks(MaskSet(masks), when=f"step {step}")
+        self._due = True
 
     @torch.no_grad()
     def _silence(self, state: PruningState) -> None:
@@ -247,6 +259,10 @@ class GReg1Options(Options):
     literal: bool = setting(
         False, "An iteration is a step; else all are fitted to the first 80% of the run."
     )
+    reinit: str = setting(
+        NONE, "What the kept weights become when the others go: orthogonal, rewound to the start.",
+        choices=(NONE, ORTHP, REWIND),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +292,7 @@ def _make(
         granularity=o.granularity,
         allocation=o.allocation,
         input_shape=task.input_shape,
+        reinit=Reinit(o.reinit),
     )
 
 
@@ -296,7 +313,7 @@ GREG_1 = MethodInfo(
     source=_SOURCE,
     make=_greg_1,
     options=GReg1Options,
-    keeps="what it has chosen",
+    keeps="what it has chosen, with reinit=rewind the weights of the start",
     starts=("dense", "sparse"),
     because=_BECAUSE,
 )
@@ -305,7 +322,7 @@ GREG_2 = MethodInfo(
     source=_SOURCE,
     make=_greg_2,
     options=GReg2Options,
-    keeps="what it has chosen",
+    keeps="what it has chosen, with reinit=rewind the weights of the start",
     starts=("dense", "sparse"),
     because=_BECAUSE,
 )

@@ -31,6 +31,7 @@ BUILT_IN = {
     "set": "rigl:SET",
     "greg-1": "growing_reg:GREG_1",
     "greg-2": "growing_reg:GREG_2",
+    "lottery": "rewind:METHOD",
     "random": "at_init:RANDOM",
     "snip": "at_init:SNIP_INFO",
     "grasp": "at_init:GRASP",

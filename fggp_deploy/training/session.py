@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fggp_deploy.data.types import Dataset, Part
 from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import TrainingDiverged
+from fggp_deploy.methods.method import InRounds
 from fggp_deploy.pruner import Pruner
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
-from fggp_deploy.training.stages import Stage, stage_at, stages
+from fggp_deploy.training.stages import Stage, learning_rate, stage_at, stages
 
 
 @dataclass
@@ -81,6 +82,15 @@ class Session:
     def stages(self) -> tuple[Stage, ...]:
         """The run's targets in time."""
         return stages(self.config, self.n_steps)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step at which the run is."""
+        step, stage = self.position.step, stage_at(self.stages, self.position.step)
+        if isinstance(self.pruner.method, InRounds):
+            step, end = self.pruner.method.cycle(step)
+            stage = replace(stage, begin=0, end=end)
+        return learning_rate(self.config, stage, step, self.steps_per_epoch)
 
     @property
     def augmentation(self) -> Augmentation:
