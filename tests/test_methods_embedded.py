@@ -22,6 +22,7 @@ from fggp_deploy.training.train import train
 
 pytestmark = pytest.mark.slow
 COMMON = {"model": "small", "batch_size": 64, "device": "cpu", "data": "fashion-mnist-12k"}
+OWN = {"lottery": {"share": 0.7, "rewind_epoch": 0.2}}  # else 7 rounds of 6 steps
 
 
 def small(num_classes: int, in_channels: int) -> nn.Module:
@@ -57,8 +58,9 @@ def test_from_images_to_a_file(tmp_path: Path, parent, name: str):
     target = 0.7
     checkpoint = None if info.starts[0] == "random" else parent.checkpoint
     config = PruneConfig(
-        **COMMON, checkpoint=checkpoint, target=target, method=name, epochs=epochs, updates=10
-    )
+        **COMMON, checkpoint=checkpoint, target=target, method=name, epochs=epochs, updates=10,
+        method_set=OWN.get(name, {}),
+    )  # fmt: skip
     made = prune(config, observer=Quiet(), out=tmp_path / "run")
     assert made.n_removed == round(target * made.n_prunable)
     assert made.test_accuracy > 0.4  # chance is 0.1; the parent has about 0.75

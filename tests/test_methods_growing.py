@@ -82,6 +82,21 @@ def test_any_window_goes_through_all_of_the_growth(every: int, n: int, hold: int
     assert max(values) <= 1
 
 
+def test_the_batch_norm_of_a_filter_is_pushed_with_it():
+    net = make()
+    method = GrowingReg(0.5, PUSH, window=10, hold=2, granularity="filter", input_shape=(1, 8, 8))
+    pruner = Pruner(net, method, optimizer=None)
+    for _ in range(5):
+        for p in net.parameters():
+            p.grad = torch.zeros_like(p)
+        pruner.after_backward()
+        pruner.after_step()
+    going = ~method.state_dict()["chosen"]["conv2.weight"].flatten(1).any(1)
+    assert torch.equal(net.bn.weight.grad, 0.5 * net.bn.weight * going)
+    assert torch.equal(net.conv2.bias.grad, 0.5 * net.conv2.bias * going)
+    assert not net.fc.bias.grad.any()
+
+
 def test_literal_iterations_are_steps_or_an_error():
     method = GrowingReg(0.5, PUSH, window=12, hold=2, literal=True)
     assert [method.iteration(s) for s in (1, 10, 12)] == [1, 10, 12]

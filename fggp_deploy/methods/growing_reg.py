@@ -69,14 +69,15 @@ class GrowingReg:
     the window is shorter.
 
     `granularity` "filter": λ and removal by whole filters, with all that writes to the same
-    channel (filters.Channels, for images of `input_shape`), and with their biases and batch norms;
-    at most one filter is cut in part, so that the count is exact. `allocation`: who loses how much,
+    channel (filters.Channels, for images of `input_shape`), and with their biases and batch norms,
+    which get the filters' λ too: behind a batch norm a smaller filter alone changes nothing. At
+    most one filter is cut in part, so that the count is exact. `allocation`: who loses how much,
     as Gradual has it; filters all compete.
 
     `reinit`: what the kept weights become then (reinit.Reinit); None: they stay.
 
     The gradients must not be scaled. Source: Wang et al. 2021 (arXiv 2012.09243), algorithms 1 and
-    2; fitting to a window is ours.
+    2; ours: fitting to a window, and λ on batch norms.
     """
 
     def __init__(
@@ -115,8 +116,7 @@ class GrowingReg:
         self.reinit = reinit or Reinit(NONE)
         self._due = False
         self._channels: Channels | None = None
-        self._silent_for: MaskSet | None = None
-        self._silent: list[tuple[Tensor, Tensor]] = []
+        self._going: list[tuple[Tensor, Tensor]] | None = None
 
     @property
     def picks_at(self) -> int:
@@ -163,6 +163,11 @@ class GrowingReg:
             else:
                 force = torch.full_like(p, kept)
                 p.grad.add_(force.masked_fill_(~self._chosen[name].to(p.device), gone).mul_(p))
+        if t < self.picks_at:
+            return
+        for other, mask in self._silent(state):
+            if other.grad is not None:
+                other.grad.add_(other * mask, alpha=gone)
 
     def after_step(self, state: PruningState, step: int) -> None:
         """Keep the removed at zero; where they have just gone, give the kept their new values."""
@@ -174,7 +179,7 @@ class GrowingReg:
 
     def finish(self, state: PruningState) -> MaskSet:
         """The masks; raises ConfigError where the chosen have not gone yet."""
-        want = round(self.target * state.masks.n_total)
+        want = self._n_wanted(state)
         if state.masks.n_removed < want:
             raise ConfigError(
                 f"{want} weights are to be removed, at step "
@@ -198,7 +203,7 @@ class GrowingReg:
     def _choose(self, state: PruningState) -> MaskSet:
         """The masks without what is to go, exactly round(target·N*) of N* weights removed."""
         masks, w = state.masks, state.flat_weights().abs_()
-        n_drop = round(self.target * masks.n_total) - masks.n_removed
+        n_drop = self._n_wanted(state) - masks.n_removed
         if n_drop <= 0:
             return masks
         if self.granularity == FILTER:
@@ -225,15 +230,22 @@ class GrowingReg:
     @torch.no_grad()
     def _silence(self, state: PruningState) -> None:
         """Biases and batch norms of filters that are gone are zero too."""
-        if self.granularity != FILTER or not state.masks.n_removed:
-            return
-        if self._silent_for is not state.masks:
-            silent = self._channels_of(state).silent(state.masks)
-            params = {n: state.model.get_parameter(n) for n in silent}
-            self._silent = [(p, silent[n].to(p.device)) for n, p in params.items()]
-            self._silent_for = state.masks
-        for p, mask in self._silent:
-            p.masked_fill_(mask, 0)
+        if state.masks.n_removed and state.masks.n_removed == self._n_wanted(state):
+            for p, mask in self._silent(state):
+                p.masked_fill_(mask, 0)
+
+    def _silent(self, state: PruningState) -> list[tuple[Tensor, Tensor]]:
+        """Biases and batch norms, and which of their entries go with the chosen filters."""
+        if self.granularity != FILTER or self._chosen is None:
+            return []
+        if self._going is None:
+            masks = self._channels_of(state).silent(MaskSet(self._chosen))
+            params = {n: state.model.get_parameter(n) for n in masks}
+            self._going = [(p, masks[n].to(p.device)) for n, p in params.items()]
+        return self._going
+
+    def _n_wanted(self, state: PruningState) -> int:
+        return round(self.target * state.masks.n_total)
 
     def _channels_of(self, state: PruningState) -> Channels:
         if self._channels is None:
