@@ -110,6 +110,8 @@ def test_the_defaults_are_the_papers():
     assert (two.pick_growth, two.pick_ceiling, two.encourage) == (1e-5, 1e-2, 1e-4)
     assert Growth(one.every, one.growth, one.ceiling).length == 100_000
     assert Growth(two.every, two.pick_growth, two.pick_ceiling).length == 10_000
+    push = Growth(two.every, two.growth, two.ceiling, start=two.pick_ceiling)
+    assert push.length == 99_000
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
