@@ -18,7 +18,7 @@ from .endings import ends_cleanly
 
 if TYPE_CHECKING:
     from fggp_deploy.exporters.latency import Latency, LatencyPlan
-    from fggp_deploy.training.result import RunResult
+    from fggp_deploy.training.result import RunResult, TargetResult
 
 
 @ends_cleanly
@@ -52,6 +52,8 @@ def prune(
     batch_size: o.BatchSize = Default.batch_size,
     label_smoothing: o.LabelSmoothing = Default.label_smoothing,
     ema: o.Ema = Default.ema,
+    average_epochs: o.AverageEpochs = Default.average_epochs,
+    ensemble: o.Ensemble = Default.ensemble,
     bn_images: o.BnImages = Default.bn_images,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -164,6 +166,7 @@ def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> No
             f"removed {r.n_removed:,} of {r.n_prunable:,} prunable weights "
             f"({r.n_removed / r.n_prunable:.2%})\n"
             f"test accuracy {r.test_accuracy:.2%}{before}, n = {result.n_test:,}\n"
+            f"{_of_ensemble(r)}"
             f"{r.checkpoint}, digest of weights and masks {r.digest[:16]}"
         )
     stdout.print(f"made in {result.seconds:.0f} s")
@@ -174,3 +177,9 @@ def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> No
             f"{latency.target_ms:g} {how}"
         )
     return None
+
+
+def _of_ensemble(r: TargetResult) -> str:
+    if r.ensemble_test_accuracy is None:
+        return ""
+    return f"test accuracy {r.ensemble_test_accuracy:.2%} of the ensemble, which is not kept\n"

@@ -35,6 +35,8 @@ def train(
     batch_size: o.BatchSize = Default.batch_size,
     label_smoothing: o.LabelSmoothing = Default.label_smoothing,
     ema: o.Ema = Default.ema,
+    average_epochs: o.AverageEpochs = Default.average_epochs,
+    ensemble: o.Ensemble = Default.ensemble,
     bn_images: o.BnImages = Default.bn_images,
     mean: o.Mean = None,
     std: o.Std = None,

@@ -122,6 +122,11 @@ def export_run(
         sparsity = counts["before_compaction"]
     else:
         sparsity = metadata.sparsity
+        if n_dead := _dead_filters(content):
+            notes.append(
+                f"{n_dead} filters have no weight left; --compact takes them out of the network, "
+                f"so that every runtime does less"
+            )
     written, error = _write(dense, metadata, path, format, options, notes.append)
     if (stale := set_aside_report(path)) is not None:
         notes.insert(0, f"the report of the file that was here before is {stale.name} now")
@@ -219,6 +224,11 @@ def _options(format: str, flat: bool, values: str) -> dict[str, Any]:
         given = " and ".join(f"--{name}" for name in options)
         raise ConfigError(f"{given} belongs to --format onnx, not {format}")
     return options
+
+
+def _dead_filters(content: Checkpoint) -> int:
+    """Filters of which the masks keep no weight."""
+    return sum(int((~mask.reshape(len(mask), -1).any(1)).sum()) for mask in content.masks.values())
 
 
 def _feeds(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:

@@ -35,7 +35,10 @@ from fggp_deploy.distributed import Ranks, joined
 from fggp_deploy.methods.arms import MeanGradient
 from fggp_deploy.methods.at_init import SNIP, SynFlow
 from fggp_deploy.methods.granet import GraNet
+from fggp_deploy.methods.growing_reg import GrowingReg, Growth
 from fggp_deploy.methods.regrowth import Dynamic, Exchanges
+from fggp_deploy.methods.reinit import Reinit
+from fggp_deploy.methods.rewind import Lottery, Rounds
 from fggp_deploy.methods.rigl import by_chance, by_gradient
 from fggp_deploy.schedules import Cosine
 from fggp_deploy.training.prune import prune, ready_to_prune
@@ -231,6 +234,14 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
         "rigl": lambda: moving(random=False),
         "set": lambda: moving(random=True),
         "mean-gradient": lambda: MeanGradient(0.5, 0.5, cubic),
+        "greg-2": lambda: GrowingReg(
+            0.75,
+            Growth(every=1, growth=0.5, ceiling=1.0, start=0.5),
+            window=5,
+            hold=0,
+            together=Growth(every=1, growth=0.25, ceiling=0.5),
+        ),
+        "lottery": lambda: Lottery(Rounds(0.75, steps=5, share=0.5), Reinit("rewind")),
         "snip": lambda: SNIP(0.75, lambda: images(ranks)),
         "synflow": lambda: SynFlow(0.75, (1,), rounds=5),
     }

@@ -172,11 +172,14 @@ def test_depthwise_and_gates() -> None:
     same_outputs(model, done.model)
 
 
-@pytest.mark.parametrize("shape", [[0, -1], [-1, 8 * 256]])
-def test_a_flattened_plane(shape: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "attributes"),
+    [([0, -1], {}), ([-1, 8 * 256], {}), ([-1, 8 * 256], {"allowzero": 1})],  # torch's exporter
+)
+def test_a_flattened_plane(shape: list[int], attributes: dict[str, int]) -> None:
     b = Net()
     y = b.op("Relu", b.layer("x", 3, 8, dead=[2, 5], bias=np.full(8, 0.5)))
-    y = b.op("Reshape", y, b.tensor(np.array(shape)))
+    y = b.op("Reshape", y, b.tensor(np.array(shape)), **attributes)
     model = b.model(b.op("MatMul", y, b.weight(8 * 256, 10, density=1.0)))
     done = compact(model, align=1)
     assert widths(done.model) == [6]

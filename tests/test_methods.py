@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.plan import plan
-from fggp_deploy.training.prune import prune
+from fggp_deploy.training.prune import prune, ready_to_prune
 from fggp_deploy.training.recipes import resolve
 
 SMALL = {"epochs": 2, "batch_size": 32, "updates": 3, "target": 0.8}  # 10 steps
@@ -136,17 +137,24 @@ class Cut(BaseException):
 
 TRAINING = [n for n in methods.BUILT_IN if not methods.info(n).without_training]
 HALF = {"granet": {"start_sparsity": 0.5}}
+FILTERS = {"granularity": "filter"}
+RUNS = [
+    *((n, 0.8, HALF.get(n, {})) for n in TRAINING),
+    ("greg-1", 0.6, FILTERS),
+    ("greg-2", 0.6, FILTERS | {"reinit": "rewind"}),
+    ("lottery", 0.8, {"share": 0.5, "rewind_epoch": 0.2}),
+    ("lottery", 0.8, {"reinit": "orthp", "allocation": "erk"}),
+]
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize(("name", "target", "own"), RUNS)
 def test_every_method_is_exact_and_goes_on_where_it_was_cut(
-    tmp_path: Path, parent: Path, monkeypatch, name: str
+    tmp_path: Path, parent: Path, monkeypatch, name: str, target: float, own: dict
 ):
-    options = config(
-        parent, **SMALL, method=name, method_set=HALF.get(name, {}), prune_first=True, distill=0.0
-    )
+    values = {**SMALL, "target": target}
+    options = config(parent, **values, method=name, method_set=own, prune_first=True, distill=0.0)
     whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
-    assert whole.n_removed == round(0.8 * whole.n_prunable)
+    assert whole.n_removed == round(target * whole.n_prunable)
     write = savepoint.write
 
     def and_end(folder: Path, at: int, *rest: object) -> Path:
@@ -178,6 +186,31 @@ def test_what_needs_no_training(tmp_path: Path, parent: Path, name: str, epochs:
     assert planned.n_steps == 5 * epochs
 
 
+def test_each_round_has_its_own_cycle_of_the_learning_rate(parent: Path):
+    own = {"method": "lottery", "method_set": {"share": 0.6, "rewind_epoch": 0.4}}
+    options = config(parent, **{**SMALL, **own, "lr": 1.0, "warmup_epochs": 0.0})
+    session = ready_to_prune(options).session
+    rates = []
+    for session.position.step in range(1, 11):
+        rates.append(session.learning_rate)
+    assert session.pruner.method.rounds.update_steps == (5, 7)
+    assert rates[0] == 1.0
+    assert rates[5:7] == [pytest.approx((1 + math.cos(math.pi * i / 4)) / 2) for i in (2, 3)]
+    assert rates[7:] == [pytest.approx((1 + math.cos(math.pi * i / 5)) / 2) for i in (2, 3, 4)]
+
+
+def test_orthogonal_weights_before_training(tmp_path: Path, parent: Path):
+    values = {**SMALL, "method": "magnitude", "method_set": {"reinit": "orthp"}, "distill": 0.0}
+    made = prune(config(parent, **values), observer=Quiet(), out=tmp_path / "run")
+    assert made.n_removed == round(0.8 * made.n_prunable)
+    session = ready_to_prune(config(parent, **values)).session
+    kept = session.pruner.masks["3.weight"]
+    weight = session.model.get_parameter("3.weight").detach()
+    before = torch.load(parent)["3.weight"]
+    assert not torch.allclose(weight, before * kept, atol=1e-3)
+    assert float(weight.norm()) == pytest.approx(float((before * kept).norm()), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -191,6 +224,18 @@ def test_what_needs_no_training(tmp_path: Path, parent: Path, name: str, epochs:
         ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
         ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network a run, since its masks"),
         ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
+        ({"method": "greg-1", "method_set": {"literal": True}}, "do not fit into the 8 steps in"),
+        ({"method": "greg-2", "start": "random"}, "chooses by the magnitude of trained weights"),
+        ({"method": "greg-1", "method_set": FILTERS}, "give a target below 0.7"),
+        ({"method": "lottery", "method_set": {"share": 0.1}}, "17 rounds of training after step 0"),
+        (
+            {"method": "magnitude", "epochs": 0, "method_set": {"reinit": "orthp"}},
+            "reinit orthp forgets what the weights have learned, so that training must follow",
+        ),
+        (
+            {"method": "greg-1", "method_set": {**FILTERS, "allocation": "erk"}},
+            "granularity filter goes with allocation global only, got erk",
+        ),
     ],
 )
 def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict, says: str):

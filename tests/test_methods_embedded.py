@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from killing import Quiet
@@ -14,12 +15,14 @@ from torch import nn
 from fggp_deploy import data, export_run, methods
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.models import MODELS
+from fggp_deploy.models.resnet import thin
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.prune import prune
 from fggp_deploy.training.train import train
 
 pytestmark = pytest.mark.slow
 COMMON = {"model": "small", "batch_size": 64, "device": "cpu", "data": "fashion-mnist-12k"}
+OWN = {"lottery": {"share": 0.7, "rewind_epoch": 0.2}}  # else 7 rounds of 6 steps
 
 
 def small(num_classes: int, in_channels: int) -> nn.Module:
@@ -55,8 +58,9 @@ def test_from_images_to_a_file(tmp_path: Path, parent, name: str):
     target = 0.7
     checkpoint = None if info.starts[0] == "random" else parent.checkpoint
     config = PruneConfig(
-        **COMMON, checkpoint=checkpoint, target=target, method=name, epochs=epochs, updates=10
-    )
+        **COMMON, checkpoint=checkpoint, target=target, method=name, epochs=epochs, updates=10,
+        method_set=OWN.get(name, {}),
+    )  # fmt: skip
     made = prune(config, observer=Quiet(), out=tmp_path / "run")
     assert made.n_removed == round(target * made.n_prunable)
     assert made.test_accuracy > 0.4  # chance is 0.1; the parent has about 0.75
@@ -68,3 +72,41 @@ def test_from_images_to_a_file(tmp_path: Path, parent, name: str):
     images = data.load().preprocessing(few.images)
     (logits,) = session.run(None, {"input": images})
     assert np.mean(logits.argmax(1) == few.labels) == pytest.approx(made.test_accuracy, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["greg-1", "greg-2"])
+def test_filters_that_are_pruned_leave_the_file(tmp_path: Path, parent, monkeypatch, name: str):
+    monkeypatch.setitem(MODELS, "thin", lambda n, c: thin(1)(n, c))
+    dense = train(
+        TrainConfig(**COMMON | {"model": "thin"}, epochs=2),
+        observer=Quiet(),
+        out=tmp_path / "dense",
+    )
+    config = PruneConfig(
+        **COMMON | {"model": "thin"}, checkpoint=dense.checkpoint, target=0.5, method=name,
+        method_set={"granularity": "filter"}, epochs=3, lr=0.05,
+    )  # fmt: skip
+    made = prune(config, observer=Quiet(), out=tmp_path / "run")
+    assert made.n_removed == round(0.5 * made.n_prunable)
+    masks = Checkpoint.open(made.checkpoint).masks
+    dead = {n: int((~m.reshape(len(m), -1).any(1)).sum()) for n, m in masks.items()}
+    assert sum(dead.values()) >= 50
+    whole = export_run(made.checkpoint, format="onnx-dense")
+    assert any(f"{sum(dead.values())} filters have no weight left" in n for n in whole.notes)
+    small = export_run(made.checkpoint, format="onnx-dense", compact=True)
+    graph = onnx.load(small.path).graph
+    shapes = {t.name: t.dims for t in graph.initializer}
+    for layer, n_dead in dead.items():
+        assert shapes[layer][0] == len(masks[layer]) - n_dead
+    images = data.load().preprocessing(data.load().test.images)
+    answers = [
+        onnxruntime.InferenceSession(f.path, providers=["CPUExecutionProvider"]).run(
+            None, {"input": images}
+        )[0]
+        for f in (whole, small)
+    ]
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-5 * np.abs(answers[0]).max())
+    assert np.mean(answers[1].argmax(1) == data.load().test.labels) == pytest.approx(
+        made.test_accuracy, abs=0.01
+    )
+    assert small.file_bytes < 0.6 * whole.file_bytes

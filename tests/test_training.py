@@ -15,15 +15,17 @@ from killing import Quiet, config, dense
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.errors import ConfigError, FggpWarning
 from fggp_deploy.schedules import Chain, Cubic
+from fggp_deploy.training import savepoint
 from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.average import Average
 from fggp_deploy.training.batches import open_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
-from fggp_deploy.training.loop import training_steps
+from fggp_deploy.training.loop import accuracy, training_steps
 from fggp_deploy.training.loss import loss
 from fggp_deploy.training.parent import parent_accuracy
 from fggp_deploy.training.plan import plan
 from fggp_deploy.training.prune import prune, ready_to_prune
-from fggp_deploy.training.settle import settled_model
+from fggp_deploy.training.settle import ensemble_accuracy, settled_model
 from fggp_deploy.training.stages import Stage, learning_rate, pruning_schedule, stage_at, stages
 
 SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}
@@ -123,11 +125,97 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
             seen.append(s.model[8].weight.detach().clone())
     a, b, c = seen
     want = 0.5 * (0.5 * a + 0.5 * b) + 0.5 * c
-    torch.testing.assert_close(s.average["8.weight"], want)
+    torch.testing.assert_close(s.average.mean["8.weight"], want)
     model = settled_model(s, s.batches(s.data.train))
     torch.testing.assert_close(model[8].weight, want)
     assert not model[8].weight[~s.pruner.masks["8.weight"]].any()
     assert torch.equal(s.model[8].weight, c)  # what trains is left alone
+
+
+def test_the_average_of_the_last_epochs_counts_all_steps_alike(parent):
+    own = {"average_epochs": 0.4, "ensemble": 2, "bn_images": 32}
+    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "ema": 0.0, **own})).session
+    seen = []
+    for step in training_steps(s, Quiet()):
+        if step <= 13:  # 0.4 of 5 steps are 2
+            assert s.average is None
+        else:
+            seen.append(s.model[8].weight.detach().clone())
+    assert len(seen) == s.average.n == 2
+    torch.testing.assert_close(s.average.mean["8.weight"], (seen[0] + seen[1]) / 2)
+    drawn = s.average.sample(torch.Generator().manual_seed(0))["8.weight"]
+    model = settled_model(s, s.batches(s.data.train), {**s.average.mean, "8.weight": drawn})
+    masks = s.pruner.masks["8.weight"]
+    assert torch.equal(model[8].weight, drawn * masks)
+    assert not torch.equal(drawn * masks, s.average.mean["8.weight"])
+
+
+def test_mean_and_variance_of_some_steps_by_hand():
+    def of(*values: float) -> dict[str, torch.Tensor]:
+        return {"w": torch.tensor(values)}
+
+    average = Average.begin(of(1.0, 5.0), spread=True)
+    for step in (of(3.0, 5.0), of(8.0, 5.0)):
+        average.take(step)
+    assert average.mean["w"].tolist() == [4, 5]
+    assert average.squares["w"].tolist() == [9 + 1 + 16, 0]
+    draws = [average.sample(torch.Generator().manual_seed(i))["w"] for i in range(2000)]
+    assert float(torch.stack(draws)[:, 0].mean()) == pytest.approx(4, abs=0.3)
+    assert float(torch.stack(draws)[:, 0].var()) == pytest.approx(13, rel=0.1)  # 26 over n − 1
+    assert {float(d[1]) for d in draws} == {5.0}
+    moving = Average.begin(of(1.0), spread=False)
+    moving.take(of(3.0), decay=0.75)
+    assert moving.mean["w"].tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"average_epochs": 1, "ema": 0.9}, "are two averages of the weights; give one"),
+        ({"average_epochs": 1}, "--average-epochs needs --bn-images, as 2000"),
+        ({"ensemble": 3}, "give --average-epochs too"),
+    ],
+)
+def test_averages_that_do_not_go_together(values: dict, says: str):
+    with pytest.raises(ConfigError, match=says):
+        PruneConfig(**values)
+
+
+def test_the_ensemble_is_reported_beside_the_result(tmp_path, parent, monkeypatch):
+    own = {"average_epochs": 0.6, "ensemble": 3, "ema": 0.0, "bn_images": 32, "target": 0.8}
+    options = config(parent, **{**SMALL, **own})
+    whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
+    (result,) = whole.results
+    assert 0 <= result.ensemble_test_accuracy <= 1
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["results"][0]["ensemble_test_accuracy"] == result.ensemble_test_accuracy
+
+    def cut(folder: Path, at: int, *rest: object) -> None:
+        write(folder, at, *rest)
+        if at == 14:  # the average has begun
+            raise KeyboardInterrupt
+
+    write = savepoint.write
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(savepoint, "write", cut)
+        prune(options, observer=Quiet(), out=tmp_path / "cut")
+    again = prune(options, observer=Quiet(), out=tmp_path / "cut")
+    assert again.digest == whole.digest
+    assert again.results[0].ensemble_test_accuracy == result.ensemble_test_accuracy
+    plain = prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "plain")
+    assert plain.results[0].ensemble_test_accuracy is None
+
+
+def test_networks_drawn_without_variance_vote_as_one(parent):
+    own = {"average_epochs": 1, "ensemble": 2, "ema": 0.0, "bn_images": 32, "target": 0.8}
+    s = ready_to_prune(config(parent, **{**SMALL, **own})).session
+    for _ in training_steps(s, Quiet()):
+        pass
+    for squares in s.average.squares.values():
+        squares.zero_()
+    train, test = s.batches(s.data.train), s.batches(s.data.test)
+    one = accuracy(settled_model(s, train), test)
+    assert ensemble_accuracy(s, train, test) == one
 
 
 def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):

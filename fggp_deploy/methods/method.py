@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,6 +47,15 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class InRounds(Protocol):
+    """A method that trains anew several times in a run, each time with its own learning rate."""
+
+    def cycle(self, step: int) -> tuple[int, int]:
+        """Where optimiser step 1, 2, … of the run is in its training, and how long that one is."""
+        ...
+
+
 Batch = tuple[Tensor, Tensor]  # normalised images [B, C, H, W] and labels, int64 [B]
 
 
@@ -55,15 +64,17 @@ class Task:
     """What a run asks of a method.
 
     `target`: sparsity at the end. `schedule`: of gradual pruning to it. `n_steps`: optimiser steps
-    of the run. `updates`, `rate`: the run's options of that name. `seed`: of what is random.
-    `input_shape`: of one image, [C, H, W]. `densities`: the share that each layer is to keep at the
-    target; empty where the method decides. `batches(n)`: at least n training images as they are
-    tested, the same ones at every call; each of several processes gets its share.
+    of the run, `steps_per_epoch` of one pass over the images. `updates`, `rate`: the run's options
+    of that name. `seed`: of what is random. `input_shape`: of one image, [C, H, W]. `densities`:
+    the share that each layer is to keep at the target; empty where the method decides.
+    `batches(n)`: at least n training images as they are tested, the same ones at every call; each
+    of several processes gets its share.
     """
 
     target: float
     schedule: Schedule
     n_steps: int
+    steps_per_epoch: int
     updates: int
     rate: float
     seed: int

@@ -21,6 +21,7 @@ from fggp_deploy.methods.gradual import GLOBAL
 from fggp_deploy.methods.layers import Gram, by_group, gram, in_order
 from fggp_deploy.methods.method import Batch, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
+from fggp_deploy.methods.reinit import NONE, ORTHP, orthogonalise_
 from fggp_deploy.methods.ridge import refit
 from fggp_deploy.methods.state import PruningState
 
@@ -45,7 +46,8 @@ class OneShot(AtStart):
     Each layer sees the inputs that the layers pruned before it leave. `rule` chooses within each
     layer, which keeps its share by `allocation`; None: the smallest |w|, of all layers at once
     where `allocation` is "global". Then, with `ridge` > 0, kept weights are re-fitted to the dense
-    layer's outputs (see ridge.refit), and with `refresh` batch-norm statistics are taken anew.
+    layer's outputs (see ridge.refit); or, with `orthp`, made orthogonal (see reinit.orthogonal) for
+    the training that follows. With `refresh` batch-norm statistics are taken anew.
 
     `batches()`: calibration images; each of several processes gives its own, of one size.
     """
@@ -59,6 +61,7 @@ class OneShot(AtStart):
         allocation: str = "uniform",
         ridge: float = 0.01,
         refresh: bool = True,
+        orthp: bool = False,
     ) -> None:
         super().__init__(target)
         if rule is not None and allocation == GLOBAL:
@@ -68,6 +71,7 @@ class OneShot(AtStart):
         self.allocation = allocation
         self.ridge = ridge
         self.refresh = refresh
+        self.orthp = orthp
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """Prune and re-fit all layers; changes weights and batch-norm statistics too."""
@@ -99,8 +103,10 @@ class OneShot(AtStart):
             with torch.no_grad():
                 p.copy_((weight * kept).reshape(p.shape))
         chosen = MaskSet(masks)
+        chosen.apply_(dict(state.params))
+        if self.orthp:
+            orthogonalise_(state.model, state.params, chosen)
         if self.refresh:
-            chosen.apply_(dict(state.params))
             refresh_batch_norms_(state.model, batches)
         return chosen
 
@@ -219,6 +225,10 @@ class OneShotOptions(Options):
         0.01, "Weight of the closed-form re-fit's penalty; 0: no re-fit.", least=0
     )
     refresh: bool = setting(True, "Take batch-norm statistics anew over those images.")
+    reinit: str = setting(
+        NONE, "orthp: kept weights are made orthogonal instead of re-fitted, for training after.",
+        choices=(NONE, ORTHP),
+    )  # fmt: skip
     allocation: str = setting(
         "uniform", "Who gets how much, layer by layer.", choices=tuple(ALLOCATIONS)
     )
@@ -243,12 +253,19 @@ class SecondOrderOptions(OneShotOptions):
 
 
 def _make(o: OneShotOptions, task: Task, rule: LayerRule | None) -> OneShot:
+    orthp = o.reinit == ORTHP
+    if orthp and not task.n_steps:
+        raise ConfigError(
+            "--method-set reinit orthp forgets what the weights have learned, so that training "
+            "must follow; give --epochs, or leave it out"
+        )
     return OneShot(
         task.target,
         lambda: task.batches(o.images),
         rule=rule,
         allocation=o.allocation,
-        ridge=o.ridge,
+        ridge=0.0 if orthp else o.ridge,
+        orthp=orthp,
         refresh=o.refresh,
     )
 

@@ -52,6 +52,8 @@ class TrainConfig:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     ema: float = 0.0
+    average_epochs: float = 0.0
+    ensemble: int = 0
     bn_images: int = 0
     seed: int = 0
     device: str = "auto"
@@ -70,6 +72,20 @@ class TrainConfig:
             raise ConfigError("--checkpoint and --weights are two names of one thing; give one")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean and --std go together")
+        if self.ema and self.average_epochs:
+            raise ConfigError(
+                "--ema and --average-epochs are two averages of the weights; give one"
+            )
+        if self.average_epochs and not self.bn_images:
+            raise ConfigError(
+                "--average-epochs needs --bn-images, as 2000: the average of the weights has other "
+                "batch-norm statistics than any of them"
+            )
+        if self.ensemble and not self.average_epochs:
+            raise ConfigError(
+                "--ensemble draws networks from where the weights were in the last epochs; give "
+                "--average-epochs too"
+            )
         self._check_epochs()
 
     def _check_epochs(self) -> None:

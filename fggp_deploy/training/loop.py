@@ -15,7 +15,6 @@ from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.loss import loss
 from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
 from fggp_deploy.training.session import Session, diverged
-from fggp_deploy.training.stages import learning_rate, stage_at
 
 _CHECK_EVERY = {"cpu": 10, "cuda": 50}  # steps between looks at the loss; each waits for a GPU
 
@@ -87,10 +86,8 @@ def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Te
     `forward` is the session's model in its `training_form`. Returns the loss over all ranks,
     detached; all ranks call, each with its share of the batch.
     """
-    step = s.position.step
-    lr = learning_rate(s.config, stage_at(s.stages, step), step, s.steps_per_epoch)
     for group in s.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = s.learning_rate
     s.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(s.device.type, torch.bfloat16, enabled=s.config.precision == "bf16"):
         logits = forward(x)

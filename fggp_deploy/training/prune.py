@@ -90,12 +90,14 @@ def ready_to_prune(
     if not (going_on or config.from_random):
         config.method_info.refuse_start(config.method, "sparse" if masks.n_removed else "dense")
     begin = min(masks.sparsity, config.targets[0]) if origin is None else origin.start_sparsity
-    n_steps = config.epochs * n_training_batches(start.data, config.batch_size)
+    steps_per_epoch = n_training_batches(start.data, config.batch_size)
+    n_steps = config.epochs * steps_per_epoch
     optimizer = make_optimizer(model, config)
     task = Task(
         target=config.targets[-1],
         schedule=pruning_schedule(stages(config, n_steps), start=begin, updates=config.updates),
         n_steps=n_steps,
+        steps_per_epoch=steps_per_epoch,
         updates=config.updates,
         rate=config.rate,
         seed=config.seed,

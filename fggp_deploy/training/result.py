@@ -16,7 +16,10 @@ from fggp_deploy.folder import SUMMARY
 
 @dataclass(frozen=True)
 class TargetResult:
-    """One network of a run. Accuracies in [0, 1]; `digest`: over weights and masks."""
+    """One network of a run. Accuracies in [0, 1]; `digest`: over weights and masks.
+
+    `ensemble_test_accuracy`: of networks drawn around it (--ensemble); None without.
+    """
 
     target: float
     checkpoint: Path
@@ -25,12 +28,14 @@ class TargetResult:
     n_prunable: int
     n_removed: int
     digest: str
+    ensemble_test_accuracy: float | None = None
 
     @classmethod
     def of(cls, checkpoint: Path, metrics: Mapping[str, Any]) -> TargetResult:
         """From what a checkpoint of a run says of itself."""
         names = (f.name for f in fields(cls) if f.name != "checkpoint")
-        return cls(checkpoint=checkpoint, **{name: metrics[name] for name in names})
+        known = {name: metrics[name] for name in names if name in metrics}
+        return cls(checkpoint=checkpoint, **known)
 
 
 @dataclass(frozen=True)

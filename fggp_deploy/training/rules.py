@@ -136,6 +136,16 @@ RULES: Mapping[str, Rule] = {
         help="Decay of the weights' moving average from the last mask update on, which is then "
         "the result; 0 for none.",
     ),
+    "average_epochs": Rule(
+        kind=float, least=0,
+        help="Last epochs over which the weights are averaged, all steps alike, as far as masks "
+        "have settled; the average is then the result. 0: none.",
+    ),
+    "ensemble": Rule(
+        kind=int, least=0,
+        help="Networks to draw from the weights' distribution over --average-epochs; their common "
+        "test accuracy is reported beside the result's. 0: none.",
+    ),
     "bn_images": Rule(
         kind=int, least=0,
         help="Training images over which batch-norm statistics are taken anew at the end; 0: none.",

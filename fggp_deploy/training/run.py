@@ -29,7 +29,7 @@ from fggp_deploy.training.parent import parent_accuracy
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
 from fggp_deploy.training.session import Session
-from fggp_deploy.training.settle import settled_model
+from fggp_deploy.training.settle import ensemble_accuracy, settled_model
 from fggp_deploy.training.stages import Stage
 from fggp_deploy.training.start import count_macs, to_checkpoint
 
@@ -105,12 +105,14 @@ class Run:
         s.check_finite()
         if stage.end == s.n_steps:
             s.pruner.finish()
-        model = settled_model(s, s.batches(s.data.train))
+        train, test = s.batches(s.data.train), s.batches(s.data.test)
+        model = settled_model(s, train)
         masks, weights = s.pruner.masks, dict(model.state_dict())
         metrics = {
             "target": stage.target,
             "val_accuracy": accuracy(model, s.batches(s.data.val)),
-            "test_accuracy": accuracy(model, s.batches(s.data.test)),
+            "test_accuracy": accuracy(model, test),
+            "ensemble_test_accuracy": ensemble_accuracy(s, train, test),
             "n_test": len(s.data.test),
             "n_prunable": masks.n_total,
             "n_removed": masks.n_removed,

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fggp_deploy.data.types import Dataset, Part
 from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import TrainingDiverged
+from fggp_deploy.methods.method import InRounds
 from fggp_deploy.pruner import Pruner
 from fggp_deploy.training.augment import Augmentation
+from fggp_deploy.training.average import Average
 from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
 from fggp_deploy.training.config import PruneConfig, TrainConfig
-from fggp_deploy.training.stages import Stage, stage_at, stages
+from fggp_deploy.training.stages import Stage, learning_rate, stage_at, stages
 
 
 @dataclass
@@ -48,8 +49,8 @@ class Position:
 class Session:
     """A run in memory: everything on its device.
 
-    `teacher`: the parent network, None where there is none. `average`: the moving average of each
-    parameter, once it has begun. `ranks`: the processes that share in the run; all of them hold
+    `teacher`: the parent network, None where there is none. `average`: of the parameters, once
+    it has begun. `ranks`: the processes that share in the run; all of them hold
     the same network after each step.
     """
 
@@ -60,7 +61,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     device: torch.device
     teacher: nn.Module | None = None
-    average: dict[str, Tensor] | None = None
+    average: Average | None = None
     ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
@@ -83,6 +84,15 @@ class Session:
         return stages(self.config, self.n_steps)
 
     @property
+    def learning_rate(self) -> float:
+        """Of the step at which the run is."""
+        step, stage = self.position.step, stage_at(self.stages, self.position.step)
+        if isinstance(self.pruner.method, InRounds):
+            step, end = self.pruner.method.cycle(step)
+            stage = replace(stage, begin=0, end=end)
+        return learning_rate(self.config, stage, step, self.steps_per_epoch)
+
+    @property
     def augmentation(self) -> Augmentation:
         """What training does to images."""
         return Augmentation(self.data.augment, self.data.flip, self.data.crop_padding)
@@ -101,17 +111,19 @@ class Session:
         return self.config.distill if has else 0.0  # type: ignore[attr-defined]
 
     def average_weights(self) -> None:
-        """Take the step's weights into the moving average, which begins when masks have settled."""
-        settled = max(stage_at(self.stages, self.position.step).settled, self.pruner.changed_at)
-        if not self.config.ema or self.position.step <= settled:
+        """Take the step's weights into the average, which begins when masks have settled."""
+        stage, config = stage_at(self.stages, self.position.step), self.config
+        begins = max(stage.settled, self.pruner.changed_at)
+        if config.average_epochs:
+            begins = max(begins, stage.end - round(config.average_epochs * self.steps_per_epoch))
+        if not (config.ema or config.average_epochs) or self.position.step <= begins:
             self.average = None
             return
-        now = {n: p.detach() for n, p in self.model.named_parameters()}
+        now = dict(self.model.named_parameters())
         if self.average is None:
-            self.average = {n: p.clone() for n, p in now.items()}
-            return
-        update = get_ema_multi_avg_fn(self.config.ema)
-        update(list(self.average.values()), list(now.values()), 0)
+            self.average = Average.begin(now, spread=config.ensemble > 0)
+        else:
+            self.average.take(now, decay=config.ema)
 
     def check_finite(self) -> None:
         """Raise TrainingDiverged when a weight or a statistic is NaN or infinite."""
@@ -126,7 +138,7 @@ class Session:
             "position": vars(self.position).copy(),
             "pruner": self.pruner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average,
+            "average": self.average.state_dict() if self.average else None,
             "random": random,
             "random_of_other_ranks": of_others,
         }
@@ -137,13 +149,8 @@ class Session:
         self.position = Position(**state["position"])
         self.pruner.load_state_dict(state["pruner"])
         _load_optimizer(self.optimizer, state["optimizer"])
-        self.average = None
-        if state["average"] is not None:
-            kept = state["average"]
-            self.average = {
-                n: torch.empty_like(p.detach()).copy_(kept[n])
-                for n, p in self.model.named_parameters()
-            }
+        average, params = state["average"], dict(self.model.named_parameters())
+        self.average = Average.of_state(average, params) if average is not None else None
         random = [state["random"], *state.get("random_of_other_ranks", [])]
         _set_random_state(random[self.ranks.rank], self.device)
 
