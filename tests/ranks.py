@@ -34,6 +34,7 @@ from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed import Ranks, joined
 from fggp_deploy.methods.arms import MeanGradient
 from fggp_deploy.methods.at_init import SNIP, SynFlow
+from fggp_deploy.methods.dpp import DPP
 from fggp_deploy.methods.granet import GraNet
 from fggp_deploy.methods.regrowth import Dynamic, Exchanges
 from fggp_deploy.methods.rigl import by_chance, by_gradient
@@ -231,6 +232,7 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
         "rigl": lambda: moving(random=False),
         "set": lambda: moving(random=True),
         "mean-gradient": lambda: MeanGradient(0.5, 0.5, cubic),
+        "dpp": lambda: DPP(0.75, 5),
         "snip": lambda: SNIP(0.75, lambda: images(ranks)),
         "synflow": lambda: SynFlow(0.75, (1,), rounds=5),
     }
