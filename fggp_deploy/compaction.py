@@ -284,6 +284,8 @@ class _Compactor:
                 self._cut_pad(same.node, kept)
         for node in self.reshapes:
             self._replace(node, 1, np.array([0, -1]))
+            if _attributes(node).get("allowzero", 0):
+                _set(node, "allowzero", 0)
         return found
 
     def _cut_layer(self, layer: _Layer) -> None:
@@ -622,7 +624,9 @@ def _flatten(c: _Compactor, node: NodeProto, n: int) -> Array | None:
     else:
         tensor = c.tensors.get(node.input[1])
         wanted = None if tensor is None else tensor_array(tensor).tolist()
-        if wanted not in ([0, -1], [0, n], [-1, n]) or _attributes(node).get("allowzero", 0):
+        if wanted not in ([0, -1], [0, n], [-1, n]):
+            return None
+        if 0 in wanted and _attributes(node).get("allowzero", 0):
             return None
         if None in c.shapes[x] or math.prod(d or 0 for d in c.shapes[x][1:]) != n:
             return None

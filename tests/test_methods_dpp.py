@@ -24,10 +24,12 @@ from fggp_deploy.methods.granularity import Units, whole_units
 from fggp_deploy.methods.subsets import (
     confidence,
     diversity,
+    draw_order,
     drawn,
     entropy,
     entropy_gradient,
     gumbel,
+    likeliest,
     relaxed_gradient,
 )
 from fggp_deploy.training.config import PruneConfig
@@ -59,23 +61,25 @@ def test_the_gradient_is_that_of_the_definition(seed: int, n: int, tau: float):
     k[0] = n  # all are drawn
     pull = torch.randn(3, n, generator=g, dtype=torch.float64)
     (pull * literal(logits, noise, k, tau)).sum().backward()
-    got = relaxed_gradient(logits.detach(), noise, k, pull, tau)
+    scores = logits.detach() + noise
+    got = relaxed_gradient(scores, draw_order(scores, k), k, pull, tau)
     torch.testing.assert_close(got, logits.grad, rtol=1e-7, atol=1e-9)
 
 
 def test_the_gradient_of_one_of_two_in_the_head():
     """One of two with even chances, τ = 1: soft = (½, ½), its derivative ½·½ on each side."""
-    even = torch.zeros(1, 2)
-    got = relaxed_gradient(even, even, torch.tensor([1]), torch.tensor([[4.0, 0.0]]), 1.0)
-    assert got.tolist() == [[1.0, -1.0]]
-    none = relaxed_gradient(even, even, torch.tensor([2]), torch.tensor([[4.0, 0.0]]), 1.0)
-    assert none.tolist() == [[1.0, -1.0]]  # the first draw's; the second has no choice
+    even, order, pull = torch.zeros(1, 2), torch.tensor([[0, 1]]), torch.tensor([[4.0, 0.0]])
+    one = relaxed_gradient(even, order[:, :1], torch.tensor([1]), pull, 1.0)
+    assert one.tolist() == [[1.0, -1.0]]
+    both = relaxed_gradient(even, order, torch.tensor([2]), pull, 1.0)
+    assert both.tolist() == [[1.0, -1.0]]  # the first draw's; the second has no choice
 
 
 def test_far_logits_stay_finite():
     logits = torch.tensor([[200.0, 0.0, -200.0, 1.0]])
-    for k in (1, 2, 4):
-        got = relaxed_gradient(logits, torch.zeros(1, 4), torch.tensor([k]), logits, 0.5)
+    for n in (1, 2, 4):
+        k = torch.tensor([n])
+        got = relaxed_gradient(logits, draw_order(logits, k), k, logits, 0.5)
         assert torch.isfinite(got).all()
     assert torch.isfinite(entropy_gradient(logits)).all()
 
@@ -87,8 +91,9 @@ def test_exactly_k_of_a_row_are_drawn(seed: int, rows: int, n: int):
     k = torch.randint(0, n + 1, (rows,), generator=g)
     k[0] = max(1, int(k[0]))
     scores = torch.randint(0, 3, (rows, n), generator=g).float()  # many are equal
-    kept = drawn(scores, k)
+    kept = likeliest(scores, k)
     assert kept.sum(1).tolist() == k.tolist()
+    assert drawn(draw_order(scores, k), k, n).sum(1).tolist() == k.tolist()
     for row, mask in zip(scores, kept, strict=True):
         order = row.argsort(descending=True, stable=True)  # of equal ones the first
         assert sorted(order[: int(mask.sum())].tolist()) == mask.nonzero().flatten().tolist()
@@ -98,7 +103,8 @@ def test_chances_are_those_of_the_logits():
     g = torch.Generator().manual_seed(0)
     noise = gumbel((20_000, 2), generator=g)
     logits = torch.tensor([[0.0, torch.tensor(3.0).log()]])  # 1 : 3
-    share = drawn(logits + noise, torch.ones(20_000, dtype=torch.int64)).float().mean(0)
+    one = torch.ones(20_000, dtype=torch.int64)
+    share = drawn(draw_order(logits + noise, one), one, 2).float().mean(0)
     assert share[1] == pytest.approx(0.75, abs=0.01)
 
 
@@ -189,15 +195,15 @@ def test_after_the_last_draw_the_likeliest_stay():
     method = DPP(0.5, 10, DPPOptions(until=0.5))
     pruner = Pruner(net, method, optimizer=sgd(net))
     steps(net, pruner, 5)
-    likeliest = pruner.masks
+    last = pruner.masks
     layer = method._layers["fc.weight"]
-    assert torch.equal(likeliest["fc.weight"], drawn(layer.logits.detach(), layer.k))
+    assert torch.equal(last["fc.weight"], likeliest(layer.logits.detach(), layer.k))
     before = net.fc.weight.detach().clone()
     steps(net, pruner, 2)
-    assert pruner.masks is likeliest
+    assert pruner.masks is last
     assert pruner.changed_at == 5
     assert not torch.equal(net.fc.weight, before)
-    assert pruner.finish() is likeliest
+    assert pruner.finish() is last
 
 
 class OneOfFour(nn.Module):
@@ -331,7 +337,7 @@ def test_whole_filters_are_removed_physically():
     assert int(filters.sum()) == 6  # 40% of 16 is 6.4; the rest went to the linear layer
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(9)).numpy()
     _, about = compacted(to_onnx(net, nets.metadata(size=8)), {"input": x})
-    assert about.channels["3.weight"] == (16, 6)
+    assert list(about.channels.values()) == [(16, 6)]
     assert about.error < 1e-5
 
 

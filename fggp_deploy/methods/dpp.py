@@ -19,9 +19,11 @@ from fggp_deploy.methods.state import PruningState
 from fggp_deploy.methods.subsets import (
     confidence,
     diversity,
+    draw_order,
     drawn,
     entropy_gradient,
     gumbel,
+    likeliest,
     relaxed_gradient,
 )
 
@@ -101,7 +103,7 @@ class DPP:
         self._layers: dict[str, _Layer] = {}
         self._adam: torch.optim.Adam | None = None
         self._loaded: Mapping[str, Any] | None = None
-        self._noise: dict[str, Tensor] = {}  # of the masks that the model has now
+        self._scores: dict[str, tuple[Tensor, Tensor]] = {}  # Φ + G, and the order of the draw
         self._settled = False
         self._lent = False
 
@@ -189,7 +191,7 @@ class DPP:
         """Make each layer's logits, or take over what was loaded; nothing once that is done."""
         if self._layers and self._loaded is None:
             return
-        loaded, self._loaded, self._noise = self._loaded, None, {}
+        loaded, self._loaded, self._scores = self._loaded, None, {}
         generator = torch.Generator().manual_seed(self.seed)
         for name, (units, k) in self._counts(state).items():
             p = state.params[name]
@@ -232,37 +234,42 @@ class DPP:
         """Φ's, for the masks that were drawn after the step before."""
         layer, p = self._layers[name], state.params[name]
         assert p.grad is not None  # the caller has seen it
-        if name not in self._noise:
-            self._draw_noise(step - 1)
+        if not self._scores:  # a run that goes on
+            self._draw_scores(step - 1)
         pull = layer.units.sums(p.grad * self._rounded(layer.dense))
         progress = (step - 1) / max(1, self.last_draw - 1)
         tau = self.options.tau + (self.options.tau_to - self.options.tau) * progress
-        gradient = relaxed_gradient(layer.logits, self._noise[name], layer.k, pull, tau)
+        scores, order = self._scores[name]
+        gradient = relaxed_gradient(scores, order, layer.k, pull, tau)
         return gradient.add_(entropy_gradient(layer.logits), alpha=self.options.entropy)
 
-    def _draw_noise(self, step: int) -> None:
-        """The noise of the masks that are drawn after this step: the same in every process."""
+    def _draw_scores(self, step: int) -> None:
+        """Φ + G of the masks that are drawn after this step: the same in every process."""
         device = next(iter(self._layers.values())).logits.device
         generator = torch.Generator(device).manual_seed((self.seed * 1_000_003 + step + 1) % 2**63)
         for name, layer in self._layers.items():
-            self._noise[name] = gumbel(tuple(layer.logits.shape), generator=generator)
+            scores = layer.logits + gumbel(tuple(layer.logits.shape), generator=generator)
+            self._scores[name] = scores, draw_order(scores, layer.k)
 
     @torch.no_grad()
     def _draw(self, state: PruningState, step: int) -> None:
-        self._draw_noise(step)
-        scores = {n: layer.logits + self._noise[n] for n, layer in self._layers.items()}
-        self._choose(state, scores, f"the draw after step {step}")
+        self._draw_scores(step)
+        kept = {
+            n: drawn(self._scores[n][1], layer.k, layer.units.n)
+            for n, layer in self._layers.items()
+        }
+        self._take(state, kept, f"the draw after step {step}")
 
     @torch.no_grad()
     def _settle(self, state: PruningState, when: str) -> None:
-        self._settled, self._noise = True, {}
-        self._choose(state, {n: layer.logits for n, layer in self._layers.items()}, when)
+        self._settled, self._scores = True, {}
+        kept = {n: likeliest(layer.logits, layer.k) for n, layer in self._layers.items()}
+        self._take(state, kept, when)
 
-    def _choose(self, state: PruningState, scores: Mapping[str, Tensor], when: str) -> None:
-        masks = {}
-        for name, layer in self._layers.items():
-            kept = drawn(scores[name], layer.k)
-            masks[name] = layer.units.spread(kept, state.masks[name])
+    def _take(self, state: PruningState, kept: Mapping[str, Tensor], when: str) -> None:
+        masks = {
+            n: layer.units.spread(kept[n], state.masks[n]) for n, layer in self._layers.items()
+        }
         state.set_masks(MaskSet(masks), when=when)
 
     @torch.no_grad()

@@ -17,29 +17,37 @@ def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
     return e.clamp_min_(torch.finfo(e.dtype).tiny).log_().neg_()
 
 
-def drawn(scores: Tensor, k: Tensor) -> Tensor:
-    """The k[r] largest scores of each row, bool [rows, n]; of equal ones the first.
+def draw_order(scores: Tensor, k: Tensor) -> Tensor:
+    """Units in the order in which they are drawn: [rows, n] → int64 [rows, max(k)].
 
-    Of Φ + G that is a draw of k without replacement with chances ∝ e^Φ (the Gumbel top-k trick).
+    The largest Φ + G first: a draw without replacement with chances ∝ e^Φ (Gumbel top-k).
+    """
+    return scores.topk(int(k.max()), dim=1).indices
 
-    >>> drawn(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 0.0]]), torch.tensor([2, 1])).tolist()
+
+def drawn(order: Tensor, k: Tensor, n: int) -> Tensor:
+    """The first k[r] of each row's order, bool [rows, n].
+
+    >>> drawn(torch.tensor([[1, 2], [0, 1]]), torch.tensor([2, 1]), 3).tolist()
     [[False, True, True], [True, False, False]]
     """
-    most = int(k.max())
-    # without a full sort: whatever is above the k-th value, and then the first that equal it
-    kth = scores.topk(most, dim=1).values.gather(1, (k - 1).clamp_min(0).unsqueeze(1))
-    above = scores > kth
-    equal = scores == kth
-    room = k.unsqueeze(1) - above.sum(1, keepdim=True)
-    return (above | (equal & (equal.cumsum(1) <= room))) & (k.unsqueeze(1) > 0)
+    first = torch.arange(order.shape[1], device=k.device) < k.unsqueeze(1)
+    out = torch.zeros(len(order), n, dtype=torch.bool, device=order.device)
+    return out.scatter_(1, order, first)
+
+
+def likeliest(logits: Tensor, k: Tensor) -> Tensor:
+    """The k[r] largest logits of each row, bool [rows, n]; of equal ones the first."""
+    order = logits.sort(dim=1, descending=True, stable=True).indices
+    return drawn(order, k, logits.shape[1])
 
 
 def relaxed_gradient(
-    logits: Tensor, noise: Tensor, k: Tensor, pull: Tensor, temperature: float
+    scores: Tensor, order: Tensor, k: Tensor, pull: Tensor, temperature: float
 ) -> Tensor:
     """The gradient of Σ_j pull_j·soft_j with respect to Φ, where soft = Σ_{i≤k} soft_i.
 
-    soft_i = softmax over what the draws before i have left of (Φ + G)/τ: the k-fold relaxation
+    soft_i = softmax of (Φ + G)/τ over what the draws before i have left: the k-fold relaxation
     without replacement, its ε at the limit 0. With units ranked as they are drawn,
     e_j = exp((Φ_j + G_j)/τ) and Z_i = Σ of e_j over ranks ≥ i,
 
@@ -48,27 +56,25 @@ def relaxed_gradient(
 
     so cumulative sums over the k drawn give all k terms; nothing of size k × n is made.
 
-    logits, noise, pull [rows, n] → [rows, n].
+    scores Φ + G and pull [rows, n], order as draw_order has it → [rows, n].
     Source: Gonzalez-Carabarin et al. 2021 (arXiv 2105.12686), after Xie & Ermon 2019
     (arXiv 1901.10517); the closed form of the sums is ours.
     """
-    most = int(k.max())
-    scaled = (logits + noise) / temperature
-    top, index = scaled.topk(most, dim=1)  # in the order in which they are drawn
-    e = (scaled - top[:, :1]).exp_()
+    scaled = scores / temperature
+    e = (scaled - scaled.gather(1, order[:, :1])).exp_()
     pulled = pull * e
-    mass, pulled_mass = (_left(t, index) for t in (e, pulled))
+    mass, pulled_mass = (_left(t, order) for t in (e, pulled))
     mass.clamp_min_(_LEAST)
-    share = (torch.arange(most, device=k.device) < k.unsqueeze(1)) / mass
+    share = (torch.arange(order.shape[1], device=k.device) < k.unsqueeze(1)) / mass
     a, b = share.cumsum(1), (share * pulled_mass / mass).cumsum(1)
-    a, b = (t[:, -1:].expand_as(e).scatter(1, index, t) for t in (a, b))
+    a, b = (t[:, -1:].expand_as(e).scatter(1, order, t) for t in (a, b))
     return pulled.mul_(a).sub_(e.mul_(b)).div_(temperature)
 
 
-def _left(t: Tensor, index: Tensor) -> Tensor:
-    """Sums over what is not drawn yet at each draw: t [rows, n], index [rows, k] → [rows, k]."""
-    never = t.scatter(1, index, 0).sum(1, keepdim=True)
-    return never + t.gather(1, index).flip(1).cumsum(1).flip(1)
+def _left(t: Tensor, order: Tensor) -> Tensor:
+    """Sums over what is not drawn yet at each draw: t [rows, n], order [rows, k] → [rows, k]."""
+    never = t.scatter(1, order, 0).sum(1, keepdim=True)
+    return never + t.gather(1, order).flip(1).cumsum(1).flip(1)
 
 
 def entropy(logits: Tensor) -> Tensor:
