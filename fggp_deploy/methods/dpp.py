@@ -46,7 +46,7 @@ class DPPOptions(Options):
         0.8, "Share of the run's steps in which masks are drawn; then the likeliest one stays.",
         above=0, most=1,
     )  # fmt: skip
-    logit_lr: float = setting(0.05, "Learning rate of the logits (Adam).", above=0)
+    logit_lr: float = setting(0.2, "Learning rate of the logits (Adam).", above=0)
     entropy: float = setting(
         5e-5, "Weight of the entropy penalty (the paper: 5e-5, small dense networks 5e-3).", least=0
     )
