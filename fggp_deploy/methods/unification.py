@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +36,9 @@ class UnificationOptions(Options):
     rho: float = setting(
         0.01, "Weight of the pull towards the blocks, until they are fixed.", least=0
     )
-    rounds: int = setting(
-        5, "How often Z and U move in the first 80% of the run, until blocks are fixed.", least=1
+    rounds: int = setting(5, "How often Z and U move until blocks are fixed.", least=1)
+    until: float = setting(
+        0.5, "Share of the run's steps after which blocks are fixed.", above=0, most=1
     )
     allocation: str = setting(
         GLOBAL, "Who loses how much: all blocks compete, or layer by layer.",
@@ -290,10 +290,8 @@ class Unification:
 
 
 def _make(o: UnificationOptions, task: Task) -> Method:
-    schedule = task.schedule
-    if isinstance(schedule, Cubic):
-        schedule = dataclasses.replace(schedule, updates=o.rounds)
-    return Unification(schedule, o)
+    end = max(1, round(o.until * task.n_steps))
+    return Unification(Cubic(task.target, steps=task.n_steps, end=end, updates=o.rounds), o)
 
 
 _BECAUSE = "its zeros need not fill blocks"
