@@ -2,26 +2,35 @@
 
 `pack`, `unpack` and `flatten` take a model and return a new one; none changes what the network
 computes. Initializers keep the layers' names: `layer1.0.conv1.weight` becomes
-`layer1.0.conv1.weight.values` and `layer1.0.conv1.weight.gaps` (or `.bits`).
+`layer1.0.conv1.weight.values` and `layer1.0.conv1.weight.gaps` (or `.bits`; or `.free`, `.signs`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import onnx.inliner
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from fggp_deploy.blocks import Blocks, choose_blocks
 from fggp_deploy.encodings import MAX_ELEMENTS, Bitmask, Gaps
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
+from fggp_deploy.onnx_functions import (
+    DOMAIN,
+    MIN_OPSET,
+    UNBLOCK_INPUTS,
+    UNGAP_INPUTS,
+    UNMASK_INPUTS,
+    VERSION,
+    function,
+)
 from fggp_deploy.onnx_lifting import lift_weights, names_read_inside, subgraphs
 from fggp_deploy.onnx_unpacking import Unpacked, split, unpack
 from fggp_deploy.onnx_uses import CONV, GEMM, GEMM_TRANSPOSED, Use, bias_behind, sparse_form
-from fggp_deploy.packing import choose
+from fggp_deploy.packing import NODE_BYTES, choose
 
 __all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "standard_opset", "unpack"]
 
@@ -55,8 +64,9 @@ class Packing:
 
         Conv (two spatial dimensions, explicit pads), Gemm (alpha = beta = 1) and MatMul with a
         constant matrix on the right become SparseConv and SparseGemm where gaps are smallest; any
-        other use of a weight gets an Ungap in front of it, and any weight whose bitmask is smallest
-        an Unmask. `values` float16 rounds the values, except of weights that it cannot hold.
+        other use of a weight gets an Ungap in front of it, any weight whose bitmask is smallest an
+        Unmask, and one whose small blocks share one magnitude an Unblock, where that is smallest.
+        `values` float16 rounds the values, except of weights that it cannot hold.
         Requires a model without `ai.fggp` operators; raises ModelFileError otherwise.
         """
         if any(n.domain == DOMAIN for n in model.graph.node):
@@ -89,8 +99,8 @@ def standard_opset(model: ModelProto) -> int:
 class _Plan:
     """How a weight is stored, and its name for the operators that take its users' place."""
 
-    packed: Gaps | Bitmask
-    op: str  # SparseConv, SparseGemm, Ungap or Unmask
+    packed: Gaps | Bitmask | Blocks
+    op: str  # SparseConv, SparseGemm, or one of _DECODERS
 
 
 class _Packer:
@@ -114,6 +124,8 @@ class _Packer:
                 self.uses[name].append(Use(node, index))
         self.taken = set(self.uses) | set(self.constants)
         self.taken |= {o for n in self.graph.node for o in n.output}
+        self.in_blocks: dict[str, _Plan] = {}  # what blocks would store in fewer bytes
+        self.saved_by_blocks = 0
         self.left_dense: dict[str, str] = {}
         self.left_fp32: dict[str, str] = {}
         self.zero_biases: dict[int, TensorProto] = {}
@@ -133,12 +145,15 @@ class _Packer:
             elif len(tensor.dims) >= 2 and tensor.data_type in _QUANTISED:
                 kind = TensorProto.DataType.Name(tensor.data_type).lower()
                 self.left_dense[tensor.name] = f"it is {kind}, quantised; only float is packed"
+        if self.saved_by_blocks > function("Unblock").ByteSize():
+            plans |= self.in_blocks
+            self.left_dense = {n: w for n, w in self.left_dense.items() if n not in plans}
         out = ModelProto()
         out.CopyFrom(self.model)
         graph = out.graph
         del graph.node[:], graph.initializer[:]
         for name, plan in plans.items():
-            if plan.op in ("Ungap", "Unmask"):
+            if plan.op in _DECODERS:
                 graph.node.append(_decoder_node(name, plan))
         rewritten = [self._rewrite(node, plans) for node in self.graph.node]
         graph.node.extend(n for n in rewritten if self.fused.isdisjoint(n.input))
@@ -170,7 +185,7 @@ class _Packer:
             return f"it is {kind}; only float is packed"
         if name in self.overridable:
             return "it is an input of the graph too"
-        if {f"{name}.{part}" for part in ("values", "gaps", "bits")} & self.taken:
+        if {f"{name}.{part}" for part in ("bits", *UNBLOCK_INPUTS)} & self.taken:
             return "the names of its parts are taken"
         w = numpy_helper.to_array(tensor)
         if w.size > MAX_ELEMENTS:
@@ -183,6 +198,11 @@ class _Packer:
         form = forms.pop() if len(forms) == 1 and name not in self.fixed else None
         values = self._value_type(name, w)
         packed = choose(np.ascontiguousarray(w.T) if form == GEMM_TRANSPOSED else w, values=values)
+        stored = w.nbytes if packed is None else packed.stored_bytes
+        blocks = choose_blocks(w, below=stored - NODE_BYTES, values=values)
+        if blocks is not None:
+            self.in_blocks[name] = _Plan(blocks, "Unblock")
+            self.saved_by_blocks += stored - NODE_BYTES - blocks.stored_bytes
         if isinstance(packed, Gaps):
             return _Plan(packed, _OPERATORS[form])
         masked = choose(w, encodings=("bitmask",), values=values)  # the node's own orientation
@@ -234,6 +254,7 @@ class _Packer:
 
 
 _OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
+_DECODERS = {"Ungap": UNGAP_INPUTS, "Unmask": UNMASK_INPUTS, "Unblock": UNBLOCK_INPUTS}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -250,21 +271,24 @@ def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:
             _explain_inner(inner, left_dense)
 
 
-def _tensors(name: str, packed: Gaps | Bitmask) -> list[TensorProto]:
-    part, index = ("gaps", packed.gaps) if isinstance(packed, Gaps) else ("bits", packed.bits)
+def _tensors(name: str, packed: Gaps | Bitmask | Blocks) -> list[TensorProto]:
+    parts = {f.name: getattr(packed, f.name) for f in fields(packed)}
     return [
-        numpy_helper.from_array(packed.values, f"{name}.values"),
-        numpy_helper.from_array(index, f"{name}.{part}"),
+        numpy_helper.from_array(array, f"{name}.{part}")
+        for part, array in parts.items()
+        if isinstance(array, np.ndarray)
     ]
 
 
 def _decoder_node(weight: str, plan: _Plan) -> NodeProto:
-    part = "gaps" if plan.op == "Ungap" else "bits"
-    return helper.make_node(
+    node = helper.make_node(
         plan.op,
-        [f"{weight}.values", f"{weight}.{part}"],
+        [f"{weight}.{part}" for part in _DECODERS[plan.op]],
         [weight],
         name=f"{weight}.{plan.op.lower()}",
         domain=DOMAIN,
         weight_shape=plan.packed.shape,
     )
+    if isinstance(plan.packed, Blocks):
+        node.attribute.append(helper.make_attribute("block", plan.packed.block))
+    return node

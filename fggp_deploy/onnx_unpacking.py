@@ -7,11 +7,13 @@ checked, and what does not fit raises ModelFileError.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from fggp_deploy.blocks import Blocks
 from fggp_deploy.encodings import (
     Array,
     Bitmask,
@@ -26,6 +28,7 @@ from fggp_deploy.onnx_functions import (
     CONV_INPUTS,
     DOMAIN,
     GEMM_INPUTS,
+    UNBLOCK_INPUTS,
     UNGAP_INPUTS,
     UNMASK_INPUTS,
 )
@@ -132,7 +135,9 @@ _INPUTS = {
     "SparseGemm": GEMM_INPUTS,
     "Ungap": UNGAP_INPUTS,
     "Unmask": UNMASK_INPUTS,
+    "Unblock": UNBLOCK_INPUTS,
 }
+_NO_PARTS = ("X", "B")  # inputs that are no part of the weight
 
 
 class _Splitter:
@@ -144,7 +149,7 @@ class _Splitter:
         if len(self.tensors) < len(model.graph.initializer):
             raise ModelFileError("two initializers have the same name")
         self.weights: dict[str, Packed] = {}
-        self.sources: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.sources: dict[str, tuple[object, ...]] = {}
         self.parts: set[str] = set()
 
     def run(self) -> Unpacked:
@@ -157,9 +162,7 @@ class _Splitter:
         inlined: dict[str, str] = {}  # tensor that a decoder makes → the weight it is
         inside: set[str] = set()
         for decoder in find_decoders(self.model):
-            inlined[decoder.output] = self._weight(
-                decoder.values, decoder.index, decoder.part, decoder.shape
-            )
+            inlined[decoder.output] = self._weight(decoder.parts, decoder.shape, decoder.block)
             inside |= decoder.inside
         nodes = []
         for node in graph.node:
@@ -193,8 +196,9 @@ class _Splitter:
             raise ModelFileError(f"{node.op_type} {node.name!r} must have inputs {wanted}")
         shape = integers(node, "weight_shape")
         inputs = dict(zip(wanted, node.input, strict=True))
-        part = "bits" if "bits" in inputs else "gaps"
-        weight = self._weight(inputs["values"], inputs[part], part, shape)
+        parts = {part: name for part, name in inputs.items() if part not in _NO_PARTS}
+        block = integers(node, "block") if "signs" in parts else None
+        weight = self._weight(parts, shape, block)
         if "X" not in inputs:  # a decoder alone
             if weight != node.output[0]:
                 raise ModelFileError(
@@ -218,22 +222,28 @@ class _Splitter:
             helper.make_node("Add", [product, bias], node.output, name=node.name),
         ]
 
-    def _weight(self, values: str, index: str, part: str, shape: tuple[int, ...]) -> str:
-        """Read and check a weight once; returns its name, that of `values` without the suffix."""
-        name = values.removesuffix(".values")
-        if values != f"{name}.values" or index != f"{name}.{part}":
-            raise ModelFileError(f"{values!r} and {index!r} are not the parts of one weight")
-        if name in self.weights and self.sources.get(name) == (part, shape):
+    def _weight(
+        self, parts: Mapping[str, str], shape: tuple[int, ...], block: tuple[int, ...] | None
+    ) -> str:
+        """Read and check a weight once; returns its name, that of its values without the suffix.
+
+        `parts`: what each initializer holds → its name.
+        """
+        name = parts["values"].removesuffix(".values")
+        if any(initializer != f"{name}.{part}" for part, initializer in parts.items()):
+            told = " and ".join(map(repr, parts.values()))
+            raise ModelFileError(f"{told} are not the parts of one weight")
+        source = (tuple(parts), shape, block)
+        if name in self.weights and self.sources.get(name) == source:
             return name
         try:
             checked_size(shape)
-            kind = Gaps if part == "gaps" else Bitmask
-            packed = kind(self._array(values), self._array(index), shape)
+            packed = _packed({p: self._array(n) for p, n in parts.items()}, shape, block)
         except ModelFileError as e:
             raise ModelFileError(f"weight {name!r}: {e}") from e
         self._keep(name, packed)
-        self.sources[name] = (part, shape)
-        self.parts |= {values, index}
+        self.sources[name] = source
+        self.parts |= {*parts.values()}
         return name
 
     def _keep(self, name: str, packed: Packed) -> None:
@@ -246,6 +256,15 @@ class _Splitter:
         if name not in self.tensors:
             raise ModelFileError(f"{name!r} is not an initializer of the file")
         return tensor_array(self.tensors[name])
+
+
+def _packed(
+    arrays: Mapping[str, Array], shape: tuple[int, ...], block: tuple[int, ...] | None
+) -> Packed:
+    """A weight of the encoding that has these parts."""
+    if block is not None:
+        return Blocks(**arrays, shape=shape, block=block)
+    return Bitmask(**arrays, shape=shape) if "bits" in arrays else Gaps(**arrays, shape=shape)
 
 
 def layer_name(weight: str) -> str:
