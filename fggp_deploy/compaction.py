@@ -298,7 +298,7 @@ class _Compactor:
                 self._cut_pad(same.node, kept)
         for node in self.reshapes:
             self._replace(node, 1, np.array([0, -1]))
-            if "allowzero" in _attributes(node):
+            if _attributes(node).get("allowzero", 0):
                 _set(node, "allowzero", 0)
         return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +39,10 @@ class Gaps:
 
     def __post_init__(self) -> None:
         size = checked_size(self.shape)
-        _check_values(self.values, size)
-        if self.gaps.dtype not in (np.uint8, np.uint16):
-            raise ModelFileError(f"gaps must be uint8 or uint16, got {self.gaps.dtype}")
+        check_values(self.values, size)
         if self.gaps.shape != self.values.shape:
             raise ModelFileError(f"{self.values.size} values but gaps of shape {self.gaps.shape}")
-        if not self.gaps.all():
-            raise ModelFileError("a gap is 0; every gap must be at least 1")
-        last = int(self.gaps.sum(dtype=np.int64)) - 1
-        if last >= size:
-            raise ModelFileError(f"gaps end at index {last}, past the weight's {size} elements")
+        check_gaps(self.gaps, size, "elements")
 
     @property
     def encoding(self) -> str:
@@ -87,7 +81,7 @@ class Bitmask:
 
     def __post_init__(self) -> None:
         size = checked_size(self.shape)
-        _check_values(self.values, size)
+        check_values(self.values, size)
         if self.bits.dtype != np.uint8 or self.bits.shape != (-(-size // 8),):
             raise ModelFileError(
                 f"bits must be uint8 ({-(-size // 8)},), got {self.bits.dtype} {self.bits.shape}"
@@ -317,7 +311,32 @@ class Rice:
         return whole.astype(np.float32) * self.scales.astype(np.float32)
 
 
-Packed = Gaps | Bitmask | Csr | Coo | Rice
+class Packed(Protocol):
+    """A weight in one of the encodings: these, and blocks.Blocks."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dense weight's."""
+        ...
+
+    @property
+    def encoding(self) -> str:
+        """Its name, as docs/format.md has it."""
+        ...
+
+    @property
+    def nnz(self) -> int:
+        """Number of non-zero weights."""
+        ...
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all its parts."""
+        ...
+
+    def decode(self) -> Array:
+        """The dense weight of `shape`: float32, or int8 (of a quantised network)."""
+        ...
 
 
 def checked_size(shape: tuple[int, ...]) -> int:
@@ -345,10 +364,24 @@ def check_expansion(weights: Iterable[Packed]) -> None:
         )
 
 
-def _check_values(values: Array, size: int) -> None:
+def check_values(values: Array, size: int) -> None:
+    """Raise ModelFileError unless these are 1 to `size` floats."""
     if values.dtype not in (np.float32, np.float16) or values.ndim != 1:
         raise ModelFileError(
             f"values must be one-dimensional float32 or float16, got {values.dtype} {values.shape}"
         )
     if not 1 <= values.size <= size:
         raise ModelFileError(f"there must be 1 to {size} values, got {values.size}")
+
+
+def check_gaps(gaps: Array, size: int, what: str) -> None:
+    """Raise ModelFileError unless there are gaps, of at least 1 each, that stay within `size`."""
+    if gaps.dtype not in (np.uint8, np.uint16) or gaps.ndim != 1 or not gaps.size:
+        raise ModelFileError(
+            f"gaps must be one-dimensional uint8 or uint16, got {gaps.dtype} {gaps.shape}"
+        )
+    if not gaps.all():
+        raise ModelFileError("a gap is 0; every gap must be at least 1")
+    last = int(gaps.sum(dtype=np.int64)) - 1
+    if last >= size:
+        raise ModelFileError(f"gaps end at index {last}, past the weight's {size} {what}")

@@ -23,6 +23,7 @@ UNMASK_INPUTS = ("values", "bits")
 RICE_INPUTS = ("values", "scales", "high", "low")
 RICE_INT8_INPUTS = ("values", "high", "low")
 CONV8_INPUTS = GEMM8_INPUTS = ("X", *RICE_INPUTS, "B")
+UNBLOCK_INPUTS = ("values", "gaps", "free", "signs")
 CONV_ATTRIBUTES = ("pads", "strides", "dilations", "group")
 
 
@@ -103,6 +104,11 @@ def _unrice_int8(opset: int) -> FunctionProto:
     return _make("UnriceInt8", RICE_INT8_INPUTS, "W", nodes, ["weight_shape"], opset)
 
 
+def _unblock(opset: int) -> FunctionProto:
+    attributes = ["weight_shape", "block"]
+    return _make("Unblock", UNBLOCK_INPUTS, "W", unblock_body(), attributes, opset)
+
+
 _FUNCTIONS: dict[str, Callable[[int], FunctionProto]] = {
     "SparseConv": _sparse_conv,
     "SparseGemm": _sparse_gemm,
@@ -112,6 +118,7 @@ _FUNCTIONS: dict[str, Callable[[int], FunctionProto]] = {
     "SparseGemm8": _sparse_gemm8,
     "Unrice": _unrice,
     "UnriceInt8": _unrice_int8,
+    "Unblock": _unblock,
 }
 
 
@@ -238,6 +245,85 @@ def rice_body(*, scaled: bool = True) -> list[NodeProto]:
         nodes.append(node("Cast", ["scales"], ["factors"], to=TensorProto.FLOAT))
         nodes.append(node("Mul", [whole, "factors"], ["W"]))
     return nodes
+
+
+def unblock_body() -> list[NodeProto]:
+    """Rows of a matrix of blocks = signed magnitudes, on zeros; then the blocks in their places."""
+    node = helper.make_node
+    block = node("Constant", [], ["block"])
+    block.attribute.append(_reference("value_ints", "block", AttributeProto.INTS))
+    return [
+        *_shape_and_size(),
+        block,
+        node("ReduceProd", ["block"], ["elements"], keepdims=1),
+        _constant("nil", np.array(0, np.int64)),
+        _constant("one", np.array(1, np.int64)),
+        _constant("column", np.array([-1, 1], np.int64)),
+        _constant("flat", np.array([-1], np.int64)),
+        _constant("begin", np.array([0], np.int64)),
+        _constant("second", np.array([1], np.int64)),
+        _constant("shifts", np.arange(8, dtype=np.uint8).reshape(1, 8)),
+        _constant("low_bit", np.array(1, np.uint8)),
+        # the stored blocks' places among all, [n, 1]
+        node("Cast", ["gaps"], ["distances"], to=TensorProto.INT64),
+        node("CumSum", ["distances", "nil"], ["ends"]),
+        node("Sub", ["ends", "one"], ["places"]),
+        node("Reshape", ["places", "column"], ["rows"]),
+        node("Shape", ["gaps"], ["n"]),
+        # which value each of their elements has, [n, elements]
+        *_bits("free", "n"),
+        node("Cast", ["free_bits"], ["free_flags"], to=TensorProto.INT64),
+        node("Sub", ["elements", "one"], ["others"]),
+        node("Mul", ["free_flags", "others"], ["more"]),
+        node("Add", ["more", "one"], ["widths"]),
+        node("CumSum", ["widths", "nil"], ["ends_of_values"]),
+        node("Sub", ["ends_of_values", "widths"], ["first"]),
+        node("Reshape", ["first", "column"], ["first_column"]),
+        node("Reshape", ["free_flags", "column"], ["free_column"]),
+        node(
+            "ConstantOfShape", ["elements"], ["ones"],
+            value=numpy_helper.from_array(np.ones(1, np.int64)),
+        ),
+        node("CumSum", ["ones", "nil"], ["counts"], exclusive=1),
+        node("Mul", ["free_column", "counts"], ["steps"]),
+        node("Add", ["first_column", "steps"], ["index"]),
+        node("Cast", ["values"], ["floats"], to=TensorProto.FLOAT),
+        node("Gather", ["floats", "index"], ["magnitudes"], axis=0),
+        # with their signs
+        node("Mul", ["n", "elements"], ["n_signs"]),
+        *_bits("signs", "n_signs"),
+        node("Concat", ["flat", "elements"], ["by_block"], axis=0),
+        node("Reshape", ["signs_bits", "by_block"], ["negative_bits"]),
+        node("Cast", ["negative_bits"], ["negative"], to=TensorProto.BOOL),
+        node("Neg", ["magnitudes"], ["negated"]),
+        node("Where", ["negative", "negated", "magnitudes"], ["stored"]),
+        # in a matrix of all blocks
+        node("Div", ["size", "elements"], ["n_blocks"]),
+        node("Concat", ["n_blocks", "elements"], ["all"], axis=0),
+        node("ConstantOfShape", ["all"], ["zeros"]),
+        node("ScatterND", ["zeros", "rows", "stored"], ["blocks"]),
+        # and that as the weight
+        node("Slice", ["shape", "begin", "second"], ["height"]),
+        node("Slice", ["block", "begin", "second"], ["block_height"]),
+        node("Div", ["height", "block_height"], ["grid_height"]),
+        node("Div", ["n_blocks", "grid_height"], ["grid_width"]),
+        node("Concat", ["grid_height", "grid_width", "block"], ["grid"], axis=0),
+        node("Reshape", ["blocks", "grid"], ["by_place"]),
+        node("Transpose", ["by_place"], ["by_row"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["by_row", "shape"], ["W"]),
+    ]  # fmt: skip
+
+
+def _bits(name: str, count: str) -> list[NodeProto]:
+    """The first `count` bits of bytes, uint8 `NAME_bits`."""
+    node = helper.make_node
+    return [
+        node("Reshape", [name, "column"], [f"{name}_bytes"]),
+        node("BitShift", [f"{name}_bytes", "shifts"], [f"{name}_shifted"], direction="RIGHT"),
+        node("BitwiseAnd", [f"{name}_shifted", "low_bit"], [f"{name}_by_byte"]),
+        node("Reshape", [f"{name}_by_byte", "flat"], [f"{name}_padded"]),
+        node("Slice", [f"{name}_padded", "begin", count], [f"{name}_bits"]),
+    ]
 
 
 def _shape_and_size() -> list[NodeProto]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
@@ -10,24 +11,31 @@ from onnx import ModelProto, NodeProto
 from fggp_deploy.onnx_functions import (
     RICE_INPUTS,
     RICE_INT8_INPUTS,
+    UNBLOCK_INPUTS,
     UNGAP_INPUTS,
     UNMASK_INPUTS,
     gaps_body,
     rice_body,
+    unblock_body,
     unmask_body,
 )
 from fggp_deploy.onnx_reading import integers
 
+_ENDS = ("ScatterElements", "Where", "Transpose")  # before the Reshape to the weight's shape
+
 
 @dataclass(frozen=True)
 class Decoder:
-    """Nodes that make a weight of `shape` from the initializers `parts`, by what they hold.
+    """Nodes that make a weight of `shape` from initializers.
 
-    `output` is the tensor that holds the weight; `inside` every tensor that the nodes make.
+    `parts`: what each of them holds (values, gaps, bits …) → its name. `block`: the sides of a
+    block, where the weight is stored in such. `output`: the tensor that holds the weight; `inside`
+    every tensor that the nodes make.
     """
 
-    parts: dict[str, str]
+    parts: Mapping[str, str]
     shape: tuple[int, ...]
+    block: tuple[int, ...] | None
     output: str
     inside: frozenset[str]
 
@@ -42,7 +50,7 @@ def find_decoders(model: ModelProto) -> list[Decoder]:
         if reshape is None or reshape.op_type != "Reshape":
             continue
         source = made_by.get(reshape.input[0])
-        if source is None or source.op_type not in ("ScatterElements", "Where"):
+        if source is None or source.op_type not in _ENDS:
             continue
         cone, leaves = _cone(end, made_by)
         counts = Counter(n.op_type for n in cone)
@@ -53,9 +61,15 @@ def find_decoders(model: ModelProto) -> list[Decoder]:
         parts = {part: leaf for part in inputs for leaf in leaves if leaf.endswith(f".{part}")}
         if len(parts) != len(inputs) or set(parts.values()) != leaves:
             continue
+        block = None
+        if inputs == UNBLOCK_INPUTS:
+            sides = [n for n in cone if n is not shape_node and _has(n, "value_ints")]
+            if len(sides) != 1:
+                continue
+            block = integers(sides[0], "value_ints")
         shape = integers(shape_node, "value_ints")
         inside = frozenset(o for n in cone for o in n.output)
-        found.append(Decoder(parts, shape, end.output[0], inside))
+        found.append(Decoder(parts, shape, block, end.output[0], inside))
     return found
 
 
@@ -66,8 +80,13 @@ _BODIES = {
         (UNMASK_INPUTS, unmask_body()),
         (RICE_INPUTS, rice_body()),
         (RICE_INT8_INPUTS, rice_body(scaled=False)),
+        (UNBLOCK_INPUTS, unblock_body()),
     )
 }
+
+
+def _has(node: NodeProto, attribute: str) -> bool:
+    return any(a.name == attribute for a in node.attribute)
 
 
 def _cone(end: NodeProto, made_by: dict[str, NodeProto]) -> tuple[list[NodeProto], set[str]]:
@@ -80,7 +99,7 @@ def _cone(end: NodeProto, made_by: dict[str, NodeProto]) -> tuple[list[NodeProto
         if node.output[0] in cone:
             continue
         cone[node.output[0]] = node
-        if len(cone) > 64:  # larger than any decoder
+        if len(cone) > 96:  # larger than any decoder
             break
         for name in filter(None, node.input):
             if name in made_by:

@@ -2,7 +2,7 @@
 
 `pack`, `unpack` and `flatten` take a model and return a new one; none changes what the network
 computes. Initializers keep the layers' names: `layer1.0.conv1.weight` becomes
-`layer1.0.conv1.weight.values` and `layer1.0.conv1.weight.gaps` (or `.bits`).
+`layer1.0.conv1.weight.values` and `layer1.0.conv1.weight.gaps` (or `.bits`; or `.free`, `.signs`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from fggp_deploy.blocks import Blocks, choose_blocks
 from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps, Rice
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
@@ -55,10 +56,11 @@ class Packing:
 
         Conv (two spatial dimensions, explicit pads), Gemm (alpha = beta = 1) and MatMul with a
         constant matrix on the right become SparseConv and SparseGemm where gaps are smallest; any
-        other use of a weight gets an Ungap in front of it, and any weight whose bitmask is smallest
-        an Unmask. `values` float16 rounds the values, except of weights that it cannot hold. int8
-        rounds them to whole numbers with a scale for each output channel, in SparseConv8,
-        SparseGemm8 and Unrice. An int8 weight (of a QDQ model) gets an UnriceInt8, bit for bit.
+        other use of a weight gets an Ungap in front of it, any weight whose bitmask is smallest an
+        Unmask, and one whose small blocks share one magnitude an Unblock, where that is smallest.
+        `values` float16 rounds the values, except of weights that it cannot hold. int8 rounds them
+        to whole numbers with a scale for each output channel, in SparseConv8, SparseGemm8 and
+        Unrice. An int8 weight (of a QDQ model) gets an UnriceInt8, bit for bit.
         Requires a model without `ai.fggp` operators; raises ModelFileError otherwise.
         """
         if any(n.domain == DOMAIN for n in model.graph.node):
@@ -91,8 +93,8 @@ def standard_opset(model: ModelProto) -> int:
 class _Plan:
     """How a weight is stored, and its name for the operators that take its users' place."""
 
-    packed: Gaps | Bitmask | Rice
-    op: str  # SparseConv, SparseGemm, Ungap, Unmask; SparseConv8, SparseGemm8, Unrice
+    packed: Gaps | Bitmask | Blocks | Rice
+    op: str  # SparseConv, SparseGemm, SparseConv8, SparseGemm8, or one of _DECODERS
 
 
 class _Packer:
@@ -116,6 +118,8 @@ class _Packer:
                 self.uses[name].append(Use(node, index))
         self.taken = set(self.uses) | set(self.constants)
         self.taken |= {o for n in self.graph.node for o in n.output}
+        self.in_blocks: dict[str, _Plan] = {}  # what blocks would store in fewer bytes
+        self.saved_by_blocks = 0
         self.left_dense: dict[str, str] = {}
         self.left_fp32: dict[str, str] = {}
         self.zero_biases: dict[int, TensorProto] = {}
@@ -137,6 +141,9 @@ class _Packer:
                 self.left_dense[tensor.name] = (
                     f"it is {kind}, quantised; only float and int8 are packed"
                 )
+        if self.saved_by_blocks > function("Unblock").ByteSize():
+            plans |= self.in_blocks
+            self.left_dense = {n: w for n, w in self.left_dense.items() if n not in plans}
         out = ModelProto()
         out.CopyFrom(self.model)
         graph = out.graph
@@ -191,6 +198,11 @@ class _Packer:
             return plan
         values = self._float_type(name, w)
         packed = choose(np.ascontiguousarray(w.T) if form == GEMM_TRANSPOSED else w, values=values)
+        stored = w.nbytes if packed is None else packed.stored_bytes
+        blocks = choose_blocks(w, below=stored - NODE_BYTES, values=values)
+        if blocks is not None:
+            self.in_blocks[name] = _Plan(blocks, "Unblock")
+            self.saved_by_blocks += stored - NODE_BYTES - blocks.stored_bytes
         if isinstance(packed, Gaps):
             return _Plan(packed, _OPERATORS[form])
         masked = choose(w, encodings=("bitmask",), values=values)  # the node's own orientation
@@ -256,8 +268,8 @@ class _Packer:
         return self.zero_biases[size].name
 
 
-PARTS = ("values", "gaps", "bits", "scales", "high", "low")
-_DECODERS = ("Ungap", "Unmask", "Unrice", "UnriceInt8")
+PARTS = ("values", "gaps", "bits", "free", "signs", "scales", "high", "low")
+_DECODERS = ("Ungap", "Unmask", "Unblock", "Unrice", "UnriceInt8")
 _OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -282,7 +294,7 @@ def _explain_inner(graph: GraphProto, left_dense: dict[str, str]) -> None:
             _explain_inner(inner, left_dense)
 
 
-def parts(packed: Gaps | Bitmask | Rice) -> dict[str, Array]:
+def parts(packed: Gaps | Bitmask | Blocks | Rice) -> dict[str, Array]:
     """What is stored of a weight, by the ends of its initializers' names, in the operators' order.
 
     >>> list(parts(to_int8(np.eye(3, dtype=np.float32))))
@@ -292,16 +304,16 @@ def parts(packed: Gaps | Bitmask | Rice) -> dict[str, Array]:
     return {p: a for p, a in every.items() if a is not None}
 
 
-def _names(weight: str, packed: Gaps | Bitmask | Rice) -> list[str]:
+def _names(weight: str, packed: Gaps | Bitmask | Blocks | Rice) -> list[str]:
     return [f"{weight}.{part}" for part in parts(packed)]
 
 
-def _tensors(name: str, packed: Gaps | Bitmask | Rice) -> list[TensorProto]:
+def _tensors(name: str, packed: Gaps | Bitmask | Blocks | Rice) -> list[TensorProto]:
     return [numpy_helper.from_array(a, f"{name}.{part}") for part, a in parts(packed).items()]
 
 
 def _decoder_node(weight: str, plan: _Plan) -> NodeProto:
-    return helper.make_node(
+    node = helper.make_node(
         plan.op,
         _names(weight, plan.packed),
         [weight],
@@ -309,3 +321,6 @@ def _decoder_node(weight: str, plan: _Plan) -> NodeProto:
         domain=DOMAIN,
         weight_shape=plan.packed.shape,
     )
+    if isinstance(plan.packed, Blocks):
+        node.attribute.append(helper.make_attribute("block", plan.packed.block))
+    return node

@@ -7,11 +7,13 @@ checked, and what does not fit raises ModelFileError.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from fggp_deploy.blocks import Blocks
 from fggp_deploy.encodings import (
     Array,
     Bitmask,
@@ -31,6 +33,7 @@ from fggp_deploy.onnx_functions import (
     GEMM_INPUTS,
     RICE_INPUTS,
     RICE_INT8_INPUTS,
+    UNBLOCK_INPUTS,
     UNGAP_INPUTS,
     UNMASK_INPUTS,
 )
@@ -141,7 +144,9 @@ _INPUTS = {
     "SparseGemm8": GEMM8_INPUTS,
     "Unrice": RICE_INPUTS,
     "UnriceInt8": RICE_INT8_INPUTS,
+    "Unblock": UNBLOCK_INPUTS,
 }
+_NO_PARTS = ("X", "B")  # inputs that are no part of the weight
 
 
 class _Splitter:
@@ -153,7 +158,7 @@ class _Splitter:
         if len(self.tensors) < len(model.graph.initializer):
             raise ModelFileError("two initializers have the same name")
         self.weights: dict[str, Packed] = {}
-        self.sources: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {}
+        self.sources: dict[str, tuple[object, ...]] = {}
         self.parts: set[str] = set()
 
     def run(self) -> Unpacked:
@@ -166,7 +171,7 @@ class _Splitter:
         inlined: dict[str, str] = {}  # tensor that a decoder makes → the weight it is
         inside: set[str] = set()
         for decoder in find_decoders(self.model):
-            inlined[decoder.output] = self._weight(decoder.parts, decoder.shape)
+            inlined[decoder.output] = self._weight(decoder.parts, decoder.shape, decoder.block)
             inside |= decoder.inside
         nodes = []
         for node in graph.node:
@@ -202,7 +207,9 @@ class _Splitter:
             raise ModelFileError(f"{node.op_type} {node.name!r} must have inputs {wanted}")
         shape = integers(node, "weight_shape")
         inputs = dict(zip(wanted, node.input, strict=True))
-        weight = self._weight({p: n for p, n in inputs.items() if p not in ("X", "B")}, shape)
+        parts = {part: name for part, name in inputs.items() if part not in _NO_PARTS}
+        block = integers(node, "block") if "signs" in parts else None
+        weight = self._weight(parts, shape, block)
         if "X" not in inputs:  # a decoder alone
             if weight != node.output[0]:
                 raise ModelFileError(
@@ -226,21 +233,23 @@ class _Splitter:
             helper.make_node("Add", [product, bias], node.output, name=node.name),
         ]
 
-    def _weight(self, parts: dict[str, str], shape: tuple[int, ...]) -> str:
+    def _weight(
+        self, parts: Mapping[str, str], shape: tuple[int, ...], block: tuple[int, ...] | None
+    ) -> str:
         """Read and check a weight once; returns its name, that of `values` without the suffix.
 
-        `parts` are the initializers' names by what they hold.
+        `parts`: what each initializer holds → its name.
         """
         name = parts["values"].removesuffix(".values")
         if any(stored != f"{name}.{part}" for part, stored in parts.items()):
             listed = " and ".join(map(repr, parts.values()))
             raise ModelFileError(f"{listed} are not the parts of one weight")
-        source = (tuple(parts), shape)
+        source = (tuple(parts), shape, block)
         if name in self.weights and self.sources.get(name) == source:
             return name
         try:
             checked_size(shape)
-            packed = _assembled({p: self._array(n) for p, n in parts.items()}, shape)
+            packed = _assembled({p: self._array(n) for p, n in parts.items()}, shape, block)
         except ModelFileError as e:
             raise ModelFileError(f"weight {name!r}: {e}") from e
         self._keep(name, packed)
@@ -260,11 +269,16 @@ class _Splitter:
         return tensor_array(self.tensors[name])
 
 
-def _assembled(arrays: dict[str, Array], shape: tuple[int, ...]) -> Packed:
+def _assembled(
+    arrays: Mapping[str, Array], shape: tuple[int, ...], block: tuple[int, ...] | None
+) -> Packed:
+    """A weight of the encoding that has these parts."""
+    if block is not None:
+        return Blocks(**arrays, shape=shape, block=block)
     if "gaps" in arrays:
-        return Gaps(arrays["values"], arrays["gaps"], shape)
+        return Gaps(**arrays, shape=shape)
     if "bits" in arrays:
-        return Bitmask(arrays["values"], arrays["bits"], shape)
+        return Bitmask(**arrays, shape=shape)
     return Rice(arrays["values"], arrays.get("scales"), arrays["high"], arrays["low"], shape)
 
 

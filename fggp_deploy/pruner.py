@@ -19,7 +19,7 @@ from fggp_deploy.criteria import Criterion
 from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import ConfigError, TargetBelowStart
 from fggp_deploy.masks import MaskSet
-from fggp_deploy.methods import Method
+from fggp_deploy.methods import Measured, Method
 from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.methods.state import PruningState
 from fggp_deploy.schedules import Schedule
@@ -219,6 +219,10 @@ class Pruner:
         self.step, self._stepped = int(state["step"]), bool(state["stepped"])
         self.changed_at = int(state.get("changed_at", 0))
         self.method.load_state_dict(state["method"])
+
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """What the method measures of itself, by parameter; nothing for most."""
+        return self.method.metrics() if isinstance(self.method, Measured) else {}
 
     def finish(self) -> MaskSet:
         """The final masks, applied to the weights."""

@@ -34,6 +34,7 @@ from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed import Ranks, joined
 from fggp_deploy.methods.arms import MeanGradient
 from fggp_deploy.methods.at_init import SNIP, SynFlow
+from fggp_deploy.methods.dpp import DPP
 from fggp_deploy.methods.granet import GraNet
 from fggp_deploy.methods.growing_reg import GrowingReg, Growth
 from fggp_deploy.methods.regrowth import Dynamic, Exchanges
@@ -242,6 +243,7 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
             together=Growth(every=1, growth=0.25, ceiling=0.5),
         ),
         "lottery": lambda: Lottery(Rounds(0.75, steps=5, share=0.5), Reinit("rewind")),
+        "dpp": lambda: DPP(0.75, 5),
         "snip": lambda: SNIP(0.75, lambda: images(ranks)),
         "synflow": lambda: SynFlow(0.75, (1,), rounds=5),
     }

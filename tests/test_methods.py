@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -76,6 +77,16 @@ def test_every_method_says_what_it_is(name: str):
     assert set(info.starts) == {"dense", "sparse", "random"} or info.because
     assert set(info.reads) <= {"updates", "rate"}
     assert all(rule.help.endswith(".") for rule in info.options.rules().values())
+
+
+def test_what_a_method_measures_goes_to_the_metrics(tmp_path: Path, parent: Path):
+    values = {**SMALL, "method": "dpp", "distill": 0.0}
+    prune(config(parent, **values), observer=Quiet(), out=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    measured = json.loads(lines[-1])["method"]
+    assert list(measured) == ["confidence", "diversity"]
+    assert list(measured["confidence"]) == ["3.weight", "8.weight"]
+    assert all(0 < v < 1 for v in measured["confidence"].values())
 
 
 def test_the_methods_options_are_options_of_the_run(tmp_path: Path):

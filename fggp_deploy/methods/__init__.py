@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fggp_deploy.methods.method import Batch, Method, MethodInfo, Task
+from fggp_deploy.methods.method import Batch, Measured, Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.registry import BUILT_IN, info, names, without_training
 from fggp_deploy.methods.state import PruningState
@@ -10,6 +10,7 @@ from fggp_deploy.methods.state import PruningState
 __all__ = [
     "BUILT_IN",
     "Batch",
+    "Measured",
     "Method",
     "MethodInfo",
     "Options",

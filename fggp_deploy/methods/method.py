@@ -56,6 +56,15 @@ class InRounds(Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A method that has more to say of itself at the end of each epoch."""
+
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """By the measure's name, and there by parameter."""
+        ...
+
+
 Batch = tuple[Tensor, Tensor]  # normalised images [B, C, H, W] and labels, int64 [B]
 
 
@@ -99,7 +108,8 @@ class MethodInfo:
     the target. `keeps`: what it remembers from step to step, in words. `starts`: what it can begin
     with, the usual first; `because` says in half a sentence why not with anything else.
     `without_training`: it can be asked for `--epochs 0`. `several_targets`: one run can stop at
-    several sparsities, the masks nested.
+    several sparsities, the masks nested. `ties`: by its options, what its weights have in common
+    that an average of them has not, in half a sentence; "" where they may be averaged.
     """
 
     title: str
@@ -112,6 +122,7 @@ class MethodInfo:
     because: str = ""
     without_training: bool = False
     several_targets: bool = False
+    ties: Callable[[Any], str] = field(default=lambda options: "")
 
     def refuse_start(self, name: str, start: Start) -> None:
         """Raise ConfigError where the method cannot begin with this."""

@@ -36,6 +36,8 @@ BUILT_IN = {
     "snip": "at_init:SNIP_INFO",
     "grasp": "at_init:GRASP",
     "synflow": "at_init:SYNFLOW",
+    "dpp": "dpp:METHOD",
+    "unification": "unification:METHOD",
     "magnitude": "one_shot:MAGNITUDE",
     "wanda": "one_shot:WANDA",
     "second-order": "one_shot:SECOND_ORDER",

@@ -143,6 +143,11 @@ class PruneConfig(TrainConfig):
                 f"--method {self.method} makes one network a run, since its masks are not nested "
                 f"from target to target; give one --target, or one of the gradual methods"
             )
+        if self.ema and (ties := info.ties(options)):
+            raise ConfigError(
+                f"--ema averages the weights, and those of --method {self.method} {ties}; leave "
+                f"--ema at 0"
+            )
         if self.start == "random" or (self.start == "trained" and info.starts == ("random",)):
             info.refuse_start(self.method, "random" if self.start == "random" else "dense")
 

@@ -51,6 +51,9 @@ class RunLog:
             self._board.add_scalar(key, getattr(metrics, key), metrics.step)
         for name, sparsity in metrics.layers.items():
             self._board.add_scalar(f"sparsity_of/{name}", sparsity, metrics.step)
+        for measure, layers in metrics.method.items():
+            for name, value in layers.items():
+                self._board.add_scalar(f"{measure}_of/{name}", value, metrics.step)
         self._observer.on_epoch(metrics)
 
     def close(self) -> None:

@@ -133,6 +133,7 @@ def _close_epoch(s: Session, val: Batches) -> EpochMetrics:
         images_per_second=s.steps_per_epoch * s.config.batch_size / at.epoch_seconds,
         seconds=at.epoch_seconds,
         layers={n: k / masks[n].numel() for n, k in masks.removed_by_layer.items()},
+        method=s.pruner.metrics(),
     )
     at.next_epoch(s.generator.get_state())
     return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,10 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch, as it goes to metrics.jsonl. `layers`: sparsity of each prunable parameter."""
+    """One epoch, as it goes to metrics.jsonl. `layers`: sparsity of each prunable parameter.
+
+    `method`: what the method measures, by name, and there by parameter; empty for most.
+    """
 
     epoch: int
     step: int
@@ -33,6 +36,7 @@ class EpochMetrics:
     images_per_second: float
     seconds: float
     layers: Mapping[str, float]
+    method: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Observer(Protocol):
