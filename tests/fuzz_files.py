@@ -53,6 +53,8 @@ def small_network() -> ModelProto:
         w = rng.standard_normal(shape).astype(np.float32)
         return numpy_helper.from_array(w * (rng.random(shape) < density), name)
 
+    signs = rng.choice(np.float32([-1, 1]), (64, 64))
+    blocks = np.kron(rng.random((16, 16)) < 0.5, np.ones((4, 4))).astype(np.float32) * signs
     node = helper.make_node
     graph = helper.make_graph(
         [
@@ -60,7 +62,8 @@ def small_network() -> ModelProto:
             node("Conv", ["a", "b.weight"], ["b"], "b", group=2, pads=[1] * 4),
             node("ConvTranspose", ["b", "c.weight"], ["c"], "c", strides=[2, 2]),
             node("Conv", ["c", "d.weight"], ["d"], "d", strides=[3, 3]),
-            node("ReduceMean", ["d", "axes"], ["m"], "m", keepdims=0),
+            node("Conv", ["d", "e.weight"], ["e"], "e"),
+            node("ReduceMean", ["e", "axes"], ["m"], "m", keepdims=0),
             node("Gemm", ["m", "fc.weight", "fc.bias"], ["logits"], "fc", transB=1),
         ],
         "network",
@@ -71,6 +74,7 @@ def small_network() -> ModelProto:
             weight("b.weight", 32, 16, 3, 3, density=0.4),
             weight("c.weight", 32, 16, 2, 2),
             weight("d.weight", 64, 16, 3, 3, density=0.002),
+            numpy_helper.from_array(blocks.reshape(64, 64, 1, 1), "e.weight"),
             weight("fc.weight", 20, 64),
             weight("fc.bias", 20, density=1),
             numpy_helper.from_array(np.array([2, 3]), "axes"),

@@ -41,6 +41,7 @@ from fggp_deploy.methods.regrowth import Dynamic, Exchanges
 from fggp_deploy.methods.reinit import Reinit
 from fggp_deploy.methods.rewind import Lottery, Rounds
 from fggp_deploy.methods.rigl import by_chance, by_gradient
+from fggp_deploy.methods.unification import Unification
 from fggp_deploy.schedules import Cosine
 from fggp_deploy.training.prune import prune, ready_to_prune
 
@@ -244,6 +245,7 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
         ),
         "lottery": lambda: Lottery(Rounds(0.75, steps=5, share=0.5), Reinit("rewind")),
         "dpp": lambda: DPP(0.75, 5),
+        "unification": lambda: Unification(Cubic(0.75, steps=5, updates=3, end=3)),
         "snip": lambda: SNIP(0.75, lambda: images(ranks)),
         "synflow": lambda: SynFlow(0.75, (1,), rounds=5),
     }

@@ -57,7 +57,7 @@ def test_what_is_stored_in_the_head():
     assert b.decode().tolist() == w.tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(SHAPES), st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 0.3, 1.0]),
     st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 99),

@@ -51,7 +51,7 @@ def literal(logits: Tensor, noise: Tensor, k: Tensor, tau: float) -> Tensor:
     return torch.stack(rows)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.sampled_from([5.0, 1.0, 0.5]))
 def test_the_gradient_is_that_of_the_definition(seed: int, n: int, tau: float):
     g = torch.Generator().manual_seed(seed)
@@ -84,7 +84,7 @@ def test_far_logits_stay_finite():
     assert torch.isfinite(entropy_gradient(logits)).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 12))
 def test_exactly_k_of_a_row_are_drawn(seed: int, rows: int, n: int):
     g = torch.Generator().manual_seed(seed)
