@@ -358,4 +358,6 @@ def test_what_it_cannot_do_says_why():
         DPP(0.5, 9, DPPOptions(bits=1))
     with pytest.raises(ConfigError, match="those of --method dpp have 4 bits; leave --ema"):
         PruneConfig(method="dpp", method_set={"bits": 4}, ema=0.9)
+    with pytest.raises(ConfigError, match="--average-epochs averages the weights"):
+        PruneConfig(method="dpp", method_set={"bits": 4}, average_epochs=1, bn_images=500)
     PruneConfig(method="dpp", ema=0.9)

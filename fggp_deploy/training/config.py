@@ -143,10 +143,11 @@ class PruneConfig(TrainConfig):
                 f"--method {self.method} makes one network a run, since its masks are not nested "
                 f"from target to target; give one --target, or one of the gradual methods"
             )
-        if self.ema and (ties := info.ties(options)):
+        if (self.ema or self.average_epochs) and (ties := info.ties(options)):
+            option = "--ema" if self.ema else "--average-epochs"
             raise ConfigError(
-                f"--ema averages the weights, and those of --method {self.method} {ties}; leave "
-                f"--ema at 0"
+                f"{option} averages the weights, and those of --method {self.method} {ties}; leave "
+                f"{option} at 0"
             )
         if self.start == "random" or (self.start == "trained" and info.starts == ("random",)):
             info.refuse_start(self.method, "random" if self.start == "random" else "dense")
