@@ -161,7 +161,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument(
         "--methods", type=lambda text: text.split(","),
-        default=["fggp", "gmp", "granet", "rigl", "snip", "synflow"],
+        default=["fggp", "gmp", "granet", "rigl", "snip", "synflow", "greg-1", "dpp"],
     )  # fmt: skip
     parser.add_argument(
         "--targets", type=lambda text: [float(s) for s in text.split(",")], default=[0.9, 0.98]
