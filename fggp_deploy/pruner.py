@@ -163,7 +163,8 @@ class Pruner:
     def after_backward(self) -> None:
         """Call once a step, when gradients are complete (accumulated, all-reduced), before step().
 
-        A scaled loss changes nothing: what counts is which gradients are smaller than others.
+        A scaled loss changes nothing, since what counts is which gradients are smaller than others;
+        but GReg adds to the gradients, so unscale them before it.
         """
         before = self.state.masks
         self.method.after_backward(self.state, self.step + 1)

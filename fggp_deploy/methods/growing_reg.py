@@ -151,6 +151,8 @@ class GrowingReg:
         t = self.iteration(step)
         if self._chosen is None and t >= self.picks_at:
             self._chosen = dict(self._choose(state))
+        if self._chosen is not None:  # from a savepoint they come on the CPU
+            self._chosen = {n: m.to(state.params[n].device) for n, m in self._chosen.items()}
         if t >= self.length:
             self._remove(state, step)
             return
@@ -162,7 +164,7 @@ class GrowingReg:
                 p.grad.add_(p, alpha=gone)
             else:
                 force = torch.full_like(p, kept)
-                p.grad.add_(force.masked_fill_(~self._chosen[name].to(p.device), gone).mul_(p))
+                p.grad.add_(force.masked_fill_(~self._chosen[name], gone).mul_(p))
         if t < self.picks_at:
             return
         for other, mask in self._silent(state):
@@ -221,7 +223,7 @@ class GrowingReg:
 
     def _remove(self, state: PruningState, step: int) -> None:
         chosen = self._chosen or {}
-        if all(torch.equal(m, chosen[n].to(m.device)) for n, m in state.masks.items()):
+        if state.masks.n_removed >= self._n_wanted(state):
             return
         masks = {n: torch.empty_like(m).copy_(chosen[n]) for n, m in state.masks.items()}
         state.set_masks(MaskSet(masks), when=f"step {step}")
