@@ -169,11 +169,14 @@ def _packed(layer: Layer, fields: dict[str, Any]) -> list[Array]:
 
 def _as_int8(weight: Array) -> Rice | None:
     """A weight with int8 values where those say exactly the same, as after --values int8."""
-    try:
-        whole = to_int8(weight)
-    except ConfigError:
-        return None
-    return whole if np.array_equal(whole.decode(), weight) else None
+    for part in (weight[:1], weight):  # nearly all others show it in their first channel
+        try:
+            whole = to_int8(part)
+        except ConfigError:
+            return None
+        if not np.array_equal(whole.decode(), part):
+            return None
+    return whole
 
 
 def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> ModelProto:
