@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from itertools import pairwise
@@ -14,6 +15,7 @@ from killing import Quiet, config, dense
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.errors import ConfigError, FggpWarning
+from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.schedules import Chain, Cubic
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import open_batches
@@ -128,6 +130,21 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
     torch.testing.assert_close(model[8].weight, want)
     assert not model[8].weight[~s.pruner.masks["8.weight"]].any()
     assert torch.equal(s.model[8].weight, c)  # what trains is left alone
+
+
+def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
+    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True})).session
+    seen = []
+
+    def noted(weights):
+        seen.append(len(list(weights)))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("fggp_deploy.training.loop.rounded_weights", noted)
+    for _ in training_steps(s, Quiet()):
+        pass
+    n_weights = len(weight_parameters(s.model))
+    assert seen == [0] * 12 + [n_weights] * 3  # 80% of 15 steps
 
 
 def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):
