@@ -185,6 +185,28 @@ def test_an_exported_file(dense, tmp_path, flat):
             assert (numpy_helper.to_array(t)[before[t.name] == 0] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("part", "damaged", "says"),
+    [
+        ("scales", lambda a: a * np.float16("nan"), "scales must lie above 0"),
+        ("scales", lambda a: a[:-1], "scales must be float32 or float16"),
+        ("values", lambda a: a[:-1], "weight 'fc.weight': "),
+        ("high", lambda a: a[:-1], "entries but there are"),
+        ("low", lambda a: a.astype(np.int8), "low must be uint8"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(dense, tmp_path, part, damaged, says):
+    path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values="int8")
+    broken = onnx.load(path)
+    for t in broken.graph.initializer:
+        if t.name == f"fc.weight.{part}":
+            t.CopyFrom(numpy_helper.from_array(damaged(numpy_helper.to_array(t)), t.name))
+    path.write_bytes(broken.SerializeToString())
+    with pytest.raises(ModelFileError, match=says) as raised:
+        SparseModel.open(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_weight_that_int8_cannot_say_stays_float(dense, tmp_path):
     large = onnx.ModelProto()
     large.CopyFrom(dense)
