@@ -44,6 +44,9 @@ def prune(
     epochs: o.Epochs = Default.epochs,
     updates: Annotated[int, typer.Option(help=RULES["updates"].help)] = Default.updates,
     rate: Annotated[float, typer.Option(help=RULES["rate"].help)] = Default.rate,
+    int8_aware: Annotated[bool, typer.Option("--int8-aware", help=RULES["int8_aware"].help)] = (
+        Default.int8_aware
+    ),
     distill: Annotated[float, typer.Option(help=RULES["distill"].help)] = Default.distill,
     lr: o.Lr = Default.lr,
     lr_schedule: o.LrSchedule = Default.lr_schedule,

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fggp_deploy.allocation import by_cost
 from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.bench.cost_table import CostTable, cost_table, network_ms, with_densities
+from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, network_ms, with_densities
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.training.config import PruneConfig
@@ -60,7 +59,7 @@ class Latency:
 def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> LatencyPlan:
     """Choose densities by measured costs, and correct them by timing the whole network.
 
-    Σ log density is made largest (`allocation.by_cost`) within a budget; the budget is the target
+    Σ log density is made largest (`by_cost`) within a budget; the budget is the target
     less what costs do not depend on masks, then moved by what the network with random masks is off.
     Raises ConfigError for a target that the network meets dense, or does not meet at the lowest
     densities, and what `ready_to_prune` and `cost_table` raise.

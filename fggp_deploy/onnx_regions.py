@@ -20,7 +20,12 @@ from fggp_deploy.onnx_functions import DOMAIN
 COMPILED = "fggp.compiled"  # metadata of a compiled file: what for, on which machine
 ATTRIBUTES = ("program", "constants", "threads")
 _NAME = re.compile(r"Region_\d{1,4}")
-_INSIDE = ("SparseConv", "SparseGemm")  # our operators that a chain may hold
+_INSIDE = (
+    "SparseConv",
+    "SparseGemm",
+    "SparseConv8",
+    "SparseGemm8",
+)  # our operators that a chain may hold
 
 
 def is_region(definition: FunctionProto) -> bool:
@@ -107,7 +112,7 @@ def _check_chain(definition: FunctionProto) -> None:
         if not ours and node.domain not in ("", "ai.onnx"):
             raise ModelFileError(
                 f"region {definition.name} holds {node.domain}::{node.op_type}; a chain has "
-                "standard operators, SparseConv and SparseGemm"
+                "standard operators and sparse ones"
             )
         if any(a.HasField("g") or a.graphs or a.ref_attr_name for a in node.attribute):
             raise ModelFileError(f"region {definition.name} holds a subgraph or a reference")

@@ -37,7 +37,9 @@ from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import csr, onnx, onnx_sparse
 from fggp_deploy.onnx_ops import unpack
+from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.ahead import compile_file
+from fggp_deploy.runtime.plan import Compiled, Plan
 
 HANG_S = 30
 MEMORY = 4 << 30
@@ -312,7 +314,7 @@ def fuzz(count: int, seed: int) -> dict[str, object]:
             str(p.relative_to(source)): p.read_bytes() for p in source.rglob("*") if p.is_file()
         }
         for i in range(count):
-            kind = ("onnx", "csr", "unpack", "compact")[i % 4]
+            kind = ("onnx", "csr", "unpack", "compact", "plan")[i % 5]
             act = _mutant(kind, folder, whole, files, rng)
             start = time.perf_counter()
             signal.alarm(HANG_S)
@@ -348,6 +350,8 @@ def _mutant(
     if kind == "compact":
         changed = mutate_model(unpack(ModelProto.FromString(whole[0])), rng)
         return lambda: compact(unpack(changed))
+    if kind == "plan":
+        return _plan_mutant(folder / "plan.json", pick(rng, whole), rng)
     content = pick(rng, whole)
     try:
         model = mutate_model(ModelProto.FromString(content), rng)
@@ -359,6 +363,25 @@ def _mutant(
     path = folder / "mutant.onnx"
     path.write_bytes(by_fields if rng.random() < 0.5 else mutate_bytes(content, rng))
     return lambda: SparseModel.open(path).dense()
+
+
+def _plan_mutant(path: Path, model: bytes, rng: Rng) -> Callable[[], object]:
+    """A cached plan with something changed: what is read is a plan, or counts as absent."""
+    disk.save(path, Compiled(Plan(True, "as fast as can be", 2.5, 0.5), model))
+    stored = mutate_json(json.loads(path.read_text()), rng)
+    content = json.dumps(stored).encode()
+    path.write_bytes(content if rng.random() < 0.7 else mutate_bytes(content, rng))
+    if rng.random() < 0.3:
+        path.with_suffix(".onnx").write_bytes(mutate_bytes(model, rng))
+
+    def act() -> None:
+        found = disk.load(path)
+        if found is None:
+            raise ModelFileError("no plan")
+        assert isinstance(found.plan.sparse, bool)
+        assert found.model in (None, model)  # the hash is the model's
+
+    return act
 
 
 def main() -> None:

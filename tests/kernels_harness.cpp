@@ -2,11 +2,16 @@
 // reference, then damaged programs and tensors, which must be refused and never read wildly.
 // Without Python, so that it runs wherever the library is built for.
 //   cmake -S . -B build-asan -DFGGP_SANITIZE=ON && cmake --build build-asan && build-asan/fggp_harness
+// Under the thread sanitizer, several sessions at once on the same chains:
+//   cmake -S . -B build-tsan -DFGGP_SANITIZE=thread && cmake --build build-tsan
+//   build-tsan/fggp_harness 0 0 1 1000
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <thread>
 
 #include "reference.h"
 #include "runner.h"
@@ -24,13 +29,47 @@ int64_t pick(int64_t low, int64_t high) {
 struct Chain {
   std::vector<int64_t> code;
   std::vector<std::vector<float>> floats;
-  std::vector<std::vector<uint8_t>> gaps;
+  std::vector<std::vector<uint8_t>> bytes;  // gaps, or what a Rice code consists of
   std::vector<Tensor> constants;
   ValueShape input;
 };
 
+void add_bytes(Chain& c, std::vector<uint8_t> bytes, Type type) {
+  c.bytes.push_back(std::move(bytes));
+  c.bytes.back().shrink_to_fit();
+  c.constants.push_back({c.bytes.back().data(), c.bytes.back().size(), type});
+}
+
+// The constants of a weight with int8 values.
+void add_rice(Chain& c, int64_t size, int64_t cout) {
+  const int k = static_cast<int>(pick(1, 5));
+  std::vector<uint8_t> values, high;
+  std::vector<int64_t> distances;
+  for (int64_t at = pick(0, size - 1), last = -1; at < size; last = at, at += pick(1, 60)) {
+    distances.push_back(at - last - 1);
+    values.push_back(static_cast<uint8_t>(pick(0, 255)));
+  }
+  const size_t row = (values.size() + 7) / 8;
+  std::vector<uint8_t> low(row * static_cast<size_t>(k));
+  size_t bit = 0;
+  for (size_t i = 0; i < distances.size(); i++) {
+    bit += static_cast<size_t>(distances[i] >> k);
+    high.resize(bit / 8 + 1);
+    high[bit / 8] |= static_cast<uint8_t>(1 << bit % 8);
+    bit++;
+    for (int j = 0; j < k; j++)
+      if (distances[i] >> j & 1)
+        low[static_cast<size_t>(j) * row + i / 8] |= static_cast<uint8_t>(1 << i % 8);
+  }
+  add_bytes(c, values, Type::kInt8);
+  c.floats.emplace_back(pick(0, 1) ? static_cast<size_t>(cout) : 1, 0.01f);
+  c.constants.push_back({c.floats.back().data(), c.floats.back().size(), Type::kFloat});
+  add_bytes(c, high, Type::kUint8);
+  add_bytes(c, low, Type::kUint8);
+}
+
 // Tensors live in exact-size allocations, so that reading one element too many is seen.
-void add_weight(Chain& c, int64_t size, int64_t cout) {
+void add_gaps(Chain& c, int64_t size) {
   std::vector<float> values;
   std::vector<uint8_t> gaps;
   for (int64_t at = pick(0, 9), last = -1; at < size; last = at, at += pick(1, 12)) {
@@ -39,8 +78,10 @@ void add_weight(Chain& c, int64_t size, int64_t cout) {
   }
   c.floats.push_back(values);
   c.constants.push_back({c.floats.back().data(), values.size(), Type::kFloat});
-  c.gaps.push_back(gaps);
-  c.constants.push_back({c.gaps.back().data(), gaps.size(), Type::kUint8});
+  add_bytes(c, gaps, Type::kUint8);
+}
+
+void add_bias(Chain& c, int64_t cout) {
   c.floats.emplace_back(static_cast<size_t>(cout), 0.5f);
   c.constants.push_back({c.floats.back().data(), static_cast<size_t>(cout), Type::kFloat});
 }
@@ -63,18 +104,23 @@ struct Maker {
   void add(Op op, int64_t input, Shape shape, bool like, bool clip, int64_t group, int64_t kernel,
            int64_t stride, int64_t dilation, int64_t pad) {
     int64_t residual = -1;
+    const Format format = pick(0, 2) ? Format::kGaps : Format::kRice;
     for (size_t i = 0; like && i < values.size(); i++)
       if (values[i] == shape && pick(0, 1)) residual = static_cast<int64_t>(i);
     chain.code.insert(
         chain.code.end(),
         {static_cast<int64_t>(op), input, residual,
-         static_cast<int64_t>(chain.constants.size()), 0, clip ? pick(0, 1) : 0, 0x3e800000,
+         static_cast<int64_t>(chain.constants.size()), static_cast<int64_t>(format), clip ? pick(0, 1) : 0, 0x3e800000,
          0x40c00000, shape.channels, values[static_cast<size_t>(input)].channels, group, kernel,
          kernel, stride, stride, dilation, dilation, pad, pad, pad, pad, pick(0, 1), pick(-1, 41),
          pick(1, 4), 0});
-    if (op == Op::kConv || op == Op::kGemm)
-      add_weight(chain, shape.channels * values[static_cast<size_t>(input)].channels / group *
-                            kernel * kernel, shape.channels);
+    if (op == Op::kConv || op == Op::kGemm) {
+      const int64_t size =
+          shape.channels * values[static_cast<size_t>(input)].channels / group * kernel * kernel;
+      if (format == Format::kRice) add_rice(chain, size, shape.channels);
+      else add_gaps(chain, size);
+      add_bias(chain, shape.channels);
+    }
     values.push_back(shape);
     steps++;
   }
@@ -108,7 +154,7 @@ Chain random_chain() {
   Maker m;
   Chain& c = m.chain;
   c.floats.reserve(64);
-  c.gaps.reserve(64);
+  c.bytes.reserve(64);
   c.input = {false, false, pick(1, 20), pick(1, 30), pick(1, 30)};
   m.values.push_back({c.input.channels, c.input.height, c.input.width, false});
   const int64_t n = pick(1, 6);
@@ -172,7 +218,7 @@ bool damage(Chain c) {
       c.code.resize(static_cast<size_t>(pick(0, static_cast<int64_t>(c.code.size()))));
       break;
     default:
-      for (auto& g : c.gaps)
+      for (auto& g : c.bytes)
         if (!g.empty()) g[static_cast<size_t>(pick(0, static_cast<int64_t>(g.size()) - 1))] = static_cast<uint8_t>(pick(0, 255));
   }
   try {
@@ -196,24 +242,92 @@ bool damage(Chain c) {
   }
 }
 
+// Threads as a runtime lends them: some helpers and the caller take what is left to do.
+void lend(void*, size_t n, void (*fn)(void*, size_t), void* arg) {
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i; (i = next++) < n;) fn(arg, i);
+  };
+  std::vector<std::thread> helpers;
+  for (int i = 0; i < 2; i++) helpers.emplace_back(work);
+  work();
+  for (std::thread& t : helpers) t.join();
+}
+
+// Several sessions share one chain's kernel, each with its own sizes, batches and helpers.
+void concurrently(const Chain& c) {
+  constexpr int kSessions = 4, kRuns = 3;
+  int n_isas = 0;
+  const FggpIsa* const* all = fggp_isas(&n_isas);
+  const FggpIsa* isa = all[pick(0, n_isas - 1)];
+  if (!isa->supported()) isa = &fggp_best_isa();
+  Runner runner(parse_program(c.code, c.constants), *isa, static_cast<int>(pick(1, 6)));
+  const Program& program = runner.program();
+  std::atomic<int> wrong{0};
+  const auto session = [&](int which) {
+    for (int run = 0; run < kRuns; run++) {
+      ValueShape input = c.input;
+      input.height += which % 2 * run;  // half of them change their size
+      std::vector<ValueShape> shapes;
+      try {
+        shapes = infer_shapes(program, {input});
+      } catch (const Error&) {
+        return;
+      }
+      const auto n = static_cast<size_t>(1 + (which + run) % 4);
+      std::vector<float> x(n * input.size());
+      for (size_t i = 0; i < x.size(); i++)
+        x[i] = static_cast<float>((i * 37 + static_cast<size_t>(which)) % 19) / 19;
+      std::vector<std::vector<float>> want, got;
+      std::vector<float*> to;
+      for (int o : program.outputs)
+        got.emplace_back(n * shapes[static_cast<size_t>(o)].size());
+      want = got;
+      for (auto& g : got) to.push_back(g.data());
+      const float* in = x.data();
+      Threads threads;
+      if (which % 3) threads.run = lend;
+      runner.run(*runner.execution({input}), {input}, static_cast<int64_t>(n), &in, to.data(),
+                 threads);
+      for (size_t image = 0; image < n; image++) {
+        const float* one = x.data() + image * input.size();
+        std::vector<float*> there;
+        for (auto& w : want) there.push_back(w.data() + image * w.size() / n);
+        run_reference(program, {input}, &one, there.data());
+      }
+      for (size_t k = 0; k < want.size(); k++)
+        for (size_t j = 0; j < want[k].size(); j++)
+          wrong += !(std::fabs(got[k][j] - want[k][j]) <= 1e-4f * (1 + std::fabs(want[k][j])));
+    }
+  };
+  std::vector<std::thread> sessions;
+  for (int i = 0; i < kSessions; i++) sessions.emplace_back(session, i);
+  for (std::thread& t : sessions) t.join();
+  if (wrong) {
+    std::printf("%d elements are wrong when sessions run at once\n", wrong.load());
+    std::exit(1);
+  }
+}
+
 }  // namespace
 
-// fggp_harness [CHAINS [DAMAGED]]
+// fggp_harness [CHAINS [DAMAGED [SEED [CONCURRENT]]]]
 int main(int argc, char** argv) {
   const int chains = argc > 1 ? std::atoi(argv[1]) : 1000;
   const int damaged = argc > 2 ? std::atoi(argv[2]) : 5000;
+  rng.seed(argc > 3 ? static_cast<unsigned>(std::atoi(argv[3])) : 1);
+  const int concurrent = argc > 4 ? std::atoi(argv[4]) : 50;
   int refused = 0;
   for (int i = 0; i < chains; i++) compare(random_chain());
   for (int i = 0; i < damaged; i++) {
     Chain c = random_chain();
-    // The tensors point into the chain, so a copy damages its own gaps.
-    for (auto& g : c.gaps) g.shrink_to_fit();
     refused += damage(std::move(c));
   }
+  for (int i = 0; i < concurrent; i++) concurrently(random_chain());
   int n = 0;
   const FggpIsa* const* all = fggp_isas(&n);
   for (int i = 0; i < n; i++)
     if (all[i]->supported()) std::printf("%s ", all[i]->name);
-  std::printf("agree on %d chains; %d damaged ones: %d refused, the rest ran\n", chains, damaged,
-              refused);
+  std::printf("agree on %d chains and on %d by sessions at once; %d damaged ones: %d refused, "
+              "the rest ran\n", chains, concurrent, damaged, refused);
 }

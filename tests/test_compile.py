@@ -94,7 +94,7 @@ def test_without_the_library_it_is_plain(tmp_path: Path, monkeypatch: pytest.Mon
     assert session.run(None, {"x": X})[0].shape == (3, 10)
 
 
-@pytest.mark.parametrize("values", ["fp32", "fp16"])
+@pytest.mark.parametrize("values", ["fp32", "fp16", "int8"])
 def test_an_exported_file_keeps_its_metadata_and_its_size(tmp_path: Path, values: str) -> None:
     dense = to_onnx(nets.sparse_small(), nets.metadata())
     (test,) = (nets.metadata().selftest,)

@@ -1,4 +1,4 @@
-"""An exported file, fp32 or fp16, gives the same answers wherever it runs."""
+"""An exported file, fp32, fp16 or int8, gives the same answers wherever it runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def session(path: Path, *, registered: bool, optimized: Path | None = None) -> o
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("values", ["fp32", "fp16"])
+@pytest.mark.parametrize("values", ["fp32", "fp16", "int8"])
 def test_stock_registered_and_regions_agree(dense, tmp_path, monkeypatch, values):
     path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values=values)
     (stock,) = session(path, registered=False).run(None, {"input": X})

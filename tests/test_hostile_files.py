@@ -42,6 +42,7 @@ def test_mutated_files():
     for kind in ("onnx", "csr", "unpack", "compact"):
         assert found[f"{kind} refused"] > 50
         assert found[f"{kind} read"] > 0
+    assert found["plan refused"] > 50
     assert found["distinct_messages"] > 50
 
 

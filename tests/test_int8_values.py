@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -25,6 +26,7 @@ from fggp_deploy.kernels.program import CONV, RICE, Program, Step, encode
 from fggp_deploy.onnx_functions import DOMAIN, function
 from fggp_deploy.onnx_ops import parts, unpack
 from fggp_deploy.packing import to_int8, to_rice
+from fggp_deploy.training.rounding import rounded_weights
 
 X = np.random.default_rng(0).standard_normal((3, 3, 12, 12)).astype(np.float32)
 
@@ -183,6 +185,28 @@ def test_an_exported_file(dense, tmp_path, flat):
             assert (numpy_helper.to_array(t)[before[t.name] == 0] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("part", "damaged", "says"),
+    [
+        ("scales", lambda a: a * np.float16("nan"), "scales must lie above 0"),
+        ("scales", lambda a: a[:-1], "scales must be float32 or float16"),
+        ("values", lambda a: a[:-1], "weight 'fc.weight': "),
+        ("high", lambda a: a[:-1], "entries but there are"),
+        ("low", lambda a: a.astype(np.int8), "low must be uint8"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(dense, tmp_path, part, damaged, says):
+    path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values="int8")
+    broken = onnx.load(path)
+    for t in broken.graph.initializer:
+        if t.name == f"fc.weight.{part}":
+            t.CopyFrom(numpy_helper.from_array(damaged(numpy_helper.to_array(t)), t.name))
+    path.write_bytes(broken.SerializeToString())
+    with pytest.raises(ModelFileError, match=says) as raised:
+        SparseModel.open(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_weight_that_int8_cannot_say_stays_float(dense, tmp_path):
     large = onnx.ModelProto()
     large.CopyFrom(dense)
@@ -245,6 +269,29 @@ def test_the_library_refuses_hostile_parts(case):
     constants = [*arrays.values(), np.zeros(cout, np.float32)]
     with pytest.raises(ModelFileError):
         Program(encode([step], n_inputs=1, outputs=[1]), constants)
+
+
+def test_training_rounds_as_export_does_and_gives_the_weights_back():
+    torch.manual_seed(0)
+    w = torch.randn(6, 5, 3, 3)
+    w[torch.rand_like(w) > 0.3] = 0
+    before = w.clone()
+    whole = to_int8(w.numpy())
+    step = torch.from_numpy(whole.scales.astype(np.float32))
+    with rounded_weights([w]):
+        assert (w[before == 0] == 0).all()
+        numbers = (w / step).round()
+        assert torch.equal(numbers, torch.from_numpy(whole.decode()) / step)
+        assert torch.allclose(w, numbers * step, rtol=1e-3)
+    assert torch.equal(w, before)
+
+
+def test_gradients_are_those_at_the_rounded_weights():
+    w = torch.tensor([[127.0, 10.4]], requires_grad=True)
+    with rounded_weights([w]):
+        (w**2).sum().backward()
+    assert w.grad.tolist() == [[254.0, 20.0]]
+    assert w.detach().tolist() == [[127.0, pytest.approx(10.4)]]
 
 
 def test_packing_twice_is_refused_and_unpacking_undoes_it(dense, tmp_path):

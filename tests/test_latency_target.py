@@ -10,8 +10,8 @@ from graphs import residual_net
 from test_pruner import make, sgd, steps
 
 from fggp_deploy import FGGP, Cubic, Pruner, kernels
-from fggp_deploy.allocation import Given, by_cost
-from fggp_deploy.bench.cost_table import CostTable, cost_table, with_densities
+from fggp_deploy.allocation import Given
+from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, with_densities
 from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.exporters import latency
 from fggp_deploy.methods.gradual import Gradual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from itertools import pairwise
@@ -14,6 +15,7 @@ from killing import Quiet, config, dense
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.errors import ConfigError, FggpWarning
+from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.schedules import Chain, Cubic
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.augment import Augmentation
@@ -216,6 +218,21 @@ def test_networks_drawn_without_variance_vote_as_one(parent):
     train, test = s.batches(s.data.train), s.batches(s.data.test)
     one = accuracy(settled_model(s, train), test)
     assert ensemble_accuracy(s, train, test) == one
+
+
+def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
+    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True})).session
+    seen = []
+
+    def noted(weights):
+        seen.append(len(list(weights)))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("fggp_deploy.training.loop.rounded_weights", noted)
+    for _ in training_steps(s, Quiet()):
+        pass
+    n_weights = len(weight_parameters(s.model))
+    assert seen == [0] * 12 + [n_weights] * 3  # 80% of 15 steps
 
 
 def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):

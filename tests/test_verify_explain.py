@@ -269,7 +269,7 @@ def test_explain_names_zeros_that_nothing_exploits(tmp_path):
     )
     found = {w.name: w for w in explain(path, seconds=0).weights}
     assert "no sparse kernel for ConvTranspose" in found["w"].why
-    assert "only float32 is packed, not int8" in found["q"].why
+    assert "can be packed for size; there is no sparse kernel for int8" in found["q"].why
     assert found["q"].dead_channels == 1
     assert found["w"].macs is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.errors import MachineError, ModelFileError
+from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
 from fggp_deploy.files import check_readable
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.onnx_unpacking import unpack
@@ -124,6 +125,41 @@ def _random(
     kept = rng.permutation(w.size)[:n_keep]
     flat[kept] = rng.standard_normal(n_keep) * (float(w.std()) or 1.0)
     return flat.reshape(w.shape)
+
+
+def by_cost(
+    costs: Mapping[str, Sequence[float]], densities: Sequence[float], budget: float
+) -> dict[str, float]:
+    """The density of each layer that makes Σ log density largest while Σ cost is within `budget`.
+
+    costs[layer][i] is what it costs at densities[i], which rise to 1; in between costs are taken
+    as linear, and a denser layer as no cheaper. The criterion charges for halving a layer's
+    weights the same in every layer, so a layer gets as much time as its costs grow with. Solved by
+    a Lagrange multiplier, found by bisection, exact up to the grid of densities (1% apart). Raises
+    ConfigError where even the lowest densities cost more.
+    """
+    grid = np.geomspace(densities[0], 1, 1 + math.ceil(math.log(1 / densities[0]) / 0.01))
+    curves = {n: np.maximum.accumulate(np.interp(grid, densities, c)) for n, c in costs.items()}
+    floor = sum(float(c[0]) for c in curves.values())
+    if floor > budget:
+        raise ConfigError(f"the lowest densities cost {floor:.3g} already, {budget:.3g} is given")
+
+    def best(price: float) -> dict[str, int]:
+        worth = np.log(grid)
+        # of equally good densities the highest
+        return {n: len(grid) - 1 - int(np.argmax((worth - price * c)[::-1])) for n, c in
+                curves.items()}  # fmt: skip
+
+    def cost(chosen: Mapping[str, int]) -> float:
+        return sum(float(curves[n][i]) for n, i in chosen.items())
+
+    low, high = 1e-12, 1e12
+    if cost(best(low)) <= budget:
+        high = low
+    while high / low > 1 + 1e-9:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if cost(best(middle)) <= budget else (middle, high)
+    return {n: float(grid[i]) for n, i in best(high).items()}
 
 
 def network_ms(model: bytes, *, on_kernels: bool = True) -> float:

@@ -240,7 +240,12 @@ def _check(
 def _n_layers(model: ModelProto) -> int:
     """Layers with weights inside of the regions."""
     kinds = ("SparseConv", "SparseGemm", "Conv", "Gemm")
-    return sum(n.op_type in kinds for f in model.functions if is_region(f) for n in f.node)
+    return sum(
+        n.op_type.removesuffix("8") in kinds
+        for f in model.functions
+        if is_region(f)
+        for n in f.node
+    )
 
 
 def _left(model: ModelProto) -> tuple[str, ...]:

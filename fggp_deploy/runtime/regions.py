@@ -13,11 +13,13 @@ import numpy.typing as npt
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.encodings import Rice
+from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.kernels import program as p
-from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
+from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
+from fggp_deploy.onnx_ops import parts
 from fggp_deploy.onnx_regions import ATTRIBUTES
-from fggp_deploy.packing import to_gaps
+from fggp_deploy.packing import to_gaps, to_int8
 from fggp_deploy.runtime.chains import Region, find_regions
 from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.sessions import MARK
@@ -153,6 +155,9 @@ def _build(name: str, region: Region, shapes: dict[str, list[int]]) -> BuiltRegi
 def _packed(layer: Layer, fields: dict[str, Any]) -> list[Array]:
     weight, bias = layer.weight, layer.bias
     assert weight is not None and bias is not None  # noqa: PT018 - both or neither, by _match
+    if layer.learned is not None and (whole := _as_int8(weight)) is not None:
+        fields["weights"] = p.RICE
+        return [*parts(whole).values(), bias]
     if np.count_nonzero(weight) > DENSE_ABOVE * weight.size:
         return [weight, bias]
     fields["weights"] = p.GAPS
@@ -160,6 +165,18 @@ def _packed(layer: Layer, fields: dict[str, Any]) -> list[Array]:
     if len(gaps.values) > 1.2 * np.count_nonzero(weight):
         gaps = to_gaps(weight, np.uint16)
     return [gaps.values, gaps.gaps, bias]
+
+
+def _as_int8(weight: Array) -> Rice | None:
+    """A weight with int8 values where those say exactly the same, as after --values int8."""
+    for part in (weight[:1], weight):  # nearly all others show it in their first channel
+        try:
+            whole = to_int8(part)
+        except ConfigError:
+            return None
+        if not np.array_equal(whole.decode(), part):
+            return None
+    return whole
 
 
 def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> ModelProto:
@@ -211,18 +228,25 @@ def _constant_names(b: BuiltRegion, taken: set[str]) -> list[str]:
             continue
         own = layer.learned is not None and layer.nodes[0].input[1]
         name = own or f"{b.name}.{layer.output}"
-        sparse = b.steps[steps][0].weights == p.GAPS
-        while not taken.isdisjoint(found := _parts(name, sparse)):
+        ends = _PARTS[b.steps[steps][0].weights]
+        while not taken.isdisjoint(found := _parts(name, ends)):
             name += "_"
         taken |= set(found)
         names += found
     return names
 
 
-def _parts(name: str, sparse: bool) -> list[str]:
+def _parts(name: str, ends: tuple[str, ...]) -> list[str]:
     """A weight's constants, as docs/format.md names them, and its bias."""
-    weights = [f"{name}.values", f"{name}.gaps"] if sparse else [name]
-    return [*weights, f"{name.removesuffix('.weight')}.bias"]
+    return [*(name + end for end in ends), f"{name.removesuffix('.weight')}.bias"]
+
+
+# The ends of the names of a weight's constants, by how a program has it.
+_PARTS = {
+    p.DENSE: ("",),
+    p.GAPS: (".values", ".gaps"),
+    p.RICE: tuple(f".{part}" for part in RICE_INPUTS),
+}
 
 
 def id_of(node: NodeProto) -> str:
@@ -311,8 +335,9 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
 
 
 def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
-    first, sparse = step.constant, step.weights == p.GAPS
-    inputs = [layer.inputs[0], *names[first : first + (3 if sparse else 2)]]
+    first, sparse = step.constant, step.weights != p.DENSE
+    inputs = [layer.inputs[0], *names[first : first + len(_PARTS[step.weights]) + 1]]
+    end = "8" if step.weights == p.RICE else ""
     outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
     assert layer.weight is not None
     window: dict[str, Any] = {
@@ -327,8 +352,10 @@ def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
         return helper.make_node("Conv", inputs, outputs, kernel_shape=list(step.kernel), **window)
     shape = list(layer.weight.shape)
     if step.op == p.GEMM:
-        return helper.make_node("SparseGemm", inputs, outputs, domain=DOMAIN, weight_shape=shape)
+        return helper.make_node(
+            f"SparseGemm{end}", inputs, outputs, domain=DOMAIN, weight_shape=shape
+        )
     assert set(window) == set(CONV_ATTRIBUTES)
     return helper.make_node(
-        "SparseConv", inputs, outputs, domain=DOMAIN, weight_shape=shape, **window
+        f"SparseConv{end}", inputs, outputs, domain=DOMAIN, weight_shape=shape, **window
     )

@@ -109,10 +109,11 @@ class PruneConfig(TrainConfig):
     `target`: fraction of the prunable weights to remove, or several, increasing. Without
     checkpoint and weights, the network that the package ships. `method_set`: options of the
     method's own; those at their default are left out. `start`: "trained" or "random" weights, None
-    for the method's usual. `updates`, `rate`: see Cubic and FGGP. `distill`: weight of the parent's
-    soft labels in the loss (Hinton et al. 2015, arXiv 1503.02531, temperature 2). `recipe`: where
-    the values came from. `densities`: the share that each layer keeps at the target, in place of
-    the method's own choice, and `target_latency` the milliseconds that they were chosen for.
+    for the method's usual. `updates`, `rate`: see Cubic and FGGP; `int8_aware`: training.rounding.
+    `distill`: weight of the parent's soft labels in the loss (Hinton et al. 2015, arXiv 1503.02531,
+    temperature 2). `recipe`: where the values came from. `densities`: the share that each layer
+    keeps at the target, in place of the method's own choice, and `target_latency` the milliseconds
+    that they were chosen for.
     """
 
     recipe: str | None = None
@@ -124,6 +125,7 @@ class PruneConfig(TrainConfig):
     start: str | None = None
     updates: int = 50
     rate: float = 0.5
+    int8_aware: bool = False
     distill: float = 0.9
     epochs: int = 10
     lr: float = 0.05

@@ -14,6 +14,7 @@ from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.loss import loss
 from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
+from fggp_deploy.training.rounding import rounded_weights
 from fggp_deploy.training.session import Session, diverged
 
 _CHECK_EVERY = {"cpu": 10, "cuda": 50}  # steps between looks at the loss; each waits for a GPU
@@ -89,16 +90,17 @@ def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Te
     for group in s.optimizer.param_groups:
         group["lr"] = s.learning_rate
     s.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(s.device.type, torch.bfloat16, enabled=s.config.precision == "bf16"):
-        logits = forward(x)
-        soft = None
-        if s.teacher is not None and s.distill:
-            with torch.no_grad():
-                soft = s.teacher(x)
-    value = loss(
-        logits.float(), y, soft, distill=s.distill, label_smoothing=s.config.label_smoothing
-    )
-    value.backward()  # which also averages the gradients over the ranks
+    with rounded_weights(s.weights_to_round(step)):
+        with torch.autocast(s.device.type, torch.bfloat16, enabled=s.config.precision == "bf16"):
+            logits = forward(x)
+            soft = None
+            if s.teacher is not None and s.distill:
+                with torch.no_grad():
+                    soft = s.teacher(x)
+        value = loss(
+            logits.float(), y, soft, distill=s.distill, label_smoothing=s.config.label_smoothing
+        )
+        value.backward()  # which also averages the gradients over the ranks
     s.pruner.after_backward()
     s.optimizer.step()
     s.pruner.after_step()

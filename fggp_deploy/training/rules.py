@@ -113,6 +113,11 @@ RULES: Mapping[str, Rule] = {
         kind=float, above=0, most=1,
         help="FGGP and its kin: share of alive weights that may go, by what is looked at first.",
     ),
+    "int8_aware": Rule(
+        kind=bool,
+        help="From the last mask update on, compute with weights rounded as `export --values int8` "
+        "rounds them, so that the network gets used to it.",
+    ),
     "epochs": Rule(
         kind=int, least=0,
         help="Passes over the training images, in the whole run; 0 with methods that need none.",

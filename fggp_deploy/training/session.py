@@ -16,7 +16,7 @@ from fggp_deploy.data.types import Dataset, Part
 from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import TrainingDiverged
 from fggp_deploy.methods.method import InRounds
-from fggp_deploy.pruner import Pruner
+from fggp_deploy.pruner import Pruner, weight_parameters
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.average import Average
 from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
@@ -109,6 +109,14 @@ class Session:
         """Weight of the teacher in the loss."""
         has = isinstance(self.config, PruneConfig) and self.teacher is not None
         return self.config.distill if has else 0.0  # type: ignore[attr-defined]
+
+    def weights_to_round(self, step: int) -> list[Tensor]:
+        """The weights that this step sees rounded to int8: all or none."""
+        config = self.config
+        aware = isinstance(config, PruneConfig) and config.int8_aware
+        if not aware or step <= stage_at(self.stages, step).settled:
+            return []
+        return list(weight_parameters(self.model).values())
 
     def average_weights(self) -> None:
         """Take the step's weights into the average, which begins when masks have settled."""

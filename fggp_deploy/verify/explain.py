@@ -11,11 +11,12 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import pack, unpack
 from fggp_deploy.onnx_reading import infer_shapes, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
-from fggp_deploy.packing import ENCODINGS, choose
+from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.verify import latency
 from fggp_deploy.verify.network import SESSION_CONFIG, load
 
@@ -149,7 +150,11 @@ def _weights(
         users = [n for n in readers[name] if n.op_type != "Transpose"]
         if w.ndim < 2 or not w.size or not users or w.dtype.kind not in "fiu":
             continue
-        small = choose(w, encodings=ENCODINGS) if w.dtype == np.float32 else None
+        small: Packed | None = None
+        if w.dtype == np.float32:
+            small = choose(w, encodings=ENCODINGS)
+        elif w.dtype == np.int8:
+            small = to_rice(w)
         sparsity = float(1 - np.count_nonzero(w) / w.size)
         op = users[0].op_type
         found.append(
@@ -160,7 +165,9 @@ def _weights(
                 dtype=str(w.dtype),
                 sparsity=sparsity,
                 stored_bytes=packed.get(name, w.nbytes),
-                packed_bytes=min(w.nbytes, small.stored_bytes if small else w.nbytes),
+                packed_bytes=min(
+                    packed.get(name, w.nbytes), small.stored_bytes if small else w.nbytes
+                ),
                 dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
                 macs=_macs(users, shapes, w.shape),
                 why=_why(op, w.dtype, sparsity, packed=name in packed),
@@ -187,8 +194,11 @@ def _macs(
 def _why(op: str, dtype: np.dtype, sparsity: float, *, packed: bool) -> str:
     if sparsity < WORTH:
         return "dense: it has no zeros to save on"
+    if dtype == np.int8:
+        how = "are packed" if packed else "can be packed"
+        return f"its zeros {how} for size; there is no sparse kernel for int8"
     if dtype != np.float32:
-        return f"its zeros are stored and multiplied; only float32 is packed, not {dtype}"
+        return f"its zeros are stored and multiplied; only float32 and int8 are packed, not {dtype}"
     if op not in _KINDS:
         return f"its zeros can be packed for size; there is no sparse kernel for {op}"
     if packed:

@@ -70,7 +70,7 @@ def findings(e: Explanation) -> tuple[str, ...]:
         )
     others = sorted({w.dtype for w in e.weights if w.dtype != "float32" and w.sparsity >= WORTH})
     if others:
-        said.append(f"Zeros in {', '.join(others)} weights are not exploited by anything here.")
+        said.append(f"Zeros in {', '.join(others)} weights make nothing here faster.")
     if dead := sum(w.dead_channels for w in e.weights):
         said.append(
             f"{dead} output channels are zero throughout; they could be removed whole, their "

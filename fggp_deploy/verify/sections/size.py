@@ -27,7 +27,8 @@ def size(r: Report) -> Section:
     chart = Bars("Bytes", [n for n, _ in found], {"kB": [b / 1000 for _, b in found]}, "kB")
     caption = (
         "“Of dense”: of this network with its zeros written out. The bound is the entropy of the "
-        "masks plus the non-zero values plus everything that is not a weight. Exact counts."
+        "masks plus the non-zero values in float32 plus everything that is not a weight. Exact "
+        "counts."
     )
     return Section(
         "Size",
