@@ -11,6 +11,7 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.blocks import choose_blocks
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import pack, unpack
 from fggp_deploy.onnx_reading import infer_shapes, reading
@@ -150,6 +151,8 @@ def _weights(
         if w.ndim < 2 or not w.size or not users or w.dtype.kind not in "fiu":
             continue
         small = choose(w, encodings=ENCODINGS) if w.dtype == np.float32 else None
+        least = min(w.nbytes, small.stored_bytes if small else w.nbytes)
+        blocks = choose_blocks(w, below=least)
         sparsity = float(1 - np.count_nonzero(w) / w.size)
         op = users[0].op_type
         found.append(
@@ -160,7 +163,7 @@ def _weights(
                 dtype=str(w.dtype),
                 sparsity=sparsity,
                 stored_bytes=packed.get(name, w.nbytes),
-                packed_bytes=min(w.nbytes, small.stored_bytes if small else w.nbytes),
+                packed_bytes=blocks.stored_bytes if blocks else least,
                 dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
                 macs=_macs(users, shapes, w.shape),
                 why=_why(op, w.dtype, sparsity, packed=name in packed),
