@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,8 @@ from fggp_deploy.encodings import (
 from fggp_deploy.errors import ModelFileError
 
 SHAPES = ((1, 4), (4, 1), (4, 4), (1, 8), (8, 1))  # rows and columns that `choose_blocks` tries
+
+GapType = type[np.uint8 | np.uint16]
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,7 @@ class Blocks:
         return np.asarray(self.values[index])
 
 
-def to_blocks(
-    w: Array, block: tuple[int, int], dtype: type[np.uint8 | np.uint16] = np.uint8
-) -> Blocks:
+def to_blocks(w: Array, block: tuple[int, int], dtype: GapType = np.uint8) -> Blocks:
     """Encode a float32 weight that blocks of this shape fill; a zero one keeps its first block.
 
     >>> b = to_blocks(np.float32([[0, 0, 2, -2], [3, 1, 0, 0]]), (1, 2))
@@ -140,21 +140,23 @@ def to_blocks(
     )
 
 
-def block_bytes(w: Array, block: tuple[int, int], *, value_bytes: int) -> int | None:
-    """Bytes of the same with uint8 gaps, without making it; None where blocks do not fill it."""
+def block_bytes(w: Array, block: tuple[int, int], *, value_bytes: int) -> dict[GapType, int]:
+    """Bytes of the same by the gaps' type, without making it; empty where blocks do not fill it."""
     rows = w.shape[0] if w.ndim > 1 else 0
     if not w.size or not rows or rows % block[0] or (w.size // rows) % block[1]:
-        return None
+        return {}
     cut = _cut(w, block)
     index = np.flatnonzero(cut.any(1))
-    if not len(index):
-        return None
     alive = np.abs(cut[index])
     n_free = int(np.count_nonzero((alive != alive[:, :1]).any(1)))
-    n = len(index) + int(((np.diff(index, prepend=-1) - 1) // 255).sum())
     elements = cut.shape[1]
-    n_values = n + (elements - 1) * n_free
-    return value_bytes * n_values + n + -(-n // 8) + -(-n * elements // 8)
+    distance = np.diff(index, prepend=-1) - 1
+    found: dict[GapType, int] = {}
+    for dtype in (np.uint8, np.uint16):
+        n = max(1, len(index)) + int((distance // np.iinfo(dtype).max).sum())
+        values = value_bytes * (n + (elements - 1) * n_free)
+        found[dtype] = values + n * np.dtype(dtype).itemsize + -(-n // 8) + -(-n * elements // 8)
+    return found
 
 
 def choose_blocks(
@@ -167,15 +169,16 @@ def choose_blocks(
     if w.dtype != np.float32 or w.size > MAX_ELEMENTS:
         return None
     value_bytes = np.dtype(values).itemsize
-    sizes = {b: block_bytes(w, b, value_bytes=value_bytes) for b in SHAPES}
-    known = {b: n for b, n in sizes.items() if n is not None and n < below}
-    if not known:
+    sizes = {
+        (block, dtype): n
+        for block in SHAPES
+        for dtype, n in block_bytes(w, block, value_bytes=value_bytes).items()
+        if n < below
+    }
+    if not sizes:
         return None
-    found = to_blocks(w, min(known, key=known.__getitem__))
-    return Blocks(
-        found.values.astype(values, copy=False),
-        found.gaps, found.free, found.signs, found.shape, found.block,
-    )  # fmt: skip
+    found = to_blocks(w, *min(sizes, key=sizes.__getitem__))
+    return replace(found, values=found.values.astype(values, copy=False))
 
 
 def _cut(w: Array, block: tuple[int, int]) -> npt.NDArray[np.float32]:

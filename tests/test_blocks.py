@@ -68,8 +68,9 @@ def test_decoding_undoes_encoding(block, rows, columns, kept, alike, seed):
     b = to_blocks(w, block)
     assert np.array_equal(b.decode(), w)
     assert b.nnz == np.count_nonzero(w)
-    if w.any():
-        assert block_bytes(w, block, value_bytes=4) == b.stored_bytes
+    sizes = block_bytes(w, block, value_bytes=4)
+    assert sizes[np.uint8] == b.stored_bytes
+    assert sizes[np.uint16] == to_blocks(w, block, np.uint16).stored_bytes
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -90,6 +91,8 @@ def test_the_smallest_is_chosen():
     halves = choose_blocks(w, below=gaps.stored_bytes, values=np.float16)
     assert halves.values.dtype == np.float16
     assert choose_blocks(w, below=b.stored_bytes) is None
+    sparse = unified((512, 4096), (1, 4), kept=0.002)
+    assert choose_blocks(sparse, below=10**9).gaps.dtype == np.uint16
     random = np.random.default_rng(0).standard_normal((64, 64)).astype(F)
     random[np.random.default_rng(1).random((64, 64)) < 0.95] = 0
     assert choose_blocks(random, below=choose(random).stored_bytes) is None

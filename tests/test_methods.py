@@ -89,6 +89,15 @@ def test_what_a_method_measures_goes_to_the_metrics(tmp_path: Path, parent: Path
     assert all(0 < v < 1 for v in measured["confidence"].values())
 
 
+def test_averaged_blocks_still_share_one_magnitude(tmp_path: Path, parent: Path):
+    values = {**SMALL, "method": "unification", "target": 0.5, "ema": 0.8}
+    made = prune(config(parent, **values), observer=Quiet(), out=tmp_path / "run")
+    w = Checkpoint.open(made.checkpoint).tensors["3.weight"].reshape(-1, 4)
+    alike = [len(set(abs(row).tolist())) == 1 for row in w]
+    assert sum(alike) >= len(w) - 1  # one block may be cut
+    assert len({abs(row[0]) for row in w}) > 10
+
+
 def test_the_methods_options_are_options_of_the_run(tmp_path: Path):
     file = tmp_path / "c.yaml"
     file.write_text("method: gmp\nmethod_set: {allocation: erk}\n")

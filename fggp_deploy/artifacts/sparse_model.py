@@ -25,8 +25,8 @@ __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
 class Layer:
     """A weight of the network as the file stores it.
 
-    `encoding` is dense, bitmask, gaps8, gaps16, rice8 (int8 values) or csr; `macs` counts the dense
-    multiply-accumulates for one image, None where the graph does not tell.
+    `encoding` is dense, bitmask, gaps8, gaps16, blocks, rice8 (int8 values) or csr; `macs` counts
+    the dense multiply-accumulates for one image, None where the graph does not tell.
     """
 
     name: str

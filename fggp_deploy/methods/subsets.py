@@ -13,8 +13,8 @@ _LEAST = 1e-30  # share of the largest below which what has not been drawn count
 
 def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise, float32, on the generator's device."""
-    e = torch.empty(shape, device=generator.device).exponential_(generator=generator)
-    return e.clamp_min_(torch.finfo(e.dtype).tiny).log_().neg_()
+    u = torch.rand(shape, generator=generator, device=generator.device)
+    return u.clamp_min_(torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
 
 
 def draw_order(scores: Tensor, k: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Te
     for group in s.optimizer.param_groups:
         group["lr"] = s.learning_rate
     s.optimizer.zero_grad(set_to_none=True)
-    with rounded_weights(s.weights_to_round(step)):
+    with rounded_weights(s.weights_to_round(s.position.step)):
         with torch.autocast(s.device.type, torch.bfloat16, enabled=s.config.precision == "bf16"):
             logits = forward(x)
             soft = None

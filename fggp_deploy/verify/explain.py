@@ -11,6 +11,7 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.blocks import choose_blocks
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import pack, unpack
@@ -155,6 +156,8 @@ def _weights(
             small = choose(w, encodings=ENCODINGS)
         elif w.dtype == np.int8:
             small = to_rice(w)
+        least = min(packed.get(name, w.nbytes), small.stored_bytes if small else w.nbytes)
+        blocks = choose_blocks(w, below=least) if w.dtype == np.float32 else None
         sparsity = float(1 - np.count_nonzero(w) / w.size)
         op = users[0].op_type
         found.append(
@@ -165,9 +168,7 @@ def _weights(
                 dtype=str(w.dtype),
                 sparsity=sparsity,
                 stored_bytes=packed.get(name, w.nbytes),
-                packed_bytes=min(
-                    packed.get(name, w.nbytes), small.stored_bytes if small else w.nbytes
-                ),
+                packed_bytes=blocks.stored_bytes if blocks else least,
                 dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
                 macs=_macs(users, shapes, w.shape),
                 why=_why(op, w.dtype, sparsity, packed=name in packed),
