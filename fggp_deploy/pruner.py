@@ -144,7 +144,9 @@ class Pruner:
         self.step = 0
         self.changed_at = 0  # the step of the latest mask update
         self._stepped = optimizer is None
+        self._state_was_empty = False
         if optimizer is not None:
+            optimizer.register_step_pre_hook(self._before_optimizer_step)
             optimizer.register_step_post_hook(self._on_optimizer_step)
         if begin:
             self.method.start(self.state)
@@ -152,8 +154,16 @@ class Pruner:
             self._changed("at the start")
 
     def _on_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Note a step that was one: a fused optimiser is called by a GradScaler that skips too."""
+        """Note a step that was one: a fused optimiser is called by a GradScaler that skips too.
+
+        Where torch's fused SGD skips its first step, it leaves momentum that it never set.
+        """
         self._stepped = not bool(getattr(optimizer, "found_inf", False))
+        if not self._stepped and self._state_was_empty:
+            optimizer.state.clear()
+
+    def _before_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._state_was_empty = not any(optimizer.state.values())
 
     @property
     def masks(self) -> MaskSet:
