@@ -129,8 +129,10 @@ def prune(
         latency = check_latency(
             result.checkpoint, options.target_latency, plan=planned, trust_code=trust_code
         )
-        told = {"plan": planned, "result": latency}
-        write_atomic(result.folder / "latency.json", json_text(told) + "\n")
+        record = result.folder / "latency.json"
+        if planned is not None or not record.exists():  # a run that went on keeps its plan
+            told = {"plan": planned and asdict(planned), "result": asdict(latency)}
+            write_atomic(record, json_text(told) + "\n")
     return show(result, latency, json=json)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import nets
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from fuzz_files import METADATA, small_network
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -21,14 +21,13 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.encodings import Rice
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters import load
-from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.kernels.program import CONV, RICE, Program, Step, encode
 from fggp_deploy.onnx_functions import DOMAIN, function
 from fggp_deploy.onnx_ops import parts, unpack
 from fggp_deploy.packing import to_int8, to_rice
 from fggp_deploy.training.rounding import rounded_weights
 
-X = np.random.default_rng(0).standard_normal((3, 3, 12, 12)).astype(np.float32)
+X = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
 
 
 def sparse(shape: tuple[int, ...], density: float) -> np.ndarray:
@@ -147,7 +146,7 @@ def test_operators_decode_as_numpy_does(density, opset):
 
 @pytest.fixture(scope="module")
 def dense() -> onnx.ModelProto:
-    return to_onnx(nets.sparse_small(), nets.metadata())
+    return small_network()
 
 
 def run(m: Path | bytes, *, registered: bool = False) -> np.ndarray:
@@ -163,10 +162,10 @@ def run(m: Path | bytes, *, registered: bool = False) -> np.ndarray:
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_an_exported_file(dense, tmp_path, flat):
-    full = load("onnx").export(dense, nets.metadata(), tmp_path / "full.onnx")
+    full = load("onnx").export(dense, METADATA, tmp_path / "full.onnx")
     notes: list[str] = []
     path = load("onnx").export(
-        dense, nets.metadata(), tmp_path / "m.onnx", values="int8", flat=flat, note=notes.append
+        dense, METADATA, tmp_path / "m.onnx", values="int8", flat=flat, note=notes.append
     )
     assert not notes
     opened = SparseModel.open(path)
@@ -196,7 +195,7 @@ def test_an_exported_file(dense, tmp_path, flat):
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(dense, tmp_path, part, damaged, says):
-    path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values="int8")
+    path = load("onnx").export(dense, METADATA, tmp_path / "m.onnx", values="int8")
     broken = onnx.load(path)
     for t in broken.graph.initializer:
         if t.name == f"fc.weight.{part}":
@@ -210,25 +209,25 @@ def test_a_damaged_file_is_refused_in_one_line(dense, tmp_path, part, damaged, s
 def test_a_weight_that_int8_cannot_say_stays_float(dense, tmp_path):
     large = onnx.ModelProto()
     large.CopyFrom(dense)
-    tensor = next(t for t in large.graph.initializer if t.name == "grouped.weight")
+    tensor = next(t for t in large.graph.initializer if t.name == "b.weight")
     w = numpy_helper.to_array(tensor).copy()
     w.reshape(-1)[np.flatnonzero(w)[0]] = 3e38
     tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
     notes: list[str] = []
     path = tmp_path / "m.onnx"
     load("onnx").export(
-        large, replace(nets.metadata(), selftest=None), path, values="int8", note=notes.append
+        large, replace(METADATA, selftest=None), path, values="int8", note=notes.append
     )
-    assert notes == ["left fp32: grouped.weight: it holds 3e+38, too large for int8 with a scale"]
+    assert notes == ["left fp32: b.weight: it holds 3e+38, too large for int8 with a scale"]
     kinds = {layer.name: layer.encoding for layer in SparseModel.open(path).layers}
-    assert kinds.pop("grouped") != "rice8"
+    assert kinds.pop("b") != "rice8"
     assert set(kinds.values()) == {"rice8"}
 
 
 def test_the_kernels_take_it(dense, tmp_path):
     if kernels.library_path() is None:
         pytest.skip("no kernel library")
-    path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values="int8")
+    path = load("onnx").export(dense, METADATA, tmp_path / "m.onnx", values="int8")
     ops = [n.op_type for n in onnx.load(path).graph.node]
     assert {"SparseConv8", "SparseGemm8"} <= set(ops)
     stock = run(path)
@@ -295,7 +294,7 @@ def test_gradients_are_those_at_the_rounded_weights():
 
 
 def test_packing_twice_is_refused_and_unpacking_undoes_it(dense, tmp_path):
-    path = load("onnx").export(dense, nets.metadata(), tmp_path / "m.onnx", values="int8")
+    path = load("onnx").export(dense, METADATA, tmp_path / "m.onnx", values="int8")
     back = unpack(onnx.load(path))
     assert not back.functions
     ops = sorted(n.op_type for n in dense.graph.node)
