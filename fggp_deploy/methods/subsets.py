@@ -104,4 +104,4 @@ def diversity(logits: Tensor) -> float:
     The generalised Jensen–Shannon divergence of the rows' softmax.
     """
     mean = logits.softmax(1).mean(0, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
-    return float(entropy(mean.log()).squeeze() - entropy(logits).mean())
+    return max(0.0, float(entropy(mean.log()).squeeze() - entropy(logits).mean()))
