@@ -190,6 +190,7 @@ def main() -> None:
         "repeats": args.repeats,
         "cpu": machine()["cpu"],
         "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
         "onnx": onnx.__version__,
