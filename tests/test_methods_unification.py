@@ -14,7 +14,7 @@ from test_pruner_loops import batch
 from torch import nn
 
 from fggp_deploy import Cubic, Pruner
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, LayerCollapse
 from fggp_deploy.methods.unification import (
     SHAPES,
     Blocking,
@@ -200,6 +200,15 @@ def test_an_update_waits_for_finite_gradients():
         p.grad = torch.zeros_like(p)
     pruner.after_backward()
     assert pruner.masks.sparsity == 0.5
+
+
+def test_a_layer_that_would_be_empty_names_the_cure():
+    net = make()
+    with torch.no_grad():
+        net.fc.weight *= 1e-3
+    pruner = Pruner(net, Unification(Cubic(0.5, steps=2, end=1, updates=1)), optimizer=None)
+    with pytest.raises(LayerCollapse, match="every weight of fc.weight; .* allocation=erk"):
+        pruner.after_backward()
 
 
 def test_a_sparse_network_is_refused():
