@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from test_pruner import make, sgd, steps
 from test_pruner_loops import batch
@@ -116,7 +116,11 @@ def test_unified_blocks_share_one_magnitude(
     options = UnificationOptions(block=block, unified=share, allocation=allocation)
     method = Unification(Cubic(target, steps=8, updates=3), options)
     pruner = Pruner(net, method, optimizer=sgd(net))
-    steps(net, pruner, 8)
+    try:
+        steps(net, pruner, 8)
+    except LayerCollapse:  # where all blocks compete, the small layer may lose all of its own
+        assert allocation == "global"
+        reject()
     masks = pruner.finish()
     assert masks.n_removed == round(target * masks.n_total)
     height, width = map(int, block.split("x"))
@@ -207,7 +211,7 @@ def test_a_layer_that_would_be_empty_names_the_cure():
     with torch.no_grad():
         net.fc.weight *= 1e-3
     pruner = Pruner(net, Unification(Cubic(0.5, steps=2, end=1, updates=1)), optimizer=None)
-    with pytest.raises(LayerCollapse, match="every weight of fc.weight; .* allocation=erk"):
+    with pytest.raises(LayerCollapse, match=r"every weight of fc.weight; .* allocation=erk"):
         pruner.after_backward()
 
 
