@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.criteria import smallest
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, LayerCollapse
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods.gradual import GLOBAL
 from fggp_deploy.methods.method import Method, MethodInfo, Task
@@ -273,7 +273,11 @@ class Unification:
         masks = {
             n: torch.empty_like(state.masks[n]).copy_(m) for n, m in self._join(kept, state).items()
         }
-        state.set_masks(MaskSet(masks), when=when)
+        try:
+            state.set_masks(MaskSet(masks), when=when)
+        except LayerCollapse as e:
+            cure = "; or --method-set allocation=erk, by which each layer keeps its share"
+            raise LayerCollapse(f"{e}{cure * (self.options.allocation == GLOBAL)}") from e
         self._negative = self._cut(state.params, state) < 0
         self._z = self._u = None
 
