@@ -170,8 +170,9 @@ def test_an_exported_file(dense, tmp_path, flat):
     assert not notes
     opened = SparseModel.open(path)
     assert {layer.encoding for layer in opened.layers} == {"rice8"}
-    stored = sum(layer.stored_bytes for layer in opened.layers)
-    assert stored < 0.45 * sum(layer.stored_bytes for layer in SparseModel.open(full).layers)
+    whole = {x.name: x for x in SparseModel.open(full).layers if x.encoding != "blocks"}
+    stored = sum(x.stored_bytes for x in opened.layers if x.name in whole)
+    assert stored < 0.45 * sum(x.stored_bytes for x in whole.values())
     got, exact = run(path), run(full)
     assert np.array_equal(got, run(opened.dense().SerializeToString()))
     test = opened.metadata.selftest
