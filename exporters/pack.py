@@ -410,7 +410,7 @@ def _metadata(
             f"{list(image.shape)}, where [batch, channels, height, width] is wanted"
         )
     value = next(v for v in model.graph.input if v.name == image.name)
-    if not all(d.dim_value for d in value.type.tensor_type.shape.dim[1:]):
+    if not all(d.dim_value > 0 for d in value.type.tensor_type.shape.dim[1:]):
         raise ConfigError(
             "--mean and --std are for images of one size, and the network takes any; fix its size "
             "when it is exported"

@@ -98,7 +98,7 @@ def _shapes(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
     constants = {t.name for t in single.graph.initializer}
     for value in single.graph.input:
         sides = value.type.tensor_type.shape.dim
-        if value.name not in constants and sides and not sides[0].dim_value:
+        if value.name not in constants and sides and sides[0].dim_value < 1:
             sides[0].dim_value = 1
     del single.graph.value_info[:]
     for value in single.graph.output:

@@ -84,8 +84,7 @@ def infer_shapes(model: ModelProto) -> Shapes:
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):
             shapes[value.name] = tuple(
-                d.dim_value if d.HasField("dim_value") else None
-                for d in value.type.tensor_type.shape.dim
+                d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim
             )
     return shapes
 

@@ -244,6 +244,28 @@ def test_plain_with_a_reason(how: str, reason: str) -> None:
 
 
 @needs_library
+@pytest.mark.parametrize("side", ["h", -1])
+def test_open_sizes_are_given(
+    side: str | int, tmp_path: Path, own_cache: Path, chosen: Any
+) -> None:
+    model = residual_net()
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        if isinstance(side, str):
+            dim.dim_param = side
+        else:
+            dim.dim_value = side  # some exporters write this for a size that is open
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert not runtime.uses_kernels(runtime.session(path, threads=1))
+    for size in (16, 24):
+        session = runtime.session(path, threads=1, shape=(3, size, size))
+        assert runtime.uses_kernels(session)
+        x = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
+        agree(session.run(None, {"x": x}), plain_run(model, x))
+        assert runtime.compiled_file(path, threads=1, shape=(3, size, size)) is not None
+
+
+@needs_library
 def test_wrong_answers_are_never_chosen(monkeypatch: pytest.MonkeyPatch, chosen: Any) -> None:
     monkeypatch.setattr(compiler, "largest_difference", lambda got, want: 2e-4)
     session = runtime.session(residual_net().SerializeToString(), threads=1)
@@ -267,7 +289,9 @@ def test_explain_a_session_of_somebody_else() -> None:
     assert runtime.explain(session).startswith("plain: ")
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"threads": -1}, {"tuning_seconds": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"threads": -1}, {"tuning_seconds": -1.0}, {"shape": (3, 0, 8)}]
+)
 def test_options_out_of_domain(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         runtime.session(b"", **wrong)

@@ -44,7 +44,12 @@ def contenders(subject: Subject, *, int8: bool, progress: Progress) -> list[Cont
 
     def on_kernels(threads: int, batch: int) -> ort.InferenceSession:
         return runtime.session(
-            path, threads=threads, batch=batch, config=SESSION_CONFIG, progress=progress
+            path,
+            threads=threads,
+            batch=batch,
+            shape=subject.shape,
+            config=SESSION_CONFIG,
+            progress=progress,
         )
 
     what = f"{'the packed' if subject.packed else 'this'} file, runtime.session"

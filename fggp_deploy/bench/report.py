@@ -94,7 +94,7 @@ def bench(
         cells += found
         plans.append(Planned(n, batch, plan))
     scored = _top1(subject, rivals, threads[0], possible[0])
-    costs = _layers(path, threads[0], possible[0], progress) if layers else None
+    costs = _layers(subject, threads[0], possible[0], progress) if layers else None
     setting = {"threads": list(threads), "batch": list(batches), "seconds": seconds, "seed": seed}
     return Report(
         model=path.name,
@@ -211,7 +211,8 @@ def _top1(
     }
 
 
-def _layers(path: Path, threads: int, batch: int, progress: Progress) -> Layers:
-    request = Request(Options(threads, SESSION_CONFIG), batch, progress=progress)
-    compiled = compile_model(path.read_bytes(), request)
+def _layers(subject: Subject, threads: int, batch: int, progress: Progress) -> Layers:
+    options = Options(threads, SESSION_CONFIG)
+    request = Request(options, batch, progress=progress, shape=subject.shape)
+    compiled = compile_model(subject.path.read_bytes(), request)
     return Layers(str(compiled.plan), tuple(compiled.layers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ class Subject:
     """A model file. `dense` is the same network with its zeros written out, as the file itself
     where `packed` is False; `images` is None where its data set is not there: `why` tells.
 
-    `sizes` are the input's dimensions that the model leaves open, by position.
+    `shape`: the inputs' dimensions after the first, for where the model leaves them open.
     """
 
     path: Path
@@ -47,18 +46,18 @@ class Subject:
     dense: ModelProto
     images: Images | None
     why: str
-    sizes: Mapping[int, int]
+    shape: tuple[int, ...]
 
     @property
     def fixed_batch(self) -> int | None:
         """The batch that the model insists on, None where it takes any."""
-        shape = self.dense.graph.input[0].type.tensor_type.shape
-        return shape.dim[0].dim_value or None if shape.dim else None
+        dims = self.dense.graph.input[0].type.tensor_type.shape.dim
+        return dims[0].dim_value if dims and dims[0].dim_value > 0 else None
 
     def feeds(self, batch: int) -> dict[str, Any]:
         """Random inputs of `batch` images; ConfigError where a size is open."""
         try:
-            return random_feeds(self.dense, batch, sizes=self.sizes)
+            return random_feeds(self.dense, batch, shape=self.shape)
         except ModelFileError as e:
             raise ConfigError(
                 f"{self.path.name} cannot be fed: {e}; bench wants float inputs of known size, "
@@ -93,8 +92,7 @@ def read(
     if not dense.graph.input:
         raise ModelFileError(f"{path} has no input; bench wants a network")
     images, why = _images(path, data, data_dir, n_calibration, n_test, progress)
-    sizes = dict(enumerate(shape or (), start=1))
-    return Subject(path, bool(unpacked.weights), dense, images, why, sizes)
+    return Subject(path, bool(unpacked.weights), dense, images, why, shape or ())
 
 
 def _images(

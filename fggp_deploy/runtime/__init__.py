@@ -7,7 +7,7 @@ compiled library, sessions are plain ones; `explain(session)` says what one is a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -31,6 +31,7 @@ def session(
     *,
     threads: int | None = None,
     batch: int = 1,
+    shape: Sequence[int] = (),
     measure: bool = True,
     tuning_seconds: float | None = None,
     cache: bool = True,
@@ -41,7 +42,9 @@ def session(
 
     `model` is a path or a serialised model. `threads` as in ONNX Runtime's intra_op_num_threads;
     None leaves its default. `config` holds further session configuration entries. `batch` is what
-    to plan for where the model leaves its first dimension open; the session takes any.
+    to plan for where the model leaves its first dimension open; the session takes any. Where it
+    leaves others open too, as height and width, `shape` must give all after the first, as
+    (3, 640, 640), and a session on the kernels takes that size alone.
 
     The first session for a model and a machine tunes the kernels (for `tuning_seconds`, by default
     `TUNING_SECONDS`), compares layers and the whole with plain ONNX Runtime, and is a plain session
@@ -58,6 +61,9 @@ def session(
         raise ConfigError(f"batch and threads must be positive, got {batch} and {threads}")
     if not 0 <= seconds < float("inf"):
         raise ConfigError(f"tuning_seconds must be finite and not negative, got {seconds}")
+    sizes = tuple(shape)
+    if any(size < 1 for size in sizes):
+        raise ConfigError(f"shape must be positive numbers, got {sizes}")
     source = model if isinstance(model, bytes) else Path(model)
     options = Options(threads, dict(config or {}))
     lost = _what_is_lost()
@@ -65,7 +71,7 @@ def session(
         return _open(source, Compiled(Plan(False, lost)), options)
     count = threads or os.cpu_count() or 1
     try:
-        place = disk.path_of(disk.sha256_of(source), threads=count, batch=batch)
+        place = disk.path_of(disk.sha256_of(source), threads=count, batch=batch, shape=sizes)
     except OSError as e:
         raise ModelFileError(f"cannot read {model!s:.200}: {e.strerror or e}") from e
     compiled = disk.load(place) if cache else None
@@ -78,20 +84,22 @@ def session(
     from fggp_deploy.runtime.compiler import Request, compile_model
 
     data = source if isinstance(source, bytes) else source.read_bytes()
-    compiled = compile_model(data, Request(options, batch, measure, seconds, progress))
+    compiled = compile_model(data, Request(options, batch, measure, seconds, progress, sizes))
     if cache and compiled.model is not data:
         disk.save(place, compiled)
     return _open(source, compiled, options)
 
 
-def compiled_file(model: str | Path | bytes, *, threads: int, batch: int = 1) -> Path | None:
+def compiled_file(
+    model: str | Path | bytes, *, threads: int, batch: int = 1, shape: Sequence[int] = ()
+) -> Path | None:
     """The compiled model that `session` kept and opens again for the same arguments.
 
     None where it kept none: the plan is plain, or the cache cannot be written. Run it in a session
     that has the library of `fggp_deploy.kernels` registered.
     """
     source = model if isinstance(model, bytes) else Path(model)
-    place = disk.path_of(disk.sha256_of(source), threads=threads, batch=batch)
+    place = disk.path_of(disk.sha256_of(source), threads=threads, batch=batch, shape=tuple(shape))
     found = disk.load(place)
     return None if found is None or found.model is None else place.with_suffix(".onnx")
 

@@ -33,7 +33,7 @@ def sha256_of(model: Path | bytes) -> str:
     return hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else sha256_file(model)
 
 
-def path_of(model_sha256: str, *, threads: int, batch: int) -> Path:
+def path_of(model_sha256: str, *, threads: int, batch: int, shape: tuple[int, ...] = ()) -> Path:
     """Where the plan for this model on this machine lies."""
     library = kernels.library_path()
     parts = [
@@ -46,6 +46,7 @@ def path_of(model_sha256: str, *, threads: int, batch: int) -> Path:
         str(ort.__version__),
         str(threads),
         str(batch),
+        *map(str, shape),
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

@@ -36,13 +36,17 @@ WHOLE, CUT = "whole", "cut"  # the contenders: every layer that the kernels know
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be compiled, and for what: the caller's options and the batch to plan for."""
+    """What is to be compiled, and for what: the caller's options and the batch to plan for.
+
+    `shape`: the inputs' dimensions after the first, where the model leaves them open.
+    """
 
     options: Options
     batch: int = 1
     measure: bool = True
     tuning_seconds: float = 0.5
     progress: Progress = silent
+    shape: tuple[int, ...] = ()
 
     @property
     def threads(self) -> int:
@@ -56,6 +60,7 @@ def compile_model(data: bytes, request: Request) -> Compiled:
     if compiled is not None:
         return compiled
     dense = read_dense(data)
+    _fix_sizes_(dense, request.shape)
     shapes = value_shapes(dense)
     regions = find(dense, shapes)
     if not regions:
@@ -122,17 +127,28 @@ def read_dense(data: bytes) -> ModelProto:
     return dense
 
 
-def random_feeds(
-    model: ModelProto, batch: int, *, sizes: Mapping[int, int] | None = None
-) -> dict[str, Any]:
+def _fix_sizes_(model: ModelProto, shape: tuple[int, ...]) -> None:
+    """Give the inputs these sizes after the first dimension, where they are open."""
+    if not shape:
+        return
+    for value in model.graph.input:
+        for size, dim in zip(shape, value.type.tensor_type.shape.dim[1:], strict=False):
+            if dim.dim_value < 1:
+                dim.dim_value = size
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) -> dict[str, Any]:
     """Normal random inputs; the first dimension is `batch` where the model leaves it open.
 
-    `sizes` gives other open dimensions, by position. Raises ModelFileError for an input that is
+    `shape` gives those after the first that are open. Raises ModelFileError for an input that is
     not float or whose size is not known.
     """
     rng = np.random.default_rng(0)
     feeds = {}
-    given = {0: batch, **(sizes or {})}
+    given = dict(enumerate((batch, *shape)))
     constants = {t.name for t in model.graph.initializer}
     for value in model.graph.input:
         if value.name in constants:
@@ -140,13 +156,14 @@ def random_feeds(
         kind = value.type.tensor_type
         if kind.elem_type != onnx.TensorProto.FLOAT:
             raise ModelFileError(f"its input {value.name!r} is not float32")
-        shape = [d.dim_value or given.get(i, 0) for i, d in enumerate(kind.shape.dim)]
-        if not shape or not all(shape):
-            open_ = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
+        dims = kind.shape.dim
+        sides = [d.dim_value if d.dim_value > 0 else given.get(i, 0) for i, d in enumerate(dims)]
+        if not sides or not all(sides):
+            open_ = [d.dim_value or d.dim_param or "?" for d in dims]
             raise ModelFileError(
                 f"the size of its input {value.name!r} is not known: [{', '.join(map(str, open_))}]"
             )
-        feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
+        feeds[value.name] = rng.standard_normal(sides).astype(np.float32)
     return feeds
 
 

@@ -117,7 +117,7 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    return [int(d.dim_value) for d in value.type.tensor_type.shape.dim]
+    return [max(0, d.dim_value) for d in value.type.tensor_type.shape.dim]
 
 
 def _build(name: str, region: Region, shapes: dict[str, list[int]]) -> BuiltRegion | None:
