@@ -26,18 +26,17 @@ from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
-from fggp_deploy.files import check_readable, sha256_file, write_atomic
+from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET
 from fggp_deploy.onnx_lifting import lift_weights
 from fggp_deploy.onnx_ops import Packing, ValueType, standard_opset, unpack
-from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.packing import to_int8
 from fggp_deploy.runtime.sessions import Options, brief
 
 from .compacting import Compacted, compacted
 from .onnx import VALUES
 
-MAX_BYTES = 2 << 30
 TOLERANCE = 1e-4  # of the largest output
 LEAST_OUTPUT = 1e-2  # a sigmoid that gives 1e-7 everywhere is right to 1e-7, no better
 PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
@@ -204,19 +203,9 @@ def _check_options(
 
 
 def _read(source: Path) -> ModelProto:
-    model = _parse(source)
+    model = read_model(source)
     if any(f.domain == DOMAIN for f in model.functions):
         raise ModelFileError(f"{source} is packed already")
-    return model
-
-
-def _parse(source: Path) -> ModelProto:
-    if check_readable(source, ModelFileError) > MAX_BYTES:
-        raise ModelFileError(f"{source} is larger than 2 GiB, which no ONNX file in one piece is")
-    with reading(f"{source} is truncated, corrupt or no ONNX file: it"):
-        model = onnx.load_model_from_string(source.read_bytes())
-    if not model.graph.node:
-        raise ModelFileError(f"{source} is truncated, corrupt or no ONNX file: it has no graph")
     return model
 
 
@@ -455,7 +444,7 @@ def check_outputs(path: Path) -> dict[str, bool]:
 
     Raises ModelFileError for a file that has none.
     """
-    model = _parse(path)
+    model = read_model(path)
     test = next((p.value for p in model.metadata_props if p.key == outputs_test.KEY), None)
     if test is None:
         raise ModelFileError(f"{path} has no self-test of its outputs")

@@ -27,7 +27,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_lifting import names_read_inside
-from fggp_deploy.onnx_reading import infer_shapes, reading, tensor_array
+from fggp_deploy.onnx_reading import infer_shapes, one_image, reading, tensor_array
 
 Array = npt.NDArray[Any]
 Needed = npt.NDArray[np.bool_]
@@ -73,7 +73,7 @@ def compact(model: ModelProto, *, align: int = ALIGN) -> Compaction:
 
 def dense_macs(model: ModelProto) -> int | None:
     """Multiply-accumulates of convolutions and linear layers for one image, zeros counted."""
-    shapes = _shapes(model)
+    shapes = infer_shapes(one_image(model))
     constants = {t.name: tuple(t.dims) for t in model.graph.initializer}
     total = 0
     for node in model.graph.node:
@@ -89,21 +89,6 @@ def dense_macs(model: ModelProto) -> int | None:
             transposed = _attributes(node).get("transB", 0)
             total += sides * (w[-1] if transposed else w[-2] if len(w) > 1 else w[0])
     return total
-
-
-def _shapes(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
-    """Inferred shapes for a batch of one."""
-    single = ModelProto()
-    single.CopyFrom(model)
-    constants = {t.name for t in single.graph.initializer}
-    for value in single.graph.input:
-        sides = value.type.tensor_type.shape.dim
-        if value.name not in constants and sides and sides[0].dim_value < 1:
-            sides[0].dim_value = 1
-    del single.graph.value_info[:]
-    for value in single.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return infer_shapes(single)
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -160,7 +145,7 @@ class _Compactor:
         self.model = ModelProto()
         self.model.CopyFrom(model)
         self.graph = self.model.graph
-        self.shapes = _shapes(model)
+        self.shapes = infer_shapes(one_image(model))
         _lift_constants_(self.graph)
         given = {v.name for v in self.graph.input}
         self.tensors = {t.name: t for t in self.graph.initializer if t.name not in given}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from onnx import (
 
 from fggp_deploy.encodings import Array, Coo, checked_size
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.files import check_readable
 from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
 Shapes = dict[str, tuple[int | None, ...]]
+MAX_BYTES = 2 << 30  # a protobuf is no larger
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype("<f4"),
@@ -75,6 +78,32 @@ def reject_foreign(model: ModelProto) -> None:
             )
     if len({(f.domain, f.name) for f in model.functions}) < len(model.functions):
         raise ModelFileError("the file defines a function twice")
+
+
+def read_model(path: Path) -> ModelProto:
+    """An ONNX file in one piece with at least one node; raises ModelFileError."""
+    if check_readable(path, ModelFileError) > MAX_BYTES:
+        raise ModelFileError(f"{path} is larger than 2 GiB, which no ONNX file in one piece is")
+    with reading(f"{path} is truncated, corrupt or no ONNX file: it"):
+        model = onnx.load_model_from_string(path.read_bytes())
+    if not model.graph.node:
+        raise ModelFileError(f"{path} is truncated, corrupt or no ONNX file: it has no graph")
+    return model
+
+
+def one_image(model: ModelProto) -> ModelProto:
+    """The model with a batch of one where that is open, so that shapes are those of one image."""
+    single = ModelProto()
+    single.CopyFrom(model)
+    constants = {t.name for t in single.graph.initializer}
+    for value in single.graph.input:
+        sides = value.type.tensor_type.shape.dim
+        if value.name not in constants and sides and sides[0].dim_value < 1:
+            sides[0].dim_value = 1
+    del single.graph.value_info[:]
+    for value in single.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return single
 
 
 def infer_shapes(model: ModelProto) -> Shapes:

@@ -21,10 +21,10 @@ from fggp_deploy.artifacts.metadata import PREFIX, Metadata
 from fggp_deploy.artifacts.outputs_test import KEY, OutputsTest
 from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.files import check_readable, sha256_file, write_atomic
+from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.onnx_functions import MIN_OPSET
 from fggp_deploy.onnx_ops import Packing, standard_opset, unpack
-from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import (
@@ -36,8 +36,6 @@ from fggp_deploy.runtime.compiler import (
 )
 from fggp_deploy.runtime.plan import Compiled
 from fggp_deploy.runtime.sessions import Array, Options, largest_difference, run
-
-MAX_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -134,12 +132,7 @@ def compile_file(
 
 
 def _read(source: Path) -> ModelProto:
-    if check_readable(source, ModelFileError) > MAX_BYTES:
-        raise ModelFileError(f"{source} is larger than 2 GiB, which no ONNX file in one piece is")
-    with reading(f"{source} is truncated, corrupt or no ONNX file: it"):
-        model = onnx.load_model_from_string(source.read_bytes())
-    if not model.graph.node:
-        raise ModelFileError(f"{source} is truncated, corrupt or no ONNX file: it has no graph")
+    model = read_model(source)
     if is_compiled(model):
         raise ModelFileError(f"{source} is compiled already; give the file that it was made from")
     return model

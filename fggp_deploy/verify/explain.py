@@ -15,7 +15,7 @@ from fggp_deploy.blocks import choose_blocks
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import pack, unpack
-from fggp_deploy.onnx_reading import infer_shapes, reading
+from fggp_deploy.onnx_reading import infer_shapes, one_image, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.verify import latency
@@ -91,7 +91,7 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
         parts = split(model)
         dense = unpack(model)
         packed_bytes = min(pack(dense).ByteSize(), dense.ByteSize())
-        shapes = infer_shapes(_one_image(dense))
+        shapes = infer_shapes(one_image(dense))
         weights = _weights(dense, shapes, {n: w.stored_bytes for n, w in parts.weights.items()})
     total = sum(math.prod(w.shape) for w in weights)
     zeros = sum(w.sparsity * math.prod(w.shape) for w in weights)
@@ -117,21 +117,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as e:
         raise ModelFileError(f"{path} cannot be read ({e.strerror or e})") from e
-
-
-def _one_image(dense: ModelProto) -> ModelProto:
-    """The model with a batch of one, so that shapes and counts are those of one image."""
-    single = ModelProto()
-    single.CopyFrom(dense)
-    constants = {t.name for t in single.graph.initializer}
-    for value in single.graph.input:
-        sides = value.type.tensor_type.shape.dim
-        if value.name not in constants and sides and sides[0].dim_value < 1:
-            sides[0].dim_value = 1
-    del single.graph.value_info[:]
-    for value in single.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return single
 
 
 def _weights(
