@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,7 +37,10 @@ def methods(
         table(
             "options",
             ("option", "default", "what"),
-            [(f"--method-set {k.name}=", str(k.default), k.help) for k in one.options]
+            [
+                (f"--method-set {k.name}=", str(k.default), f"{k.help} {_domain(k.schema)}".strip())
+                for k in one.options
+            ]
             + [(f"--{r}", "", "of the run") for r in one.reads],
         )
         return None
@@ -51,6 +55,18 @@ def methods(
         markup=False,
     )
     return None
+
+
+def _domain(schema: Mapping[str, Any]) -> str:
+    """What an option may be, as [global | uniform] or [above 0, at most 1]."""
+    if "enum" in schema:
+        return f"[{' | '.join(map(str, schema['enum']))}]"
+    words = {
+        "minimum": "at least", "exclusiveMinimum": "above",
+        "maximum": "at most", "exclusiveMaximum": "below",
+    }  # fmt: skip
+    bounds = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
+    return f"[{', '.join(bounds)}]" if bounds else ""
 
 
 def _entry(m: Description) -> str:

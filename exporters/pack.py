@@ -205,7 +205,9 @@ def _check_options(
 def _read(source: Path) -> ModelProto:
     model = read_model(source)
     if any(f.domain == DOMAIN for f in model.functions):
-        raise ModelFileError(f"{source} is packed already")
+        raise ModelFileError(
+            f"{source} is packed already; `fggp-deploy export` has --compact, --values and --flat"
+        )
     return model
 
 

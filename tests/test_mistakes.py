@@ -29,6 +29,11 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["prune", "--target", "1"], "--target must be in (0, 1), got 1.0"),
         (["prune", "--target", "-0.5"], "--target must be in (0, 1), got -0.5"),
         (["prune", "--method", "fgpp"], "unknown method 'fgpp'; did you mean 'fggp'?"),
+        (["prune", "--method", "gmp", "--rate", "0.3"], "--method gmp does not read --rate"),
+        (
+            ["prune", "--method", "wanda", "--epochs", "0", "--ema", "0.9"],
+            "--ema averages over training, and --epochs 0 has none",
+        ),
         (["prune", "--data", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'?"),
         (["prune", "--model", "vgg18", "--checkpoint", "c.pt"], "did you mean 'vgg19'?"),
         (["prune", "--model", "vgg19"], "--model vgg19 needs --checkpoint"),

@@ -175,7 +175,7 @@ def test_mean_and_variance_of_some_steps_by_hand():
     [
         ({"average_epochs": 1, "ema": 0.9}, "are two averages of the weights; give one"),
         ({"average_epochs": 1}, "--average-epochs needs --bn-images, as 2000"),
-        ({"ensemble": 3}, "give --average-epochs too"),
+        ({"ensemble": 3}, "give --average-epochs too, as 2, and --bn-images"),
     ],
 )
 def test_averages_that_do_not_go_together(values: dict, says: str):

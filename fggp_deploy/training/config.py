@@ -84,7 +84,7 @@ class TrainConfig:
         if self.ensemble and not self.average_epochs:
             raise ConfigError(
                 "--ensemble draws networks from where the weights were in the last epochs; give "
-                "--average-epochs too"
+                "--average-epochs too, as 2, and --bn-images, as 2000"
             )
         self._check_epochs()
 

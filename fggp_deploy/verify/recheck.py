@@ -29,7 +29,7 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
     own = certificate.weights(packed.dense())
     recorded = told["certificate"]
     verdicts = [
-        equality("file", sha256_file(model), told["model"]["sha256"], "SHA-256 of the file"),
+        equality("file", sha256_file(model), told["model"]["sha256"], _of_file(model, told)),
         _layers(certificate.layer_hashes(own), recorded["layers"]),
         equality(
             "masks", certificate.masks_sha256(own), recorded["masks_sha256"], "SHA-256 of the masks"
@@ -47,6 +47,12 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
     how = "what the report says" if not failed else f"the report says that {failed[0]} failed"
     verdicts.append(Verdict("report", 0, len(failed), "failed gates", not failed, how))
     return tuple(verdicts)
+
+
+def _of_file(model: Path, told: dict[str, Any]) -> str:
+    name = str(told["model"]["name"])
+    other = f"; the report is of {name}" if name != model.name else ""
+    return f"SHA-256 of the file{other}"
 
 
 def _layers(own: dict[str, str], recorded: dict[str, Any]) -> Verdict:
