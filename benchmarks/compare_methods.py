@@ -110,16 +110,24 @@ def with_interval(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f} [{low:.2f}, {high:.2f}] ({len(values)})"
 
 
+def rows_at(found: dict[str, Any], target: float) -> list[dict[str, Any]]:
+    """The methods' rows of one target."""
+    return [r for r in found["rows"] if r["target"] == target]
+
+
 def markdown(found: dict[str, Any], targets: list[float]) -> str:
-    """Methods by their mean over the targets, the best first."""
+    """Methods by their mean over the targets that all have runs for, the best first."""
     by_method: dict[str, dict[float, Any]] = {}
     for row in found["rows"]:
         by_method.setdefault(row["method"], {})[row["target"]] = row
 
+    complete = [
+        t for t in targets if all(r["accuracy"] or r["not_reached"] for r in rows_at(found, t))
+    ]
+
     def mean(method: str) -> float:
-        means = [
-            statistics.mean(r["accuracy"]) for r in by_method[method].values() if r["accuracy"]
-        ]
+        rows = [r for t, r in by_method[method].items() if t in (0.0, *complete)]
+        means = [statistics.mean(r["accuracy"]) for r in rows if r["accuracy"]]
         return statistics.mean(means) if means else 0.0
 
     lines = ["| method | " + " | ".join(f"{x:.0%}" for x in targets) + " |"]
