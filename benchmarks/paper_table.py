@@ -50,6 +50,7 @@ from typing import Any
 
 import cells
 
+from fggp_deploy import methods
 from fggp_deploy.artifacts.provenance import machine, package_versions
 
 HERE = Path(__file__).parent
@@ -105,12 +106,19 @@ def wanted(args: argparse.Namespace) -> Iterator[Cell]:
     seen = set()
     grid = product(args.seeds, args.nets, args.targets, args.starts, args.methods, args.rates)
     for seed, net, target, start, method, rate in grid:
+        if not reads_rate(method):
+            rate = 0.5
         cell = Cell(net, target, start, method, rate, args.recipe, args.protocol, seed)
         before = [dense(cell)] if args.recipe == "best" else []
         for c in [*before, dense(cell) if method == "dense" else cell]:
             if c.name not in seen:
                 seen.add(c.name)
                 yield c
+
+
+def reads_rate(method: str) -> bool:
+    """Whether a method obeys --rate; the program refuses it for others."""
+    return method != "dense" and "rate" in methods.info(method).reads
 
 
 def dense(cell: Cell) -> Cell:
@@ -131,9 +139,10 @@ def command(cell: Cell, args: argparse.Namespace) -> list[str]:
     if cell.recipe != "best":
         start = untrained(cell, args.runs)
     epochs = ["--epochs", str(args.epochs)] if args.epochs else []
+    rate = ["--rate", str(cell.rate)] if reads_rate(cell.method) else []
     return [
         "prune", "--recipe", cell.recipe, *epochs, "--checkpoint", str(start),
-        "--target", str(cell.target), "--method", cell.method, "--rate", str(cell.rate), *common,
+        "--target", str(cell.target), "--method", cell.method, *rate, *common,
     ]  # fmt: skip
 
 
