@@ -108,25 +108,41 @@ class FGGP:
     needs_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"rate must be in (0, 1], got {self.rate}")
+        check_rate(self.rate)
 
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         if g is None:
             raise ConfigError("FGGP reads gradients: call it after backward")
         idx = indices(alive)
-        n_candidates = max(math.floor(self.rate * idx.numel()), n_drop)
-        candidates = idx[smallest(g[idx].abs(), n_candidates)]
-        return candidates[smallest(w[candidates].abs(), n_drop)]
+        return two_stages(g, w, idx, max(math.floor(self.rate * idx.numel()), n_drop), n_drop)
 
     def remark(self, n_alive: int, n_drop: int) -> str | None:
         """Tell when the rate leaves too few candidates, so that magnitude has no say."""
-        n_candidates = math.floor(self.rate * n_alive)
-        if n_candidates >= n_drop:
-            return None
-        return (
-            f"{n_drop} weights must go but rate {self.rate:g} offers only {n_candidates} "
-            f"candidates; the gradient alone decides. Use more updates, more epochs or a larger "
-            f"rate"
-        )
+        return too_few(self.rate, n_alive, n_drop, decides="the gradient")
+
+
+def two_stages(first: Tensor, then: Tensor, idx: Tensor, k: int, n_drop: int) -> Tensor:
+    """Of the k with the smallest |first|, the n_drop with the smallest |then|.
+
+    first, then: [P]; idx int64 [N], the alive → int64 [n_drop] indices.
+    """
+    candidates = idx[smallest(first[idx].abs(), k)]
+    return candidates[smallest(then[candidates].abs(), n_drop)]
+
+
+def check_rate(rate: float) -> None:
+    """Raise ConfigError unless it is a share of candidates."""
+    if not 0 < rate <= 1:
+        raise ConfigError(f"rate must be in (0, 1], got {rate}")
+
+
+def too_few(rate: float, n_alive: int, n_drop: int, *, decides: str) -> str | None:
+    """What to tell where a rate leaves so few candidates that the second stage has no say."""
+    n_candidates = math.floor(rate * n_alive)
+    if n_candidates >= n_drop:
+        return None
+    return (
+        f"{n_drop} weights must go but rate {rate:g} offers only {n_candidates} candidates; "
+        f"{decides} alone decides. Use more updates, more epochs or a larger rate"
+    )

@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from fggp_deploy.allocation import Given
-from fggp_deploy.criteria import FGGP, Criterion, indices, smallest
+from fggp_deploy.criteria import (
+    FGGP,
+    Criterion,
+    check_rate,
+    indices,
+    smallest,
+    too_few,
+    two_stages,
+)
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.methods.gradual import GLOBAL, Gradual, GradualOptions
 from fggp_deploy.methods.method import Method, MethodInfo, Task
@@ -44,24 +52,17 @@ class MagnitudeFirst:
     needs_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"rate must be in (0, 1], got {self.rate}")
+        check_rate(self.rate)
 
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
-        n_alive = int(alive.count_nonzero())
-        n_candidates = max(math.floor(self.rate * n_alive), n_drop)
-        return _two_stages(w.abs(), _given(g).abs(), alive, n_candidates, n_drop)
+        idx = indices(alive)
+        k = max(math.floor(self.rate * idx.numel()), n_drop)
+        return two_stages(w, _given(g), idx, k, n_drop)
 
     def remark(self, n_alive: int, n_drop: int) -> str | None:
         """Tell when the rate leaves too few candidates, so that the gradient has no say."""
-        n_candidates = math.floor(self.rate * n_alive)
-        if n_candidates >= n_drop:
-            return None
-        return (
-            f"{n_drop} weights must go but rate {self.rate:g} offers only {n_candidates} "
-            f"candidates; magnitude alone decides. Use more updates, more epochs or a larger rate"
-        )
+        return too_few(self.rate, n_alive, n_drop, decides="magnitude")
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,10 @@ class Widened:
 
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
-        n_others = int(alive.count_nonzero()) - n_drop
-        n_candidates = n_drop + math.floor(self.share * n_others)
-        looks = _given(g).abs(), w.abs()
-        first, then = looks if self.first == "gradient" else looks[::-1]
-        return _two_stages(first, then, alive, n_candidates, n_drop)
+        idx = indices(alive)
+        k = n_drop + math.floor(self.share * (idx.numel() - n_drop))
+        first, then = (_given(g), w) if self.first == "gradient" else (w, _given(g))
+        return two_stages(first, then, idx, k, n_drop)
 
     def remark(self, n_alive: int, n_drop: int) -> str | None:
         """Nothing to say."""
@@ -289,13 +289,6 @@ def _given(g: Tensor | None) -> Tensor:
     if g is None:
         raise ConfigError("this criterion reads gradients: call it after backward")
     return g
-
-
-def _two_stages(first: Tensor, then: Tensor, alive: Tensor, k: int, n_drop: int) -> Tensor:
-    """Of the k alive with the smallest `first`, the n_drop with the smallest `then`."""
-    idx = indices(alive)
-    candidates = idx[smallest(first[idx], k)]
-    return candidates[smallest(then[candidates], n_drop)]
 
 
 def _rank(x: Tensor) -> Tensor:
