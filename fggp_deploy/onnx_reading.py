@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,22 @@ def one_image(model: ModelProto) -> ModelProto:
     """The model with a batch of one where that is open, so that shapes are those of one image."""
     single = ModelProto()
     single.CopyFrom(model)
-    constants = {t.name for t in single.graph.initializer}
-    for value in single.graph.input:
-        sides = value.type.tensor_type.shape.dim
-        if value.name not in constants and sides and sides[0].dim_value < 1:
-            sides[0].dim_value = 1
-    del single.graph.value_info[:]
-    for value in single.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    fix_open_sides_(single, {0: 1})
     return single
+
+
+def fix_open_sides_(model: ModelProto, sides: Mapping[int, int]) -> None:
+    """Give the inputs these sizes, by position, where they are open; forget shapes behind them."""
+    constants = {t.name for t in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        for i, dim in enumerate(value.type.tensor_type.shape.dim):
+            if i in sides and dim.dim_value < 1:
+                dim.dim_value = sides[i]
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
 
 
 def infer_shapes(model: ModelProto) -> Shapes:

@@ -18,6 +18,7 @@ from onnx import ModelProto
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import unpack
+from fggp_deploy.onnx_reading import fix_open_sides_
 from fggp_deploy.onnx_regions import compiled_for, is_compiled
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress, silent
@@ -60,7 +61,8 @@ def compile_model(data: bytes, request: Request) -> Compiled:
     if compiled is not None:
         return compiled
     dense = read_dense(data)
-    _fix_sizes_(dense, request.shape)
+    if request.shape:
+        fix_open_sides_(dense, dict(enumerate(request.shape, start=1)))
     shapes = value_shapes(dense)
     regions = find(dense, shapes)
     if not regions:
@@ -125,19 +127,6 @@ def read_dense(data: bytes) -> ModelProto:
     for node in dense.graph.node:
         node.name = node.output[0]  # what a profile calls it
     return dense
-
-
-def _fix_sizes_(model: ModelProto, shape: tuple[int, ...]) -> None:
-    """Give the inputs these sizes after the first dimension, where they are open."""
-    if not shape:
-        return
-    for value in model.graph.input:
-        for size, dim in zip(shape, value.type.tensor_type.shape.dim[1:], strict=False):
-            if dim.dim_value < 1:
-                dim.dim_value = size
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
 
 
 def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) -> dict[str, Any]:
