@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.version_converter
-import onnxruntime as ort
 from onnx import ModelProto, numpy_helper
 
-from fggp_deploy import kernels
 from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.artifacts.metadata import PREFIX, Metadata
-from fggp_deploy.artifacts.outputs_test import Array, Input, OutputsTest
+from fggp_deploy.artifacts.outputs_test import Array
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
@@ -36,17 +33,9 @@ from fggp_deploy.runtime.sessions import Options, brief
 
 from .compacting import Compacted, compacted
 from .onnx import VALUES
+from .proving import Proof, first_that_runs, run_both
 
-TOLERANCE = 1e-4  # of the largest output
-LEAST_OUTPUT = 1e-2  # a sigmoid that gives 1e-7 everywhere is right to 1e-7, no better
 PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
-# What open sides of an input are tried with, so that the network can be run at all.
-SIDES = (64, 224, 512, 16)
-_DTYPES = {
-    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
-    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16",
-    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(bool)": "bool",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,7 +112,7 @@ def pack_file(
                 why = f"{reasons[0][1]} of {len(packing.left_dense)} weights: {reasons[0][0]}"
             raise ModelFileError(f"{source} has nothing to pack; {why}")
         counts = _check_weights(dense, packing, VALUES[values])
-    proof = _run_both(source, packing.model, shape, rounded=values != "fp32")
+    proof = run_both(source, packing.model, shape, rounded=values != "fp32")
     if proof.test is None and compact:
         raise ModelFileError(
             f"{source}: {proof.why_not}, so nothing proves its compaction; leave --compact out"
@@ -168,7 +157,7 @@ def pack_file(
 def _compacted(
     source: Path, dense: ModelProto, shape: Sequence[int] | None
 ) -> tuple[ModelProto, Compacted]:
-    inputs, answers, why = _first_that_runs(Options(1).open(source, name=source.name), shape)
+    inputs, answers, why = first_that_runs(Options(1).open(source, name=source.name), shape)
     if answers is None:
         raise ModelFileError(
             f"{source} cannot be run, so nothing would prove its compaction: {why}; give --shape, "
@@ -253,132 +242,9 @@ def _rounds_to(got: Array, want: Array, values: ValueType) -> bool:
     return any(np.array_equal(got, w) or np.array_equal(got, w.T) for w in rounded)
 
 
-@dataclass(frozen=True)
-class _Proof:
-    """What running source and packed model side by side gave; `test` None where they do not run."""
-
-    inputs: tuple[Input, ...] = ()
-    test: OutputsTest | None = None
-    outputs: Mapping[str, Array] | None = None
-    why_not: str = ""
-    bit_equal: bool | None = None
-    error: float | None = None
-    kernels_error: float | None = None
-    rounding_error: float | None = None
-
-    @property
-    def ran(self) -> tuple[str, ...]:
-        """Names and shapes of the inputs."""
-        if self.test is None:
-            return ()
-        return tuple(f"{i.name} {'×'.join(map(str, i.shape))}" for i in self.inputs)
-
-
-def _run_both(
-    source: Path, packed: ModelProto, shape: Sequence[int] | None, *, rounded: bool
-) -> _Proof:
-    """Run source and packed model on the probe; raises ModelFileError where they disagree."""
-    options = Options(1)
-    given = options.open(source, name=source.name)
-    serialized: bytes = packed.SerializeToString()
-    stock = options.open(serialized, name=f"the packed {source.name}")
-    inputs, want, why = _first_that_runs(given, shape)
-    if want is None:
-        return _Proof(why_not=why)
-    feeds = outputs_test.feeds(0, inputs)
-    again = _answers(given, feeds)
-    if any(not np.array_equal(a, again[n], equal_nan=a.dtype.kind == "f") for n, a in want.items()):
-        return _Proof(inputs, why_not="it answers the same inputs differently each time")
-    rounding = None
-    if rounded:  # the packed network is another one: hold it against itself, unpacked
-        model = unpack(packed).SerializeToString()
-        exact, want = want, _answers(options.open(model, name="the rounded network"), feeds)
-        rounding = _difference(want, exact)
-    try:
-        test = OutputsTest.record(inputs, lambda _: want)
-    except ModelFileError as e:
-        return _Proof(inputs, why_not=f"no self-test can be made: {e}")
-    got = _answers(stock, feeds)
-    error = _difference(got, want)
-    on_kernels = None
-    if kernels.library_path() is not None:
-        fast = options.open(serialized, name=f"the packed {source.name}", on_kernels=True)
-        on_kernels = _difference(_answers(fast, feeds), want)
-    for where, found in (("stock onnxruntime", error), ("the kernels", on_kernels)):
-        if found is not None and not found <= TOLERANCE:
-            raise ModelFileError(
-                f"{source} gives other outputs when packed, {found:.1e} of the largest on {where}; "
-                "nothing was written"
-            )
-    equal = all(np.array_equal(a, got[n], equal_nan=a.dtype.kind == "f") for n, a in want.items())
-    return _Proof(inputs, test, want, "", equal, error, on_kernels, rounding)
-
-
-def _first_that_runs(
-    session: ort.InferenceSession, shape: Sequence[int] | None
-) -> tuple[tuple[Input, ...], dict[str, Array] | None, str]:
-    """Inputs that the network takes with its answers, or why there are none."""
-    why = ""
-    for side in SIDES:
-        try:
-            inputs = _inputs(session, shape, side)
-            if sum(math.prod(i.shape) for i in inputs) > outputs_test.MAX_ELEMENTS:
-                return (), None, "its inputs are too large"
-            return inputs, _answers(session, outputs_test.feeds(0, inputs)), ""
-        except ModelFileError as e:
-            why = why or str(e)
-        if all(isinstance(d, int) for i in session.get_inputs() for d in i.shape[1:]):
-            break
-    return (), None, why
-
-
-def _inputs(
-    session: ort.InferenceSession, shape: Sequence[int] | None, side: int
-) -> tuple[Input, ...]:
-    found = []
-    for k, value in enumerate(session.get_inputs()):
-        if value.type not in _DTYPES:
-            raise ModelFileError(f"its input {value.name!r} is {value.type}")
-        given = dict(enumerate(shape or (), start=1)) if k == 0 else {}
-        sides = []
-        for axis, d in enumerate(value.shape):
-            default = 1 if axis == 0 else side
-            sides.append(d if isinstance(d, int) and d > 0 else given.get(axis, default))
-        found.append(Input(value.name, _DTYPES[value.type], tuple(sides)))
-    return tuple(found)
-
-
-def _answers(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs that are tensors of numbers, by name."""
-    names = [o.name for o in session.get_outputs()]
-    try:
-        answers = session.run(names, dict(feeds))
-    except Exception as e:  # onnxruntime's exceptions have no common base
-        raise ModelFileError(f"it does not run on made-up inputs: {brief(e)}") from e
-    found = {n: y for n, y in zip(names, answers, strict=True) if isinstance(y, np.ndarray)}
-    return {n: y for n, y in found.items() if y.dtype.kind in "fiub"}
-
-
-def _difference(got: Mapping[str, Array], want: Mapping[str, Array]) -> float:
-    """The largest difference of a float output over its largest value; NaN for other shapes.
-
-    An output that is smaller than LEAST_OUTPUT throughout is held against that.
-    """
-    worst = 0.0
-    for name, w in want.items():
-        if w.dtype.kind != "f" or not w.size:
-            continue
-        g = got.get(name)
-        if g is None or g.shape != w.shape:
-            return math.nan
-        largest = max(float(np.abs(w).max()), LEAST_OUTPUT)
-        worst = max(worst, float(np.abs(g.astype(np.float64) - w).max()) / largest)
-    return worst
-
-
 def _metadata(
     model: ModelProto,
-    proof: _Proof,
+    proof: Proof,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     classes: Sequence[str] | None,
@@ -418,7 +284,7 @@ def _write(
     packed: ModelProto,
     source: ModelProto,
     known: Metadata | None,
-    proof: _Proof,
+    proof: Proof,
     provenance: dict[str, Any],
 ) -> None:
     props = {p.key: p.value for p in source.metadata_props}
@@ -439,20 +305,3 @@ def _write(
     write_atomic(path, out.SerializeToString(deterministic=True))
     if known is not None or ours:
         SparseModel.open(path)  # raises where the metadata do not fit the graph
-
-
-def check_outputs(path: Path) -> dict[str, bool]:
-    """Whether a packed file passes its own self-test, on stock onnxruntime and on the kernels.
-
-    Raises ModelFileError for a file that has none.
-    """
-    model = read_model(path)
-    test = next((p.value for p in model.metadata_props if p.key == outputs_test.KEY), None)
-    if test is None:
-        raise ModelFileError(f"{path} has no self-test of its outputs")
-    read = OutputsTest.parse(test)
-    passed = {}
-    for where in ("stock", "kernels") if kernels.library_path() else ("stock",):
-        session = Options(1).open(path, name=path.name, on_kernels=where == "kernels")
-        passed[where] = read.passes(_answers(session, read.feeds()))
-    return passed

@@ -21,7 +21,8 @@ from fggp_deploy.artifacts.outputs_test import Input, OutputsTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.bench.int8 import quantize
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
-from fggp_deploy.exporters.pack import check_outputs, pack_file
+from fggp_deploy.exporters.pack import pack_file
+from fggp_deploy.exporters.proving import check_outputs
 from fggp_deploy.onnx_ops import flatten, unpack
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
@@ -277,9 +278,9 @@ def test_random_outputs_are_told(tmp_path: Path) -> None:
 
 
 def test_a_wrong_answer_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fggp_deploy.exporters import pack as module
+    from fggp_deploy.exporters import proving
 
-    monkeypatch.setattr(module, "_difference", lambda got, want: 2e-4)
+    monkeypatch.setattr(proving, "_difference", lambda got, want: 2e-4)
     with pytest.raises(ModelFileError, match="gives other outputs when packed"):
         pack_file(saved(residual_net(), tmp_path))
     assert not list(tmp_path.glob("*packed*"))

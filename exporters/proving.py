@@ -1,0 +1,170 @@
+"""Whether a packed file is the same network: both run side by side on made-up inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto
+
+from fggp_deploy import kernels
+from fggp_deploy.artifacts import outputs_test
+from fggp_deploy.artifacts.outputs_test import Array, Input, OutputsTest
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_ops import unpack
+from fggp_deploy.onnx_reading import read_model
+from fggp_deploy.runtime.sessions import Options, brief
+
+TOLERANCE = 1e-4  # of the largest output
+LEAST_OUTPUT = 1e-2  # a sigmoid that gives 1e-7 everywhere is right to 1e-7, no better
+# What open sides of an input are tried with, so that the network can be run at all.
+SIDES = (64, 224, 512, 16)
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
+    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16",
+    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(bool)": "bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What running source and packed model side by side gave; `test` None where they do not run."""
+
+    inputs: tuple[Input, ...] = ()
+    test: OutputsTest | None = None
+    outputs: Mapping[str, Array] | None = None
+    why_not: str = ""
+    bit_equal: bool | None = None
+    error: float | None = None
+    kernels_error: float | None = None
+    rounding_error: float | None = None
+
+    @property
+    def ran(self) -> tuple[str, ...]:
+        """Names and shapes of the inputs."""
+        if self.test is None:
+            return ()
+        return tuple(f"{i.name} {'×'.join(map(str, i.shape))}" for i in self.inputs)
+
+
+def run_both(
+    source: Path, packed: ModelProto, shape: Sequence[int] | None, *, rounded: bool
+) -> Proof:
+    """Run source and packed model on the probe; raises ModelFileError where they disagree."""
+    options = Options(1)
+    given = options.open(source, name=source.name)
+    serialized: bytes = packed.SerializeToString()
+    stock = options.open(serialized, name=f"the packed {source.name}")
+    inputs, want, why = first_that_runs(given, shape)
+    if want is None:
+        return Proof(why_not=why)
+    feeds = outputs_test.feeds(0, inputs)
+    again = answers_of(given, feeds)
+    if any(not np.array_equal(a, again[n], equal_nan=a.dtype.kind == "f") for n, a in want.items()):
+        return Proof(inputs, why_not="it answers the same inputs differently each time")
+    rounding = None
+    if rounded:  # the packed network is another one: hold it against itself, unpacked
+        model = unpack(packed).SerializeToString()
+        exact, want = want, answers_of(options.open(model, name="the rounded network"), feeds)
+        rounding = _difference(want, exact)
+    try:
+        test = OutputsTest.record(inputs, lambda _: want)
+    except ModelFileError as e:
+        return Proof(inputs, why_not=f"no self-test can be made: {e}")
+    got = answers_of(stock, feeds)
+    error = _difference(got, want)
+    on_kernels = None
+    if kernels.library_path() is not None:
+        fast = options.open(serialized, name=f"the packed {source.name}", on_kernels=True)
+        on_kernels = _difference(answers_of(fast, feeds), want)
+    for where, found in (("stock onnxruntime", error), ("the kernels", on_kernels)):
+        if found is not None and not found <= TOLERANCE:
+            raise ModelFileError(
+                f"{source} gives other outputs when packed, {found:.1e} of the largest on {where}; "
+                "nothing was written"
+            )
+    equal = all(np.array_equal(a, got[n], equal_nan=a.dtype.kind == "f") for n, a in want.items())
+    return Proof(inputs, test, want, "", equal, error, on_kernels, rounding)
+
+
+def first_that_runs(
+    session: ort.InferenceSession, shape: Sequence[int] | None
+) -> tuple[tuple[Input, ...], dict[str, Array] | None, str]:
+    """Inputs that the network takes with its answers, or why there are none."""
+    why = ""
+    for side in SIDES:
+        try:
+            inputs = _inputs(session, shape, side)
+            if sum(math.prod(i.shape) for i in inputs) > outputs_test.MAX_ELEMENTS:
+                return (), None, "its inputs are too large"
+            return inputs, answers_of(session, outputs_test.feeds(0, inputs)), ""
+        except ModelFileError as e:
+            why = why or str(e)
+        if all(isinstance(d, int) for i in session.get_inputs() for d in i.shape[1:]):
+            break
+    return (), None, why
+
+
+def _inputs(
+    session: ort.InferenceSession, shape: Sequence[int] | None, side: int
+) -> tuple[Input, ...]:
+    found = []
+    for k, value in enumerate(session.get_inputs()):
+        if value.type not in _DTYPES:
+            raise ModelFileError(f"its input {value.name!r} is {value.type}")
+        given = dict(enumerate(shape or (), start=1)) if k == 0 else {}
+        sides = []
+        for axis, d in enumerate(value.shape):
+            default = 1 if axis == 0 else side
+            sides.append(d if isinstance(d, int) and d > 0 else given.get(axis, default))
+        found.append(Input(value.name, _DTYPES[value.type], tuple(sides)))
+    return tuple(found)
+
+
+def answers_of(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs that are tensors of numbers, by name."""
+    names = [o.name for o in session.get_outputs()]
+    try:
+        answers = session.run(names, dict(feeds))
+    except Exception as e:  # onnxruntime's exceptions have no common base
+        raise ModelFileError(f"it does not run on made-up inputs: {brief(e)}") from e
+    found = {n: y for n, y in zip(names, answers, strict=True) if isinstance(y, np.ndarray)}
+    return {n: y for n, y in found.items() if y.dtype.kind in "fiub"}
+
+
+def _difference(got: Mapping[str, Array], want: Mapping[str, Array]) -> float:
+    """The largest difference of a float output over its largest value; NaN for other shapes.
+
+    An output that is smaller than LEAST_OUTPUT throughout is held against that.
+    """
+    worst = 0.0
+    for name, w in want.items():
+        if w.dtype.kind != "f" or not w.size:
+            continue
+        g = got.get(name)
+        if g is None or g.shape != w.shape:
+            return math.nan
+        largest = max(float(np.abs(w).max()), LEAST_OUTPUT)
+        worst = max(worst, float(np.abs(g.astype(np.float64) - w).max()) / largest)
+    return worst
+
+
+def check_outputs(path: Path) -> dict[str, bool]:
+    """Whether a packed file passes its own self-test, on stock onnxruntime and on the kernels.
+
+    Raises ModelFileError for a file that has none.
+    """
+    model = read_model(path)
+    test = next((p.value for p in model.metadata_props if p.key == outputs_test.KEY), None)
+    if test is None:
+        raise ModelFileError(f"{path} has no self-test of its outputs")
+    read = OutputsTest.parse(test)
+    passed = {}
+    for where in ("stock", "kernels") if kernels.library_path() else ("stock",):
+        session = Options(1).open(path, name=path.name, on_kernels=where == "kernels")
+        passed[where] = read.passes(answers_of(session, read.feeds()))
+    return passed
