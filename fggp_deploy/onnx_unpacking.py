@@ -14,15 +14,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from fggp_deploy.blocks import Blocks
-from fggp_deploy.encodings import (
-    Array,
-    Bitmask,
-    Gaps,
-    Packed,
-    Rice,
-    check_expansion,
-    checked_size,
-)
+from fggp_deploy.encodings import Array, Bitmask, Gaps, Packed, check_expansion, checked_size
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_functions import (
     CONV8_INPUTS,
@@ -48,6 +40,7 @@ from fggp_deploy.onnx_reading import (
     tensor_array,
 )
 from fggp_deploy.onnx_regions import expand
+from fggp_deploy.rice import Rice
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from fggp_deploy.encodings import Rice
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.kernels import program as p
 from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
 from fggp_deploy.onnx_ops import parts
 from fggp_deploy.onnx_regions import ATTRIBUTES
 from fggp_deploy.packing import to_gaps, to_int8
+from fggp_deploy.rice import Rice
 from fggp_deploy.runtime.chains import Region, find_regions
 from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.sessions import MARK
