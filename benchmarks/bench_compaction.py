@@ -4,7 +4,8 @@
 
 A MODEL is a packed file of `fggp-deploy export`, of a pruned network, without --compact. One
 thread, batch 1, ten fresh interleaved sessions of each; both networks stored dense on stock ONNX
-Runtime, and packed on the sparse kernels. Writes benchmarks/results/compaction.json.
+Runtime, and packed on the sparse kernels. First, why widths stay multiples of four: one chain of
+seven convolutions, 64 channels wide and less. Writes benchmarks/results/compaction.json.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import runtime
 from fggp_deploy.artifacts.provenance import machine, package_versions
@@ -32,6 +34,7 @@ from fggp_deploy.verify.latency import at_setting
 from fggp_deploy.verify.network import SESSION_CONFIG
 
 RESULTS = Path(__file__).parent / "results" / "compaction.json"
+WIDTHS = (64, 63, 60, 56, 52, 48)
 PAIRS = (("dense, compact", "dense"), ("packed, compact", "packed"))
 
 
@@ -79,6 +82,42 @@ def measure(path: Path, seconds: float, folder: Path) -> dict[str, Any]:
     return row
 
 
+def chain(width: int) -> ModelProto:
+    """Seven 3x3 convolutions with ReLU, all `width` channels wide but for input and output."""
+    rng = np.random.default_rng(0)
+    nodes, tensors, x, before = [], [], "x", 16
+    for i in range(7):
+        w = rng.standard_normal((width, before, 3, 3), dtype=np.float32) / (3 * before**0.5)
+        tensors.append(numpy_helper.from_array(w, f"w{i}"))
+        nodes.append(helper.make_node("Conv", [x, f"w{i}"], [f"c{i}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [x := f"r{i}"]))
+        before = width
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, n, 16, 16])]
+        for name, n in (("x", 16), (x, width))
+    ]
+    graph = helper.make_graph(nodes, "chain", *ends, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def widths(seconds: float) -> dict[str, Any]:
+    """How long a chain of fewer than 64 channels takes on stock ONNX Runtime, over one of 64."""
+    x = np.random.default_rng(1).standard_normal((1, 16, 16, 16), dtype=np.float32)
+
+    def opener(width: int) -> Callable[[int, int], Run]:
+        model = chain(width).SerializeToString()
+        session = partial(Options(1, SESSION_CONFIG).open, model, name=f"{width} channels")
+        return lambda threads, batch: partial(session().run, None, {"x": x})
+
+    found = at_setting(
+        {str(n): opener(n) for n in WIDTHS}, 1, 1, reference="64", seconds=seconds, seed=0
+    )
+    ratios = {n: 1 / s.value for n, s in found.speedups.items()}
+    for n, ratio in ratios.items():
+        print(f"{n} channels: {ratio:.2f} times as long as 64", flush=True)
+    return {"seconds": seconds, "time_over_64": ratios}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", type=Path)
@@ -87,8 +126,9 @@ def main() -> int:
     args = parser.parse_args()
     about = {"hardware": machine(), "versions": package_versions()}
     with tempfile.TemporaryDirectory() as folder:
+        narrow = widths(args.seconds)
         rows = [measure(path, args.seconds, Path(folder)) for path in args.models]
-    args.output.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
+    args.output.write_text(json.dumps(about | {"widths": narrow, "rows": rows}, indent=2) + "\n")
     return 0
 
 
