@@ -40,12 +40,12 @@ void add_bytes(Chain& c, std::vector<uint8_t> bytes, Type type) {
   c.constants.push_back({c.bytes.back().data(), c.bytes.back().size(), type});
 }
 
-// The constants of a weight with int8 values.
-void add_rice(Chain& c, int64_t size, int64_t cout) {
+// The constants of a weight with int8 values, `sparse` apart on average twice.
+void add_rice(Chain& c, int64_t size, int64_t cout, int64_t sparse, float scale) {
   const int k = static_cast<int>(pick(1, 5));
   std::vector<uint8_t> values, high;
   std::vector<int64_t> distances;
-  for (int64_t at = pick(0, size - 1), last = -1; at < size; last = at, at += pick(1, 60)) {
+  for (int64_t at = pick(0, size - 1), last = -1; at < size; last = at, at += pick(1, sparse)) {
     distances.push_back(at - last - 1);
     values.push_back(static_cast<uint8_t>(pick(0, 255)));
   }
@@ -62,7 +62,7 @@ void add_rice(Chain& c, int64_t size, int64_t cout) {
         low[static_cast<size_t>(j) * row + i / 8] |= static_cast<uint8_t>(1 << i % 8);
   }
   add_bytes(c, values, Type::kInt8);
-  c.floats.emplace_back(pick(0, 1) ? static_cast<size_t>(cout) : 1, 0.01f);
+  c.floats.emplace_back(pick(0, 1) ? static_cast<size_t>(cout) : 1, scale);
   c.constants.push_back({c.floats.back().data(), c.floats.back().size(), Type::kFloat});
   add_bytes(c, high, Type::kUint8);
   add_bytes(c, low, Type::kUint8);
@@ -99,12 +99,18 @@ struct Maker {
   Chain chain;
   std::vector<Shape> values;
   int64_t steps = 0;
+  // Every factor a power of two and every convolution's input rounded, so that all sums are exact
+  // and rounding them cannot go another way: for chains of bytes.
+  bool exact = false;
+  std::vector<bool> rounded{true};  // or the chain's input
 
   // The integers of one step; `shape` is what it makes, `like` whether a residual may be added.
   void add(Op op, int64_t input, Shape shape, bool like, bool clip, int64_t group, int64_t kernel,
            int64_t stride, int64_t dilation, int64_t pad) {
     int64_t residual = -1;
-    const Format format = pick(0, 2) ? Format::kGaps : Format::kRice;
+    const Format format = !exact && pick(0, 2) ? Format::kGaps : Format::kRice;
+    const bool unit = exact && !shape.flat && (op == Op::kConv || op == Op::kAdd) && pick(0, 4);
+    rounded.push_back(unit || (op == Op::kMaxPool && rounded[static_cast<size_t>(input)]));
     for (size_t i = 0; like && i < values.size(); i++)
       if (values[i] == shape && pick(0, 1)) residual = static_cast<int64_t>(i);
     chain.code.insert(
@@ -113,11 +119,11 @@ struct Maker {
          static_cast<int64_t>(chain.constants.size()), static_cast<int64_t>(format), clip ? pick(0, 1) : 0, 0x3e800000,
          0x40c00000, shape.channels, values[static_cast<size_t>(input)].channels, group, kernel,
          kernel, stride, stride, dilation, dilation, pad, pad, pad, pad, pick(0, 1), pick(-1, 41),
-         pick(1, 4), 0});
+         pick(1, 4), unit ? (127 - pick(1, 5)) << 23 : 0});
     if (op == Op::kConv || op == Op::kGemm) {
       const int64_t size =
           shape.channels * values[static_cast<size_t>(input)].channels / group * kernel * kernel;
-      if (format == Format::kRice) add_rice(chain, size, shape.channels);
+      if (format == Format::kRice) add_rice(chain, size, shape.channels, exact ? 8 : 60, exact ? 0.0078125f : 0.01f);
       else add_gaps(chain, size);
       add_bias(chain, shape.channels);
     }
@@ -129,8 +135,10 @@ struct Maker {
   bool random_step() {
     int64_t input = static_cast<int64_t>(values.size()) - 1;
     if (pick(0, 4) == 0) input = pick(0, input);
+    while (exact && !rounded[static_cast<size_t>(input)]) input--;
     const Shape in = values[static_cast<size_t>(input)];
     const int64_t what = pick(0, 9);
+    if (exact && what == 2) return true;  // an average is not exact
     if (what == 0) {
       add(Op::kAdd, input, in, true, true, 1, 1, 1, 1, 0);
       return true;
@@ -155,6 +163,7 @@ Chain random_chain() {
   Chain& c = m.chain;
   c.floats.reserve(64);
   c.bytes.reserve(64);
+  m.exact = pick(0, 1);
   c.input = {false, false, pick(1, 20), pick(1, 30), pick(1, 30)};
   m.values.push_back({c.input.channels, c.input.height, c.input.width, false});
   const int64_t n = pick(1, 6);
@@ -177,7 +186,7 @@ Chain random_chain() {
 void compare(const Chain& c) {
   const Program program = parse_program(c.code, c.constants);
   std::vector<float> x(c.input.size());
-  for (float& v : x) v = static_cast<float>(pick(-99, 99)) / 100;
+  for (float& v : x) v = static_cast<float>(pick(-127, 127)) / 128;
   const auto shapes = infer_shapes(program, {c.input});
   std::vector<std::vector<float>> want, got;
   std::vector<float*> to_want, to_got;
@@ -277,7 +286,7 @@ void concurrently(const Chain& c) {
       const auto n = static_cast<size_t>(1 + (which + run) % 4);
       std::vector<float> x(n * input.size());
       for (size_t i = 0; i < x.size(); i++)
-        x[i] = static_cast<float>((i * 37 + static_cast<size_t>(which)) % 19) / 19;
+        x[i] = static_cast<float>((i * 37 + static_cast<size_t>(which)) % 19) / 32;
       std::vector<std::vector<float>> want, got;
       std::vector<float*> to;
       for (int o : program.outputs)

@@ -34,6 +34,7 @@ class Step:
 
     `clip` is (low, high) applied last; `pads` is top, left, bottom, right; `variant` is the
     compiled block shape and the number of blocks of input channels, -1 for the cost model's.
+    `unit`, of a Conv or an Add: the output is rounded to 0 to 255 times it; 0 for not at all.
     """
 
     op: int
@@ -51,6 +52,7 @@ class Step:
     clip: tuple[float, float] | None = None
     count_padding: bool = False
     variant: tuple[int, int] = (-1, 1)
+    unit: float = 0.0
 
     def ints(self) -> list[int]:
         """The step as the library reads it."""
@@ -59,7 +61,7 @@ class Step:
             *(self.op, self.input, self.residual, self.constant, self.weights),
             *(int(self.clip is not None), _bits(low), _bits(high)),
             *(self.cout, self.cin, self.group, *self.kernel, *self.strides, *self.dilations),
-            *(*self.pads, int(self.count_padding), *self.variant, 0),
+            *(*self.pads, int(self.count_padding), *self.variant, _bits(self.unit)),
         ]
 
 

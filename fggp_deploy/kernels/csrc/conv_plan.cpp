@@ -1,16 +1,43 @@
 #include "conv_plan.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace fggp {
 namespace {
 
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
-bool fits(const FggpConvVariant& v, const ConvShape& s, const Layout& out) {
-  if (s.cout / s.group % v.group || out.tile_h % v.rows || out.tile_w % v.cols) return false;
-  if (v.cols > 1 && s.stride_w > 2) return false;
-  return out.lanes() == 16 || v.run4;
+// The same rows with a quad of input channels where there was one: columns are (quad, kernel row,
+// kernel column), and a value's bits hold the whole numbers of four channels.
+SparseRows by_quads(const SparseRows& rows, int64_t taps) {
+  SparseRows out;
+  out.cols = static_cast<int>((rows.cols / taps + 3) / 4 * taps);
+  struct Entry {
+    uint32_t column, word;
+  };
+  std::vector<Entry> row;
+  for (size_t o = 0; o + 1 < rows.begin.size(); o++) {
+    row.clear();
+    for (uint32_t e = rows.begin[o]; e < rows.begin[o + 1]; e++) {
+      const int64_t channel = rows.column[e] / taps, tap = rows.column[e] % taps;
+      const auto byte = static_cast<uint32_t>(static_cast<uint8_t>(rows.whole[e]));
+      row.push_back({static_cast<uint32_t>(channel / 4 * taps + tap), byte << channel % 4 * 8});
+    }
+    std::sort(row.begin(), row.end(),
+              [](const Entry& a, const Entry& b) { return a.column < b.column; });
+    for (size_t i = 0; i < row.size();) {
+      const uint32_t column = row[i].column;
+      uint32_t word = 0;
+      for (; i < row.size() && row[i].column == column; i++) word |= row[i].word;
+      float bits;
+      std::memcpy(&bits, &word, sizeof bits);
+      out.column.push_back(column);
+      out.value.push_back(bits);
+    }
+    out.begin.push_back(static_cast<uint32_t>(out.column.size()));
+  }
+  return out;
 }
 
 }  // namespace
@@ -40,24 +67,34 @@ Layout input_layout(const ConvShape& s, const Layout& out, int64_t in_h, int64_t
   return l;
 }
 
-void ConvPlan::pack(const SparseRows& rows, const std::vector<float>& bias, Variant v) {
-  if (v.conv < 0 || v.conv >= isa->n_conv || !fits(isa->conv[v.conv], shape, out))
-    v = rank_variants(*isa, shape, out, rows.nonzeros()).front();
-  const int group = isa->conv[v.conv].group;
+bool ConvPlan::fits(const FggpConvVariant& v) const {
+  if (shape.cout / shape.group % v.group || out.tile_h % v.rows || out.tile_w % v.cols)
+    return false;
+  if (v.cols > 1 && shape.stride_w > 2) return false;
+  return out.lanes() == 16 || v.run4;
+}
+
+void ConvPlan::pack(const SparseRows& given, const std::vector<float>& bias, Variant v) {
+  const SparseRows quads = in.quads ? by_quads(given, shape.taps()) : SparseRows();
+  const SparseRows& rows = in.quads ? quads : given;
+  if (v.conv < 0 || v.conv >= n_forms() || !fits(form(v.conv))) v = rank(rows.nonzeros()).front();
+  const int group = form(v.conv).group;
+  const int64_t cin = in.quads ? in.planes() : shape.cin;
   const int64_t plane = static_cast<int64_t>(in.plane_vectors()), taps = shape.taps();
   const int64_t reach = shape.dilation_h * (shape.kh - 1) * in.row_vectors() +
                         shape.dilation_w * (shape.kw - 1);
   if (reach > 0xffff) throw Error("a kernel reaches over more than 65535 vectors");
-  v.input_blocks = std::clamp(v.input_blocks, 1, static_cast<int>(shape.cin));
-  channels_per_block_ = ceil_div(shape.cin, v.input_blocks);
+  v.input_blocks = in.quads ? 1 : std::clamp(v.input_blocks, 1, static_cast<int>(cin));
+  channels_per_block_ = ceil_div(cin, v.input_blocks);
   n_groups_ = static_cast<int>(shape.cout) / group;
 
   // A group's offsets count from its first input channel, which keeps grouped convolutions in
   // reach; where even so they do not fit sixteen bits, smaller blocks of input channels do.
-  const int64_t per_group = shape.group == 1 ? shape.cin : shape.cin / shape.group * group;
+  const int64_t per_group = shape.group == 1 ? cin : cin / shape.group * group;
   if ((std::min<int64_t>(channels_per_block_, per_group) - 1) * plane + reach > 0xffff)
     channels_per_block_ = static_cast<int>(std::max<int64_t>(1, (0xffff - reach) / plane + 1));
-  v.input_blocks = ceil_div(shape.cin, channels_per_block_);
+  v.input_blocks = ceil_div(cin, channels_per_block_);
+  if (in.quads && v.input_blocks > 1) throw Error("a plane of bytes is too large");
   variant_ = v;
 
   offset_.clear();
@@ -67,7 +104,7 @@ void ConvPlan::pack(const SparseRows& rows, const std::vector<float>& bias, Vari
   bias_ = bias;
   std::vector<uint32_t> at(rows.begin.begin(), rows.begin.end() - 1);
   for (int block = 0; block < v.input_blocks; block++) {
-    const int64_t end = std::min<int64_t>(shape.cin, int64_t{block + 1} * channels_per_block_);
+    const int64_t end = std::min<int64_t>(cin, int64_t{block + 1} * channels_per_block_);
     for (int o = 0; o < shape.cout; o += group) {
       int64_t base = -1;
       for (;;) {
@@ -94,14 +131,22 @@ void ConvPlan::pack(const SparseRows& rows, const std::vector<float>& bias, Vari
   }
   mask_ = lane_masks(out);
   halo_ = Halo(out);
+  factor_.clear();
+  start_.clear();
+  for (int o = 0; in.quads && o < shape.cout; o++) {
+    factor_.push_back(given.unit[o] * in_unit);
+    int32_t sum = 0;
+    for (uint32_t e = given.begin[o]; e < given.begin[o + 1]; e++) sum += given.whole[e];
+    start_.push_back(fggp_dots(*isa).less * sum);
+  }
 }
 
 void ConvPlan::run(const float* x, const float* r, float* y, int first, int last,
                    int origin) const {
-  const FggpConvVariant& v = isa->conv[variant_.conv];
+  const FggpConvVariant& v = form(variant_.conv);
   const FggpConvFn kernel = out.lanes() == 16 ? v.run16[shape.stride_w == 2] : v.run4;
   const ptrdiff_t lanes = out.lanes();
-  FggpConvTile a;
+  FggpConvTile a{};
   a.x_row = in.row_vectors() * lanes * static_cast<ptrdiff_t>(shape.stride_h);
   a.y_row = out.row_vectors() * lanes;
   a.y_channel = static_cast<ptrdiff_t>(out.plane());
@@ -113,11 +158,22 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
   a.hi = act.hi;
   a.offset = offset_.data();
   a.weight = weight_.data();
+  if (in.quads) {
+    a.start = &start_[first];
+    a.factor = &factor_[first];
+    a.channel = static_cast<uint32_t>(first);
+    a.residual_unit = residual_unit;
+    a.units = out_unit != 0.0f ? 1.0f / out_unit : 0.0f;
+  }
+  const int y_first = out.quads ? (first - origin) / 4 : first - origin;
+  const int y_last = out.quads ? (last - origin + 3) / 4 : last - origin;
+  // Kernels for quads find the first channel's residual themselves.
+  const int r_first = in.quads ? 0 : first;
   for (int i = 0; i < out.tile_h; i += v.rows)
     for (int j = 0; j < out.tile_w; j += v.cols) {
       const float* x0 = x + in.at(static_cast<int>(i * shape.stride_h - shape.top),
                                   static_cast<int>(j * shape.stride_w - shape.left));
-      a.y = y + static_cast<size_t>(first - origin) * out.plane() + out.at(i, j);
+      a.y = y + static_cast<size_t>(y_first) * out.plane() + out.at(i, j);
       for (int block = 0; block < variant_.input_blocks; block++) {
         const bool ends = block == variant_.input_blocks - 1;
         const size_t entry = static_cast<size_t>(block) * n_groups_ + first / v.group;
@@ -125,7 +181,7 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
         a.begin = &begin_[entry];
         a.base = &base_[entry];
         a.bias = block == 0 ? &bias_[first] : nullptr;
-        a.residual = ends && r ? r + static_cast<size_t>(first) * residual.plane() +
+        a.residual = ends && r ? r + static_cast<size_t>(r_first) * residual.plane() +
                                      residual.at(i, j)
                                : nullptr;
         a.clamp = ends && act.on;
@@ -133,7 +189,7 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
         kernel(&a);
       }
     }
-  halo_.fill(*isa, out, y, first - origin, last - origin);
+  halo_.fill(*isa, out, y, y_first, y_last);
 }
 
 std::vector<int> ConvPlan::split(int n) const {
@@ -147,36 +203,42 @@ std::vector<int> ConvPlan::split(int n) const {
     done.push_back(done.back() + work);
   }
   std::vector<int> borders{0};
+  const int whole = in.quads ? std::max(group(), 4) : group();  // channels that stay together
   for (int i = 1; i < n; i++) {
     const auto it = std::lower_bound(done.begin(), done.end(), done.back() * i / n);
-    const int border = static_cast<int>(it - done.begin()) * group();
+    const int border = static_cast<int>(it - done.begin()) * group() / whole * whole;
     if (border > borders.back() && border < shape.cout) borders.push_back(border);
   }
   borders.push_back(static_cast<int>(shape.cout));
   return borders;
 }
 
-std::vector<Variant> rank_variants(const FggpIsa& isa, const ConvShape& s, const Layout& out,
-                                   size_t nonzeros) {
+std::vector<Variant> ConvPlan::ranked(const SparseRows& rows) const {
+  return rank(in.quads ? by_quads(rows, shape.taps()).nonzeros() : rows.nonzeros());
+}
+
+std::vector<Variant> ConvPlan::rank(size_t nonzeros) const {
+  const ConvShape& s = shape;
+  const int64_t cin = in.quads ? in.planes() : s.cin;
   struct Ranked {
     double cycles;
     Variant variant;
   };
   std::vector<Ranked> ranked;
-  const double cols = static_cast<double>(s.cin / s.group * s.taps());
+  const double cols = static_cast<double>(cin / s.group * s.taps());
   const double density = static_cast<double>(nonzeros) / (cols * static_cast<double>(s.cout));
-  const double registers = isa.conv[0].registers;  // per vector of sixteen lanes
-  for (int i = 0; i < isa.n_conv; i++) {
-    const FggpConvVariant& v = isa.conv[i];
-    if (!fits(v, s, out)) continue;
+  const double registers = form(0).registers;  // per vector of sixteen lanes
+  for (int i = 0; i < n_forms(); i++) {
+    const FggpConvVariant& v = form(i);
+    if (!fits(v)) continue;
     for (int blocks : {1, 2, 4, 8}) {
-      if (blocks > 1 && (s.cin / blocks < 8 || density * cols / blocks < 3)) continue;
+      if (blocks > 1 && (in.quads || cin / blocks < 8 || density * cols / blocks < 3)) continue;
       double missing = 1;
       for (int g = 0; g < v.group; g++) missing *= 1 - density;
       const double entries = cols * (1 - missing);
       const double vectors = v.rows * v.cols * (out.lanes() == 16 ? registers : 1);
       // What the block reads of the input: from L1, L2 or beyond.
-      const double touched = static_cast<double>(s.cin) / blocks *
+      const double touched = static_cast<double>(cin) / blocks *
                              static_cast<double>((v.rows - 1) * s.stride_h + s.kh) *
                              static_cast<double>((v.cols - 1) * s.stride_w + s.kw) *
                              out.lanes() * 4;

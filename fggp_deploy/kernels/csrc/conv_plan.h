@@ -27,29 +27,37 @@ struct ConvPlan {
   ConvShape shape;
   Layout in, out, residual;
   Activation act;
+  // Of quads: what 1 of a byte is. Only where the input is quads may the output or residual be.
+  float in_unit = 0, out_unit = 0, residual_unit = 0;
 
   // Throws an Error when an offset does not fit; every offset made here stays inside its plane.
   void pack(const SparseRows& rows, const std::vector<float>& bias, Variant v);
-  // Output channels [first, last), whole groups of the variant's; with their halos. `y` starts at
-  // output channel `origin`.
+  // Output channels [first, last), whole groups of the variant's, and whole quads where the output
+  // or the residual is; with their halos. `y` starts at output channel `origin`.
   void run(const float* x, const float* r, float* y, int first, int last, int origin = 0) const;
   // Borders of `n` runs of output channels with about the same work.
   std::vector<int> split(int n) const;
   Variant variant() const { return variant_; }
-  int group() const { return isa->conv[variant_.conv].group; }
+  int group() const { return form(variant_.conv).group; }
+  // The variants worth measuring, the most promising by the cost model first.
+  std::vector<Variant> ranked(const SparseRows& rows) const;
 
  private:
+  std::vector<Variant> rank(size_t nonzeros) const;
+  bool fits(const FggpConvVariant& v) const;
+  int n_forms() const { return in.quads ? fggp_dots(*isa).n_conv : isa->n_conv; }
+  const FggpConvVariant& form(int i) const {
+    return (in.quads ? fggp_dots(*isa).conv : isa->conv)[i];
+  }
+
   Variant variant_;
   int channels_per_block_ = 0, n_groups_ = 0;
   std::vector<uint16_t> offset_;
-  std::vector<float> weight_, bias_;
+  std::vector<float> weight_, bias_, factor_;
+  std::vector<int32_t> start_;
   std::vector<uint32_t> begin_, base_;
   std::vector<uint16_t> mask_;
   Halo halo_;
 };
-
-// Those worth measuring for this layer, the most promising by the cost model first.
-std::vector<Variant> rank_variants(const FggpIsa& isa, const ConvShape& s, const Layout& out,
-                                   size_t nonzeros);
 
 }  // namespace fggp

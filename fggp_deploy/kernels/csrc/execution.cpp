@@ -9,6 +9,8 @@ namespace fggp {
 namespace {
 
 constexpr size_t kMaxArena = size_t{1} << 34;  // floats
+// Of so many products of bytes the sum fits 32 bits.
+constexpr uint32_t kMaxProducts = INT32_MAX / (255 * 128);
 
 }  // namespace
 
@@ -31,6 +33,7 @@ Execution::Execution(const Program& program, const FggpIsa& isa,
 }
 
 void Execution::need(int i, const Layout& wanted) {
+  if (value(i).unit != 0.0f && !wanted.quads) need(i, wanted.with_quads(true));
   for (Place& p : value(i).places)
     if (p.layout.same_tiles(wanted)) {
       p.layout.halo = std::max(p.layout.halo, wanted.halo);
@@ -52,12 +55,14 @@ void Execution::plan_layouts(const Program& program) {
     if (!value(made).in_layout) {
       if (s.op == Op::kGlobalAverage && !in.in_layout)
         need(s.input, choose_layout(in.shape.channels, in.shape.height, in.shape.width));
+      else if (s.op == Op::kGlobalAverage && in.unit != 0.0f)
+        need(s.input, in.own.with_quads(false));
       continue;
     }
     adopt_tiles(s, made);
     const Layout& own = value(made).own;
-    need(s.input, input_layout(window(s), own, in.shape.height, in.shape.width));
-    if (s.residual >= 0) need(s.residual, own);
+    need(s.input, input_of(s, own));
+    if (s.residual >= 0) need(s.residual, residual_of(s, own));
   }
   // First the place that is written, with the halo that its readers want.
   for (Value& v : values_) {
@@ -81,6 +86,29 @@ ConvShape Execution::window(const Step& s) {
   return identity;
 }
 
+// Whether a convolution multiplies bytes.
+bool Execution::in_bytes(const Step& s) {
+  if (s.op != Op::kConv || s.shape.group > 1 || value(s.input).unit == 0.0f || s.rows->unit.empty())
+    return false;
+  const std::vector<uint32_t>& begin = s.rows->begin;
+  for (size_t o = 0; o + 1 < begin.size(); o++)
+    if (begin[o + 1] - begin[o] > kMaxProducts) return false;
+  return true;
+}
+
+bool Execution::reads_quads(const Step& s) {
+  return in_bytes(s) || (s.op == Op::kMaxPool && value(s.input).unit != 0.0f);
+}
+
+Layout Execution::input_of(const Step& s, const Layout& out) {
+  const ValueShape in = value(s.input).shape;
+  return input_layout(window(s), out, in.height, in.width).with_quads(reads_quads(s));
+}
+
+Layout Execution::residual_of(const Step& s, const Layout& out) {
+  return out.with_quads(in_bytes(s) && value(s.residual).unit != 0.0f);
+}
+
 // Whether an output element follows from the input's at the same place alone.
 bool mixes_no_pixels(const Step& s) {
   const ConvShape& c = s.shape;
@@ -93,7 +121,8 @@ void Execution::choose_own(const Program& program) {
   for (const Step& s : program.steps) {
     Value& v = value(made++);
     const Value& in = value(s.input);
-    if (program.steps.size() == 1 && mixes_no_pixels(s))  // no other step that wants tiles
+    v.unit = s.op == Op::kMaxPool ? in.unit : s.unit;
+    if (program.steps.size() == 1 && mixes_no_pixels(s) && v.unit == 0.0f)  // no other step that wants tiles
       v.own = adjacent_layout(v.shape.channels, v.shape.height, v.shape.width);
     else if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
       v.own = output_layout(s.shape, in.shape.height, in.shape.width);
@@ -105,7 +134,9 @@ void Execution::choose_own(const Program& program) {
       v.own = value(s.residual).own;
     else
       v.own = choose_layout(v.shape.channels, v.shape.height, v.shape.width);
+    v.own.channels = static_cast<int>(v.shape.channels);
     v.own.halo = 0;
+    v.own.quads = v.unit != 0.0f;
     v.in_layout = true;
   }
 }
@@ -126,12 +157,12 @@ void Execution::adopt_tiles(const Step& s, int made) {
   wanted.halo = 0;
   const ValueShape in = value(s.input).shape;
   const ConvShape shape = window(s);
+  if (wanted.quads != v.own.quads) return;
   if (wanted.grid_h * wanted.tile_h * shape.stride_h < in.height ||
       wanted.grid_w * wanted.tile_w * shape.stride_w < in.width)
     return;
-  const Layout input = input_layout(shape, wanted, in.height, in.width);
-  size_t cost = has_tiles(s.input, input) ? 0 : in.size();
-  if (s.residual >= 0 && !has_tiles(s.residual, wanted)) cost += v.shape.size();
+  size_t cost = has_tiles(s.input, input_of(s, wanted)) ? 0 : in.size();
+  if (s.residual >= 0 && !has_tiles(s.residual, residual_of(s, wanted))) cost += v.shape.size();
   if (cost < v.shape.size()) v.own = wanted;
 }
 
@@ -182,11 +213,17 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
     if (p.ready) return touch(p.buffer);
     p.ready = true;
     const Layout& own = v.places.front().layout;
+    if (v.unit != 0.0f && !p.layout.quads) {
+      const int bytes = find(i, p.layout.with_quads(true), found);
+      p.buffer = to_floats(bytes, *found, v.unit);
+      *found = p.layout = found->with_quads(false);
+      return touch(p.buffer);
+    }
     const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
     if (!v.in_layout && p.layout.is_row_major()) return p.buffer = from;
     p.buffer = new_buffer(p.layout.size());
     if (v.in_layout)
-      add_rearrangement({isa_, relayout_index(own, p.layout), own.plane()}, p.layout.channels, from,
+      add_rearrangement({isa_, relayout_index(own, p.layout), own.plane()}, p.layout.planes(), from,
                         own.plane(), p.buffer, p.layout.plane());
     else
       add_pack(p.layout, from, p.buffer);
@@ -199,8 +236,13 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
 int Execution::flat(int i) {
   Value& v = value(i);
   if (v.row_major >= 0) return touch(v.row_major);
-  const Layout from = v.places.front().layout;
-  const int x = touch(v.places.front().buffer), y = new_row_major(i);
+  Layout from = v.places.front().layout;
+  int x = touch(v.places.front().buffer);
+  if (from.quads) {
+    x = to_floats(x, from, v.unit);
+    from.quads = false;
+  }
+  const int y = new_row_major(i);
   std::vector<int32_t> index = inverse_index(from);
   const size_t plane = index.size();
   add_rearrangement({isa_, std::move(index), from.plane()}, from.channels, x, from.plane(), y,

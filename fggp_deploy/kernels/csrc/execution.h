@@ -62,7 +62,8 @@ class Execution {
     int row_major = -1;  // buffer, -1: none
     std::vector<Place> places;
     bool in_layout = false;
-    Layout own;  // without halo
+    Layout own;  // without halo; quads where there is a unit
+    float unit = 0;  // what 1 of its bytes is; 0: floats
     int readers = 0;  // steps, and one for each output
   };
   struct Context {
@@ -78,6 +79,10 @@ class Execution {
   ConvShape window(const Step& s);
   void choose_own(const Program& program);
   void adopt_tiles(const Step& s, int made);
+  bool in_bytes(const Step& s);
+  bool reads_quads(const Step& s);
+  Layout input_of(const Step& s, const Layout& out);
+  Layout residual_of(const Step& s, const Layout& out);
   bool has_tiles(int value, const Layout& wanted);
   void need(int value, const Layout& wanted);
   Value& value(int i) { return values_[static_cast<size_t>(i)]; }
@@ -87,6 +92,7 @@ class Execution {
   int touch(int buffer);  // marks that the action being made uses it
   int find(int value, const Layout& wanted, Layout* found);
   int flat(int value);
+  int to_floats(int buffer, const Layout& quads, float unit);
   float* address(const Context& c, int buffer) const;
   const float* source(const Context& c, int buffer) const;
   void place_buffers();
@@ -97,6 +103,8 @@ class Execution {
   void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                          size_t y_plane);
   void add_pack(const Layout& to, int x, int y);
+  int begin_floats(int out, Layout* written);
+  void end_floats(int out, const Layout& written, int y);
   ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);
   bool can_chain(const Step& s, const Step& next, int out);

@@ -13,6 +13,12 @@ const FggpIsa* const* fggp_isas(int* n) {
   return all;
 }
 
+const FggpDots& fggp_dots(const FggpIsa& isa) {
+  const FggpDots* const* best = isa.dots;
+  while (!(*best)->supported()) best++;
+  return **best;
+}
+
 const FggpIsa& fggp_best_isa() {
   int n = 0;
   const FggpIsa* const* all = fggp_isas(&n);

@@ -5,6 +5,10 @@
 //
 // Activations are tile-interleaved (layout.h): a plane is cut into a grid of equal tiles, and lane
 // l of a vector belongs to tile l. A kernel tap is then one aligned load, whatever its offset.
+//
+// Quantised activations lie in the same tiles as quads: the 32 bits of a float hold four channels,
+// channel 4 q + k in bits 8 k to 8 k + 7 of plane q, each a whole number of units from 0 to 255.
+// Zero bits are zeros, so halos and permutations are the same; a "float" below may be a quad.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -22,7 +26,7 @@ typedef struct {
   const float* x;          // first input vector of the block at tap (0, 0), channel 0
   ptrdiff_t x_row;         // between the input rows of two successive output rows
   const uint16_t* offset;  // per entry: where its input vector lies from x, in vectors
-  const float* weight;     // per entry: one weight for each channel of the group
+  const float* weight;     // per entry: one weight for each channel of the group, or four int8
   const uint32_t* begin;   // [n_groups + 1] first entry of each group of output channels
   const uint32_t* base;   // [n_groups] added to the offsets of a group, in vectors
   uint32_t n_groups;
@@ -35,6 +39,12 @@ typedef struct {
   ptrdiff_t mask_row;
   float lo, hi;  // clamp, if any
   int clamp;
+  // From here on only where x is quads; then there is one block of input channels.
+  const int32_t* start;  // per output channel: what its sum of products begins with
+  const float* factor;   // per output channel: what 1 of that sum is
+  uint32_t channel;      // the first output channel, a multiple of four if y or residual is quads
+  float residual_unit;   // what 1 of the residual's bytes is; 0: it is floats
+  float units;           // this many bytes of y are 1; 0: y is floats
 } FggpConvTile;
 
 // One channel of a pooling whose input tiles are `stride` times the output tiles.
@@ -106,9 +116,24 @@ typedef struct {
   FggpConvFn run4;      // for 2x2 planes, four lanes; null: none
 } FggpConvVariant;
 
+// What works on quads; instruction sets for it come and go apart from those for floats.
 typedef struct {
   const char* name;
   int (*supported)(void);
+  int less;  // what the kernels subtract from each byte of x
+  const FggpConvVariant* conv;
+  int n_conv;
+  void (*pool16)(const FggpPool*);  // maximum
+  void (*pool4)(const FggpPool*);
+  // n quads, a multiple of four, from up to four planes of floats, and back.
+  void (*from_floats)(const float* x, size_t plane, int channels, float units, size_t n, float* y);
+  void (*to_floats)(const float* x, size_t n, float unit, int channels, float* y, size_t plane);
+} FggpDots;
+
+typedef struct {
+  const char* name;
+  int (*supported)(void);
+  const FggpDots* const* dots;  // best first; the last one runs wherever this does
   const FggpConvVariant* conv;
   int n_conv;
   void (*pool16)(const FggpPool*);
@@ -130,6 +155,7 @@ typedef struct {
 } FggpIsa;
 
 extern const FggpIsa fggp_avx512, fggp_avx2, fggp_neon, fggp_portable;
+extern const FggpDots fggp_dots_vnni, fggp_dots_avx2, fggp_dots_neon, fggp_dots_portable;
 
 }  // extern "C"
 
@@ -137,3 +163,5 @@ extern const FggpIsa fggp_avx512, fggp_avx2, fggp_neon, fggp_portable;
 const FggpIsa* const* fggp_isas(int* n);
 // The best one that this processor has.
 const FggpIsa& fggp_best_isa();
+// What works on quads beside it.
+const FggpDots& fggp_dots(const FggpIsa& isa);

@@ -57,6 +57,71 @@ struct Lanes4 {
 
 namespace {
 
+// Without an instruction for it, as two sums of two products each in sixteen bits.
+struct Dots16 : Lanes16 {
+  using Quads = __m256i;
+  static Quads load_quads(const float* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static void store_quads(float* p, Quads v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  }
+  static Quads quad(int word) { return _mm256_set1_epi32(word); }
+  static Quads dot(Quads acc, Quads x, Quads w) {
+    const Quads low = _mm256_set1_epi16(255);
+    const Quads even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), odd = _mm256_srai_epi16(w, 8);
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_and_si256(x, low), even));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), odd));
+  }
+  static Quads add_quads(Quads a, Quads b) { return _mm256_add_epi32(a, b); }
+  static Quads byte(Quads v, int k) {
+    return _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128(8 * k)), quad(255));
+  }
+  static Quads with_byte(Quads v, Quads b, int k) {
+    return _mm256_or_si256(v, _mm256_sll_epi32(b, _mm_cvtsi32_si128(8 * k)));
+  }
+  static Quads whole(Reg v) { return _mm256_cvtps_epi32(v); }
+  static Reg to_float(Quads v) { return _mm256_cvtepi32_ps(v); }
+  static Quads max_bytes(Quads a, Quads b) { return _mm256_max_epu8(a, b); }
+  static Quads keep_quads(Quads v, uint32_t m) {
+    return _mm256_castps_si256(keep(_mm256_castsi256_ps(v), m));
+  }
+};
+
+struct Dots4 : Lanes4 {
+  using Quads = __m128i;
+  static Quads load_quads(const float* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static void store_quads(float* p, Quads v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+  static Quads quad(int word) { return _mm_set1_epi32(word); }
+  static Quads dot(Quads acc, Quads x, Quads w) {
+    const Quads low = _mm_set1_epi16(255);
+    const Quads even = _mm_srai_epi16(_mm_slli_epi16(w, 8), 8), odd = _mm_srai_epi16(w, 8);
+    acc = _mm_add_epi32(acc, _mm_madd_epi16(_mm_and_si128(x, low), even));
+    return _mm_add_epi32(acc, _mm_madd_epi16(_mm_srli_epi16(x, 8), odd));
+  }
+  static Quads add_quads(Quads a, Quads b) { return _mm_add_epi32(a, b); }
+  static Quads byte(Quads v, int k) {
+    return _mm_and_si128(_mm_srl_epi32(v, _mm_cvtsi32_si128(8 * k)), quad(255));
+  }
+  static Quads with_byte(Quads v, Quads b, int k) {
+    return _mm_or_si128(v, _mm_sll_epi32(b, _mm_cvtsi32_si128(8 * k)));
+  }
+  static Quads whole(Reg v) { return _mm_cvtps_epi32(v); }
+  static Reg to_float(Quads v) { return _mm_cvtepi32_ps(v); }
+  static Quads max_bytes(Quads a, Quads b) { return _mm_max_epu8(a, b); }
+  static Quads keep_quads(Quads v, uint32_t m) {
+    return _mm_castps_si128(keep(_mm_castsi128_ps(v), m));
+  }
+};
+
+}  // namespace
+
+#include "dots_body.inl"
+
+namespace {
+
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
   if (!column) return dot_dense<Lanes16>(weight, n, x);
   __m256 acc = _mm256_setzero_ps();
@@ -128,16 +193,27 @@ void shuffle(const FggpShuffle* args) {
 
 int supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-const FggpConvVariant kConv[] = {
-    FGGP_CONV_ONE(1, 4, 8), FGGP_CONV(1, 1, 2, 2), FGGP_CONV(1, 2, 1, 2), FGGP_CONV(1, 1, 4, 1),
-    FGGP_CONV(1, 4, 1, 1),  FGGP_CONV(1, 2, 2, 1), FGGP_CONV(1, 1, 7, 1), FGGP_CONV(1, 7, 1, 1),
-    FGGP_CONV_ONE(2, 2, 4), FGGP_CONV(2, 1, 2, 1), FGGP_CONV(2, 2, 1, 1), FGGP_CONV_ONE(4, 1, 2),
-};
+// The compiled blocks: output channels, rows and columns of vectors, entries at a time.
+#define FGGP_BLOCKS(BLOCK, ONE) \
+  ONE(1, 4, 8), BLOCK(1, 1, 2, 2), BLOCK(1, 2, 1, 2), BLOCK(1, 1, 4, 1), BLOCK(1, 4, 1, 1), \
+  BLOCK(1, 2, 2, 1), BLOCK(1, 1, 7, 1), BLOCK(1, 7, 1, 1), ONE(2, 2, 4), BLOCK(2, 1, 2, 1), \
+  BLOCK(2, 2, 1, 1), ONE(4, 1, 2)
+
+const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
+const FggpConvVariant kDotConv[] = {FGGP_BLOCKS(FGGP_DOT, FGGP_DOT_ONE)};
+
+const FggpDots* const kDots[] = {&fggp_dots_avx2, nullptr};
 
 }  // namespace
 
 extern "C" const FggpIsa fggp_avx2 = {
-    "avx2", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    "avx2", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo_by_lane<4>, pack_by_element,
     gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, dot,
+};
+
+extern "C" const FggpDots fggp_dots_avx2 = {
+    "avx2", supported, 0, kDotConv, sizeof(kDotConv) / sizeof(kDotConv[0]),
+    pool_quads<Dots16>, pool_quads<Dots4>, from_floats<Dots16, Dots4>,
+    to_floats<Dots16, Dots4>,
 };

@@ -57,21 +57,104 @@ using Lanes4 = Lanes<4>;
 
 namespace {
 
+struct Word4 {
+  uint32_t v[4];
+};
+
+template <class V>
+struct Dots : V {
+  using Quads = Word4;
+  template <class F>
+  static Quads every(F f) {
+    return {{static_cast<uint32_t>(f(0)), static_cast<uint32_t>(f(1)), static_cast<uint32_t>(f(2)),
+             static_cast<uint32_t>(f(3))}};
+  }
+  static Quads load_quads(const float* p) {
+    Quads q;
+    __builtin_memcpy(&q, p, sizeof q);
+    return q;
+  }
+  static void store_quads(float* p, Quads q) { __builtin_memcpy(p, &q, sizeof q); }
+  static Quads quad(int word) {
+    return every([=](int) { return word; });
+  }
+  static int signed_byte(uint32_t word, int k) { return static_cast<int8_t>(word >> 8 * k & 255); }
+  static int byte_of(uint32_t word, int k) { return static_cast<int>(word >> 8 * k & 255); }
+  static Quads dot(Quads acc, Quads x, Quads w) {
+    return every([&](int i) {
+      int sum = 0;
+      for (int k = 0; k < 4; k++) sum += byte_of(x.v[i], k) * signed_byte(w.v[i], k);
+      return acc.v[i] + static_cast<uint32_t>(sum);
+    });
+  }
+  static Quads add_quads(Quads a, Quads b) {
+    return every([&](int i) { return a.v[i] + b.v[i]; });
+  }
+  static Quads byte(Quads q, int k) {
+    return every([&](int i) { return byte_of(q.v[i], k); });
+  }
+  static Quads with_byte(Quads q, Quads b, int k) {
+    return every([&](int i) { return q.v[i] | b.v[i] << 8 * k; });
+  }
+  static Quads whole(typename V::Reg v) {
+    // Adding 2^23 leaves no bits for fractions, and rounds ties to even.
+    return every([&](int i) {
+      volatile float shifted = v.v[i] + 8388608.0f;
+      return static_cast<int>(shifted - 8388608.0f);
+    });
+  }
+  static typename V::Reg to_float(Quads q) {
+    return V::each([&](int i) { return static_cast<float>(static_cast<int>(q.v[i])); });
+  }
+  static Quads max_bytes(Quads a, Quads b) {
+    return every([&](int i) {
+      uint32_t word = 0;
+      for (int k = 0; k < 4; k++) {
+        const int x = byte_of(a.v[i], k), y = byte_of(b.v[i], k);
+        word |= static_cast<uint32_t>(x > y ? x : y) << 8 * k;
+      }
+      return word;
+    });
+  }
+  static Quads keep_quads(Quads q, uint32_t m) {
+    return every([&](int i) { return m >> i & 1 ? q.v[i] : 0u; });
+  }
+};
+
+using Dots16 = Dots<Lanes16>;
+using Dots4 = Dots<Lanes4>;
+
+}  // namespace
+
+#include "dots_body.inl"
+
+namespace {
+
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
   return column ? dot_by_element(weight, column, n, x) : dot_dense<Lanes16>(weight, n, x);
 }
 
 int supported() { return 1; }
 
-const FggpConvVariant kConv[] = {
-    FGGP_CONV_ONE(1, 2, 4), FGGP_CONV(1, 1, 2, 1), FGGP_CONV(1, 2, 1, 1),
-    FGGP_CONV_ONE(2, 1, 2), FGGP_CONV_ONE(4, 1, 1),
-};
+// The compiled blocks: output channels, rows and columns of vectors, entries at a time.
+#define FGGP_BLOCKS(BLOCK, ONE) \
+  ONE(1, 2, 4), BLOCK(1, 1, 2, 1), BLOCK(1, 2, 1, 1), ONE(2, 1, 2), ONE(4, 1, 1)
+
+const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
+const FggpConvVariant kDotConv[] = {FGGP_BLOCKS(FGGP_DOT, FGGP_DOT_ONE)};
+
+const FggpDots* const kDots[] = {&fggp_dots_portable, nullptr};
 
 }  // namespace
 
 extern "C" const FggpIsa fggp_portable = {
-    "portable", supported, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    "portable", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element,
     gather_by_element, nullptr, 0, sum<Lanes16>, sum<Lanes4>, dot,
+};
+
+extern "C" const FggpDots fggp_dots_portable = {
+    "portable", supported, 0, kDotConv, sizeof(kDotConv) / sizeof(kDotConv[0]),
+    pool_quads<Dots16>, pool_quads<Dots4>, from_floats<Dots16, Dots4>,
+    to_floats<Dots16, Dots4>,
 };

@@ -24,12 +24,14 @@ struct Layout {
   // Lane l of vector j is element 16 j + l of the plane, for what mixes no elements: then a plane
   // of whole vectors lies as it does row-major.
   bool adjacent = false;
+  bool quads = false;  // bytes, a plane for four channels (isa.h)
 
   int lanes() const { return grid_h * grid_w; }
   int row_vectors() const { return tile_w + 2 * halo; }
   size_t plane_vectors() const;
   size_t plane() const { return plane_vectors() * static_cast<size_t>(lanes()); }
-  size_t size() const { return static_cast<size_t>(channels) * plane(); }
+  int planes() const { return quads ? (channels + 3) / 4 : channels; }
+  size_t size() const { return static_cast<size_t>(planes()) * plane(); }
   // Floats from the start of a plane to tile position (i, j), which may lie in the halo.
   size_t at(int i, int j) const {
     return (static_cast<size_t>(i + halo) * row_vectors() + static_cast<size_t>(j + halo)) *
@@ -40,7 +42,12 @@ struct Layout {
   bool is_row_major() const { return adjacent && full(); }
   bool same_tiles(const Layout& o) const {
     return grid_h == o.grid_h && grid_w == o.grid_w && tile_h == o.tile_h && tile_w == o.tile_w &&
-           adjacent == o.adjacent;
+           adjacent == o.adjacent && quads == o.quads;
+  }
+  Layout with_quads(bool on) const {
+    Layout l = *this;
+    l.quads = on;
+    return l;
   }
 };
 

@@ -44,10 +44,13 @@ void PoolPlan::run(const float* x, float* y, int first, int last) const {
   p.scale = scale_.empty() ? nullptr : scale_.data();
   p.mask = mask_.empty() ? nullptr : mask_.data();
   const size_t corner = in_.at(static_cast<int>(-shape_.top), static_cast<int>(-shape_.left));
+  const FggpDots& dots = fggp_dots(*isa_);
+  const auto pool = out_.quads ? (lanes == 16 ? dots.pool16 : dots.pool4)
+                               : (lanes == 16 ? isa_->pool16 : isa_->pool4);
   for (int c = first; c < last; c++) {
     p.x = x + static_cast<size_t>(c) * in_.plane() + corner;
     p.y = y + static_cast<size_t>(c) * out_.plane() + out_.at(0, 0);
-    (lanes == 16 ? isa_->pool16 : isa_->pool4)(&p);
+    pool(&p);
   }
   halo_.fill(*isa_, out_, y, first, last);
 }

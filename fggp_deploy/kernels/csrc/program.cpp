@@ -88,7 +88,9 @@ Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
   s.count_padding = r.next(0, 1, "count_include_pad") == 1;
   s.variant.conv = r.next_int(-1, 1 << 16, "a variant");
   s.variant.input_blocks = r.next_int(1, 1 << 16, "a number of input blocks");
-  s.reserved = r.next_int(0, 0, "a reserved field");
+  s.unit = r.next_float();
+  if (s.unit != 0.0f && !(s.unit >= 1e-30f && s.unit <= 1e30f))
+    throw Error("a unit is neither 0 nor from 1e-30 to 1e30");
   c.check();
   if (s.op == Op::kConv || s.op == Op::kGemm) load_weights(s, constants);
   if (s.op == Op::kGemm && (c.taps() != 1 || c.group != 1)) throw Error("a Gemm has no kernel");
@@ -96,6 +98,8 @@ Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
     throw Error("only a Conv and an Add have a residual");
   if (s.op != Op::kConv && s.op != Op::kAdd && s.op != Op::kGemm && s.act.on)
     throw Error("only a Conv, an Add and a Gemm have an activation");
+  if (s.op != Op::kConv && s.op != Op::kAdd && s.unit != 0.0f)
+    throw Error("only a Conv and an Add have a unit");
   if (s.op == Op::kMaxPool || s.op == Op::kAveragePool) check_window(c);
   return s;
 }

@@ -41,7 +41,9 @@ struct Step {
   ConvShape shape;  // 13 integers: cout cin group kh kw strides dilations pads (top left bottom right)
   bool count_padding;  // AveragePool
   Variant variant;     // 2 integers
-  int reserved;        // 0
+  // Conv, Add: the output is rounded to whole numbers of this unit (the bits of a float), from 0 to
+  // 255; 0: not at all. A MaxPool of such a value gives one too.
+  float unit;
   // From the constants; null unless Conv or Gemm.
   std::shared_ptr<const SparseRows> rows;
   std::shared_ptr<const std::vector<float>> bias;

@@ -1,6 +1,7 @@
 #include "reference.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace fggp {
@@ -116,6 +117,8 @@ void run_reference(const Program& program, const std::vector<ValueShape>& inputs
         y = add(s, values[input], residual);
         break;
     }
+    if (s.unit != 0.0f)
+      for (float& v : y) v = s.unit * std::clamp(std::nearbyint(v / s.unit), 0.0f, 255.0f);
     values.push_back(std::move(y));
   }
   for (size_t k = 0; k < program.outputs.size(); k++) {

@@ -53,6 +53,7 @@ std::vector<ValueShape> infer_shapes(const Program& program,
       if (r.vector() != out.vector() || r.channels != out.channels || r.height != out.height || r.width != out.width)
         throw Error("a residual has another shape than what it is added to");
     }
+    if (s.unit != 0.0f && out.flat) throw Error("a value without planes has a unit");
     values.push_back(out);
   }
   return values;

@@ -57,15 +57,9 @@ void tune(Program& program, const FggpIsa& isa, const std::vector<ValueShape>& i
     const double share = seconds / static_cast<double>(n_convs);
     std::vector<Candidate> all;
     size_t most = kCandidates;
-    for (const Variant& v : rank_variants(isa, base->shape, base->out, step.rows->nonzeros())) {
+    for (const Variant& v : base->ranked(*step.rows)) {
       if (all.size() == most) break;
-      Candidate c;
-      c.plan.isa = &isa;
-      c.plan.shape = base->shape;
-      c.plan.in = base->in;
-      c.plan.out = base->out;
-      c.plan.residual = base->residual;
-      c.plan.act = base->act;
+      Candidate c{*base};
       c.plan.pack(*step.rows, *step.bias, v);
       all.push_back(std::move(c));
       if (all.size() == 1) {  // as many as there is time for, at the speed of the first

@@ -149,6 +149,7 @@ SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor&
     if (whole[i] != 0) {
       const auto row = static_cast<size_t>(flat / (size / shape.cout));
       append(m, shape, flat, static_cast<float>(whole[i]) * factors[row]);
+      m.whole.push_back(whole[i]);
     }
     quotient = 0;
     i++;
@@ -157,6 +158,7 @@ SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor&
     throw Error("high ends " + text(static_cast<int64_t>(i)) + " entries but there are " +
                 text(static_cast<int64_t>(n)) + " values");
   close(m, shape);
+  m.unit = std::move(factors);
   return m;
 }
 

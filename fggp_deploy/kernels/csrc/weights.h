@@ -36,6 +36,9 @@ struct SparseRows {
   std::vector<uint32_t> begin{0};
   std::vector<uint32_t> column;
   std::vector<float> value;
+  // Where values are whole numbers times a unit of their row: those numbers and units; else empty.
+  std::vector<int8_t> whole;
+  std::vector<float> unit;
 
   int rows() const { return static_cast<int>(begin.size()) - 1; }
   size_t nonzeros() const { return column.size(); }
