@@ -124,9 +124,25 @@ def read_dense(data: bytes) -> ModelProto:
         Options(1).open(model.SerializeToString(), optimized=path)
         del model
         dense = onnx.load(path)
+    _dequantise_once_(dense)
     for node in dense.graph.node:
         node.name = node.output[0]  # what a profile calls it
     return dense
+
+
+def _dequantise_once_(model: ModelProto) -> None:
+    """Let one node dequantise a value for all its readers; ONNX Runtime gives each its own."""
+    first: dict[tuple[str, ...], str] = {}
+    other: dict[str, str] = {}
+    outputs = {v.name for v in model.graph.output}
+    for node in list(model.graph.node):
+        node.input[:] = [other.get(name, name) for name in node.input]
+        if node.op_type == "DequantizeLinear" and node.output[0] not in outputs:
+            same = (*node.input, *(a.SerializeToString().hex() for a in node.attribute))
+            name = first.setdefault(same, node.output[0])
+            if name != node.output[0]:
+                other[node.output[0]] = name
+                model.graph.node.remove(node)
 
 
 def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) -> dict[str, Any]:

@@ -9,13 +9,18 @@ import math
 from collections.abc import Collection
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime import pooling, slicing
 from fggp_deploy.runtime.graph import Array, Graph, Layer, attributes, single, window
 
 INFINITY = float("inf")
+# What may be said of quantising to uint8 by one scale, with nothing but the usual meaning.
+_SAID_OF_BYTES = {
+    ("axis", 0), ("axis", 1), ("block_size", 0), ("saturate", 1), ("precision", 0),
+    ("output_dtype", 0), ("output_dtype", int(TensorProto.UINT8)),
+}  # fmt: skip
 
 
 def match_layers(g: Graph, without: Collection[str] = ()) -> tuple[list[Layer], dict[str, int]]:
@@ -61,6 +66,14 @@ def _extend(layer: Layer, g: Graph, position: dict[str, int], owner: dict[str, i
             layer.nodes.append(reader)
             layer.output = reader.output[0]
             layer.steps[-1]["clip"] = clip
+            reader = g.only_reader(layer.output)
+    if op in (p.CONV, p.ADD) and reader is not None and len(g.shape(layer.output)) == 4:
+        back = g.only_reader(reader.output[0])
+        unit = _unit(reader, back, g)
+        if back is not None and unit is not None:
+            layer.nodes += [reader, back]
+            layer.output = back.output[0]
+            layer.steps[-1]["unit"] = unit
 
 
 def _can_add(a: str, b: str, g: Graph) -> bool:
@@ -82,6 +95,24 @@ def _limits(node: NodeProto, g: Graph) -> tuple[float, float] | None:
                 return None
             limits[i] = float(value.reshape(-1)[0])
     return limits[0], limits[1]
+
+
+def _unit(to: NodeProto, back: NodeProto | None, g: Graph) -> float | None:
+    """The scale of a value that two nodes round to whole numbers of it from 0 to 255, or None."""
+    if back is None or (to.op_type, back.op_type) != ("QuantizeLinear", "DequantizeLinear"):
+        return None
+    said = attributes(to).items() | attributes(back).items()
+    if not said <= _SAID_OF_BYTES or len(to.input) != 3 or len(back.input) != 3:
+        return None
+    scale, zero = g.constant(to.input[1]), g.constant(to.input[2])
+    if scale is None or zero is None or zero.dtype != np.uint8 or scale.dtype != np.float32:
+        return None
+    if scale.size != 1 or zero.size != 1 or zero.item() != 0 or not 1e-30 <= scale.item() <= 1e30:
+        return None
+    again = [g.constant(name) for name in back.input[1:]]
+    if any(x is None for x in again) or (again[0], again[1]) != (scale, zero):
+        return None
+    return float(scale.item())
 
 
 def _conv(node: NodeProto, g: Graph) -> Layer | None:

@@ -16,6 +16,8 @@ from fggp_deploy.errors import ModelFileError
 
 Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
+# They turn weights beside byte activations into int8 ones of their own, and quantise values again.
+_NOT_OURS = ["WeightBiasQuantization", "QDQPropagationTransformer"]
 MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 
 
@@ -66,7 +68,10 @@ class Options:
             if on_kernels:
                 options.register_custom_ops_library(str(kernels.library_path()))
             source = model if isinstance(model, bytes) else str(model)
-            return ort.InferenceSession(source, options, providers=PROVIDERS)
+            off = _NOT_OURS if optimized is not None else []
+            return ort.InferenceSession(
+                source, options, providers=PROVIDERS, disabled_optimizers=off
+            )
         except Exception as e:  # onnxruntime's exceptions have no common base
             raise ModelFileError(f"onnxruntime cannot load {name}: {brief(e)}") from e
 

@@ -1,0 +1,143 @@
+"""Activations as bytes: where they are rounded, and to what, in standard ONNX operators.
+
+Behind a Relu (or a Clip from 0) whose value convolutions read stand a QuantizeLinear and a
+DequantizeLinear of uint8 with zero point 0. A runtime that knows nothing of it computes the rounded
+network in floats; kernels that find such a value before a convolution with int8 values multiply
+bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.runtime.sessions import Options, run
+
+Array = npt.NDArray[Any]
+LEVELS = 255
+# Shares of the largest value at which a range may end.
+_ENDS = np.linspace(0.2, 1.0, 33)
+_SAMPLE = 65_536  # values of one activation of one batch that its range is chosen by
+
+
+def rounded(dense: ModelProto, feeds: Sequence[dict[str, Array]]) -> tuple[ModelProto, list[str]]:
+    """The network with byte activations, and the names of the values that are rounded.
+
+    Of each value the range [0, end] is the one with the least squared error on `feeds`, inputs as
+    the network takes them. Raises ConfigError where no activation can be, or none is ever above 0.
+    """
+    names = candidates(dense)
+    if not names:
+        raise ConfigError(
+            "no convolution reads the output of a Relu, so there are no activations to round"
+        )
+    ends = ranges(dense, names, feeds)
+    model = ModelProto()
+    model.CopyFrom(dense)
+    names = [n for n in names if ends[n] > 0]
+    if not names:
+        raise ConfigError("every activation is 0 on the calibration images")
+    _insert(model, {n: ends[n] / LEVELS for n in names})
+    return model, names
+
+
+def candidates(model: ModelProto) -> list[str]:
+    """Values from 0 that a convolution of all channels reads, maybe behind a MaxPool."""
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input[:1]:
+            readers[name].append(node)
+    constants = {t.name: t for t in model.graph.initializer}
+
+    def multiplied(value: str) -> bool:
+        for node in readers[value]:
+            group = next((a.i for a in node.attribute if a.name == "group"), 1)
+            if node.op_type == "Conv" and group == 1:
+                return True
+            if node.op_type == "MaxPool" and multiplied(node.output[0]):
+                return True
+        return False
+
+    kept = {v.name for v in model.graph.output}
+    found = []
+    for node in model.graph.node:
+        value = node.output[0]
+        if _from_zero(node, constants) and value not in kept and multiplied(value):
+            found.append(value)
+    return found
+
+
+def _from_zero(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    if node.op_type != "Clip":
+        return node.op_type == "Relu"
+    low = constants.get(node.input[1]) if len(node.input) > 1 else None
+    return low is not None and float(numpy_helper.to_array(low).min()) >= 0
+
+
+def ranges(
+    model: ModelProto, names: Sequence[str], feeds: Sequence[dict[str, Array]]
+) -> dict[str, float]:
+    """Where the range of each value ends that loses least on `feeds`; 0 for one never above 0."""
+    watched = ModelProto()
+    watched.CopyFrom(model)
+    outputs = [v.name for v in model.graph.output]
+    for name in names:
+        watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    session = Options(1).open(watched.SerializeToString(), name="the network to calibrate")
+    rng = np.random.default_rng(0)
+    samples: dict[str, list[Array]] = defaultdict(list)
+    largest = dict.fromkeys(names, 0.0)
+    for one in feeds:
+        for name, y in zip([*outputs, *names], run(session, one, "the network"), strict=True):
+            if name not in largest:
+                continue
+            flat = y.reshape(-1)
+            largest[name] = max(largest[name], float(flat.max(initial=0)))
+            samples[name].append(rng.choice(flat, min(flat.size, _SAMPLE), replace=False))
+    return {n: _best_end(np.concatenate(samples[n]), largest[n]) for n in names}
+
+
+def _best_end(x: Array, largest: float) -> float:
+    if largest <= 0:
+        return 0.0
+    errors = []
+    for end in _ENDS * largest:
+        unit = end / LEVELS
+        errors.append(float(((np.clip(np.rint(x / unit), 0, LEVELS) * unit - x) ** 2).mean()))
+    return float(_ENDS[int(np.argmin(errors))] * largest)
+
+
+def _insert(model: ModelProto, units: dict[str, float]) -> None:
+    """Put both nodes behind each value; all its readers read what they make of it."""
+    taken = {n for node in model.graph.node for n in (*node.input, *node.output)}
+    zero = _free("zero_point", taken)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), zero))
+    nodes = []
+    renamed: dict[str, str] = {}
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        nodes.append(node)
+        value = node.output[0]
+        if value in units:
+            scale, whole, back = (_free(f"{value}.{e}", taken) for e in ("scale", "bytes", "back"))
+            unit = np.array(units[value], np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(unit, scale))
+            nodes.append(helper.make_node("QuantizeLinear", [value, scale, zero], [whole]))
+            nodes.append(helper.make_node("DequantizeLinear", [whole, scale, zero], [back]))
+            renamed[value] = back
+    copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
