@@ -35,10 +35,24 @@ def export(
         str,
         typer.Option(help="onnx: fp32, fp16 or int8 (smaller; what that changes is measured)."),
     ] = "fp32",
+    activations: Annotated[
+        str,
+        typer.Option(
+            help="onnx: fp32, or int8 to round activations to bytes too, with ranges from training "
+            "images. The fastest on the kernels; for networks pruned with --pattern 1x4."
+        ),
+    ] = "fp32",
     compact: Annotated[
         bool,
         typer.Option("--compact", help="Remove the channels that the mask killed, exactly."),
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set whose training images give activations their ranges. Default: the run's"
+        ),
+    ] = None,
+    data_dir: o.DataDir = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
     ] = None,
@@ -58,12 +72,12 @@ def export(
     checkpoint = run or newest(PRUNED)
     if checkpoint.is_dir():
         checkpoint = checkpoint_in(checkpoint)
-    with working("exporting"):
+    with working("exporting") as progress:
         from fggp_deploy.exporters.run import export_run
 
         result = export_run(
-            checkpoint, format=format, out=out, flat=flat, values=values, compact=compact,
-            trust_code=trust_code,
+            checkpoint, format=format, out=out, flat=flat, values=values, activations=activations,
+            compact=compact, data=data, data_dir=data_dir, trust_code=trust_code, progress=progress,
         )  # fmt: skip
     if json:
         return as_json(result)
@@ -79,8 +93,9 @@ def export(
         stdout.print(f"`fggp-deploy verify {result.path}` measures what that gives")
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
     if result.rounding_error is not None:
+        what = f"{result.values} values{' and activations' * (activations != 'fp32')}"
         stdout.print(
-            f"{values} values change the self-test's logits by at most "
+            f"{what} change the self-test's logits by at most "
             f"{result.rounding_error:.1e}, the largest logit being {result.largest_logit:.3g}; "
             f"`fggp-deploy verify {result.path}` measures the accuracy"
         )

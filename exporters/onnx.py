@@ -11,6 +11,7 @@ from onnx import ModelProto
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.onnx_ops import Packing, ValueType, flatten, unpack
+from fggp_deploy.onnx_reading import rounds_activations
 from fggp_deploy.verify.network import load
 
 from . import Note, silent
@@ -50,5 +51,11 @@ def export(
 
 def _self_test(model: ModelProto, like: SelfTest, metadata: Metadata) -> SelfTest:
     """The same self-test with the logits of another network."""
-    network = load("the network with rounded values", model.SerializeToString(), threads=1)
-    return replace(like, logits=network.logits(like.probe(metadata.preprocessing.input_shape)))
+    network = load("the rounded network", model.SerializeToString(), threads=1)
+    return SelfTest.record(
+        network.logits,
+        metadata.preprocessing.input_shape,
+        seed=like.seed,
+        batch=len(like.logits),
+        in_bytes=rounds_activations(model),
+    )

@@ -25,11 +25,15 @@ from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import REFERENCE, parent_of
 from fggp_deploy.models import without_folder
 from fggp_deploy.onnx_unpacking import layer_name
+from fggp_deploy.progress import Progress
+from fggp_deploy.progress import silent as unseen
 from fggp_deploy.training.start import restore
 from fggp_deploy.verify.certificate import weights
+from fggp_deploy.verify.int8 import calibration_images
 from fggp_deploy.verify.network import load as load_network
 
 from . import Note, load, onnx_dense, silent, state_dict
+from .activations import rounded
 from .compacting import Compacted, compacted
 from .onnx import VALUES
 from .stale import set_aside_report
@@ -70,17 +74,25 @@ def export_run(
     out: Path | None = None,
     flat: bool = False,
     values: str = "fp32",
+    activations: str = "fp32",
     compact: bool = False,
+    data: str | None = None,
+    data_dir: Path | None = None,
     trust_code: bool = False,
+    progress: Progress = unseen,
 ) -> Exported:
     """Write `checkpoint` in a format beside it, or at `out`, and check what was written.
 
     The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. `flat` and
-    `values` (fp32, fp16, int8) are for the format onnx. `compact` removes dead channels.
+    `values` (fp32, fp16, int8) are for the format onnx. `activations` int8, which implies int8
+    values, rounds activations to bytes whose ranges are found on training images of `data` (the
+    run's own where None). `compact` removes dead channels.
     `trust_code`: run the user's own file that the network comes from. Raises CheckpointError,
     UnknownName, MachineError, and ModelFileError when the file under onnxruntime does not give the
     network's own logits.
     """
+    if activations != "fp32":
+        values = _check_activations(activations, values)
     options = _options(format, flat, values)
     if format == state_dict.FORMAT:
         if compact:
@@ -92,7 +104,8 @@ def export_run(
     exporter = load(format)
     name = exporter.DEFAULT_NAME
     if options:
-        name = f"model{'' if values == 'fp32' else f'.{values}'}{'.flat' if flat else ''}.onnx"
+        kind = "w8a8" if activations != "fp32" else "" if values == "fp32" else values
+        name = f"model{'.' * bool(kind)}{kind}{'.flat' if flat else ''}.onnx"
     if compact:
         name = name.replace("model", "model.compact", 1)
     if checkpoint.stem.startswith("pruned-"):  # one of a run's several targets
@@ -105,7 +118,10 @@ def export_run(
     if path.parent != checkpoint.parent:
         _refuse_to_replace_reference(path.parent, parent)
     reference = _reference(parent, path.parent, trust_code=trust_code)
-    setting = {"format": format, "flat": flat, "values": values, "compact": compact}
+    setting = {
+        "format": format, "flat": flat, "values": values, "activations": activations,
+        "compact": compact,
+    }  # fmt: skip
     provenance = Provenance.of(setting, began).to_dict()
     metadata = dataclasses.replace(
         _metadata(model, info, content),
@@ -127,6 +143,11 @@ def export_run(
                 f"{n_dead} filters have no weight left; --compact takes them out of the network, "
                 f"so that every runtime does less"
             )
+    if activations != "fp32":
+        images = calibration_images(metadata, checkpoint.parent, data, data_dir, progress=progress)
+        feeds = [{dense.graph.input[0].name: images[i : i + 32]} for i in range(0, len(images), 32)]
+        dense, where = rounded(dense, feeds)
+        notes.append(f"{len(where)} activations are bytes, by {len(images)} training images")
     written, error = _write(dense, metadata, path, format, options, notes.append)
     if (stale := set_aside_report(path)) is not None:
         notes.insert(0, f"the report of the file that was here before is {stale.name} now")
@@ -224,6 +245,15 @@ def _options(format: str, flat: bool, values: str) -> dict[str, Any]:
         given = " and ".join(f"--{name}" for name in options)
         raise ConfigError(f"{given} belongs to --format onnx, not {format}")
     return options
+
+
+def _check_activations(activations: str, values: str) -> str:
+    """The values that such activations go with."""
+    if activations != "int8":
+        raise UnknownName("type of activations", activations, ("fp32", "int8"))
+    if values == "fp16":
+        raise ConfigError("--activations int8 wants --values int8, which it implies")
+    return "int8"
 
 
 def _dead_filters(content: Checkpoint) -> int:

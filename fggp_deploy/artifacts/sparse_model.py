@@ -15,7 +15,7 @@ from fggp_deploy.artifacts.metadata import PREFIX, Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_reading import Shapes, infer_shapes, reading
+from fggp_deploy.onnx_reading import Shapes, infer_shapes, reading, rounds_activations
 from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
@@ -91,6 +91,11 @@ class SparseModel:
     def dense(self) -> ModelProto:
         """The dense-with-zeros network in standard operators, decoded by numpy, not by ORT."""
         return self._content.dense()
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether activations are rounded to bytes."""
+        return rounds_activations(self._content.graph)
 
     def file_bytes(self) -> int:
         """Size of the file, or of all files in the folder, in bytes."""

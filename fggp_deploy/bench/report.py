@@ -34,7 +34,6 @@ from fggp_deploy.verify.machine import machine
 from fggp_deploy.verify.network import SESSION_CONFIG
 
 N_CALIBRATION, N_TEST = 128, 1000  # images for int8's ranges, and to compare answers on
-TOLERANCE = 1e-5  # of the largest output: how far the kernels may be from dense
 
 
 def bench(
@@ -158,10 +157,10 @@ def _setting(
         del session
     differs = {name: largest_difference(y, outputs[DENSE]) for name, y in outputs.items()}
     for name in (PACKED, KERNELS):
-        if not differs.get(name, 0.0) <= TOLERANCE:
+        if not differs.get(name, 0.0) <= subject.tolerance:
             raise ModelFileError(
                 f"{name} and dense outputs differ by {differs[name]:.1e} of the largest, more than "
-                f"{TOLERANCE:.0e}; the network overflows, or please report this"
+                f"{subject.tolerance:.0e}; the network overflows, or please report this"
             )
 
     def opener(c: Contender) -> Opener:

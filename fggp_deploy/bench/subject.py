@@ -12,14 +12,17 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
+from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
 from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
+from fggp_deploy.onnx_reading import leave_activations_
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import random_feeds
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats
 
+TOLERANCE = 1e-5  # of the largest output: how far the kernels may be from dense
 MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 
 
@@ -39,6 +42,7 @@ class Subject:
     where `packed` is False; `images` is None where its data set is not there: `why` tells.
 
     `shape`: the inputs' dimensions after the first, for where the model leaves them open.
+    `tolerance`: how far the file's outputs may be from `dense`'s, over the largest.
     """
 
     path: Path
@@ -47,6 +51,7 @@ class Subject:
     images: Images | None
     why: str
     shape: tuple[int, ...]
+    tolerance: float
 
     @property
     def fixed_batch(self) -> int | None:
@@ -89,10 +94,12 @@ def read(
         model = onnx.load_model_from_string(content)
         unpacked = split(model)
         dense = unpacked.dense()
+        in_bytes = bool(unpacked.weights) and leave_activations_(dense)
     if not dense.graph.input:
         raise ModelFileError(f"{path} has no input; bench wants a network")
     images, why = _images(path, data, data_dir, n_calibration, n_test, progress)
-    return Subject(path, bool(unpacked.weights), dense, images, why, shape or ())
+    tolerance = BYTES_TOLERANCE if in_bytes else TOLERANCE
+    return Subject(path, bool(unpacked.weights), dense, images, why, shape or (), tolerance)
 
 
 def _images(

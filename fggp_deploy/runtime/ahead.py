@@ -28,11 +28,11 @@ from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import (
-    TOLERANCE,
     Request,
     chosen_isa,
     compile_model,
     random_feeds,
+    tolerance,
 )
 from fggp_deploy.runtime.plan import Compiled
 from fggp_deploy.runtime.sessions import Array, Options, largest_difference, run
@@ -221,7 +221,7 @@ def _check(
         failed = (test is not None and not test.passes(got[-1][0])) or (
             elsewise is not None and not elsewise.passes(answers)
         )
-        if not error <= TOLERANCE or failed:
+        if not error <= tolerance(dense) or failed:
             raise ModelFileError(
                 f"{name} differs from {source} by {error:.1e} of the largest output; nothing was "
                 "written, report this"

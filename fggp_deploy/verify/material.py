@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from fggp_deploy import data as datasets
+from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.download import cache_folder
 from fggp_deploy.data.reading import Reading
@@ -30,16 +31,33 @@ def images_for(
     fetch: bool = True,
     **options: Any,
 ) -> Dataset | None:
-    """Data set `name` for a deployable file, `parts` of it; None where the file names none.
+    """Data set `name` for a deployable file, as `images_of` gives it."""
+    meta = SparseModel.open(model).metadata
+    return images_of(
+        meta, model.parent, name, data_dir, progress=progress, parts=parts, fetch=fetch, **options
+    )
 
-    By default it is the one that the run used, as the run's config.yaml beside the model says, or
-    the file itself. The file's own preprocessing and class names hold. Images that the run's
+
+def images_of(
+    meta: Metadata,
+    folder: Path,
+    name: str | None = None,
+    data_dir: Path | None = None,
+    *,
+    progress: Progress,
+    parts: tuple[str, ...] = ("test",),
+    fetch: bool = True,
+    **options: Any,
+) -> Dataset | None:
+    """Data set `name` for a network in `folder`, `parts` of it; None where the network names none.
+
+    By default it is the one that the run used, as the run's config.yaml in the folder says, or the
+    network itself. The network's own preprocessing and class names hold. Images that the run's
     split.json holds out of the same data are the test part; without it they are chosen as the run
     chose them. `parts`: those that are needed. `fetch` False: nothing is downloaded, and what does
     not lie on this machine is a DataError. `options` are further fields of Reading.
     """
-    meta = SparseModel.open(model).metadata
-    config = _config(model.with_name(CONFIG))
+    config = _config(folder / CONFIG)
     if name is None:
         name = config.get("data") or meta.data
         data_dir = data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
@@ -51,7 +69,7 @@ def images_for(
         data_dir = data_dir or cache_folder()
     trained = meta.provenance.get("prune") or {}
     seed = (trained.get("config") or {}).get("split_seed", 0)
-    split = model.with_name(SPLIT)
+    split = folder / SPLIT
     reading = Reading(
         preprocessing=meta.preprocessing,
         classes=meta.classes,
