@@ -1,0 +1,278 @@
+"""Activations as bytes: where they are rounded, what the rounded network is, and the kernels."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from graphs import NETS, Builder, mobile_net, residual_net
+from onnx import ModelProto, numpy_helper
+
+from fggp_deploy import kernels, runtime
+from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
+from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.exporters.activations import candidates, ranges, rounded
+from fggp_deploy.kernels.program import (
+    ADD,
+    CONV,
+    FLATTEN,
+    GLOBAL_AVERAGE,
+    MAX_POOL,
+    REFERENCE,
+    RICE,
+    Program,
+    Step,
+    encode,
+)
+from fggp_deploy.onnx_ops import Packing, parts
+from fggp_deploy.onnx_reading import leave_activations_, rounds_activations
+from fggp_deploy.packing import to_int8
+from fggp_deploy.runtime.compiler import read_dense
+from fggp_deploy.runtime.regions import find
+
+X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
+ISAS = kernels.isas() if kernels.library_path() is not None else []
+
+
+def one_by_one(x: str, b: Builder, *weights: float) -> str:
+    return b.op("Conv", x, b.tensor(np.float32(weights).reshape(1, -1, 1, 1)))
+
+
+def run(model: ModelProto, x: np.ndarray, *, exactly: bool = False) -> np.ndarray:
+    """Stock onnxruntime; `exactly` without its optimisers, which round weights and biases anew."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if exactly:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"x": x})[0]
+
+
+def test_what_is_rounded() -> None:
+    b = Builder()
+    first = b.op("Relu", b.conv("x", 8, 3))
+    pooled = b.op("MaxPool", first, kernel_shape=[2, 2], strides=[2, 2])
+    second = b.op("Relu", b.conv(pooled, 8, 8))
+    third = b.op("Relu", b.conv(second, 8, 8, group=8))  # a depthwise one reads `second`
+    last = b.op("Relu", b.conv(third, 8, 8))  # nothing multiplies it by channels
+    assert candidates(b.model(last)) == [first, third]
+
+
+def test_six_is_a_start_from_zero_and_minus_one_is_not() -> None:
+    def limits(low: float) -> list[str]:
+        b = Builder()
+        ends = [b.tensor(np.array(v, np.float32)) for v in (low, 6)]
+        x = b.op("Clip", b.conv("x", 8, 3), *ends)
+        return candidates(b.model(b.conv(x, 8, 8)))
+
+    assert len(limits(0)) == 1
+    assert limits(-1) == []
+
+
+def test_a_rounded_network_in_the_head() -> None:
+    b = Builder()
+    y = one_by_one(b.op("Relu", "x"), b, 1, 10, 100)
+    x = np.float32([255, 100.4, -3]).reshape(1, 3, 1, 1)
+    model, names = rounded(b.model(y, size=1), [{"x": x}])
+    assert names == ["v0"]
+    (unit,) = [
+        numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("scale")
+    ]
+    assert unit == pytest.approx(1)
+    assert run(model, x, exactly=True).item() == pytest.approx(255 + 10 * 100)
+    above = x * 2  # ends where the calibration images ended
+    assert run(model, above, exactly=True).item() == pytest.approx(255 + 10 * 201)
+
+
+def test_a_rare_large_value_does_not_take_the_range() -> None:
+    b = Builder()
+    y = one_by_one(b.op("Relu", "x"), b, 1, 1, 1)
+    x = np.random.default_rng(0).random((64, 3, 16, 16)).astype(np.float32)
+    x[0, 0, 0, 0] = 3  # to keep it costs (9 - 1) / 255² / 12 a value, to cut it 4 once
+    assert ranges(b.model(y), ["v0"], [{"x": x}])["v0"] > 2.5
+    assert ranges(b.model(y), ["v0"], [{"x": x}] + 30 * [{"x": x[1:]}])["v0"] < 1.5
+
+
+def test_nothing_to_round_is_an_error() -> None:
+    b = Builder()
+    with pytest.raises(ConfigError, match="no convolution reads the output of a Relu"):
+        rounded(b.model(b.conv("x", 4, 3)), [{"x": X}])
+    b = Builder()
+    y = one_by_one(b.op("Relu", "x"), b, 1, 1, 1)
+    with pytest.raises(ConfigError, match="every activation is 0"):
+        rounded(b.model(y), [{"x": -np.abs(X)}])
+
+
+def test_rounding_can_be_taken_out_again() -> None:
+    plain = residual_net()
+    model, _ = rounded(plain, [{"x": X}])
+    assert rounds_activations(model)
+    assert leave_activations_(model)
+    assert not rounds_activations(model)
+    np.testing.assert_allclose(run(model, X), run(plain, X), rtol=1e-5, atol=1e-5)
+    assert not leave_activations_(model)
+
+
+@needs_library
+@pytest.mark.parametrize("name", NETS)
+def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
+    plain = NETS[name]()
+    if not candidates(plain):
+        return
+    model, names = rounded(plain, [{"x": X}])
+    packed = Packing.of(model, values=np.int8).model
+    path = tmp_path / "m.onnx"
+    onnx.save(packed, path)
+    want = run(packed, X, exactly=True)
+    built = find(read_dense(packed.SerializeToString()))
+    assert sum(s.unit > 0 for r in built for s in r.steps) == len(names)
+    session = runtime.session(path, threads=1, measure=False, cache=False)
+    got = session.run(None, {"x": X})[0]
+    assert np.abs(got - want).max() <= 0.02 * np.abs(want).max()
+    assert np.abs(got - want).mean() <= 0.002 * np.abs(want).max()
+
+
+@needs_library
+def test_all_of_a_residual_network_is_one_region() -> None:
+    model, names = rounded(residual_net(), [{"x": X}])
+    (region,) = find(read_dense(Packing.of(model, values=np.int8).model.SerializeToString()))
+    assert len(names) == 3
+    # a sum that is rounded, a MaxPool of it, and a convolution without Relu as the other term
+    assert [s.op for s in region.steps].count(MAX_POOL) == 1
+    assert region.steps[2].unit > 0
+    assert region.steps[2].residual >= 0
+
+
+@needs_library
+@pytest.mark.parametrize("change", [{"zero": 3}, {"axis": 0}, {"type": np.int8}])
+def test_another_rounding_stays_outside(change: dict[str, object]) -> None:
+    """A zero point, a scale for each channel, signed bytes: none of it is what the kernels do."""
+    b = Builder()
+    scales = np.float32([0.1] * 8) if "axis" in change else np.float32(0.1)
+    kind = change.get("type", np.uint8)
+    zero = np.full_like(scales, change.get("zero", 0), kind)
+    scale, zeros = b.tensor(scales), b.tensor(np.asarray(zero))
+    x = b.op("Relu", b.conv("x", 8, 3))
+    x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zeros), scale, zeros)
+    model = b.model(b.conv(x, 8, 8))
+    built = find(read_dense(model.SerializeToString()))
+    assert built
+    assert all(s.unit == 0 for r in built for s in r.steps)
+
+
+def exact(seed: int) -> tuple[Program, np.ndarray]:
+    """A chain in which every factor is a power of two, so that no sum is ever inexact."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.choice([1, 2, 3, 7, 8, 14, 17]))
+    constants: list[np.ndarray] = []
+
+    def conv(source: int, cin: int, cout: int, **more: object) -> Step:
+        k = more.pop("k", 3)
+        w = rng.integers(-127, 128, (cout, cin, k, k)) * (rng.random((cout, cin, k, k)) < 0.3)
+        w[:, 0, 0, 0] = 127  # the scale of every row is then 1/64
+        whole = to_int8((w / 64).astype(np.float32))
+        step = Step(
+            CONV, source, cout=cout, cin=cin, kernel=(k, k), pads=(k // 2,) * 4, weights=RICE,
+            constant=len(constants), **more,
+        )  # fmt: skip
+        constants.extend([*parts(whole).values(), rng.integers(-9, 9, cout).astype(np.float32)])
+        return step
+
+    c = [int(n) for n in rng.integers(1, 19, 3)]
+    steps = [
+        conv(0, 3, c[0], unit=0.25, clip=(0.0, float("inf"))),  # 1: floats to bytes
+        conv(1, c[0], c[1], unit=0.5, k=1),  # 2: bytes to bytes
+        conv(2, c[1], c[1], unit=0.125, residual=2),  # 3: with a residual of bytes
+        conv(2, c[1], c[1]),  # 4: bytes to floats
+        conv(3, c[1], c[1], unit=0.5, residual=4, clip=(0.0, 6.0)),  # 5: with one of floats
+        Step(MAX_POOL, 5, cout=c[1], cin=c[1], kernel=(3, 3), strides=(2, 2), pads=(1,) * 4),  # 6
+        conv(6, c[1], c[2], unit=0.25, strides=(2, 2)),  # 7
+        Step(ADD, 7, cout=c[2], cin=c[2], residual=7, unit=2.0),  # 8: a sum, to bytes
+        conv(8, c[2], 5),  # 9
+        Step(GLOBAL_AVERAGE, 7, cout=c[2], cin=c[2]),  # 10: of bytes
+        Step(FLATTEN, 8, cout=c[2], cin=c[2]),  # 11
+    ]
+    x = rng.integers(-127, 128, (2, 3, size, size)).astype(np.float32) / 128
+    code = encode(steps, n_inputs=1, outputs=[3, 6, 9, 10, 11])
+    return Program(code, constants), x
+
+
+@needs_library
+@pytest.mark.parametrize("isa", ISAS)
+def test_bytes_are_exact(isa: str) -> None:
+    for seed in range(12):
+        program, x = exact(seed)
+        want = program.run([x], isa=REFERENCE)
+        assert max(np.abs(w).max() for w in want) > 0
+        for tasks in (1, 3):
+            for g, w in zip(program.run([x], isa=isa, tasks=tasks), want, strict=True):
+                np.testing.assert_allclose(g, w, rtol=1e-6, atol=0)
+
+
+@needs_library
+@pytest.mark.parametrize("unit", [-1.0, float("nan"), float("inf"), 1e-40])
+def test_a_hostile_unit(unit: float) -> None:
+    step = Step(CONV, 0, cin=1, unit=unit, weights=1)
+    constants = [np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32)]
+    with pytest.raises(ModelFileError, match="a unit is neither 0 nor from"):
+        Program(encode([step], n_inputs=1, outputs=[1]), constants)
+    for op in (MAX_POOL, FLATTEN):
+        with pytest.raises(ModelFileError, match="only a Conv and an Add have a unit"):
+            code = encode([replace(step, op=op, unit=1.0)], n_inputs=1, outputs=[1])
+            Program(code, constants)
+
+
+def test_an_exported_run(demo_run, tmp_path) -> None:
+    run_folder = next((demo_run.cwd / "runs").iterdir())
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    made = demo_run("export", folder, "--activations", "int8", "--json")
+    assert made.code == 0, made.err
+    assert made.json["values"] == "int8"
+    path = folder / "model.w8a8.onnx"
+    assert made.json["path"].endswith(path.name)
+    opened = SparseModel.open(path)
+    assert opened.rounds_activations
+    test = opened.metadata.selftest
+    assert test.atol == pytest.approx(BYTES_TOLERANCE * max(1, np.abs(test.logits).max()))
+
+
+@pytest.mark.slow
+def test_verify_judges_it(demo_run) -> None:
+    path = next((demo_run.cwd / "runs").iterdir()) / "model.w8a8.onnx"
+    if not path.exists():
+        assert demo_run("export", "--activations", "int8").code == 0
+    report = demo_run("verify", path, "--seconds", 0.2, "--batch", 1, "--json")
+    assert report.code == 0, report.out
+    names = {v["name"] for v in report.json["verdicts"]}
+    assert ("kernels against stock" in names) == (kernels.library_path() is not None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--activations", "int4"], "unknown type of activations"),
+        (["--activations", "int8", "--values", "fp16"], "--activations int8 wants --values int8"),
+        (["--activations", "int8", "--format", "csr"], "belongs to --format onnx, not csr"),
+        (["--activations", "int8", "--data", "imagenet-22"], "unknown data set"),
+    ],
+)
+def test_mistakes(demo_run, arguments: list[str], message: str) -> None:
+    made = demo_run("export", *arguments)
+    assert made.code == 2
+    assert message in " ".join(made.err.split())
+    assert "Traceback" not in made.err
+
+
+def test_a_depthwise_network_is_rounded_where_all_channels_meet() -> None:
+    model, names = rounded(mobile_net(), [{"x": X}])
+    assert names
+    assert rounds_activations(model)
