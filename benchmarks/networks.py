@@ -156,8 +156,11 @@ def set_densities(net: Net, sparsity: float, mask: str) -> None:
         w.density = 1.0 if w.name in dense else raw[w.name] * scale
 
 
-def to_onnx(net: Net, *, batch: int | str, seed: int = 0) -> ModelProto:
-    """The network with exactly density * size non-zeros in each layer, at random places."""
+def to_onnx(net: Net, *, batch: int | str, seed: int = 0, block: int = 1) -> ModelProto:
+    """The network with exactly density * size non-zeros in each layer, at random places.
+
+    Where the input channels are a multiple of `block`, whole blocks of so many of them are kept.
+    """
     rng = np.random.default_rng(seed)
     tensors = [
         numpy_helper.from_array(np.array(value, np.float32), name)
@@ -165,12 +168,16 @@ def to_onnx(net: Net, *, batch: int | str, seed: int = 0) -> ModelProto:
     ]
     for w in net.weights:
         size = math.prod(w.shape)
-        n = max(1, round(w.density * size))
-        flat = np.zeros(size, np.float32)
+        together = block if w.shape[1] % block == 0 else 1
+        n = max(1, round(w.density * size / together))
+        flat = np.zeros((size // together, together), np.float32)
         fan_in = size / w.shape[0] * w.density
-        flat[rng.permutation(size)[:n]] = rng.standard_normal(n) * math.sqrt(w.gain / fan_in)
+        values = rng.standard_normal((n, together))
+        flat[rng.permutation(len(flat))[:n]] = values * math.sqrt(w.gain / fan_in)
         bias = (0.1 * rng.standard_normal(w.shape[0])).astype(np.float32)
-        tensors.append(numpy_helper.from_array(flat.reshape(w.shape), w.name))
+        channels_last = (w.shape[0], *w.shape[2:], w.shape[1])
+        array = np.moveaxis(flat.reshape(channels_last), -1, 1) if together > 1 else flat
+        tensors.append(numpy_helper.from_array(array.reshape(w.shape), w.name))
         tensors.append(numpy_helper.from_array(bias, f"{w.name}.bias"))
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, net.size, net.size])
     last = net.nodes[-1].output[0]

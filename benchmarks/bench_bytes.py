@@ -1,0 +1,169 @@
+"""Bytes against floats: sparse kernels, dense int8 ONNX Runtime and OpenVINO in one table.
+
+    python benchmarks/bench_bytes.py [--quick] [--networks vgg19-32,…] [--output FILE]
+
+VGG-19 and ResNet-50 at 32 and 224, random masks at 90, 95 and 98%, one thread, batch 1. Contenders,
+all over dense fp32 ONNX Runtime:
+
+int8          dense int8 ONNX Runtime: its own static quantisation, QDQ, weights per channel
+openvino      dense fp32 OpenVINO, openvino-int8 the file of `int8` there; where it is installed
+floats        our fp32 kernels, zeros anywhere
+floats-1x4    the same, zeros in blocks of four input channels
+bytes         int8 weights and byte activations (`export --activations int8`), zeros anywhere
+bytes-1x4     the same with such blocks
+
+Interleaved, each in ten fresh sessions; a figure is the median of the sessions' ratios of medians
+with its 95% bootstrap interval over the sessions. `error` is the largest difference of the bytes
+network on the kernels to the same on ONNX Runtime without its optimisers, over the largest output.
+Writes benchmarks/results/bytes.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from bench_kernels import RESULTS, load, median_ms, ratio, words
+from networks import NETWORKS, set_densities, to_onnx
+
+from fggp_deploy import runtime
+from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.bench.int8 import quantize_on
+from fggp_deploy.exporters.activations import rounded
+from fggp_deploy.kernels import isas
+from fggp_deploy.onnx_ops import Packing
+from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.verify.latency import N_SESSIONS, measure
+from fggp_deploy.verify.network import SESSION_CONFIG
+
+PLANNED_SECONDS = 15.0
+BIG = ("vgg19-32", "resnet50-32", "resnet50-224")
+Run = Callable[[], object]
+
+
+def openvino_run(model: bytes, x: Any) -> Callable[[], Run] | None:
+    """Opens a fresh OpenVINO request, or None where it is not installed."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+
+    def open_() -> Run:
+        network = core.read_model(model)
+        network.reshape(list(x.shape))
+        request = core.compile_model(network, "CPU", options).create_infer_request()
+        return lambda: request.infer([x])
+
+    return open_
+
+
+def contenders(
+    folder: Path, network: str, mask: str, sparsity: float
+) -> tuple[Any, dict[str, Any]]:
+    """The input, and what opens each contender."""
+    net = NETWORKS[network]()
+    set_densities(net, sparsity, mask)
+    x = np.random.default_rng(1).standard_normal((1, 3, net.size, net.size), dtype=np.float32)
+    sparse = to_onnx(net, batch="n")
+    dense_path, int8_path = folder / "dense.onnx", folder / "int8.onnx"
+    onnx.save(sparse, dense_path)
+    int8_path.write_bytes(quantize_on(sparse.SerializeToString(), np.repeat(x, 4, 0)))
+    opened: dict[str, Any] = {}
+    for name, path in {"dense": dense_path, "int8": int8_path}.items():
+        opened[name] = lambda path=path: partial(
+            Options(1, SESSION_CONFIG).open(path).run, None, {"x": x}
+        )
+    for name, path in {"openvino": dense_path, "openvino-int8": int8_path}.items():
+        found = openvino_run(path.read_bytes(), x)
+        if found is not None:
+            opened[name] = found
+    for end, model in {"": sparse, "-1x4": to_onnx(net, batch="n", block=4)}.items():
+        in_bytes, _ = rounded(model, [{"x": x}])
+        files = {
+            f"floats{end}": Packing.of(model, values=np.float32).model,
+            f"bytes{end}": Packing.of(in_bytes, values=np.int8).model,
+        }
+        for name, packed in files.items():
+            path = folder / f"{name}.onnx"
+            onnx.save(packed, path)
+            opened[name] = lambda path=path: partial(
+                runtime.session(path, threads=1, config=SESSION_CONFIG).run, None, {"x": x}
+            )
+            runtime.session(path, threads=1, config=SESSION_CONFIG, tuning_seconds=PLANNED_SECONDS)
+    return x, opened
+
+
+def error(path: Path, x: Any) -> float:
+    """How far the kernels are from the rounded network, over its largest output."""
+    options = Options(1).make()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    want = exact.run(None, {"x": x})[0]
+    got = runtime.session(path, threads=1, config=SESSION_CONFIG).run(None, {"x": x})[0]
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+def row(network: str, mask: str, sparsity: float, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory(prefix="fggp-bytes-") as name:
+        folder = Path(name)
+        x, opened = contenders(folder, network, mask, sparsity)
+        errors = {end: error(folder / f"bytes{end}.onnx", x) for end in ("", "-1x4")}
+        samples = measure(
+            opened, seconds=options.seconds, sessions=options.sessions, rng=np.random.default_rng(0)
+        )
+    found: dict[str, Any] = {"network": network, "mask": mask, "sparsity": sparsity}
+    found |= {"load_average": load(), "error": errors}
+    found["median_ms"] = {name: median_ms(ms) for name, ms in samples.items()}
+    found["over_dense"] = {
+        name: ratio(samples["dense"], ms) for name, ms in samples.items() if name != "dense"
+    }
+    said = [f"{name} {words(r)}" for name, r in found["over_dense"].items()]
+    print(f"{network:13}{mask:8} {sparsity:.0%}  {'   '.join(said)}  load {load()}", flush=True)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(BIG))
+    parser.add_argument("--sparsities", default="0.9,0.95,0.98")
+    parser.add_argument("--masks", default="erk,uniform")
+    parser.add_argument("--quick", action="store_true", help="fewer sessions and seconds")
+    parser.add_argument("--output", type=Path, default=RESULTS / "bytes.json")
+    options = parser.parse_args()
+    options.seconds = 2.0 if options.quick else 8.0
+    options.sessions = 6 if options.quick else N_SESSIONS
+    report: dict[str, Any] = {
+        "hardware": machine(),
+        "isa": os.environ.get("FGGP_ISA") or isas()[0],
+        "versions": package_versions(),
+        "command": " ".join(["python", "benchmarks/bench_bytes.py", *sys.argv[1:]]),
+        "rows": [],
+    }
+    with tempfile.TemporaryDirectory(prefix="fggp-plans-") as cache:
+        os.environ["XDG_CACHE_HOME"] = cache  # plans of this run only
+        for network, mask, sparsity in product(
+            options.networks.split(","),
+            options.masks.split(","),
+            map(float, options.sparsities.split(",")),
+        ):
+            report["rows"].append(row(network, mask, sparsity, options))
+            options.output.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
