@@ -47,7 +47,7 @@ from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.latency import N_SESSIONS, measure
 from fggp_deploy.verify.network import SESSION_CONFIG
 
-PLANNED_SECONDS = 15.0
+PLANNED_SECONDS = 6.0
 BIG = ("vgg19-32", "resnet50-32", "resnet50-224")
 Run = Callable[[], object]
 
@@ -143,6 +143,7 @@ def main() -> int:
     parser.add_argument("--masks", default="erk,uniform")
     parser.add_argument("--quick", action="store_true", help="fewer sessions and seconds")
     parser.add_argument("--output", type=Path, default=RESULTS / "bytes.json")
+    parser.add_argument("--add", action="store_true", help="to the rows that the file has already")
     options = parser.parse_args()
     options.seconds = 2.0 if options.quick else 8.0
     options.sessions = 6 if options.quick else N_SESSIONS
@@ -153,6 +154,8 @@ def main() -> int:
         "command": " ".join(["python", "benchmarks/bench_bytes.py", *sys.argv[1:]]),
         "rows": [],
     }
+    if options.add:
+        report["rows"] = json.loads(options.output.read_text())["rows"]
     with tempfile.TemporaryDirectory(prefix="fggp-plans-") as cache:
         os.environ["XDG_CACHE_HOME"] = cache  # plans of this run only
         for network, mask, sparsity in product(
