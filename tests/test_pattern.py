@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fggp_deploy import FGGP, Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.errors import ConfigError, LayerCollapse, UnknownName
-from fggp_deploy.methods import BUILT_IN, info
+from fggp_deploy.methods import BUILT_IN, Task, info
 from fggp_deploy.methods.arms import MagnitudeFirst, Ranks, Widened
 from fggp_deploy.methods.blocking import Blocking, of_inputs
 from fggp_deploy.methods.dpp import DPP
@@ -292,3 +292,8 @@ def test_other_patterns_and_other_methods_are_refused():
         "fggp", "gmp", "magnitude-first", "magnitude-first-annealed", "gradient-first-annealed",
         "rank-sum", "rank-product", "mean-gradient",
     ]  # fmt: skip
+    task = Task(
+        target=0.5, schedule=Cubic(0.5, steps=9), n_steps=9, steps_per_epoch=9, updates=3,
+        rate=0.5, seed=0, input_shape=(1, 8, 8), batches=lambda n: [], pattern="1x4",
+    )  # fmt: skip
+    assert {info(name).make(info(name).options(), task).width for name in reads} == {4}
