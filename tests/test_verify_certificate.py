@@ -81,7 +81,9 @@ def test_the_masks_are_those_of_the_parent_or_fewer(folder, quick):
     ],
 )
 def test_the_count_names_the_blocks_that_it_comes_in(config: object, says: str):
-    assert _in_blocks({"provenance": {"config": config}}) == says
+    provenance = {"export": {"config": {}}, "prune": {"config": config}}
+    assert _in_blocks({"provenance": provenance}) == says
+    assert _in_blocks({"provenance": {"prune": config}}) == ""
 
 
 def test_revived_by_hand():

@@ -41,10 +41,11 @@ def provenance(r: Report) -> Section:
 
 def _in_blocks(origin: Mapping[str, Any]) -> str:
     """What of the count is due to blocks that went whole, as the file tells it."""
-    config = origin["provenance"].get("config")
-    pattern = config.get("pattern") if isinstance(config, dict) else None
-    known = isinstance(pattern, str) and pattern in PATTERNS
-    return f", or as near below as whole blocks of {pattern} get" if known else ""
+    told: Any = origin["provenance"]
+    for key in ("prune", "config", "pattern"):
+        told = told.get(key) if isinstance(told, dict) else None
+    known = isinstance(told, str) and told in PATTERNS
+    return f", or as near below as whole blocks of {told} get" if known else ""
 
 
 def _certificate(r: Report, c: Certificate) -> list[tuple[str, str]]:
