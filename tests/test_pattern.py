@@ -13,6 +13,7 @@ from test_pruner import make, sgd, steps
 from torch import Tensor, nn
 
 from fggp_deploy import FGGP, Cubic, Magnitude, MaskSet, Pruner
+from fggp_deploy.allocation import Given
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.errors import ConfigError, LayerCollapse, UnknownName
 from fggp_deploy.methods import BUILT_IN, Task, info
@@ -185,9 +186,11 @@ def is_in_blocks(net: nn.Module, before: MaskSet, masks: MaskSet) -> bool:
     )
 
 
-@pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
+@pytest.mark.parametrize(
+    "allocation", ["global", "uniform", "erk", Given({"conv2.weight": 0.2, "fc.weight": 0.6})]
+)
 @pytest.mark.parametrize("criterion", [FGGP(), Magnitude()])
-def test_a_run_is_exact_where_blocks_are_full(criterion: Criterion, allocation: str):
+def test_a_run_is_exact_where_blocks_are_full(criterion: Criterion, allocation: str | Given):
     net = make()  # 288 and 40 weights, all in blocks of four
     schedule = Cubic(0.75, steps=20, updates=8)
     method = Gradual(criterion, schedule, allocation=allocation, pattern="1x4")
