@@ -68,7 +68,7 @@ def most_blocks(drop: Callable[[int], Tensor], sizes: Tensor, n_weights: int) ->
         return drop(0)
     small, large = int(some.min()), int(some.max())
     low, high = min(len(some), n_weights // large), min(len(some), n_weights // small)
-    guess = n_weights * len(some) // int(some.sum())
+    guess, before = n_weights * len(some) // int(some.sum()), (0, 0)
     while low < high:
         n = min(max(guess, low + 1), high)
         n_gone = int(sizes[drop(n)].sum())
@@ -78,5 +78,6 @@ def most_blocks(drop: Callable[[int], Tensor], sizes: Tensor, n_weights: int) ->
             low = min(high, n + left // large)
         else:
             low, high = max(low, n + left // small), n + left // large
-        guess = n * n_weights // n_gone
+        more, weights = n - before[0], n_gone - before[1]  # so large is a block hereabouts
+        guess, before = n + left * more // (weights or 1), (n, n_gone)
     return drop(low)
