@@ -27,6 +27,8 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
             for u in made.updates
         ],
     )
+    if config.pattern is not None:
+        stdout.print(f"whole blocks of {config.pattern} inputs go; shorter ones may shift counts")
     if made.largest is not None:
         stdout.print(
             f"largest drop: {made.largest.share:.1%} of the alive weights, at step "

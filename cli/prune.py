@@ -45,6 +45,7 @@ def prune(
     epochs: o.Epochs = Default.epochs,
     updates: Annotated[int, typer.Option(help=RULES["updates"].help)] = Default.updates,
     rate: Annotated[float, typer.Option(help=RULES["rate"].help)] = Default.rate,
+    pattern: Annotated[str | None, typer.Option(help=RULES["pattern"].help)] = None,
     int8_aware: Annotated[bool, typer.Option("--int8-aware", help=RULES["int8_aware"].help)] = (
         Default.int8_aware
     ),
@@ -184,10 +185,11 @@ def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> No
         return as_json(asdict(result) | ({"latency": asdict(latency)} if latency else {}))
     parent = result.parent_accuracy
     before = "" if parent is None else f" (parent {parent:.2%})"
+    blocks = f", in blocks of {result.pattern}" if result.pattern else ""
     for r in result.results:
         stdout.print(
             f"removed {r.n_removed:,} of {r.n_prunable:,} prunable weights "
-            f"({r.n_removed / r.n_prunable:.2%})\n"
+            f"({r.n_removed / r.n_prunable:.2%}{blocks})\n"
             f"test accuracy {r.test_accuracy:.2%}{before}, n = {result.n_test:,}\n"
             f"{_of_ensemble(r)}"
             f"{r.checkpoint}, digest of weights and masks {r.digest[:16]}"

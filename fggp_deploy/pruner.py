@@ -93,6 +93,7 @@ class Pruner:
     """Prunes a model while anybody's loop trains it.
 
     `method`: a Criterion (then `schedule` is needed, and it prunes gradually) or any Method.
+    `pattern` "1x4" lets the criterion drop four successive inputs at once; see Gradual.
     `masks`: what is kept at the start; by default the non-zero weights, so that a sparse
     checkpoint's zeros stay zero. Zeros of other Conv/Linear weights stay zero too.
     Steps count optimiser steps: one that a GradScaler skips is not counted. Where processes of
@@ -110,6 +111,7 @@ class Pruner:
         schedule: Schedule | None = None,
         *,
         optimizer: torch.optim.Optimizer | None,
+        pattern: str | None = None,
         masks: Mapping[str, torch.Tensor] | None = None,
         prune_first: bool = False,
         keep_dense: Sequence[str] = (),
@@ -136,9 +138,11 @@ class Pruner:
                 )
         if schedule is not None:
             check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
-            self.method: Method = Gradual(cast(Criterion, method), schedule)
+            self.method: Method = Gradual(cast(Criterion, method), schedule, pattern=pattern)
         elif hasattr(method, "drop"):
             raise ConfigError("a criterion needs a schedule: Pruner(model, FGGP(), Cubic(...))")
+        elif pattern is not None:
+            raise ConfigError("a pattern is for a criterion; give a method its own, if it has one")
         else:
             self.method = method
         self.step = 0

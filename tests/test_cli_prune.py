@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from conftest import tiny
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.methods.blocking import Blocking
 
 
 def test_a_sparse_checkpoint_goes_on_from_its_zeros(program, cifar, half_sparse):
@@ -19,6 +21,26 @@ def test_a_sparse_checkpoint_goes_on_from_its_zeros(program, cifar, half_sparse)
     assert ended.json["n_removed"] == round(0.9 * ended.json["n_prunable"])
     assert len(old.masks) > 10
     assert all(not new.tensors[n][~m].any() for n, m in old.masks.items())
+
+
+def test_whole_blocks_go_and_every_record_says_so(program, cifar, half_sparse):
+    args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", 0.9, "--out", "run"]
+    made = program(*args, "--pattern", "1x4", "--json")
+    assert made.code == 0, made.err
+    assert made.json["pattern"] == "1x4"
+    assert 0 <= round(0.9 * made.json["n_prunable"]) - made.json["n_removed"] < 4
+    other = program(*args, "--pattern", "1x2")
+    assert "pattern is '1x4' there, '1x2' here" in other.err
+    same = program(*args)
+    assert f"removed {made.json['n_removed']:,} of" in same.out
+    assert "%, in blocks of 1x4)" in same.out
+    old = Checkpoint.open(half_sparse).masks
+    new = Checkpoint.open(program.cwd / "run" / "pruned.safetensors")
+    assert new.info.provenance["config"]["pattern"] == "1x4"
+    for name, kept in new.masks.items():
+        blocks = Blocking(kept.shape, 1, 4, taps=kept[0, 0].size)
+        lost = torch.from_numpy(old[name] & ~kept if name in old else ~kept)
+        assert not (blocks.cut(torch.from_numpy(kept)).any(1) & blocks.cut(lost).any(1)).any()
 
 
 def test_the_same_seed_gives_the_same_bits(program, cifar, half_sparse):
@@ -49,11 +71,14 @@ def test_a_run_without_a_parent_exports_without_a_reference(program, half_sparse
 
 def test_a_plan_writes_nothing(program, cifar, half_sparse):
     args = ["prune", "--checkpoint", half_sparse, *tiny(cifar), "--target", "0.9,0.95"]
-    planned = program(*args, "--recipe", "fast", "--set", "updates=3", "--dry-run", "--json")
+    args += ["--recipe", "fast", "--set", "updates=3", "--pattern", "1x4"]
+    planned = program(*args, "--dry-run", "--json")
     assert planned.code == 0, planned.err
     made = planned.json
     assert [round(u["sparsity"], 2) for u in made["updates"]][-1] == 0.95
     assert len(made["updates"]) == 6
+    assert all(u["n_drop"] % 4 == 0 for u in made["updates"])  # as full blocks allow
+    assert made["config"]["pattern"] == "1x4"
     assert made["config"]["recipe"] == "fast"
     assert made["config"]["epochs"] == 1  # an option goes over the recipe
     assert list(program.cwd.iterdir()) == []

@@ -75,7 +75,7 @@ def test_every_method_says_what_it_is(name: str):
     assert info.source
     assert info.starts
     assert set(info.starts) == {"dense", "sparse", "random"} or info.because
-    assert set(info.reads) <= {"updates", "rate"}
+    assert set(info.reads) <= {"updates", "rate", "pattern"}
     assert all(rule.help.endswith(".") for rule in info.options.rules().values())
 
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from fggp_deploy import Cubic, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse
+from fggp_deploy.methods.blocking import Blocking
 from fggp_deploy.methods.unification import (
     SHAPES,
-    Blocking,
     Unification,
     UnificationOptions,
     least_blocks,

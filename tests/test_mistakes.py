@@ -30,6 +30,11 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["prune", "--target", "-0.5"], "--target must be in (0, 1), got -0.5"),
         (["prune", "--method", "fgpp"], "unknown method 'fgpp'; did you mean 'fggp'?"),
         (["prune", "--method", "gmp", "--rate", "0.3"], "--method gmp does not read --rate"),
+        (["prune", "--pattern", "4x1"], "unknown pattern '4x1'; known: 1x16, 1x2, 1x4, 1x8"),
+        (
+            ["prune", "--method", "dpp", "--pattern", "1x4"],
+            "--method dpp does not read --pattern; leave it out, or take a method that does: fggp",
+        ),
         (
             ["prune", "--method", "wanda", "--epochs", "0", "--ema", "0.9"],
             "--ema averages over training, and --epochs 0 has none",

@@ -101,6 +101,18 @@ def test_cut_after_any_step_the_result_is_the_same(tmp_path, parent, monkeypatch
         assert old == new
 
 
+def test_blocks_of_inputs_go_on_too(tmp_path, parent, monkeypatch):
+    options = config(parent, **SMALL, pattern="1x4")
+    whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
+    assert all(r.n_removed == round(r.target * r.n_prunable) // 4 * 4 for r in whole.results)
+    cut_run(monkeypatch, options, tmp_path / "cut", 7)
+    result = prune(options, observer=Quiet(), out=tmp_path / "cut")
+    assert [r.digest for r in result.results] == [r.digest for r in whole.results]
+    plain = config(parent, **SMALL)
+    with pytest.raises(ResumeRefused, match=r"pattern is '1x4' there, None here"):
+        prune(plain, observer=Quiet(), out=tmp_path / "cut")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
     "n_kills", [3, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]

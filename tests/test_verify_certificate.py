@@ -17,6 +17,7 @@ from fggp_deploy.files import sha256_file
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.recheck import recheck
 from fggp_deploy.verify.report import write
+from fggp_deploy.verify.sections.provenance import _in_blocks
 
 __all__ = ["folder", "quick"]
 
@@ -67,6 +68,22 @@ def test_the_masks_are_those_of_the_parent_or_fewer(folder, quick):
     found = quick(back, reference=parent)
     assert not found.certificate.masks_are_a_subset
     assert [v.name for v in found.verdicts if not v.passed] == ["masks within the parent's"]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"pattern": "1x4"}, ", or as near below as whole blocks of 1x4 get"),
+        ({"pattern": None}, ""),
+        ({"pattern": ["1x4"]}, ""),
+        ({"pattern": "<b>"}, ""),
+        ("1x4", ""),
+    ],
+)
+def test_the_count_names_the_blocks_that_it_comes_in(config: object, says: str):
+    provenance = {"export": {"config": {}}, "prune": {"config": config}}
+    assert _in_blocks({"provenance": provenance}) == says
+    assert _in_blocks({"provenance": {"prune": config}}) == ""
 
 
 def test_revived_by_hand():

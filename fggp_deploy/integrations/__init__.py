@@ -22,13 +22,14 @@ class Pruning:
     """What a callback is told when it is made; the rest is known when training begins.
 
     `target`: the fraction of the prunable weights to remove, in (0, 1), on the cubic schedule in
-    `updates` mask updates over the first 80% of the training steps. `prune_first`, `keep_dense`:
-    see pruner.prunable_parameters.
+    `updates` mask updates over the first 80% of the training steps. `pattern`: see Pruner.
+    `prune_first`, `keep_dense`: see pruner.prunable_parameters.
     """
 
     target: float
     criterion: Criterion = field(default_factory=FGGP)
     updates: int = 50
+    pattern: str | None = None
     prune_first: bool = False
     keep_dense: tuple[str, ...] = ()
 
@@ -53,7 +54,9 @@ class Pruning:
         schedule = Cubic(
             self.target, steps=int(steps), start=min(start, self.target), updates=self.updates
         )
-        pruner = Pruner(model, self.criterion, schedule, optimizer=optimizer, **of)
+        pruner = Pruner(
+            model, self.criterion, schedule, optimizer=optimizer, pattern=self.pattern, **of
+        )
         if state is not None:
             pruner.load_state_dict(state)
         return pruner

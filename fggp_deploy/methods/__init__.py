@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fggp_deploy.methods.method import Batch, Measured, Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
-from fggp_deploy.methods.registry import BUILT_IN, info, names, without_training
+from fggp_deploy.methods.registry import BUILT_IN, info, names, readers, without_training
 from fggp_deploy.methods.state import PruningState
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Task",
     "info",
     "names",
+    "readers",
     "setting",
     "without_training",
 ]

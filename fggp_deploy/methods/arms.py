@@ -147,9 +147,16 @@ class Annealed(Gradual):
     """
 
     def __init__(
-        self, first: First, anneal: Cosine, schedule: Schedule, *, allocation: str | Given = GLOBAL
+        self,
+        first: First,
+        anneal: Cosine,
+        schedule: Schedule,
+        *,
+        allocation: str | Given = GLOBAL,
+        pattern: str | None = None,
     ) -> None:
-        super().__init__(Widened(first, anneal.first), schedule, allocation=allocation)
+        widened = Widened(first, anneal.first)
+        super().__init__(widened, schedule, allocation=allocation, pattern=pattern)
         self.first: First = first
         self.anneal = anneal
 
@@ -165,9 +172,15 @@ class MeanGradient(Gradual):
     """
 
     def __init__(
-        self, rate: float, decay: float, schedule: Schedule, *, allocation: str | Given = GLOBAL
+        self,
+        rate: float,
+        decay: float,
+        schedule: Schedule,
+        *,
+        allocation: str | Given = GLOBAL,
+        pattern: str | None = None,
     ) -> None:
-        super().__init__(FGGP(rate), schedule, allocation=allocation)
+        super().__init__(FGGP(rate), schedule, allocation=allocation, pattern=pattern)
         self.decay = decay
         self._mean: Tensor | None = None
 
@@ -219,17 +232,15 @@ class MeanOptions(GradualOptions):
 
 def _annealed(first: First, o: AnnealedOptions, task: Task) -> Method:
     anneal = Cosine(o.anneal_from, o.anneal_to, steps=task.n_steps)
-    return Annealed(first, anneal, task.schedule, allocation=o.allocate(task))
+    return Annealed(first, anneal, task.schedule, allocation=o.allocate(task), pattern=task.pattern)
 
 
 MAGNITUDE_FIRST = MethodInfo(
     title="magnitude first, then gradient, at a fixed rate",
     source=_SOURCE,
-    make=lambda o, task: Gradual(
-        MagnitudeFirst(task.rate), task.schedule, allocation=o.allocate(task)
-    ),
+    make=lambda o, task: o.gradual(MagnitudeFirst(task.rate), task),
     options=GradualOptions,
-    reads=("updates", "rate"),
+    reads=("updates", "rate", "pattern"),
     several_targets=True,
 )
 MAGNITUDE_FIRST_ANNEALED = MethodInfo(
@@ -237,7 +248,7 @@ MAGNITUDE_FIRST_ANNEALED = MethodInfo(
     source=_SOURCE,
     make=lambda o, task: _annealed("magnitude", o, task),
     options=AnnealedOptions,
-    reads=("updates",),
+    reads=("updates", "pattern"),
     several_targets=True,
 )
 GRADIENT_FIRST_ANNEALED = MethodInfo(
@@ -245,13 +256,13 @@ GRADIENT_FIRST_ANNEALED = MethodInfo(
     source=_SOURCE,
     make=lambda o, task: _annealed("gradient", o, task),
     options=AnnealedOptions,
-    reads=("updates",),
+    reads=("updates", "pattern"),
     several_targets=True,
 )
 SALIENCY = MethodInfo(
     title="gradual pruning by |g·w|",
     source=_SOURCE,
-    make=lambda o, task: Gradual(Saliency(), task.schedule, allocation=o.allocate(task)),
+    make=lambda o, task: o.gradual(Saliency(), task),
     options=GradualOptions,
     reads=("updates",),
     several_targets=True,
@@ -259,27 +270,27 @@ SALIENCY = MethodInfo(
 RANK_SUM = MethodInfo(
     title="gradual pruning by the sum of the ranks of |w| and |g|",
     source=_SOURCE,
-    make=lambda o, task: Gradual(Ranks("sum"), task.schedule, allocation=o.allocate(task)),
+    make=lambda o, task: o.gradual(Ranks("sum"), task),
     options=GradualOptions,
-    reads=("updates",),
+    reads=("updates", "pattern"),
     several_targets=True,
 )
 RANK_PRODUCT = MethodInfo(
     title="gradual pruning by the product of the ranks of |w| and |g|",
     source=_SOURCE,
-    make=lambda o, task: Gradual(Ranks("product"), task.schedule, allocation=o.allocate(task)),
+    make=lambda o, task: o.gradual(Ranks("product"), task),
     options=GradualOptions,
-    reads=("updates",),
+    reads=("updates", "pattern"),
     several_targets=True,
 )
 MEAN_GRADIENT = MethodInfo(
     title="FGGP on a moving average of |g|",
     source=_SOURCE,
     make=lambda o, task: MeanGradient(
-        task.rate, o.decay, task.schedule, allocation=o.allocate(task)
+        task.rate, o.decay, task.schedule, allocation=o.allocate(task), pattern=task.pattern
     ),
     options=MeanOptions,
-    reads=("updates", "rate"),
+    reads=("updates", "rate", "pattern"),
     keeps="the average of |g|, one number a weight",
     several_targets=True,
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fggp_deploy.criteria import FGGP
-from fggp_deploy.methods.gradual import Gradual, GradualOptions
+from fggp_deploy.methods.gradual import GradualOptions
 from fggp_deploy.methods.method import Method, MethodInfo, Task
 
 
 def _make(options: GradualOptions, task: Task) -> Method:
-    return Gradual(FGGP(task.rate), task.schedule, allocation=options.allocate(task))
+    return options.gradual(FGGP(task.rate), task)
 
 
 METHOD = MethodInfo(
@@ -16,6 +16,6 @@ METHOD = MethodInfo(
     source="Zhu, Bezek & Goksel 2024, arXiv 2411.05500",
     make=_make,
     options=GradualOptions,
-    reads=("updates", "rate"),
+    reads=("updates", "rate", "pattern"),
     several_targets=True,
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fggp_deploy.criteria import Magnitude
-from fggp_deploy.methods.gradual import Gradual, GradualOptions
+from fggp_deploy.methods.gradual import GradualOptions
 from fggp_deploy.methods.method import Method, MethodInfo, Task
 
 
 def _make(options: GradualOptions, task: Task) -> Method:
-    return Gradual(Magnitude(), task.schedule, allocation=options.allocate(task))
+    return options.gradual(Magnitude(), task)
 
 
 METHOD = MethodInfo(
@@ -16,6 +16,6 @@ METHOD = MethodInfo(
     source="Zhu & Gupta 2017, arXiv 1710.01878",
     make=_make,
     options=GradualOptions,
-    reads=("updates",),
+    reads=("updates", "pattern"),
     several_targets=True,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ from fggp_deploy.allocation import ALLOCATIONS, Given, within
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods.blocking import of_inputs
+from fggp_deploy.methods.in_blocks import InBlocks
 from fggp_deploy.methods.method import Task
 from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.state import PruningState
+from fggp_deploy.patterns import width_of
 from fggp_deploy.schedules import Schedule
 
 GLOBAL = "global"
@@ -37,6 +40,12 @@ class GradualOptions(Options):
         """The densities that the run gives, or else `allocation`."""
         return Given(task.densities) if task.densities else self.allocation
 
+    def gradual(self, criterion: Criterion, task: Task) -> Gradual:
+        """The criterion on the run's schedule, with the run's options."""
+        return Gradual(
+            criterion, task.schedule, allocation=self.allocate(task), pattern=task.pattern
+        )
+
 
 class Gradual:
     """Drop by `criterion`, when and to the sparsity that `schedule` says.
@@ -45,18 +54,27 @@ class Gradual:
     `allocation` "global": the criterion chooses among all weights at once; else within each layer,
     which keeps what allocation.ALLOCATIONS[allocation] or a Given gives it, as far as it has as
     many left.
+    `pattern` "1x4": blocks of four successive inputs go whole (see blocking.of_inputs, InBlocks).
+    Then as many weights are removed as whole blocks allow: at most round(sparsity(t)·N*), fewer
+    than four short of it, none short where that is a multiple of four and all blocks are full.
     Where any of the optimiser's gradients is not finite (a loss-scaler overflow), the update waits
     for the next step.
     """
 
     def __init__(
-        self, criterion: Criterion, schedule: Schedule, *, allocation: str | Given = GLOBAL
+        self,
+        criterion: Criterion,
+        schedule: Schedule,
+        *,
+        allocation: str | Given = GLOBAL,
+        pattern: str | None = None,
     ) -> None:
         if isinstance(allocation, str) and allocation not in (GLOBAL, *ALLOCATIONS):
             raise UnknownName("allocation", allocation, (GLOBAL, *ALLOCATIONS))
         self.criterion = criterion
         self.schedule = schedule
         self.allocation = allocation
+        self.width = width_of(pattern)
         self._pending = False
         self._remarked = False
 
@@ -78,12 +96,17 @@ class Gradual:
         if n_drop <= 0:
             return
         w, g = state.flat_weights(), self.gradients(state)
-        for part, n in self._shares(state.masks, sparsity, n_drop):
+        left = 0  # by what whole blocks fell short, which the next part makes good
+        for names, part, n in self._shares(state.masks, sparsity, n_drop):
             part_alive = alive[part]
             criterion = self.criterion_at(step)
             self._remark(criterion, step, int(part_alive.count_nonzero()), n)
-            part_alive[criterion.drop(w[part], g[part], part_alive, n)] = False
-        state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
+            choose = self.on_units(criterion, state, names)
+            gone = choose.drop(w[part], g[part], part_alive, n + left)
+            part_alive[gone] = False
+            left += n - len(gone)
+        if left < n_drop:
+            state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
 
     def after_step(self, state: PruningState, step: int) -> None:
         """Keep the removed at zero."""
@@ -92,7 +115,8 @@ class Gradual:
     def finish(self, state: PruningState) -> MaskSet:
         """The masks; raises ConfigError when the schedule was not run to its end."""
         want = round(self.schedule.sparsity(self.schedule.last_update) * state.masks.n_total)
-        if self.schedule.last_update and state.masks.n_removed != want:
+        missing = want - state.masks.n_removed
+        if self.schedule.last_update and not 0 <= missing < self.width:
             raise ConfigError(
                 f"the schedule ends at step {self.schedule.last_update} with {want} weights "
                 f"removed, but {state.masks.n_removed} are; train to its end, with "
@@ -117,10 +141,22 @@ class Gradual:
         """What the criterion reads as gradient, [P]: this step's, unless a subclass averages."""
         return state.flat_grads()
 
-    def _shares(self, masks: MaskSet, sparsity: float, n_drop: int) -> list[tuple[slice, int]]:
-        """Which part of the flat weights loses how many."""
+    def on_units(
+        self, criterion: Criterion, state: PruningState, names: Iterable[str]
+    ) -> Criterion | InBlocks:
+        """The criterion for the weights of these parameters, or for their blocks."""
+        if self.width == 1:
+            return criterion
+        users = {id(getattr(m, "weight", None)): m for m in state.model.modules()}
+        params = [state.params[n] for n in names]
+        return InBlocks(criterion, [of_inputs(p, users.get(id(p)), self.width) for p in params])
+
+    def _shares(
+        self, masks: MaskSet, sparsity: float, n_drop: int
+    ) -> list[tuple[list[str], slice, int]]:
+        """Which parameters, which part of the flat weights that is, and how many they lose."""
         if self.allocation == GLOBAL:
-            return [(slice(0, masks.n_total), n_drop)]
+            return [(list(masks), slice(0, masks.n_total), n_drop)]
         alive = {n: m.numel() - masks.removed_by_layer[n] for n, m in masks.items()}
         shapes = {n: tuple(m.shape) for n, m in masks.items()}
         own = self.allocation
@@ -128,7 +164,7 @@ class Gradual:
         keep = within(allocate(shapes, sparsity), alive)
         ends = torch.tensor([m.numel() for m in masks.values()]).cumsum(0).tolist()
         return [
-            (slice(end - masks[n].numel(), end), alive[n] - keep[n])
+            ([n], slice(end - masks[n].numel(), end), alive[n] - keep[n])
             for n, end in zip(masks, ends, strict=True)
         ]
 

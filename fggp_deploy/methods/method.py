@@ -75,7 +75,8 @@ class Task:
     `target`: sparsity at the end. `schedule`: of gradual pruning to it. `n_steps`: optimiser steps
     of the run, `steps_per_epoch` of one pass over the images. `updates`, `rate`: the run's options
     of that name. `seed`: of what is random. `input_shape`: of one image, [C, H, W]. `densities`:
-    the share that each layer is to keep at the target; empty where the method decides.
+    the share that each layer is to keep at the target; empty where the method decides. `pattern`:
+    of patterns.PATTERNS, None where single weights go.
     `batches(n)`: at least n training images as they are tested, the same ones at every call; each
     of several processes gets its share.
     """
@@ -90,6 +91,7 @@ class Task:
     input_shape: tuple[int, ...]
     batches: Callable[[int], Sequence[Batch]]
     densities: Mapping[str, float] = field(default_factory=dict)
+    pattern: str | None = None
 
 
 Start = Literal["dense", "sparse", "random"]

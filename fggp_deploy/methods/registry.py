@@ -82,6 +82,11 @@ def without_training() -> list[str]:
     return [n for n in BUILT_IN if info(n).without_training]
 
 
+def readers(option: str) -> list[str]:
+    """The names of our methods that read this option of a run."""
+    return [n for n in BUILT_IN if option in info(n).reads]
+
+
 def _others() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 

@@ -13,6 +13,7 @@ from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.criteria import smallest
 from fggp_deploy.errors import ConfigError, LayerCollapse
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods.blocking import Blocking
 from fggp_deploy.methods.gradual import GLOBAL
 from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
@@ -44,40 +45,6 @@ class UnificationOptions(Options):
         GLOBAL, "Who loses how much: all blocks compete, or layer by layer.",
         choices=(GLOBAL, *ALLOCATIONS),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """A weight [outputs, …] as [outputs, the rest], cut in blocks of `height` x `width`.
-
-    Where the blocks do not fill it, the last ones reach over its edge.
-    """
-
-    shape: tuple[int, ...]
-    height: int
-    width: int
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of blocks."""
-        columns = torch.Size(self.shape[1:]).numel()
-        return -(-self.shape[0] // self.height), -(-columns // self.width)
-
-    def cut(self, t: Tensor) -> Tensor:
-        """A tensor of the weight's shape → [blocks, height·width], zero (False) over the edge."""
-        rows, columns = self.grid
-        matrix = t.reshape(self.shape[0], -1)
-        whole = t.new_zeros(rows * self.height, columns * self.width)
-        whole[: matrix.shape[0], : matrix.shape[1]] = matrix
-        split = whole.view(rows, self.height, columns, self.width)
-        return split.transpose(1, 2).reshape(rows * columns, -1)
-
-    def join(self, blocks: Tensor) -> Tensor:
-        """What `cut` gave → the weight's shape."""
-        rows, columns = self.grid
-        split = blocks.view(rows, columns, self.height, self.width).transpose(1, 2)
-        whole = split.reshape(rows * self.height, columns * self.width)
-        return whole[: self.shape[0], : torch.Size(self.shape[1:]).numel()].reshape(self.shape)
 
 
 def least_blocks(cost: Tensor, size: Tensor, n_weights: int) -> tuple[Tensor, int, int]:
@@ -218,7 +185,7 @@ class Unification:
 
     def _join(self, blocks: Tensor, state: PruningState) -> dict[str, Tensor]:
         blockings = self._blockings(state)
-        counts = [b.grid[0] * b.grid[1] for b in blockings.values()]
+        counts = [b.n_blocks for b in blockings.values()]
         parts = blocks.split(counts)
         return {n: b.join(t) for (n, b), t in zip(blockings.items(), parts, strict=True)}
 
@@ -256,14 +223,14 @@ class Unification:
     def _shares(self, state: PruningState) -> list[tuple[slice, int]]:
         """Which part of all blocks loses how many weights."""
         blockings = self._blockings(state)
-        total = sum(b.grid[0] * b.grid[1] for b in blockings.values())
+        total = sum(b.n_blocks for b in blockings.values())
         if self.options.allocation == GLOBAL:
             return [(slice(0, total), round(self.target * state.masks.n_total))]
         shapes = {n: b.shape for n, b in blockings.items()}
         keep = ALLOCATIONS[self.options.allocation](shapes, self.target)
         shares, end = [], 0
         for name, b in blockings.items():
-            start, end = end, end + b.grid[0] * b.grid[1]
+            start, end = end, end + b.n_blocks
             shares.append((slice(start, end), state.masks[name].numel() - keep[name]))
         return shares
 

@@ -109,11 +109,11 @@ class PruneConfig(TrainConfig):
     `target`: fraction of the prunable weights to remove, or several, increasing. Without
     checkpoint and weights, the network that the package ships. `method_set`: options of the
     method's own; those at their default are left out. `start`: "trained" or "random" weights, None
-    for the method's usual. `updates`, `rate`: see Cubic and FGGP; `int8_aware`: training.rounding.
-    `distill`: weight of the parent's soft labels in the loss (Hinton et al. 2015, arXiv 1503.02531,
-    temperature 2). `recipe`: where the values came from. `densities`: the share that each layer
-    keeps at the target, in place of the method's own choice, and `target_latency` the milliseconds
-    that they were chosen for.
+    for the method's usual. `updates`, `rate`: see Cubic and FGGP; `pattern`: see Gradual;
+    `int8_aware`: training.rounding. `distill`: weight of the parent's soft labels in the loss
+    (Hinton et al. 2015, arXiv 1503.02531, temperature 2). `recipe`: where the values came from.
+    `densities`: the share that each layer keeps at the target, in place of the method's own choice,
+    and `target_latency` the milliseconds that they were chosen for.
     """
 
     recipe: str | None = None
@@ -125,6 +125,7 @@ class PruneConfig(TrainConfig):
     start: str | None = None
     updates: int = 50
     rate: float = 0.5
+    pattern: str | None = None
     int8_aware: bool = False
     distill: float = 0.9
     epochs: int = 10
@@ -140,6 +141,7 @@ class PruneConfig(TrainConfig):
         given = {k: v for k, v in vars(options).items() if v != defaults[k]}
         object.__setattr__(self, "method_set", given)
         self._check_densities(info)
+        self._check_pattern(info)
         if len(self.targets) > 1 and not info.several_targets:
             raise ConfigError(
                 f"--method {self.method} makes one network a run, since its masks are not nested "
@@ -168,6 +170,16 @@ class PruneConfig(TrainConfig):
             )
         if len(self.targets) > 1:
             raise ConfigError("--target-latency makes one network a run; give one target")
+
+    def _check_pattern(self, info: MethodInfo) -> None:
+        if self.pattern is None or "pattern" in info.reads:
+            return
+        from fggp_deploy import methods
+
+        raise ConfigError(
+            f"--method {self.method} does not read --pattern; leave it out, or take a method that "
+            f"does: {', '.join(methods.readers('pattern'))}"
+        )
 
     def _check_epochs(self) -> None:
         if self.epochs > 0:

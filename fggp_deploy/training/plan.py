@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.progress import Progress
-from fggp_deploy.schedules import Constant, Schedule
+from fggp_deploy.schedules import Constant
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.loop import train_step, training_form
 from fggp_deploy.training.parent import parent_accuracy
@@ -21,7 +21,10 @@ _WARM_STEPS, _TIMED_STEPS = 2, 8
 
 @dataclass(frozen=True)
 class Update:
-    """One mask update: `n_drop` of the `n_alive` weights go, `sparsity` holds after it."""
+    """One mask update: `n_drop` of the `n_alive` weights go, `sparsity` holds after it.
+
+    With a pattern, what full blocks allow; where some are shorter it may be a few weights off.
+    """
 
     step: int
     sparsity: float
@@ -73,7 +76,7 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
     updates: tuple[Update, ...] = ()
     remark, update_seconds = None, 0.0
     if isinstance(method, Gradual):
-        updates = tuple(_updates(method.schedule, masks.n_total, masks.n_removed))
+        updates = tuple(_updates(method, masks.n_total, masks.n_removed))
         remarks = (method.criterion_at(u.step).remark(u.n_alive, u.n_drop) for u in updates)
         remark = next((r for r in remarks if r), None)
         update_seconds = _time_update(session, method, updates)
@@ -95,10 +98,11 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
     )
 
 
-def _updates(schedule: Schedule, n_total: int, n_removed: int) -> Iterator[Update]:
+def _updates(method: Gradual, n_total: int, n_removed: int) -> Iterator[Update]:
+    schedule = method.schedule
     for step in filter(schedule.is_update, range(1, schedule.last_update + 1)):
         sparsity = schedule.sparsity(step)
-        n_drop = round(sparsity * n_total) - n_removed
+        n_drop = (round(sparsity * n_total) - n_removed) // method.width * method.width
         if n_drop > 0:
             yield Update(step, sparsity, n_total - n_removed, n_drop)
             n_removed += n_drop
@@ -106,14 +110,15 @@ def _updates(schedule: Schedule, n_total: int, n_removed: int) -> Iterator[Updat
 
 def _time_update(s: Session, method: Gradual, updates: tuple[Update, ...]) -> float:
     """Seconds of the first update, the dearest one; weights stand in for gradients."""
-    criterion = method.criterion_at(1)
     if not updates:
         return 0.0
-    w, alive = s.pruner.state.flat_weights(), s.pruner.masks.flatten()
+    state = s.pruner.state
+    choose = method.on_units(method.criterion_at(1), state, state.masks)
+    w, alive = state.flat_weights(), state.masks.flatten()
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        int(criterion.drop(w, w, alive, updates[0].n_drop)[-1])  # waits for a GPU
+        int(choose.drop(w, w, alive, updates[0].n_drop)[-1])  # waits for a GPU
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 

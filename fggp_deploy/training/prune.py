@@ -103,6 +103,7 @@ def ready_to_prune(
         seed=config.seed,
         input_shape=start.data.preprocessing.input_shape,
         densities=config.densities,
+        pattern=config.pattern,
         batches=lambda n: calibration_batches(start.data, config, n, device=device, ranks=ranks),
     )
     pruner = Pruner(

@@ -44,7 +44,7 @@ class RunResult:
 
     `checkpoint`, `test_accuracy`, `n_removed`, `digest`: of the last target; `results`: of each.
     `digest`: over weights and masks (name, dtype, shape, bytes). `seconds`: of all processes that
-    worked on the run.
+    worked on the run. `pattern`: of the blocks that went whole, None where single weights did.
     """
 
     folder: Path
@@ -57,6 +57,7 @@ class RunResult:
     digest: str
     seconds: float
     results: tuple[TargetResult, ...]
+    pattern: str | None = None
 
     @classmethod
     def of(cls, checkpoint: Path, paths: Sequence[Path]) -> RunResult:
@@ -79,6 +80,7 @@ class RunResult:
             digest=last.digest,
             seconds=info.provenance["seconds"],
             results=results,
+            pattern=info.provenance["config"].get("pattern"),
         )
 
     def save(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.patterns import PATTERNS
 from fggp_deploy.rule import Rule
 
 RULES: Mapping[str, Rule] = {
@@ -112,6 +113,11 @@ RULES: Mapping[str, Rule] = {
     "rate": Rule(
         kind=float, above=0, most=1,
         help="FGGP and its kin: share of alive weights that may go, by what is looked at first.",
+    ),
+    "pattern": Rule(
+        kind=str, choices=tuple(PATTERNS), optional=True,
+        help="Let blocks of input channels go whole: with 1x4 the inputs 4q to 4q+3 of an output "
+        "at a kernel position, which an int8 dot product takes at once. Default: single weights.",
     ),
     "int8_aware": Rule(
         kind=bool,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
+from fggp_deploy.patterns import PATTERNS
 from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.page import Section, Table
@@ -36,6 +39,15 @@ def provenance(r: Report) -> Section:
     )
 
 
+def _in_blocks(origin: Mapping[str, Any]) -> str:
+    """What of the count is due to blocks that went whole, as the file tells it."""
+    told: Any = origin["provenance"]
+    for key in ("prune", "config", "pattern"):
+        told = told.get(key) if isinstance(told, dict) else None
+    known = isinstance(told, str) and told in PATTERNS
+    return f", or as near below as whole blocks of {told} get" if known else ""
+
+
 def _certificate(r: Report, c: Certificate) -> list[tuple[str, str]]:
     rows = [("file", f"{r.model.name}, {r.model.file_bytes:,} bytes, sha256 {r.model.sha256}")]
     if r.reference is not None:
@@ -52,6 +64,7 @@ def _certificate(r: Report, c: Certificate) -> list[tuple[str, str]]:
         share += f" ({c.n_removed / c.n_prunable:.6%})"
         if c.target is not None:
             share += f"; target {c.target:g} asks for {round(c.target * c.n_prunable):,}"
+            share += _in_blocks(r.origin)
         rows.append(("exact sparsity, counted in the file", share))
     if c.checkpoint_recorded is not None:
         state = "not beside the file" if c.checkpoint_found is None else c.checkpoint_found
