@@ -105,12 +105,15 @@ def verify(
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="A report.json: only check that the model is the file it tells of."),
+        typer.Option(
+            help="A report.json, or its folder: only check that the model is the file it tells of."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of report.html, report.json and report.md. Default: the model's."
+            help="Folder of report.html, report.json and report.md; NAME.report.html and so on "
+            "where these are another file's. Default: the model's."
         ),
     ] = None,
     json: o.Json = False,
