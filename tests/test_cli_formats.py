@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.files import sha256_file
 
 
@@ -163,6 +164,13 @@ def test_compaction_is_told_and_verifies(demo_run):
     )  # fmt: skip
     assert checked.code == 0, checked.err
     assert "sparsity as claimed" in [v["name"] for v in checked.json["verdicts"]]
+    meta = SparseModel.open(path).metadata.sparsity["before_compaction"]
+    share = meta["n_all_removed"] / meta["n_all_weights"]
+    assert checked.json["sparsity"] < share - 0.01
+    head = f"{share:.2%} of all convolution and linear weights removed, then compacted"
+    assert head in (demo_run.cwd / "rc" / "report.md").read_text()
+    shown = demo_run("inspect", path)
+    assert f"{share:.2%} removed, then compacted" in " ".join(shown.out.split())
     refused = demo_run("export", "--compact", "--format", "state-dict")
     assert refused.code == 2
     assert "--compact is for ONNX formats" in refused.err
