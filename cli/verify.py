@@ -113,7 +113,7 @@ def verify(
         Path | None,
         typer.Option(
             help="Folder of report.html, report.json and report.md; NAME.report.html and so on "
-            "where these are another file's. Default: the model's."
+            "for another file than its model.onnx. Default: the model's."
         ),
     ] = None,
     json: o.Json = False,

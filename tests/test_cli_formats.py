@@ -54,17 +54,18 @@ def test_rounded_values_say_what_they_change(demo_run, values, share):
     assert pair["n"] == 2000
     assert pair["agreement"]["value"] > 0.99
     assert "rounded values against fp32" in [v["name"] for v in checked.json["verdicts"]]
-    text = (path.parent / "report.md").read_text()
+    stem = f"{path.name}.report"  # report.md is for model.onnx
+    text = (path.parent / f"{stem}.md").read_text()
     assert "What rounding the values changes" in text
 
     again = demo_run("export", "--values", values)  # its report is of another file now
     assert again.code == 0, again.err
-    aside = f"report-{made.json['sha256'][:8]}.md"
+    aside = f"{stem}-{made.json['sha256'][:8]}.md"
     assert f"the report of the file that was here before is {aside} now" in again.out
     assert f"{values} values change the self-test's logits by at most" in again.out
     assert (path.parent / aside).read_text() == text
-    assert not (path.parent / "report.md").exists()
-    assert not (path.parent / "report.json").exists()
+    assert not (path.parent / f"{stem}.md").exists()
+    assert not (path.parent / f"{stem}.json").exists()
 
 
 def test_a_flat_file_has_no_functions(demo_run):

@@ -139,7 +139,7 @@ def test_each_file_of_a_folder_has_a_report_of_its_own(folder, quick):
     onnx_dense.export(network(0.95), metadata(network(0.95)), folder / "other.onnx")
     stems = {"model.onnx": "report", "other.onnx": "other.onnx.report"}
     stems["model.csr"] = "model.csr.report"
-    for name in (*stems, "other.onnx"):  # the last takes its own one's place
+    for name in ("model.csr", *stems, "other.onnx"):  # the last takes its own one's place
         assert write(told_of(found, folder / name), folder) == folder / f"{stems[name]}.html"
     for name, stem in stems.items():
         assert json.loads((folder / f"{stem}.json").read_text())["model"]["name"] == name

@@ -193,7 +193,7 @@ def verify(
 def write(report: Report, folder: Path) -> Path:
     """Write report.json, report.md and report.html into `folder`, each atomically; the last's path.
 
-    Where report.json is another file's they are called NAME.report; see `report_files`. A report
+    Those of another file than model.onnx are called NAME.report; see `report_files`. A report
     without accuracy does not take the place of one of the same file that has it: its name is
     report-no-data then.
     """

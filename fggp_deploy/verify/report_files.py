@@ -1,8 +1,8 @@
 """Where reports stand in a folder, so that none takes another's place.
 
-The first file that is verified into a folder has `report.json`, `.md` and `.html` there; every
-other one has `NAME.report.json` and so on. What is there of an earlier file of the same name is set
-aside as `report-<first 8 digits of its sha256>`.
+`report.json`, `.md` and `.html` are those of the folder's model.onnx, or where it has none, of the
+first file that is verified into it; every other file has `NAME.report.json` and so on. What is
+there of an earlier file of the same name is set aside as `report-<first 8 digits of its sha256>`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from fggp_deploy.files import write_error
+from fggp_deploy.folder import PACKED
 from fggp_deploy.verify.schema import REPORT
 
 SUFFIXES = (".json", ".md", ".html")
@@ -20,7 +21,10 @@ def stem_for(folder: Path, name: str) -> str:
     """The name, without a suffix, of the reports in `folder` on the file `name`."""
     path = folder / REPORT
     told = subject(path)
-    free = not path.exists() if told is None else told[0] == name
+    if told is not None:
+        free = told[0] == name
+    else:
+        free = not path.exists() and (name == PACKED or not (folder / PACKED).exists())
     return path.stem if free else f"{name}.{path.stem}"
 
 
