@@ -95,7 +95,7 @@ def _table(path: Path, *, out: Path | None, json: bool) -> None:
     from .progress import working
     from .render import as_json, json_text, stdout, table
 
-    with working("pricing layers") as progress:
+    with working("timing") as progress:
         found = table_of(path, progress=progress)
     if out is not None:
         write_atomic(out, json_text(found) + "\n")

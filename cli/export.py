@@ -90,7 +90,8 @@ def export(
         )
     if result.compaction is not None:
         stdout.print(result.compaction.sentence())
-        stdout.print(f"`fggp-deploy verify {result.path}` measures what that gives")
+        if result.compaction.n_removed:
+            stdout.print(f"`fggp-deploy verify {result.path}` measures what that gives")
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
     if result.rounding_error is not None:
         what = f"{result.values} values{' and activations' * (activations != 'fp32')}"

@@ -59,8 +59,9 @@ def inspect(
         as_json({"path": path, **about, **total, "layers": [asdict(r) for r in rows]})
         return
     macs = sum(r.macs or 0 for r in rows) or 1
+    before = about.pop("removed_before_compaction", None)
     table(
-        str(path),
+        str(path) if before is None else f"{path}: {before:.2%} removed, then compacted",
         ("weight", "shape", "sparsity", "kept", "MACs", "bytes", "stored as"),
         [
             (
@@ -100,6 +101,7 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    from fggp_deploy.artifacts.metadata import removed_before_compaction
     from fggp_deploy.artifacts.sparse_model import SparseModel, foreign_layers
 
     if path.is_file() and (found := foreign_layers(path)) is not None:
@@ -110,7 +112,9 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
         return rows, {"file_bytes": path.stat().st_size}
     model = SparseModel.open(path)
     meta = model.metadata
-    prunable = set(meta.sparsity.get("prunable", ()))
+    told = meta.sparsity.get("prunable")
+    prunable = {n for n in told if isinstance(n, str)} if isinstance(told, list) else set()
+    before = removed_before_compaction(meta.sparsity)
     rows = [
         Row(
             layer.name, layer.shape, layer.size, layer.size - layer.nnz, layer.stored_bytes,
@@ -122,6 +126,7 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
     return rows, {
         "file_bytes": model.file_bytes(), "model": meta.model, "data": meta.data,
         "parent_sha256": meta.parent_sha256,
+        **({} if before is None else {"removed_before_compaction": before}),
     }  # fmt: skip
 
 

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fggp_deploy.training.config import PruneConfig
+
+if TYPE_CHECKING:
+    from fggp_deploy.training.plan import Plan, Update
 
 
 def show_plan(config: PruneConfig, *, json: bool) -> None:
     """Make the plan of a run and print it."""
     from fggp_deploy.training.plan import plan
 
-    from .progress import working
+    from .progress import duration, working
     from .render import as_json, stdout, table
 
     with working("timing a few steps") as progress:
         made = plan(config, progress=progress)
     if json:
         return as_json(asdict(made) | {"config": config.to_dict()})
-    table(
-        f"{len(made.updates)} mask updates in {made.n_steps} steps "
-        f"({made.steps_per_epoch} an epoch)",
-        ("step", "sparsity", "alive before", "removed", "of the alive"),
-        [
-            (str(u.step), f"{u.sparsity:.2%}", f"{u.n_alive:,}", f"{u.n_drop:,}", f"{u.share:.1%}")
-            for u in made.updates
-        ],
-    )
-    if config.pattern is not None:
-        stdout.print(f"whole blocks of {config.pattern} inputs go; shorter ones may shift counts")
+    if n := len(made.updates):
+        table(
+            f"{n} mask update{'s' * (n > 1)} in {made.n_steps} steps "
+            f"({made.steps_per_epoch} an epoch)",
+            ("step", "sparsity", "alive before", "removed", "of the alive"),
+            [_row(update) for update in made.updates],
+        )
+        if config.pattern is not None:
+            stdout.print(
+                f"whole blocks of {config.pattern} inputs go; shorter ones may shift counts"
+            )
+    else:
+        stdout.print(_without_updates(made, config.method))
     if made.largest is not None:
         stdout.print(
             f"largest drop: {made.largest.share:.1%} of the alive weights, at step "
@@ -38,10 +44,30 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
         stdout.print(f"warning: {made.remark}", markup=False)
     if made.parent_val_accuracy is not None:
         stdout.print(f"the parent: val {made.parent_val_accuracy:.2%}")
+    if not made.n_steps:
+        return None
     for target, step in zip(made.targets, made.target_steps, strict=True):
         stdout.print(f"target {target:g} is kept at step {step}")
+    each = f", {made.update_seconds * 1e3:.0f} ms an update" if made.updates else ""
     stdout.print(
-        f"about {made.seconds / 60:.1f} minutes of training here ({made.images_per_second:.0f} "
-        f"images/s, {made.update_seconds * 1e3:.0f} ms an update), validation not counted"
+        f"about {duration(made.seconds)} of training here ({made.images_per_second:.0f} "
+        f"images/s{each}), validation not counted"
     )
     return None
+
+
+def _row(u: Update) -> tuple[str, ...]:
+    return str(u.step), f"{u.sparsity:.2%}", f"{u.n_alive:,}", f"{u.n_drop:,}", f"{u.share:.1%}"
+
+
+def _without_updates(made: Plan, method: str) -> str:
+    """What there is to say of a method that follows no schedule, or changes masks only at once."""
+    if not made.n_steps:
+        return f"{method} removes {made.start_sparsity:.2%} at once; --epochs 0 trains nothing"
+    steps = f"{made.n_steps} steps ({made.steps_per_epoch} an epoch)"
+    if made.start_sparsity >= made.targets[-1] - 1e-6:
+        return f"{method} removes {made.start_sparsity:.2%} before the first of {steps}"
+    return (
+        f"{method} has no schedule of mask updates to show: by its own rule it goes from "
+        f"{made.start_sparsity:.2%} to {made.targets[-1]:.2%} in {steps}"
+    )

@@ -42,7 +42,7 @@ class _Watcher:
     def on_step(self, m: StepMetrics) -> None:
         figures = (
             f"loss {m.loss:.3f}  sparsity {m.sparsity:.2%}{self._val}  "
-            f"{m.images_per_second:.0f} images/s  {_left(m.seconds_left)} left"
+            f"{m.images_per_second:.0f} images/s  {duration(m.seconds_left)} left"
         )
         self._progress.update(self._task, completed=m.step, total=m.n_steps, figures=figures)
         if not stderr.is_terminal and time.monotonic() - self._told > _TELL_EVERY_S:
@@ -87,10 +87,10 @@ def working(what: str) -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-def _left(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time to wait, for people.
 
-    >>> _left(42), _left(75), _left(3700)
+    >>> duration(42), duration(75), duration(3700)
     ('42 s', '1 min', '1 h 01')
     """
     minutes = int(seconds // 60)

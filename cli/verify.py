@@ -105,12 +105,15 @@ def verify(
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="A report.json: only check that the model is the file it tells of."),
+        typer.Option(
+            help="A report.json, or its folder: only check that the model is the file it tells of."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of report.html, report.json and report.md. Default: the model's."
+            help="Folder of report.html, report.json and report.md; NAME.report.html and so on "
+            "for another file than its model.onnx. Default: the model's."
         ),
     ] = None,
     json: o.Json = False,
@@ -175,11 +178,14 @@ def verify(
 def show(report: Report, written: Path) -> None:
     """Print the report's figures as one table, and the verdicts."""
     from fggp_deploy.verify.sections import glance
+    from fggp_deploy.verify.words import removed
 
     from .render import stdout, table
 
+    before = report.sparsity_before_compaction
+    how_sparse = removed(report.sparsity, before, "all conv and linear weights")
     table(
-        f"{report.model.name}: {report.sparsity:.2%} of all conv and linear weights removed",
+        f"{report.model.name}: {how_sparse}",
         ("", "dense parent", "this file", "difference"),
         [(g.what, g.reference, g.model, g.difference) for g in glance(report)],
     )

@@ -36,7 +36,7 @@ class Compacted:
     def sentence(self) -> str:
         """What to tell the user."""
         if not self.n_removed:
-            return "compaction: no channel is dead"
+            return "compaction: no channel can leave; the network is the same as without --compact"
         before, after = self.macs
         macs = f", {after / before:.1%} of the MACs left" if before and after else ""
         packed, dense = self.packed_bytes, self.dense_bytes

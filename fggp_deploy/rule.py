@@ -59,7 +59,8 @@ class Rule:
             if self.choices and v not in self.choices:
                 raise UnknownName(name.replace("_", "-"), v, self.choices)
             if self.kind in (int, float) and not self._holds(v):
-                tail = f"; {self.hint}" if self.hint else ""
+                hint = self._as_share(v) or self.hint
+                tail = f"; {hint}" if hint else ""
                 raise ConfigError(f"{option(name)} must be {self._domain()}, got {v}{tail}")
 
     def schema(self) -> dict[str, Any]:
@@ -108,6 +109,10 @@ class Rule:
             and (self.most is None or v <= self.most)
             and (self.below is None or v < self.below)
         )
+
+    def _as_share(self, v: float) -> str:
+        """What a percentage would be as the share that the option wants."""
+        return f"write {v:g}% as {v / 100:g}" if self.below == 1 and 1 < v < 100 else ""
 
     def _domain(self) -> str:
         low, high = self.least, self.most

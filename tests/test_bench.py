@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.bench import report, subject
+from fggp_deploy.bench import cost_table, report, subject
+from fggp_deploy.bench.cost_table import CostTable
 from fggp_deploy.bench.report import bench
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, ModelFileError
@@ -208,3 +209,16 @@ def test_the_command(packed: Path, tmp_path: Path) -> None:
     assert len(json.loads(out.read_text())["cells"]) == 4
     ended = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(ended.stdout)["model"] == "model.onnx"
+
+
+def test_no_progress_line_says_a_thing_twice(monkeypatch):
+    table = CostTable(isa="none", densities=(1.0,), layers={"a": (0.1,)}, rest_ms=0.0, dense_ms=0.1)
+
+    def priced(path: Path, *, progress) -> CostTable:
+        progress("pricing layers", 0, 1)
+        return table
+
+    monkeypatch.setattr(cost_table, "table_of", priced)
+    done = CliRunner().invoke(app, ["bench", "net.onnx", "--table", "--json"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "timing: pricing layers\n"

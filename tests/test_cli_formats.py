@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.files import sha256_file
 
 
@@ -53,17 +54,18 @@ def test_rounded_values_say_what_they_change(demo_run, values, share):
     assert pair["n"] == 2000
     assert pair["agreement"]["value"] > 0.99
     assert "rounded values against fp32" in [v["name"] for v in checked.json["verdicts"]]
-    text = (path.parent / "report.md").read_text()
+    stem = f"{path.name}.report"  # report.md is for model.onnx
+    text = (path.parent / f"{stem}.md").read_text()
     assert "What rounding the values changes" in text
 
     again = demo_run("export", "--values", values)  # its report is of another file now
     assert again.code == 0, again.err
-    aside = f"report-{made.json['sha256'][:8]}.md"
+    aside = f"{stem}-{made.json['sha256'][:8]}.md"
     assert f"the report of the file that was here before is {aside} now" in again.out
     assert f"{values} values change the self-test's logits by at most" in again.out
     assert (path.parent / aside).read_text() == text
-    assert not (path.parent / "report.md").exists()
-    assert not (path.parent / "report.json").exists()
+    assert not (path.parent / f"{stem}.md").exists()
+    assert not (path.parent / f"{stem}.json").exists()
 
 
 def test_a_flat_file_has_no_functions(demo_run):
@@ -163,6 +165,13 @@ def test_compaction_is_told_and_verifies(demo_run):
     )  # fmt: skip
     assert checked.code == 0, checked.err
     assert "sparsity as claimed" in [v["name"] for v in checked.json["verdicts"]]
+    meta = SparseModel.open(path).metadata.sparsity["before_compaction"]
+    share = meta["n_all_removed"] / meta["n_all_weights"]
+    assert checked.json["sparsity"] < share - 0.01
+    head = f"{share:.2%} of all convolution and linear weights removed, then compacted"
+    assert head in (demo_run.cwd / "rc" / "report.md").read_text()
+    shown = demo_run("inspect", path)
+    assert f"{share:.2%} removed, then compacted" in " ".join(shown.out.split())
     refused = demo_run("export", "--compact", "--format", "state-dict")
     assert refused.code == 2
     assert "--compact is for ONNX formats" in refused.err

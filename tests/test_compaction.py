@@ -311,6 +311,15 @@ def test_compacting_twice_changes_nothing(align: int) -> None:
         assert compact(once, align=align).n_removed == 0
 
 
+def test_that_nothing_can_leave_is_said() -> None:
+    b = Net()
+    model = b.model(b.head(b.layer("x", 3, 8), 8))
+    x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    small, about = compacted(model, {"x": x})
+    assert small.graph == model.graph
+    assert about.sentence().endswith("the network is the same as without --compact")
+
+
 def test_widths_stay_multiples_of_what_onnxruntime_wants() -> None:
     b = Net()
     y = b.op("Relu", b.layer("x", 3, 16, dead=[0, 1, 2, 9, 15], bias=np.zeros(16)))

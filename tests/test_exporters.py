@@ -245,6 +245,14 @@ def test_a_report_of_the_file_before_is_set_aside(tmp_path):
     assert set_aside_report(model) is None
     assert (tmp_path / "report.md").exists()
 
+    other = tmp_path / "other.onnx.report.json"  # the neighbour's has a name of its own
+    other.write_text(json.dumps({"model": {"name": "other.onnx", "sha256": "b" * 64}}))
+    (tmp_path / "other.onnx").write_bytes(b"new")
+    report_of(model, sha256_file(model))
+    assert set_aside_report(tmp_path / "other.onnx") == (tmp_path / "other.onnx.report-bbbbbbbb.md")
+    other.with_name("other.onnx.report-bbbbbbbb.json").unlink()
+    (tmp_path / "other.onnx").unlink()
+
     report_of(model, "0123456789abcdef" * 4)
     (tmp_path / "report.html").write_text("<p>")
     assert set_aside_report(model) == tmp_path / "report-01234567.md"

@@ -27,6 +27,7 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
     ("args", "says"),
     [
         (["prune", "--target", "1"], "--target must be in (0, 1), got 1.0"),
+        (["prune", "--target", "95"], "got 95.0; write 95% as 0.95"),
         (["prune", "--target", "-0.5"], "--target must be in (0, 1), got -0.5"),
         (["prune", "--method", "fgpp"], "unknown method 'fgpp'; did you mean 'fggp'?"),
         (["prune", "--method", "gmp", "--rate", "0.3"], "--method gmp does not read --rate"),

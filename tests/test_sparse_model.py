@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from fggp_deploy.artifacts.metadata import removed_before_compaction
 from fggp_deploy.artifacts.selftest import fmix32, probe
 from fggp_deploy.artifacts.sparse_model import Metadata, SelfTest, SparseModel
 from fggp_deploy.errors import ModelFileError
@@ -242,3 +243,21 @@ def test_symlink_out_of_the_folder(csr, tmp_path):
     path.symlink_to(tmp_path / "outside.npz")
     with pytest.raises(ModelFileError, match="outside"):
         SparseModel.open(csr)
+
+
+@pytest.mark.parametrize(
+    ("before", "share"),
+    [
+        ({"n_all_weights": 100, "n_all_removed": 98}, 0.98),
+        ({"n_all_weights": 50, "n_all_removed": 10}, None),  # no channel left the file
+        ({"n_all_weights": 0, "n_all_removed": 0}, None),
+        ({"n_all_weights": 9, "n_all_removed": 10}, None),
+        ({"n_all_weights": 9.5, "n_all_removed": True}, None),
+        ({"n_all_removed": 10}, None),
+        ([], None),
+    ],
+)
+def test_what_was_removed_before_compaction(before, share):
+    told = {"n_all_weights": 50, "before_compaction": before}
+    assert removed_before_compaction(told) == share
+    assert removed_before_compaction({}) is None

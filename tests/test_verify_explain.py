@@ -18,6 +18,7 @@ from fggp_deploy.data.types import Split
 from fggp_deploy.errors import ConfigError, FileError, ModelFileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
+from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.onnx_ops import pack
 from fggp_deploy.verify import accuracy
 from fggp_deploy.verify import compare as comparison
@@ -272,6 +273,46 @@ def test_explain_names_zeros_that_nothing_exploits(tmp_path):
     assert "can be packed for size; there is no sparse kernel for int8" in found["q"].why
     assert found["q"].dead_channels == 1
     assert found["w"].macs is None
+
+
+def test_explain_names_what_would_make_the_file_smaller(tmp_path):
+    """Of 64 channels between two convolutions, 8 are zero throughout; no sum needs them."""
+    model = network(0.5)
+    a, b = (numpy_helper.to_array(t).copy() for t in model.graph.initializer[:2])
+    a[:8] = 0
+    for i, w in enumerate((a, b)):
+        tensor = model.graph.initializer[i]
+        tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    found = explain(path, seconds=0)
+    assert found.compaction.n_channels == 8
+    macs = [8 * 8 * 9 * 64, 8 * 8 * 9 * 64 * 64, 64 * 6]
+    left = 56 / 64 * sum(macs[:2]) + macs[2]
+    assert found.compaction.macs_left == pytest.approx(left / sum(macs))
+    assert found.compaction.packed_bytes < found.packed_bytes
+    told = " ".join(findings(found))
+    assert "8 output channels are zero throughout. `pack --compact` takes 8 channels out" in told
+    made = pack_file(path, tmp_path / "small.onnx", values="int8")
+    assert found.int8_bytes == pytest.approx(made.file_bytes, rel=0.1)  # which has metadata too
+    assert "`pack --values int8` would make it" in told
+    rounded = explain(made.path, seconds=0)
+    assert "--values int8" not in " ".join(findings(rounded))  # it has that
+    assert "`export --compact` (or `pack --compact` of its source)" in " ".join(findings(rounded))
+
+
+def test_explain_does_not_promise_what_compaction_cannot_do(tmp_path):
+    """Two dead classes: an output needs all its channels."""
+    model = network(0.5)
+    w = np.ones((6, 64), np.float32)
+    w[:2] = 0
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(w, "fc.weight"))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    found = explain(path, seconds=0)
+    assert found.compaction is None
+    (told,) = [f for f in findings(found) if "zero throughout" in f]
+    assert told.startswith("2 output channels are zero throughout. `--compact` takes none")
 
 
 def test_explain_measures(tmp_path, monkeypatch):

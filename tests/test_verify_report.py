@@ -23,11 +23,14 @@ from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
 from fggp_deploy.packing import entropy_bound_bytes
 from fggp_deploy.verify import process, sections, speed
+from fggp_deploy.verify.document import File
 from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.markdown import markdown as render
 from fggp_deploy.verify.network import load
 from fggp_deploy.verify.process import Cost
+from fggp_deploy.verify.recheck import recheck
 from fggp_deploy.verify.report import Report, verify, write
+from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import SCHEMA_VERSION
 
 SIDE, CLASSES, N_TEST = 8, 6, 300
@@ -124,6 +127,42 @@ def test_a_report_without_accuracy_takes_no_other_ones_place(folder, quick):
     assert (folder / "report.json").read_bytes() == kept
     assert write(measured, folder) == folder / "report.html"
     assert write(bare, folder / "..") == folder / ".." / "report.html"
+
+
+def told_of(found: Report, path: Path) -> Report:
+    """The same report on another file."""
+    return dataclasses.replace(found, model=File(path.name, sha256_file(path), 9))
+
+
+def test_each_file_of_a_folder_has_a_report_of_its_own(folder, quick):
+    found = quick(folder / "model.onnx")
+    onnx_dense.export(network(0.95), metadata(network(0.95)), folder / "other.onnx")
+    stems = {"model.onnx": "report", "other.onnx": "other.onnx.report"}
+    stems["model.csr"] = "model.csr.report"
+    for name in ("model.csr", *stems, "other.onnx"):  # the last takes its own one's place
+        assert write(told_of(found, folder / name), folder) == folder / f"{stems[name]}.html"
+    for name, stem in stems.items():
+        assert json.loads((folder / f"{stem}.json").read_text())["model"]["name"] == name
+        assert f"PASSED: {name}" in (folder / f"{stem}.md").read_text()
+        assert find_report(folder, name) == folder / f"{stem}.json"
+        assert all(v.passed for v in recheck(folder / name, folder))
+    assert find_report(folder, "renamed.onnx") == folder / "report.json"
+
+
+def test_the_report_of_a_file_that_changed_is_set_aside(folder, quick):
+    found = quick(folder / "model.onnx")
+    for sha256 in ("0123456789", "abcdefabcd"):
+        changed = dataclasses.replace(found, model=File("model.onnx", sha256, 9))
+        assert write(changed, folder) == folder / "report.html"
+    names = sorted(p.name for p in folder.glob("report*"))
+    assert names == [f"report{n}.{s}" for n in ("-01234567", "") for s in ("html", "json", "md")]
+    assert json.loads((folder / "report.json").read_text())["model"]["sha256"] == "abcdefabcd"
+
+
+def test_a_report_json_of_another_program_stays(folder, quick):
+    (folder / "report.json").write_text('{"tests": 3}')
+    assert write(quick(folder / "model.onnx"), folder) == folder / "model.onnx.report.html"
+    assert (folder / "report.json").read_text() == '{"tests": 3}'
 
 
 def damage(path: Path, name: str, change) -> None:

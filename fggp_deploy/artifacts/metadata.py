@@ -99,6 +99,25 @@ class Metadata:
         )
 
 
+def removed_before_compaction(sparsity: Mapping[str, Any]) -> float | None:
+    """The share of all weights that was removed before dead channels left the file.
+
+    `sparsity` is that of a Metadata, from any file; None where nothing left it, or it does not say.
+
+    >>> before = {"n_all_weights": 100, "n_all_removed": 98}
+    >>> removed_before_compaction({"n_all_weights": 50, "before_compaction": before})
+    0.98
+    """
+    before = sparsity.get("before_compaction")
+    if not isinstance(before, dict):
+        return None
+    counts = (before.get("n_all_removed"), before.get("n_all_weights"))
+    removed, total = (n if type(n) is int else -1 for n in counts)
+    if not 0 <= removed <= total or not total or total == sparsity.get("n_all_weights"):
+        return None
+    return removed / total
+
+
 def _self_test(value: Any, preprocessing: Preprocessing, n_classes: int) -> SelfTest | None:
     if value is None:
         return None

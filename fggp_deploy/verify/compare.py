@@ -11,6 +11,7 @@ from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PACKED
 from fggp_deploy.verify.page import Glance, Lines, Page, Section, Table
+from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import REPORT, read_report
 
 DELTA_POINTS = 0.5  # the δ of prune potential, Lost in Pruning's
@@ -149,7 +150,8 @@ def _find(path: Path) -> tuple[Path, Path | None]:
     if path.suffix == ".json":
         return path, None
     folder = path if path.is_dir() and path.suffix != ".csr" else path.parent
-    report, model = folder / REPORT, folder / PACKED if folder == path else path
+    model = folder / PACKED if folder == path else path
+    report = find_report(folder, model.name)
     if not report.is_file():
         raise ConfigError(f"{path}: no {REPORT} is there; run `fggp-deploy verify {path}` first")
     return report, model if model.exists() else None

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fggp_deploy.artifacts.metadata import removed_before_compaction
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import Layer
 from fggp_deploy.runtime.costs import LayerCost
@@ -89,6 +90,11 @@ class Report:
     def passed(self) -> bool:
         """True where every verdict is."""
         return all(v.passed for v in self.verdicts)
+
+    @property
+    def sparsity_before_compaction(self) -> float | None:
+        """Share removed before dead channels left the file, as it tells; None where none did."""
+        return removed_before_compaction(self.origin.get("sparsity") or {})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, `schema_version` and `passed` included."""

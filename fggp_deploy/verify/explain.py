@@ -12,9 +12,10 @@ from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.blocks import choose_blocks
+from fggp_deploy.compaction import compact
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_ops import pack, unpack
+from fggp_deploy.onnx_ops import Packing, pack, unpack
 from fggp_deploy.onnx_reading import infer_shapes, one_image, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
@@ -62,18 +63,36 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Compact:
+    """What is left without dead channels: by `--compact`, done in memory.
+
+    `n_channels` are gone. `macs_left`: of the dense multiply-accumulates, None where shapes are not
+    known. `packed_bytes`: the packed file.
+    """
+
+    n_channels: int
+    macs_left: float | None
+    packed_bytes: int
+
+
+@dataclass(frozen=True)
 class Explanation:
     """All weights, exact sizes, and the speed where it was measured.
 
-    `packed_bytes` is the size of the file that `pack` makes, by making it. `macs_left` is the share
-    of multiply-accumulates that meet a non-zero: its inverse is an estimate of the gain that no
-    kernel exceeds by skipping zeros alone.
+    `packed`: some weights are stored packed. `packed_bytes` is the size of the file that `pack`
+    makes, by making it, `int8_bytes` that with int8 values, and `compaction` what leaving dead
+    channels out gives, None where none can leave. `macs_left` is the share of
+    multiply-accumulates that meet a non-zero: its inverse is an estimate of the gain that no kernel
+    exceeds by skipping zeros alone.
     """
 
     model: str
+    packed: bool
     file_bytes: int
     dense_bytes: int
     packed_bytes: int
+    int8_bytes: int
+    compaction: Compact | None
     sparsity: float
     macs_left: float | None
     weights: tuple[Weight, ...]
@@ -91,6 +110,8 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
         parts = split(model)
         dense = unpack(model)
         packed_bytes = min(pack(dense).ByteSize(), dense.ByteSize())
+        int8_bytes = min(Packing.of(dense, values=np.int8).model.ByteSize(), packed_bytes)
+        smaller = _compacted(dense)
         shapes = infer_shapes(one_image(dense))
         weights = _weights(dense, shapes, {n: w.stored_bytes for n, w in parts.weights.items()})
     total = sum(math.prod(w.shape) for w in weights)
@@ -100,9 +121,12 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
     speed = _speed(path.name, content, dense, threads, seconds) if seconds > 0 else None
     return Explanation(
         model=path.name,
+        packed=bool(parts.weights),
         file_bytes=len(content),
         dense_bytes=dense.ByteSize(),
         packed_bytes=packed_bytes,
+        int8_bytes=int8_bytes,
+        compaction=smaller,
         sparsity=zeros / total if total else 0.0,
         macs_left=left,
         weights=weights,
@@ -117,6 +141,15 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as e:
         raise ModelFileError(f"{path} cannot be read ({e.strerror or e})") from e
+
+
+def _compacted(dense: ModelProto) -> Compact | None:
+    done = compact(dense)
+    if not done.n_removed:
+        return None
+    before, after = done.macs
+    left = after / before if before and after is not None else None
+    return Compact(done.n_removed, left, pack(done.model).ByteSize())
 
 
 def _weights(

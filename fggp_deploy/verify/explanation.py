@@ -61,6 +61,11 @@ def findings(e: Explanation) -> tuple[str, ...]:
         )
     else:
         said.append(f"Size: packing would save nothing; {e.sparsity:.1%} of the weights are zero.")
+    if e.int8_bytes < 0.9 * min(e.packed_bytes, e.file_bytes):
+        said.append(
+            f"Size: {_with('--values int8', e)} would make it {words.size(e.int8_bytes)} "
+            "(measured, by packing it); values are rounded, and `verify` says what that changes."
+        )
     dense = [w for w in e.weights if w.sparsity < WORTH]
     if dense:
         n_bytes = sum(w.stored_bytes for w in dense)
@@ -72,10 +77,9 @@ def findings(e: Explanation) -> tuple[str, ...]:
     if others:
         said.append(f"Zeros in {', '.join(others)} weights make nothing here faster.")
     if dead := sum(w.dead_channels for w in e.weights):
-        said.append(
-            f"{dead} output channels are zero throughout; they could be removed whole, their "
-            "biases moved on."
-        )
+        said.append(f"{dead} output channels are zero throughout. {_compaction(e)}")
+    elif e.compaction is not None:
+        said.append(_compaction(e))
     if e.macs_left is not None:
         said.append(
             f"Work: {e.macs_left:.1%} of the multiply-accumulates meet a non-zero, so skipping "
@@ -84,6 +88,24 @@ def findings(e: Explanation) -> tuple[str, ...]:
         )
     said.append(_speed_in_words(e.speed))
     return tuple(said)
+
+
+def _compaction(e: Explanation) -> str:
+    c = e.compaction
+    if c is None:
+        return "`--compact` takes none of them out: what reads them, or a sum, needs all channels."
+    macs = f", {c.macs_left:.1%} of the multiply-accumulates left" if c.macs_left else ""
+    return (
+        f"{_with('--compact', e)} takes {c.n_channels} channels out, exactly, on any runtime"
+        f"{macs}; packed, the file has {words.size(c.packed_bytes)} (measured, by doing it)."
+    )
+
+
+def _with(option: str, e: Explanation) -> str:
+    """The command that makes a file like this one with an option."""
+    if e.packed:  # which `pack` does not take again
+        return f"`export {option}` (or `pack {option}` of its source)"
+    return f"`pack {option}`"
 
 
 def _speed_in_words(s: Speed | None) -> str:

@@ -13,16 +13,21 @@ from fggp_deploy.verify import certificate
 from fggp_deploy.verify.gates import Verdict, agreement, equality
 from fggp_deploy.verify.network import load
 from fggp_deploy.verify.parity import Difference, difference
+from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import read_report
 
 
 def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ...]:
     """Whether `model` is the file that `report` (report.json) tells of, and still answers the same.
 
+    `report` may be the folder that it lies in too.
+
     Checks the file's hash, each layer's hash, the masks, the self-test on this machine, and that
     the report itself passed. Raises FileError for what is no report, ModelFileError for a file
     that cannot be read.
     """
+    if report.is_dir():
+        report = find_report(report, model.name)
     told = read_report(report)
     packed = SparseModel.open(model)
     meta = packed.metadata

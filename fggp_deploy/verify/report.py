@@ -53,6 +53,7 @@ from fggp_deploy.verify.markdown import markdown
 from fggp_deploy.verify.network import SESSION_CONFIG, Floats, Network
 from fggp_deploy.verify.notes import notes
 from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.report_files import set_aside, stem_for
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.size import size
 from fggp_deploy.verify.speed import kernel_layers, latencies, layer_times, processes
@@ -192,12 +193,14 @@ def verify(
 def write(report: Report, folder: Path) -> Path:
     """Write report.json, report.md and report.html into `folder`, each atomically; the last's path.
 
-    A report without accuracy does not take the place of one of the same file that has it: its name
-    is report-no-data then.
+    Those of another file than model.onnx are called NAME.report; see `report_files`. A report
+    without accuracy does not take the place of one of the same file that has it: its name is
+    report-no-data then.
     """
-    stem = "report"
-    if report.accuracy is None and _tells_more(folder / "report.json", report.model.sha256):
-        stem = "report-no-data"
+    stem = stem_for(folder, report.model.name)
+    if report.accuracy is None and _tells_more(folder / f"{stem}.json", report.model.sha256):
+        stem += "-no-data"
+    set_aside(folder, stem, report.model.sha256)
     page = sections.page(report)
     write_atomic(folder / f"{stem}.json", json.dumps(report.to_dict(), indent=2) + "\n")
     write_atomic(folder / f"{stem}.md", markdown(page).encode(errors="replace"))

@@ -23,8 +23,6 @@ def schema() -> dict[str, Any]:
 
 def read_report(path: Path) -> dict[str, Any]:
     """A report.json of this version, its parts checked for what is used of them here."""
-    if path.is_dir():
-        path = path / REPORT
     try:
         if path.stat().st_size > MAX_BYTES:
             raise FileError(f"{path} is larger than any report; give the report.json of a verify")

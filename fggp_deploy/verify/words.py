@@ -18,6 +18,16 @@ NETWORKS = {  # what people call those that the report has as reference and so o
 FILE, PARENT = "this file", NETWORKS["reference"]  # where it does not matter what runs it
 
 
+def removed(sparsity: float, before: float | None, of: str) -> str:
+    """What share of the weights `of` is removed, as a reader of any file understands it.
+
+    `sparsity` is that of the file, `before` that before dead channels left it, if any did.
+    """
+    if before is None:
+        return f"{sparsity:.2%} of {of} removed"
+    return f"{before:.2%} of {of} removed, then compacted ({sparsity:.2%} of the rest are zero)"
+
+
 def by_network(found: Mapping[str, T]) -> dict[str, T]:
     """The same under the names that people use, the dense parent first."""
     return {name: found[key] for key, name in NETWORKS.items() if key in found}

@@ -17,7 +17,8 @@ def title(r: Report) -> str:
 def lead(r: Report) -> str:
     """One sentence under the title, and the first layer that differs if one does."""
     n, failed = len(r.verdicts), sum(not v.passed for v in r.verdicts)
-    text = f"{r.sparsity:.2%} of all convolution and linear weights removed; "
+    of = "all convolution and linear weights"
+    text = words.removed(r.sparsity, r.sparsity_before_compaction, of) + "; "
     text += f"all {n} checks and gates passed." if not failed else f"{failed} of {n} checks failed."
     return f"{text} {r.mismatch}." if r.mismatch is not None else text
 
