@@ -284,6 +284,18 @@ def test_a_signal_saves_and_stops(tmp_path, parent, number: signal.Signals):
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
 
 
+def test_a_run_of_a_version_with_fewer_options_goes_on(tmp_path, parent, monkeypatch):
+    options, out = config(parent, **SMALL), tmp_path / "run"
+    cut_run(monkeypatch, options, out, 8)
+    path = out / "config.yaml"
+    saved = yaml.safe_load(path.read_text())
+    assert saved.pop("int8_aware") is False
+    path.write_text(yaml.safe_dump(saved))
+    with pytest.raises(ResumeRefused, match="int8_aware is False there, True here"):
+        prune(config(parent, **SMALL, int8_aware=True), observer=Quiet(), out=out)
+    assert prune(options, observer=Quiet(), out=out).test_accuracy is not None
+
+
 def test_two_processes_cannot_work_in_one_folder(tmp_path, parent, monkeypatch):
     cut_run(monkeypatch, config(parent, **SMALL), tmp_path / "run", 3)
     with held(tmp_path / "run"), pytest.raises(ConfigError, match="another process works in"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import CheckpointError, ConfigError, ResumeRefused
 from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import CONFIG, SUMMARY
+from fggp_deploy.training.config import PruneConfig
 
 # Keys that may differ between the processes of one run: they say where and how often, not what.
 # What lies at a path is compared by its content.
@@ -52,10 +53,14 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def refuse_changes(earlier: EarlierRun, given: Mapping[str, Any]) -> None:
-    """Raise ResumeRefused, naming the keys, where options differ from those of the earlier run."""
+    """Raise ResumeRefused, naming the keys, where options differ from those of the earlier run.
+
+    One that the earlier run's version did not have yet was at its default there.
+    """
+    unsaid = {f.name: f.default for f in fields(PruneConfig) if f.default is not MISSING}
     differ = [
         f"{key} is {there!r} there, {here!r} here"
-        for key, there, here in _pairs(earlier.config, given)
+        for key, there, here in _pairs({**unsaid, **earlier.config}, given)
         if key not in MOVABLE and there != here
     ]
     if differ:

@@ -31,9 +31,9 @@ void dot_tile(const FggpConvTile* args) {
     const uint16_t* offset = a.offset + first;
     const float* input = a.x + static_cast<size_t>(a.base[block]) * L;
     const float* weight = a.weight + static_cast<size_t>(first) * G;
-    V::prefetch(weight + static_cast<size_t>(n) * G * 2);
-    V::prefetch(weight + static_cast<size_t>(n) * G * 2 + 16);
-    V::prefetch(offset + n * 2);
+    V::prefetch(ahead(weight, static_cast<size_t>(n) * G * 2));
+    V::prefetch(ahead(weight, static_cast<size_t>(n) * G * 2 + 16));
+    V::prefetch(ahead(offset, static_cast<size_t>(n) * 2));
 
     Quads acc[U][G][T];
 #pragma GCC unroll 8

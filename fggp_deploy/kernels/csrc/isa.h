@@ -159,6 +159,13 @@ extern const FggpDots fggp_dots_vnni, fggp_dots_avx2, fggp_dots_neon, fggp_dots_
 
 }  // extern "C"
 
+// An address to prefetch, which may lie beyond its array. Static, so that no file's copy, compiled for
+// its instruction set, is merged into another's.
+template <class T>
+static inline const void* ahead(const T* p, size_t n) {
+  return reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + n * sizeof(T));
+}
+
 // Those compiled into this library, best first; `supported()` asks the processor.
 const FggpIsa* const* fggp_isas(int* n);
 // The best one that this processor has.

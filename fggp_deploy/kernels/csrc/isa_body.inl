@@ -19,9 +19,9 @@ void conv_tile(const FggpConvTile* args) {
     const float* weight = a.weight + static_cast<size_t>(first) * G;
     float* y = a.y + static_cast<ptrdiff_t>(block) * G * a.y_channel;
     // The next groups' weights: they are streamed, and a short group ends before hardware notices.
-    V::prefetch(weight + static_cast<size_t>(n) * G * 2);
-    V::prefetch(weight + static_cast<size_t>(n) * G * 2 + 16);
-    V::prefetch(offset + n * 2);
+    V::prefetch(ahead(weight, static_cast<size_t>(n) * G * 2));
+    V::prefetch(ahead(weight, static_cast<size_t>(n) * G * 2 + 16));
+    V::prefetch(ahead(offset, static_cast<size_t>(n) * 2));
 
     Reg acc[U][G][T];
 #pragma GCC unroll 8
