@@ -218,6 +218,27 @@ def test_bytes_are_exact(isa: str) -> None:
 
 
 @needs_library
+def test_planes_that_are_too_large_for_bytes() -> None:
+    """Sixteen bits do not reach over them, so they are multiplied as floats."""
+    rng = np.random.default_rng(0)
+    w = rng.integers(-127, 128, (4, 64, 1, 1)) * (rng.random((4, 64, 1, 1)) < 0.2)
+    w[:, 0] = 127
+    whole = to_int8((w / 64).astype(np.float32))
+    first = np.ones((64, 1, 1, 1), np.float32)
+    steps = [
+        Step(CONV, 0, cout=64, cin=1, kernel=(1, 1), weights=1, unit=0.5),
+        Step(CONV, 1, cout=4, cin=64, weights=RICE, constant=2, unit=0.25),
+    ]
+    constants = [first, np.zeros(64, np.float32), *parts(whole).values(), np.zeros(4, np.float32)]
+    x = rng.integers(0, 99, (1, 1, 300, 290)).astype(np.float32)
+    program = Program(encode(steps, n_inputs=1, outputs=[2]), constants)
+    (want,) = program.run([x], isa=REFERENCE)
+    (got,) = program.run([x], isa=ISAS[0])
+    assert want.max() > 0
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@needs_library
 @pytest.mark.parametrize("unit", [-1.0, float("nan"), float("inf"), 1e-40])
 def test_a_hostile_unit(unit: float) -> None:
     step = Step(CONV, 0, cin=1, unit=unit, weights=1)

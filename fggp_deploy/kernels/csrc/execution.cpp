@@ -11,6 +11,8 @@ namespace {
 constexpr size_t kMaxArena = size_t{1} << 34;  // floats
 // Of so many products of bytes the sum fits 32 bits.
 constexpr uint32_t kMaxProducts = INT32_MAX / (255 * 128);
+// All quads of a convolution's input must lie within sixteen bits, in vectors; some room is left.
+constexpr size_t kMaxQuads = 60000;
 
 }  // namespace
 
@@ -93,7 +95,10 @@ bool Execution::in_bytes(const Step& s) {
   const std::vector<uint32_t>& begin = s.rows->begin;
   for (size_t o = 0; o + 1 < begin.size(); o++)
     if (begin[o + 1] - begin[o] > kMaxProducts) return false;
-  return true;
+  const ValueShape in = value(s.input).shape;
+  const Layout out = output_layout(s.shape, in.height, in.width);
+  const Layout l = input_layout(s.shape, out, in.height, in.width).with_quads(true);
+  return static_cast<size_t>(l.planes()) * l.plane_vectors() <= kMaxQuads;
 }
 
 bool Execution::reads_quads(const Step& s) {
@@ -122,7 +127,8 @@ void Execution::choose_own(const Program& program) {
     Value& v = value(made++);
     const Value& in = value(s.input);
     v.unit = s.op == Op::kMaxPool ? in.unit : s.unit;
-    if (program.steps.size() == 1 && mixes_no_pixels(s) && v.unit == 0.0f)  // no other step that wants tiles
+    const bool alone = program.steps.size() == 1;  // no other step that wants tiles
+    if (alone && mixes_no_pixels(s) && v.unit == 0.0f)
       v.own = adjacent_layout(v.shape.channels, v.shape.height, v.shape.width);
     else if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
       v.own = output_layout(s.shape, in.shape.height, in.shape.width);
