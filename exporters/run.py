@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from onnx import ModelProto
 from torch import nn
 
@@ -17,25 +16,24 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.foreign import is_ours, read_foreign
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
-from fggp_deploy.artifacts.selftest import Floats, SelfTest
+from fggp_deploy.artifacts.selftest import Floats
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.data import Preprocessing, short_name
+from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file
-from fggp_deploy.folder import REFERENCE, parent_of
-from fggp_deploy.models import without_folder
-from fggp_deploy.onnx_unpacking import layer_name
+from fggp_deploy.folder import parent_of
 from fggp_deploy.progress import Progress
 from fggp_deploy.progress import silent as unseen
 from fggp_deploy.training.start import restore
-from fggp_deploy.verify.certificate import weights
 from fggp_deploy.verify.int8 import calibration_images
 from fggp_deploy.verify.network import load as load_network
 
-from . import Note, load, onnx_dense, silent, state_dict
+from . import Note, load, silent, state_dict
 from .activations import rounded
 from .compacting import Compacted, compacted
+from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
 from .onnx import VALUES
+from .reference import refuse_to_replace, write_reference
 from .stale import set_aside_report
 from .torch_onnx import to_onnx
 
@@ -116,24 +114,24 @@ def export_run(
     path = out or checkpoint.with_name(name)
     parent = parent_of(checkpoint)
     if path.parent != checkpoint.parent:
-        _refuse_to_replace_reference(path.parent, parent)
-    reference = _reference(parent, path.parent, trust_code=trust_code)
+        refuse_to_replace(path.parent, parent)
+    reference = write_reference(parent, path.parent, trust_code=trust_code)
     setting = {
         "format": format, "flat": flat, "values": values, "activations": activations,
         "compact": compact,
     }  # fmt: skip
     provenance = Provenance.of(setting, began).to_dict()
     metadata = dataclasses.replace(
-        _metadata(model, info, content),
+        metadata_of(model, info, content),
         checkpoint_sha256=sha256_file(checkpoint),
         parent_sha256=sha256_file(reference) if reference else None,
-        provenance={"export": _to_ship(provenance), "prune": _to_ship(info.provenance)},
+        provenance={"export": to_ship(provenance), "prune": to_ship(info.provenance)},
     )
     notes: list[str] = []
     dense, about = to_onnx(model, metadata), None
     if compact:
         dense, about = compacted(dense, _feeds(dense, metadata))
-        counts = _counts(dense, metadata.sparsity)
+        counts = counts_of(dense, metadata.sparsity)
         metadata = dataclasses.replace(metadata, sparsity=counts)
         sparsity = counts["before_compaction"]
     else:
@@ -189,12 +187,12 @@ def _export_state_dict(checkpoint: Path, *, out: Path | None, trust_code: bool) 
         )
     content, info, model = _read(checkpoint, trust_code=trust_code)
     path = state_dict.write(content, out or checkpoint.with_name(state_dict.DEFAULT_NAME))
-    test = _record(model, info.preprocessing)
+    test = record(model, info.preprocessing)
     ours = {theirs: n for n, theirs in info.names.items()}
     written = {ours.get(n, n): t for n, t in read_foreign(path).tensors.items()}
     model.load_state_dict(written, strict=True)
-    again = _record(model, info.preprocessing)
-    sparsity = _sparsity(info, content)
+    again = record(model, info.preprocessing)
+    sparsity = sparsity_of(info, content)
     return Exported(
         path=path,
         format=state_dict.FORMAT,
@@ -227,7 +225,7 @@ def export_model(
     line for every weight that was left dense. Raises as `export_run`.
     """
     options = _options(format, False, values)
-    metadata = Metadata(preprocessing, tuple(classes), _record(model.eval(), preprocessing))
+    metadata = Metadata(preprocessing, tuple(classes), record(model.eval(), preprocessing))
     _write(to_onnx(model, metadata), metadata, path, format, options, note)
     return path
 
@@ -267,22 +265,6 @@ def _feeds(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:
     return {dense.graph.input[0].name: metadata.selftest.probe(metadata.preprocessing.input_shape)}
 
 
-def _counts(dense: ModelProto, told: Mapping[str, Any]) -> dict[str, Any]:
-    """`told` with the counts of a compacted graph, and those of the network before."""
-    layers = weights(dense)
-    names = {layer_name(n) for n in told["prunable"]}
-    prunable = [w for name, w in layers.items() if name in names]
-    keys = ("n_prunable", "n_removed", "n_all_weights", "n_all_removed")
-    return {
-        **told,
-        "n_prunable": sum(w.size for w in prunable),
-        "n_removed": sum(int((w == 0).sum()) for w in prunable),
-        "n_all_weights": sum(w.size for w in layers.values()),
-        "n_all_removed": sum(int((w == 0).sum()) for w in layers.values()),
-        "before_compaction": {k: told[k] for k in keys},
-    }
-
-
 def _write(
     dense: ModelProto,
     metadata: Metadata,
@@ -296,93 +278,6 @@ def _write(
     exporter.export(dense, metadata, path, note=note, **options)
     written = SparseModel.open(path)
     return written, _self_test(written)
-
-
-def _to_ship(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A provenance without the command line and the folders of the machine that made the file."""
-    kept = {k: v for k, v in provenance.items() if k != "command"}
-    paths = ("checkpoint", "data_dir", "weights")
-    config = dict(kept.get("config") or {})
-    config |= {k: Path(config[k]).name for k in paths if config.get(k)}
-    if config.get("data"):
-        config["data"] = short_name(config["data"])
-    if config.get("model"):
-        config["model"] = without_folder(config["model"])
-    return kept | {"config": config} if kept else {}
-
-
-def _refuse_to_replace_reference(folder: Path, parent: Path) -> None:
-    """Raise ConfigError where `folder` holds the reference of another network."""
-    path = folder / REFERENCE
-    if not path.is_file() or not parent.is_file():
-        return
-    try:
-        same = SparseModel.open(path).metadata.checkpoint_sha256 == sha256_file(parent)
-    except ModelFileError:
-        same = False
-    if not same:
-        raise ConfigError(
-            f"{path} is not the parent of this network and would be replaced; "
-            "name a file in another folder with --out, or move it away"
-        )
-
-
-def _reference(parent: Path, folder: Path, *, trust_code: bool) -> Path | None:
-    """The parent as a plain ONNX file in `folder`; kept when it is there already."""
-    if not parent.is_file():
-        return None
-    path = folder / REFERENCE
-    sha256 = sha256_file(parent)
-    if path.is_file():
-        try:
-            if SparseModel.open(path).metadata.checkpoint_sha256 == sha256:
-                return path
-        except ModelFileError:
-            pass  # not ours or damaged: written anew
-    content = Checkpoint.open(parent)
-    model = restore(content, parent, trust_code=trust_code)
-    assert content.info is not None  # restore has seen it
-    metadata = dataclasses.replace(
-        _metadata(model, content.info, content), checkpoint_sha256=sha256
-    )
-    return onnx_dense.export(to_onnx(model, metadata), metadata, path)
-
-
-def _metadata(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> Metadata:
-    return Metadata(
-        preprocessing=info.preprocessing,
-        classes=info.classes,
-        selftest=_record(model, info.preprocessing),
-        data=info.data,
-        model=without_folder(info.model),
-        sparsity=_sparsity(info, content),
-    )
-
-
-def _sparsity(info: CheckpointInfo, content: Checkpoint) -> dict[str, Any]:
-    try:
-        prunable = [content.tensors[n] for n in info.prunable]
-        weights = [content.tensors[n] for n in info.macs]
-    except KeyError as e:
-        raise CheckpointError(f"the checkpoint's own description is damaged: no weight {e}") from e
-    return {
-        "target": info.target,
-        "method": info.method,
-        "prunable": list(info.prunable),
-        "n_prunable": sum(w.size for w in prunable),
-        "n_removed": sum(int((w == 0).sum()) for w in prunable),
-        "n_all_weights": sum(w.size for w in weights),
-        "n_all_removed": sum(int((w == 0).sum()) for w in weights),
-    }
-
-
-def _record(model: nn.Module, preprocessing: Preprocessing) -> SelfTest:
-    @torch.no_grad()
-    def run(x: Floats) -> Floats:
-        logits: Floats = model(torch.from_numpy(x)).numpy()
-        return logits
-
-    return SelfTest.record(run, preprocessing.input_shape)
 
 
 def _self_test(written: SparseModel) -> float:
