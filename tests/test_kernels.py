@@ -417,6 +417,14 @@ def test_hostile_step(step: Step, message: str) -> None:
         Program(encode([step], n_inputs=1, outputs=[1]), [])
 
 
+def test_padding_that_would_take_gigabytes() -> None:
+    step = dataclasses.replace(GAP_CONV, pads=(1023, 1023, 1023, 1023))
+    constants = [ONES2, np.array([1, 1], np.uint8), ONES2]
+    program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
+    with pytest.raises(ModelFileError, match="a plane is too large"):
+        program.run([np.zeros((1, step.cin, 4, 4), np.float32)], isa=ISAS[0])
+
+
 def test_sums_of_different_shapes() -> None:
     program = Program(encode([Step(ADD, 0, residual=1)], n_inputs=2, outputs=[2]), [])
     x = np.zeros((1, 4, 2, 2), np.float32)

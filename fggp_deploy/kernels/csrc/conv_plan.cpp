@@ -6,6 +6,9 @@
 namespace fggp {
 namespace {
 
+// Vectors of one plane with its halo: of 8,192 by 8,192 elements. A wide halo needs an index too.
+constexpr int64_t kMaxVectors = int64_t{1} << 22;
+
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // The same rows with a quad of input channels where there was one: columns are (quad, kernel row,
@@ -60,7 +63,7 @@ Layout input_layout(const ConvShape& s, const Layout& out, int64_t in_h, int64_t
   const int64_t below = s.dilation_h * (s.kh - 1) - s.top - (s.stride_h - 1);
   const int64_t beside = s.dilation_w * (s.kw - 1) - s.left - (s.stride_w - 1);
   const int64_t halo = std::max({s.top, s.left, below, beside, int64_t{0}});
-  if ((h + 2 * halo) * (w + 2 * halo) > (int64_t{1} << 25)) throw Error("a plane is too large");
+  if ((h + 2 * halo) * (w + 2 * halo) > kMaxVectors) throw Error("a plane is too large");
   l.tile_h = static_cast<int>(h);
   l.tile_w = static_cast<int>(w);
   l.halo = static_cast<int>(halo);
