@@ -63,14 +63,12 @@ def bench(
     """
     from fggp_deploy.bench.report import bench as run
     from fggp_deploy.files import write_atomic
-    from fggp_deploy.folder import PACKED, newest
+    from fggp_deploy.folder import packed
 
     from .progress import working
     from .render import as_json, json_text
 
-    path = model or newest(PACKED)
-    if path.is_dir() and (path / PACKED).is_file():
-        path = path / PACKED
+    path = packed(model)
     if by_density:
         return _table(path, out=out, json=json)
     with working("benchmarking") as progress:

@@ -45,15 +45,13 @@ def compile(
     Example:  fggp-deploy compile model.onnx -o fast.onnx --threads 2
     """
     from fggp_deploy.exporters.stale import set_aside_report
-    from fggp_deploy.folder import PACKED, newest
+    from fggp_deploy.folder import packed
     from fggp_deploy.runtime.ahead import compile_file
 
     from .progress import working
     from .render import as_json, size, stdout
 
-    path = model or newest(PACKED)
-    if path.is_dir() and (path / PACKED).is_file():
-        path = path / PACKED
+    path = packed(model)
     with working("compiling") as progress:
         made = compile_file(
             path, out, threads=threads, batch=batch, measure=measure, seconds=seconds,

@@ -64,11 +64,14 @@ def export(
     The file runs on any ONNX Runtime from 1.20 and checks itself: it carries a seed and the
     logits that it must give.
     """
+    from fggp_deploy.errors import ConfigError
     from fggp_deploy.folder import PRUNED, checkpoint_in, newest
 
     from .progress import working
     from .render import as_json, size, stdout
 
+    if activations == "fp32" and (data or data_dir):
+        raise ConfigError("--data and --data-dir are for --activations int8, which needs images")
     checkpoint = run or newest(PRUNED)
     if checkpoint.is_dir():
         checkpoint = checkpoint_in(checkpoint)

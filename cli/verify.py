@@ -124,7 +124,7 @@ def verify(
     fails. What was measured is in report.html, for people, and report.json, for machines.
     """
     from fggp_deploy.errors import ConfigError
-    from fggp_deploy.folder import PACKED, newest
+    from fggp_deploy.folder import packed
     from fggp_deploy.verify.gates import Gates
     from fggp_deploy.verify.material import images_for, with_training_images
     from fggp_deploy.verify.policy import overridden, read_policy
@@ -137,9 +137,7 @@ def verify(
 
     if no_data and data:
         raise ConfigError("--data and --no-data exclude each other")
-    path = model or newest(PACKED)
-    if path.is_dir() and (path / PACKED).is_file():
-        path = path / PACKED
+    path = packed(model)
     counts = None if threads is None else o.integers("--threads", threads)
     if check is not None:
         recheck(path, check, threads=counts[0] if counts else 1, json=json)

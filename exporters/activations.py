@@ -21,6 +21,7 @@ from fggp_deploy.runtime.sessions import Options, run
 
 Array = npt.NDArray[Any]
 LEVELS = 255
+FULL = 0.7  # below this fill, blocks cost more than their non-zeros would
 # Shares of the largest value at which a range may end.
 _ENDS = np.linspace(0.2, 1.0, 33)
 _SAMPLE = 65_536  # values of one activation of one batch that its range is chosen by
@@ -71,6 +72,26 @@ def candidates(model: ModelProto) -> list[str]:
         if _from_zero(node, constants) and value not in kept and multiplied(value):
             found.append(value)
     return found
+
+
+def fill(model: ModelProto) -> float:
+    """The share of non-zeros in the blocks of four input channels that hold any; 1 without such.
+
+    Over convolutions of all channels that have some zeros, but those of fewer than four inputs.
+    """
+    n_kept = n_room = 0
+    weights = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        group = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if node.op_type != "Conv" or group > 1 or node.input[1] not in weights:
+            continue
+        w = numpy_helper.to_array(weights[node.input[1]]) != 0
+        if w.shape[1] % 4 or w.all():
+            continue
+        blocks = w.reshape(w.shape[0], w.shape[1] // 4, 4, -1).sum(2)
+        n_kept += int(blocks.sum())
+        n_room += 4 * int((blocks > 0).sum())
+    return n_kept / n_room if n_room else 1.0
 
 
 def _from_zero(node: NodeProto, constants: dict[str, TensorProto]) -> bool:

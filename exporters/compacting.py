@@ -43,7 +43,7 @@ class Compacted:
         return (
             f"compaction: {self.n_removed} dead channels removed, in {len(self.channels)} layer"
             f"{'s' * (len(self.channels) != 1)}"
-            f"{macs}; packed {packed[0]:,} → {packed[1]:,} bytes, dense {dense[0]:,} → "
+            f"{macs}; packed in fp32 {packed[0]:,} → {packed[1]:,} bytes, dense {dense[0]:,} → "
             f"{dense[1]:,}; outputs within {self.error:.1e} of the largest"
         )
 

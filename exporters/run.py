@@ -29,7 +29,7 @@ from fggp_deploy.verify.int8 import calibration_images
 from fggp_deploy.verify.network import load as load_network
 
 from . import Note, load, silent, state_dict
-from .activations import rounded
+from .activations import FULL, fill, rounded
 from .compacting import Compacted, compacted
 from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
 from .onnx import VALUES
@@ -90,7 +90,7 @@ def export_run(
     network's own logits.
     """
     if activations != "fp32":
-        values = _check_activations(activations, values)
+        values = _check_activations(activations, values, format)
     options = _options(format, flat, values)
     if format == state_dict.FORMAT:
         if compact:
@@ -146,6 +146,11 @@ def export_run(
         feeds = [{dense.graph.input[0].name: images[i : i + 32]} for i in range(0, len(images), 32)]
         dense, where = rounded(dense, feeds)
         notes.append(f"{len(where)} activations are bytes, by {len(images)} training images")
+        if (share := fill(dense)) < FULL:
+            notes.append(
+                f"blocks of four inputs that are left hold {share:.0%} non-zeros, so the kernels "
+                "multiply zeros; prune with --pattern 1x4 for their full speed"
+            )
     written, error = _write(dense, metadata, path, format, options, notes.append)
     if (stale := set_aside_report(path)) is not None:
         notes.insert(0, f"the report of the file that was here before is {stale.name} now")
@@ -245,10 +250,12 @@ def _options(format: str, flat: bool, values: str) -> dict[str, Any]:
     return options
 
 
-def _check_activations(activations: str, values: str) -> str:
+def _check_activations(activations: str, values: str, format: str) -> str:
     """The values that such activations go with."""
     if activations != "int8":
         raise UnknownName("type of activations", activations, ("fp32", "int8"))
+    if format != "onnx":
+        raise ConfigError(f"--activations belongs to --format onnx, not {format}")
     if values == "fp16":
         raise ConfigError("--activations int8 wants --values int8, which it implies")
     return "int8"

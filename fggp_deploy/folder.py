@@ -98,6 +98,22 @@ def newest(file: str, runs: Path = RUNS) -> Path:
     return found[-1]
 
 
+def packed(path: Path | None, runs: Path = RUNS) -> Path:
+    """The exported file that a user means: `path`, or the newest in that folder or in any run.
+
+    Raises ConfigError where there is none in `runs`.
+    """
+    if path is not None and (path.suffix == ".csr" or not path.is_dir()):
+        return path
+    where = runs.glob("*/model*.onnx") if path is None else path.glob("model*.onnx")
+    found = [p for p in where if not p.name.endswith(".compiled.onnx")]
+    if found:
+        return max(found, key=lambda p: p.stat().st_mtime_ns)
+    if path is not None:
+        raise ConfigError(f"{path} holds no {PACKED}; run `fggp-deploy export {path}`")
+    return newest(PACKED, runs)
+
+
 def _is_empty(folder: Path) -> bool:
     """True when nothing is there but what a process that was killed at once leaves behind."""
     return all(

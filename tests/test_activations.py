@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -16,7 +17,8 @@ from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.exporters.activations import candidates, ranges, rounded
+from fggp_deploy.exporters.activations import candidates, fill, ranges, rounded
+from fggp_deploy.folder import packed
 from fggp_deploy.kernels.program import (
     ADD,
     CONV,
@@ -111,6 +113,17 @@ def test_nothing_to_round_is_an_error() -> None:
         rounded(b.model(y), [{"x": -np.abs(X)}])
 
 
+def test_how_full_blocks_are() -> None:
+    b = Builder()
+    w = np.zeros((2, 8, 1, 1), np.float32)
+    w[0, :4] = 1  # one full block
+    w[1, 5] = 1  # one of four
+    y = b.op("Conv", b.op("Relu", b.conv("x", 8, 3)), b.tensor(w))
+    assert fill(b.model(y)) == 5 / 8
+    b = Builder()
+    assert fill(b.model(b.conv("x", 8, 3, density=1.0))) == 1
+
+
 def test_rounding_can_be_taken_out_again() -> None:
     plain = residual_net()
     model, _ = rounded(plain, [{"x": X}])
@@ -128,11 +141,11 @@ def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
     if not candidates(plain):
         return
     model, names = rounded(plain, [{"x": X}])
-    packed = Packing.of(model, values=np.int8).model
+    small = Packing.of(model, values=np.int8).model
     path = tmp_path / "m.onnx"
-    onnx.save(packed, path)
-    want = run(packed, X, exactly=True)
-    built = find(read_dense(packed.SerializeToString()))
+    onnx.save(small, path)
+    want = run(small, X, exactly=True)
+    built = find(read_dense(small.SerializeToString()))
     assert sum(s.unit > 0 for r in built for s in r.steps) == len(names)
     session = runtime.session(path, threads=1, measure=False, cache=False)
     got = session.run(None, {"x": X})[0]
@@ -282,7 +295,8 @@ def test_verify_judges_it(demo_run) -> None:
     [
         (["--activations", "int4"], "unknown type of activations"),
         (["--activations", "int8", "--values", "fp16"], "--activations int8 wants --values int8"),
-        (["--activations", "int8", "--format", "csr"], "belongs to --format onnx, not csr"),
+        (["--activations", "int8", "--format", "csr"], "--activations belongs to --format onnx"),
+        (["--data", "mnist"], "--data and --data-dir are for --activations int8"),
         (["--activations", "int8", "--data", "imagenet-22"], "unknown data set"),
     ],
 )
@@ -291,6 +305,23 @@ def test_mistakes(demo_run, arguments: list[str], message: str) -> None:
     assert made.code == 2
     assert message in " ".join(made.err.split())
     assert "Traceback" not in made.err
+
+
+def test_the_newest_export_is_meant(tmp_path) -> None:
+    run, runs = tmp_path / "runs" / "a", tmp_path / "runs"
+    run.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"no .*model\.onnx here; run `fggp-deploy export`"):
+        packed(None, runs)
+    with pytest.raises(ConfigError, match=r"holds no model\.onnx"):
+        packed(run)
+    names = ("model.onnx", "model.w8a8.onnx", "model.w8a8.compiled.onnx", "reference.onnx")
+    for age, name in enumerate(names):
+        (run / name).touch()
+        os.utime(run / name, (age, age))
+    assert packed(None, runs) == packed(run) == run / "model.w8a8.onnx"
+    os.utime(run / "model.onnx", (9, 9))
+    assert packed(run).name == "model.onnx"
+    assert packed(run / "reference.onnx").name == "reference.onnx"  # who names a file gets it
 
 
 def test_a_depthwise_network_is_rounded_where_all_channels_meet() -> None:

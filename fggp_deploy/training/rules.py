@@ -117,7 +117,8 @@ RULES: Mapping[str, Rule] = {
     "pattern": Rule(
         kind=str, choices=tuple(PATTERNS), optional=True,
         help="Let blocks of input channels go whole: with 1x4 the inputs 4q to 4q+3 of an output "
-        "at a kernel position, which an int8 dot product takes at once. Default: single weights.",
+        f"at a kernel position, which an int8 dot product takes at once. Of {', '.join(PATTERNS)}. "
+        "Default: single weights.",
     ),
     "int8_aware": Rule(
         kind=bool,

@@ -16,7 +16,7 @@ from fggp_deploy.compaction import compact
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_ops import Packing, pack, unpack
-from fggp_deploy.onnx_reading import infer_shapes, one_image, reading
+from fggp_deploy.onnx_reading import infer_shapes, leave_activations_, one_image, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.verify import latency
@@ -81,7 +81,8 @@ class Explanation:
 
     `packed`: some weights are stored packed. `packed_bytes` is the size of the file that `pack`
     makes, by making it, `int8_bytes` that with int8 values, and `compaction` what leaving dead
-    channels out gives, None where none can leave. `macs_left` is the share of
+    channels out gives, None where none can leave. `in_bytes`: activations are rounded to bytes.
+    `macs_left` is the share of
     multiply-accumulates that meet a non-zero: its inverse is an estimate of the gain that no kernel
     exceeds by skipping zeros alone.
     """
@@ -93,6 +94,7 @@ class Explanation:
     packed_bytes: int
     int8_bytes: int
     compaction: Compact | None
+    in_bytes: bool
     sparsity: float
     macs_left: float | None
     weights: tuple[Weight, ...]
@@ -111,7 +113,9 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
         dense = unpack(model)
         packed_bytes = min(pack(dense).ByteSize(), dense.ByteSize())
         int8_bytes = min(Packing.of(dense, values=np.int8).model.ByteSize(), packed_bytes)
-        smaller = _compacted(dense)
+        calm = ModelProto.FromString(dense.SerializeToString())
+        in_bytes = leave_activations_(calm)  # compaction comes before rounding
+        smaller = _compacted(calm)
         shapes = infer_shapes(one_image(dense))
         weights = _weights(dense, shapes, {n: w.stored_bytes for n, w in parts.weights.items()})
     total = sum(math.prod(w.shape) for w in weights)
@@ -127,6 +131,7 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
         packed_bytes=packed_bytes,
         int8_bytes=int8_bytes,
         compaction=smaller,
+        in_bytes=in_bytes,
         sparsity=zeros / total if total else 0.0,
         macs_left=left,
         weights=weights,

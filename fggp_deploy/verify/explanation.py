@@ -84,7 +84,7 @@ def findings(e: Explanation) -> tuple[str, ...]:
         said.append(
             f"Work: {e.macs_left:.1%} of the multiply-accumulates meet a non-zero, so skipping "
             f"zeros can gain at most {1 / max(e.macs_left, 1e-9):.1f}× in these layers (estimate, "
-            "from counts)."
+            "from counts)." + " Its activations are bytes, which gains besides." * e.in_bytes
         )
     said.append(_speed_in_words(e.speed))
     return tuple(said)
