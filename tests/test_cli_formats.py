@@ -79,9 +79,11 @@ def test_a_flat_file_has_no_functions(demo_run):
 
 def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
     (folder,) = (demo_run.cwd / "runs").iterdir()
+    model = folder / "model.onnx"
     (demo_run.cwd / "policy.yaml").write_text("version: 1\nmax_bytes: 1000\n")
     failed = demo_run(
         "verify",
+        model,
         "--threads",
         "1",
         "--batch",
@@ -98,11 +100,10 @@ def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
     assert failed.code == 1
     assert "FAIL  max_bytes" in failed.out
     loose = demo_run(
-        "verify", "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2", "--no-data",
+        "verify", model, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2", "--no-data",
         "--policy", "policy.yaml", "--out", "v", "--max-bytes", 10**9,
     )  # fmt: skip
     assert loose.code == 0, loose.err
-    model = folder / "model.onnx"
     checked = demo_run("verify", model, "--check", "v/report.json", "--json")
     assert checked.code == 0, checked.err
     assert checked.json["passed"]
