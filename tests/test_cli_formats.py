@@ -100,8 +100,8 @@ def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
     assert failed.code == 1
     assert "FAIL  max_bytes" in failed.out
     loose = demo_run(
-        "verify", model, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2", "--no-data",
-        "--policy", "policy.yaml", "--out", "v", "--max-bytes", 10**9,
+        "verify", model, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2",
+        "--no-data", "--policy", "policy.yaml", "--out", "v", "--max-bytes", 10**9,
     )  # fmt: skip
     assert loose.code == 0, loose.err
     checked = demo_run("verify", model, "--check", "v/report.json", "--json")
