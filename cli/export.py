@@ -49,7 +49,7 @@ def export(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set whose training images give activations their ranges. Default: the run's"
+            help="Data set whose training images give activations their ranges. Default: the run's."
         ),
     ] = None,
     data_dir: o.DataDir = None,

@@ -16,15 +16,41 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.data import Preprocessing
+from fggp_deploy.data.types import Dataset
+from fggp_deploy.errors import ConfigError, DataError
+from fggp_deploy.runtime.graph import attributes
 from fggp_deploy.runtime.sessions import Options, run
+from fggp_deploy.verify.material import calibration_images
 
 Array = npt.NDArray[Any]
 LEVELS = 255
-FULL = 0.7  # below this fill, blocks cost more than their non-zeros would
+FULL = 0.7  # users hear of blocks that hold a smaller share of non-zeros
 # Shares of the largest value at which a range may end.
 _ENDS = np.linspace(0.2, 1.0, 33)
+_BATCH = 32  # calibration images at once
 _SAMPLE = 65_536  # values of one activation of one batch that its range is chosen by
+
+
+def in_bytes(
+    dense: ModelProto, data: Dataset | None, preprocessing: Preprocessing
+) -> tuple[ModelProto, list[str]]:
+    """`rounded` by the training images of `data`, and what to tell the user.
+
+    Raises DataError where there are no such images, ConfigError as `rounded`.
+    """
+    if data is None or not len(data.train):
+        raise DataError("there are no training images to find the ranges of activations on; --data")
+    images, name = calibration_images(data, preprocessing), dense.graph.input[0].name
+    feeds = [{name: images[i : i + _BATCH]} for i in range(0, len(images), _BATCH)]
+    model, where = rounded(dense, feeds)
+    notes = [f"{len(where)} activations are bytes, by {len(images)} training images"]
+    if (share := fill(dense)) < FULL:
+        notes.append(
+            f"blocks of four inputs that are left hold {share:.0%} non-zeros, so the kernels "
+            "multiply zeros; prune with --pattern 1x4 for their full speed"
+        )
+    return model, notes
 
 
 def rounded(dense: ModelProto, feeds: Sequence[dict[str, Array]]) -> tuple[ModelProto, list[str]]:
@@ -57,13 +83,10 @@ def candidates(model: ModelProto) -> list[str]:
     constants = {t.name: t for t in model.graph.initializer}
 
     def multiplied(value: str) -> bool:
-        for node in readers[value]:
-            group = next((a.i for a in node.attribute if a.name == "group"), 1)
-            if node.op_type == "Conv" and group == 1:
-                return True
-            if node.op_type == "MaxPool" and multiplied(node.output[0]):
-                return True
-        return False
+        return any(
+            _mixes_channels(node) or (node.op_type == "MaxPool" and multiplied(node.output[0]))
+            for node in readers[value]
+        )
 
     kept = {v.name for v in model.graph.output}
     found = []
@@ -82,8 +105,7 @@ def fill(model: ModelProto) -> float:
     n_kept = n_room = 0
     weights = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
-        group = next((a.i for a in node.attribute if a.name == "group"), 1)
-        if node.op_type != "Conv" or group > 1 or node.input[1] not in weights:
+        if not _mixes_channels(node) or node.input[1] not in weights:
             continue
         w = numpy_helper.to_array(weights[node.input[1]]) != 0
         if w.shape[1] % 4 or w.all():
@@ -92,6 +114,11 @@ def fill(model: ModelProto) -> float:
         n_kept += int(blocks.sum())
         n_room += 4 * int((blocks > 0).sum())
     return n_kept / n_room if n_room else 1.0
+
+
+def _mixes_channels(node: NodeProto) -> bool:
+    """Whether a node is a convolution of all its input channels."""
+    return node.op_type == "Conv" and attributes(node).get("group", 1) == 1
 
 
 def _from_zero(node: NodeProto, constants: dict[str, TensorProto]) -> bool:

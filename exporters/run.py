@@ -25,11 +25,11 @@ from fggp_deploy.folder import parent_of
 from fggp_deploy.progress import Progress
 from fggp_deploy.progress import silent as unseen
 from fggp_deploy.training.start import restore
-from fggp_deploy.verify.int8 import calibration_images
+from fggp_deploy.verify.material import images_of
 from fggp_deploy.verify.network import load as load_network
 
 from . import Note, load, silent, state_dict
-from .activations import FULL, fill, rounded
+from .activations import in_bytes
 from .compacting import Compacted, compacted
 from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
 from .onnx import VALUES
@@ -84,10 +84,9 @@ def export_run(
     The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. `flat` and
     `values` (fp32, fp16, int8) are for the format onnx. `activations` int8, which implies int8
     values, rounds activations to bytes whose ranges are found on training images of `data` (the
-    run's own where None). `compact` removes dead channels.
-    `trust_code`: run the user's own file that the network comes from. Raises CheckpointError,
-    UnknownName, MachineError, and ModelFileError when the file under onnxruntime does not give the
-    network's own logits.
+    run's own where None). `compact` removes dead channels. `trust_code`: run the user's own file
+    that the network comes from. Raises CheckpointError, UnknownName, DataError, MachineError, and
+    ModelFileError when the file under onnxruntime does not give the network's own logits.
     """
     if activations != "fp32":
         values = _check_activations(activations, values, format)
@@ -142,15 +141,11 @@ def export_run(
                 f"so that every runtime does less"
             )
     if activations != "fp32":
-        images = calibration_images(metadata, checkpoint.parent, data, data_dir, progress=progress)
-        feeds = [{dense.graph.input[0].name: images[i : i + 32]} for i in range(0, len(images), 32)]
-        dense, where = rounded(dense, feeds)
-        notes.append(f"{len(where)} activations are bytes, by {len(images)} training images")
-        if (share := fill(dense)) < FULL:
-            notes.append(
-                f"blocks of four inputs that are left hold {share:.0%} non-zeros, so the kernels "
-                "multiply zeros; prune with --pattern 1x4 for their full speed"
-            )
+        found = images_of(
+            metadata, checkpoint.parent, data, data_dir, parts=("train",), progress=progress
+        )
+        dense, told = in_bytes(dense, found, metadata.preprocessing)
+        notes += told
     written, error = _write(dense, metadata, path, format, options, notes.append)
     if (stale := set_aside_report(path)) is not None:
         notes.insert(0, f"the report of the file that was here before is {stale.name} now")

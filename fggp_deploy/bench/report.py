@@ -31,9 +31,10 @@ from fggp_deploy.verify.latency import (
     at_setting,
 )
 from fggp_deploy.verify.machine import machine
+from fggp_deploy.verify.material import N_CALIBRATION
 from fggp_deploy.verify.network import SESSION_CONFIG
 
-N_CALIBRATION, N_TEST = 128, 1000  # images for int8's ranges, and to compare answers on
+N_TEST = 1000  # images to compare answers on
 
 
 def bench(

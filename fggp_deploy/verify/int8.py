@@ -5,18 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.bench.int8 import quantize_on
 from fggp_deploy.data.types import Dataset, Preprocessing
-from fggp_deploy.errors import DataError, MachineError, ModelFileError
-from fggp_deploy.progress import Progress
+from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.verify.accuracy import Paired, Scores
-from fggp_deploy.verify.material import images_of
-from fggp_deploy.verify.network import Floats
-
-N_CALIBRATION = 128  # training images, as evenly over the set as can be
+from fggp_deploy.verify.material import calibration_images
 
 
 @dataclass(frozen=True)
@@ -25,25 +18,6 @@ class Quantised:
 
     content: bytes
     n_calibration: int
-
-
-def calibration_images(
-    meta: Metadata, folder: Path, name: str | None, data_dir: Path | None, *, progress: Progress
-) -> Floats:
-    """Training images for a network in `folder`, as it takes them; as `material.images_of`.
-
-    Raises DataError where there are none.
-    """
-    data = images_of(meta, folder, name, data_dir, parts=("train",), progress=progress)
-    if data is None or not len(data.train):
-        raise DataError("there are no training images to find the ranges of activations on; --data")
-    return _evenly(data, meta.preprocessing)
-
-
-def _evenly(data: Dataset, preprocessing: Preprocessing) -> Floats:
-    n = min(N_CALIBRATION, len(data.train))
-    rows = np.linspace(0, len(data.train), n, endpoint=False).astype(np.int64)
-    return preprocessing(data.train.read(rows))
 
 
 @dataclass(frozen=True)
@@ -71,7 +45,7 @@ def quantised(
     if not len(data.train):
         return None, "no training images were loaded to calibrate it on; --int8 loads them"
     try:
-        images = _evenly(data, preprocessing)
+        images = calibration_images(data, preprocessing)
         return Quantised(quantize_on(reference.read_bytes(), images), len(images)), ""
     except (ModelFileError, MachineError) as e:
         return None, str(e)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from fggp_deploy import data as datasets
@@ -14,28 +16,20 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.download import cache_folder
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
-from fggp_deploy.data.types import Dataset
+from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import DataError
 from fggp_deploy.progress import Progress
+from fggp_deploy.verify.network import Floats
 
+N_CALIBRATION = 128  # training images for the ranges of int8
 CONFIG = "config.yaml"  # of the run, beside the model
 
 
 def images_for(
-    model: Path,
-    name: str | None = None,
-    data_dir: Path | None = None,
-    *,
-    progress: Progress,
-    parts: tuple[str, ...] = ("test",),
-    fetch: bool = True,
-    **options: Any,
+    model: Path, name: str | None = None, data_dir: Path | None = None, **options: Any
 ) -> Dataset | None:
-    """Data set `name` for a deployable file, as `images_of` gives it."""
-    meta = SparseModel.open(model).metadata
-    return images_of(
-        meta, model.parent, name, data_dir, progress=progress, parts=parts, fetch=fetch, **options
-    )
+    """Data set `name` for a deployable file, as `images_of` gives it with these `options`."""
+    return images_of(SparseModel.open(model).metadata, model.parent, name, data_dir, **options)
 
 
 def images_of(
@@ -100,6 +94,17 @@ def with_training_images(
             f"all images of {found.name} are for testing, so none can calibrate int8; --no-int8"
         )
     return replace(found, train=extra.train)
+
+
+def calibration_images(data: Dataset, preprocessing: Preprocessing) -> Floats:
+    """N_CALIBRATION training images, or all where there are fewer, [N, C, H, W]."""
+    rows = spread(len(data.train), N_CALIBRATION)
+    return preprocessing(data.train.read(rows))
+
+
+def spread(n: int, n_wanted: int) -> npt.NDArray[np.int64]:
+    """Indices evenly over n images: files of one class often lie together."""
+    return np.linspace(0, n, min(n, n_wanted), endpoint=False).astype(np.int64)
 
 
 def _config(path: Path) -> dict[str, Any]:
