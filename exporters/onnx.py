@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_ops import Packing, ValueType, flatten, unpack
-from fggp_deploy.onnx_reading import rounds_activations
 from fggp_deploy.verify.network import load
 
 from . import Note, silent

@@ -183,26 +183,3 @@ def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
             yield from _graph_tensors(attribute.g)
         for graph in attribute.graphs:
             yield from _graph_tensors(graph)
-
-
-def rounds_activations(model: ModelProto) -> bool:
-    """Whether any value of the graph is rounded to whole numbers of a scale as it runs."""
-    return any(n.op_type == "QuantizeLinear" for n in model.graph.node)
-
-
-def leave_activations_(model: ModelProto) -> bool:
-    """Take every QuantizeLinear with the DequantizeLinear behind it out; whether there were any."""
-    source = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    plain: dict[str, str] = {}
-    outputs = {v.name for v in model.graph.output}
-    for node in list(model.graph.node):
-        node.input[:] = [plain.get(name, name) for name in node.input]
-        back = node.op_type == "DequantizeLinear" and node.input[0] in source
-        if back and node.output[0] not in outputs:
-            plain[node.output[0]] = plain.get(source[node.input[0]], source[node.input[0]])
-            model.graph.node.remove(node)
-    read = {name for n in model.graph.node for name in n.input} | outputs
-    for node in [n for n in model.graph.node if n.op_type == "QuantizeLinear"]:
-        if node.output[0] not in read:
-            model.graph.node.remove(node)
-    return bool(plain)

@@ -18,8 +18,9 @@ from onnx import ModelProto
 from fggp_deploy import kernels
 from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_ops import unpack
-from fggp_deploy.onnx_reading import fix_open_sides_, rounds_activations
+from fggp_deploy.onnx_reading import fix_open_sides_
 from fggp_deploy.onnx_regions import compiled_for, is_compiled
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress, silent

@@ -17,10 +17,10 @@ from fggp_deploy.runtime.graph import Array, Graph, Layer, attributes, single, w
 
 INFINITY = float("inf")
 # What may be said of quantising to uint8 by one scale, with nothing but the usual meaning.
-_SAID_OF_BYTES = {
+_SAID_OF_BYTES = (
     ("axis", 0), ("axis", 1), ("block_size", 0), ("saturate", 1), ("precision", 0),
     ("output_dtype", 0), ("output_dtype", int(TensorProto.UINT8)),
-}  # fmt: skip
+)  # fmt: skip
 
 
 def match_layers(g: Graph, without: Collection[str] = ()) -> tuple[list[Layer], dict[str, int]]:
@@ -101,17 +101,20 @@ def _unit(to: NodeProto, back: NodeProto | None, g: Graph) -> float | None:
     """The scale of a value that two nodes round to whole numbers of it from 0 to 255, or None."""
     if back is None or (to.op_type, back.op_type) != ("QuantizeLinear", "DequantizeLinear"):
         return None
-    said = attributes(to).items() | attributes(back).items()
-    if not said <= _SAID_OF_BYTES or len(to.input) != 3 or len(back.input) != 3:
+    said = [*attributes(to).items(), *attributes(back).items()]
+    if any(pair not in _SAID_OF_BYTES for pair in said):
+        return None
+    if len(to.input) != 3 or len(back.input) != 3:
         return None
     scale, zero = g.constant(to.input[1]), g.constant(to.input[2])
     if scale is None or zero is None or zero.dtype != np.uint8 or scale.dtype != np.float32:
         return None
     if scale.size != 1 or zero.size != 1 or zero.item() != 0 or not 1e-30 <= scale.item() <= 1e30:
         return None
-    again = [g.constant(name) for name in back.input[1:]]
-    if any(x is None for x in again) or (again[0], again[1]) != (scale, zero):
-        return None
+    for name, same in zip(back.input[1:], (scale, zero), strict=True):
+        again = g.constant(name)
+        if again is None or again.dtype != same.dtype or not np.array_equal(again, same):
+            return None
     return float(scale.item())
 
 

@@ -15,8 +15,9 @@ from fggp_deploy.blocks import choose_blocks
 from fggp_deploy.compaction import compact
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_activations import leave_activations_
 from fggp_deploy.onnx_ops import Packing, pack, unpack
-from fggp_deploy.onnx_reading import infer_shapes, leave_activations_, one_image, reading
+from fggp_deploy.onnx_reading import infer_shapes, one_image, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.verify import latency
@@ -82,9 +83,8 @@ class Explanation:
     `packed`: some weights are stored packed. `packed_bytes` is the size of the file that `pack`
     makes, by making it, `int8_bytes` that with int8 values, and `compaction` what leaving dead
     channels out gives, None where none can leave. `in_bytes`: activations are rounded to bytes.
-    `macs_left` is the share of
-    multiply-accumulates that meet a non-zero: its inverse is an estimate of the gain that no kernel
-    exceeds by skipping zeros alone.
+    `macs_left` is the share of multiply-accumulates that meet a non-zero: its inverse is an
+    estimate of the gain that no kernel exceeds by skipping zeros alone.
     """
 
     model: str
