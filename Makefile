@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-masks bench-format bench-training clean
+.PHONY: demo test lint bench bench-bytes bench-masks bench-format bench-training clean
 
 demo: $(READY)
 	$(BIN)/fggp-deploy demo
@@ -21,6 +21,10 @@ lint: $(READY)
 # The speed table, on a machine that does nothing else: make bench, or make bench ARGS=--quick
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_kernels.py $(ARGS)
+
+# Its columns of bytes: make bench-bytes, or make bench-bytes ARGS=--quick
+bench-bytes: $(READY)
+	$(BIN)/python benchmarks/bench_bytes.py $(ARGS)
 
 # The same on pruned checkpoints of yours: make bench-masks ARGS="--data-dir ~/data runs/a runs/b"
 bench-masks: $(READY)

@@ -151,11 +151,13 @@ def main() -> int:
         "hardware": machine(),
         "isa": os.environ.get("FGGP_ISA") or isas()[0],
         "versions": package_versions(),
-        "command": " ".join(["python", "benchmarks/bench_bytes.py", *sys.argv[1:]]),
+        "commands": [" ".join(["python", "benchmarks/bench_bytes.py", *sys.argv[1:]])],
         "rows": [],
     }
     if options.add:
-        report["rows"] = json.loads(options.output.read_text())["rows"]
+        earlier = json.loads(options.output.read_text())
+        report["commands"] = earlier["commands"] + report["commands"]
+        report["rows"] = earlier["rows"]
     with tempfile.TemporaryDirectory(prefix="fggp-plans-") as cache:
         os.environ["XDG_CACHE_HOME"] = cache  # plans of this run only
         for network, mask, sparsity in product(

@@ -111,76 +111,23 @@ void Execution::add_pack(const Layout& to, int x, int y) {
   });
 }
 
-// A buffer with the floats of quads, halos included.
-int Execution::to_floats(int x, const Layout& quads, float unit) {
-  const int y = new_buffer(quads.with_quads(false).size());
-  touch(x);
-  add_action([this, x, y, quads, unit,
-              borders = even_split(quads.planes(), cut(kCopyWork * static_cast<double>(
-                                                                       quads.size())))](
-                 const Context& c) {
-    const FggpDots& dots = fggp_dots(isa_);
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (int q = borders[t]; q < borders[t + 1]; q++)
-        dots.to_floats(source(c, x) + static_cast<size_t>(q) * quads.plane(), quads.plane(), unit,
-                       std::min(4, quads.channels - 4 * q),
-                       address(c, y) + 4 * static_cast<size_t>(q) * quads.plane(), quads.plane());
-    });
-  });
-  return touch(y);
-}
-
-// The buffer that a step of floats writes: its own, or one whose floats `end_floats` makes bytes.
-int Execution::begin_floats(int out, Layout* written) {
-  *written = value(out).places.front().layout;
-  if (!written->quads) return new_own(out);
-  written->quads = false;
-  written->halo = 0;
-  return new_buffer(written->size());
-}
-
-void Execution::end_floats(int out, const Layout& written, int x) {
-  const Value& v = value(out);
-  if (v.unit == 0.0f) return;
-  const Layout to = v.places.front().layout;
-  touch(x);
-  const int y = new_own(out);
-  add_action([this, x, y, to, written, units = 1.0f / v.unit, halo = Halo(to),
-              borders = even_split(to.planes(), cut(kCopyWork * static_cast<double>(
-                                                                    written.size())))](
-                 const Context& c) {
-    const FggpDots& dots = fggp_dots(isa_);
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (int q = borders[t]; q < borders[t + 1]; q++)
-        for (int i = 0; i < to.tile_h; i++)
-          dots.from_floats(
-              source(c, x) + 4 * static_cast<size_t>(q) * written.plane() + written.at(i, 0),
-              written.plane(), std::min(4, to.channels - 4 * q), units,
-              static_cast<size_t>(to.tile_w) * static_cast<size_t>(to.lanes()),
-              address(c, y) + static_cast<size_t>(q) * to.plane() + to.at(i, 0));
-      halo.fill(isa_, to, address(c, y), borders[t], borders[t + 1]);
-    });
-  });
-}
-
 ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
   auto plan = std::make_unique<ConvPlan>();
   plan->isa = &isa_;
   plan->shape = s.shape;
-  plan->out = value(out).places.front().layout;
   plan->act = s.act;
   if (in_bytes(s)) {
+    plan->out = value(out).places.front().layout;
     plan->in_unit = value(s.input).unit;
     plan->out_unit = value(out).unit;
-  } else if (plan->out.quads) {  // see begin_floats
-    plan->out.quads = false;
-    plan->out.halo = 0;
+  } else {
+    plan->out = floats_of(out);
   }
   *x = find(s.input, input_of(s, plan->out), &plan->in);
   *r = s.residual >= 0 ? find(s.residual, residual_of(s, plan->out), &plan->residual) : -1;
   if (plan->residual.quads) plan->residual_unit = value(s.residual).unit;
   touch(*x);
-  plan->pack(*s.rows, *s.bias, s.variant);
+  plan->pack(s.rows, *s.bias, s.variant);
   convs_.push_back(std::move(plan));
   return convs_.back().get();
 }
@@ -188,9 +135,8 @@ ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
 void Execution::add_conv(const Step& s, size_t step, int out) {
   int x, r;
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
-  Layout written;
   const bool floats = !in_bytes(s);
-  const int y = floats ? begin_floats(out, &written) : new_own(out);
+  const int y = floats ? begin_floats(out) : new_own(out);
   add_action([this, conv, x, r, y,
               borders = conv->split(cut(conv_work(s, value(out).shape)))](
                  const Context& c) {
@@ -200,7 +146,7 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
     in_parallel(*c.threads, borders.size() - 1,
                 [&](size_t t) { conv->run(from, add, to, borders[t], borders[t + 1]); });
   });
-  if (floats) end_floats(out, written, y);
+  if (floats) end_floats(out, y);
 }
 
 // Whether a convolution's only reader is the depthwise one behind it, in the same tiles.
@@ -244,11 +190,8 @@ void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step,
 
 std::shared_ptr<DepthwisePlan> Execution::make_depthwise(const Step& s, const ConvShape& shape,
                                                          const Layout& from, int out, int* r) {
-  Layout to = value(out).places.front().layout, residual;
-  if (to.quads) {  // see begin_floats
-    to.quads = false;
-    to.halo = 0;
-  }
+  const Layout to = floats_of(out);
+  Layout residual;
   *r = s.residual >= 0 ? find(s.residual, to, &residual) : -1;
   auto plan = std::make_shared<DepthwisePlan>(isa_, shape, s.act, from, residual, to);
   if (s.rows)
@@ -259,12 +202,13 @@ std::shared_ptr<DepthwisePlan> Execution::make_depthwise(const Step& s, const Co
 }
 
 void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
-  Layout to = value(out).places.front().layout, from, written;
+  const Layout to = value(out).places.front().layout;
+  Layout from;
   int r;
   const int x = find(s.input, input_of(s, to), &from);
   const auto plan = make_depthwise(s, shape, from, out, &r);
   touch(x);
-  const int y = begin_floats(out, &written);
+  const int y = begin_floats(out);
   add_action([this, plan, x, r, y,
               borders = even_split(to.channels,
                                    cut(depthwise_work(shape, value(out).shape)))](
@@ -274,7 +218,7 @@ void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
                 borders[t + 1]);
     });
   });
-  end_floats(out, written, y);
+  end_floats(out, y);
 }
 
 void Execution::add_flat_sum(const Step& s, int out) {

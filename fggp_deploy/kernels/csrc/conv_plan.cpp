@@ -77,10 +77,25 @@ bool ConvPlan::fits(const FggpConvVariant& v) const {
   return out.lanes() == 16 || v.run4;
 }
 
-void ConvPlan::pack(const SparseRows& given, const std::vector<float>& bias, Variant v) {
-  const SparseRows quads = in.quads ? by_quads(given, shape.taps()) : SparseRows();
-  const SparseRows& rows = in.quads ? quads : given;
-  if (v.conv < 0 || v.conv >= n_forms() || !fits(form(v.conv))) v = rank(rows.nonzeros()).front();
+ConvPlan::Rows ConvPlan::multiplied(const Rows& rows) const {
+  return in.quads ? std::make_shared<SparseRows>(by_quads(*rows, shape.taps())) : rows;
+}
+
+void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v) {
+  bias_ = bias;
+  mask_ = lane_masks(out);
+  halo_ = Halo(out);
+  for (int o = 0; in.quads && o < shape.cout; o++) {
+    factor_.push_back(rows->unit[o] * in_unit);
+    int32_t sum = 0;
+    for (uint32_t e = rows->begin[o]; e < rows->begin[o + 1]; e++) sum += rows->whole[e];
+    start_.push_back(fggp_dots(*isa).less * sum);
+  }
+  arrange(*multiplied(rows), v);
+}
+
+void ConvPlan::arrange(const SparseRows& rows, Variant v) {
+  if (v.conv < 0 || v.conv >= n_forms() || !fits(form(v.conv))) v = ranked(rows.nonzeros()).front();
   const int group = form(v.conv).group;
   const int64_t cin = in.quads ? in.planes() : shape.cin;
   const int64_t plane = static_cast<int64_t>(in.plane_vectors()), taps = shape.taps();
@@ -104,7 +119,6 @@ void ConvPlan::pack(const SparseRows& given, const std::vector<float>& bias, Var
   weight_.clear();
   begin_.assign(1, 0);
   base_.clear();
-  bias_ = bias;
   std::vector<uint32_t> at(rows.begin.begin(), rows.begin.end() - 1);
   for (int block = 0; block < v.input_blocks; block++) {
     const int64_t end = std::min<int64_t>(cin, int64_t{block + 1} * channels_per_block_);
@@ -131,16 +145,6 @@ void ConvPlan::pack(const SparseRows& given, const std::vector<float>& bias, Var
       begin_.push_back(static_cast<uint32_t>(offset_.size()));
       base_.push_back(static_cast<uint32_t>(std::max<int64_t>(base, 0)));
     }
-  }
-  mask_ = lane_masks(out);
-  halo_ = Halo(out);
-  factor_.clear();
-  start_.clear();
-  for (int o = 0; in.quads && o < shape.cout; o++) {
-    factor_.push_back(given.unit[o] * in_unit);
-    int32_t sum = 0;
-    for (uint32_t e = given.begin[o]; e < given.begin[o + 1]; e++) sum += given.whole[e];
-    start_.push_back(fggp_dots(*isa).less * sum);
   }
 }
 
@@ -216,11 +220,7 @@ std::vector<int> ConvPlan::split(int n) const {
   return borders;
 }
 
-std::vector<Variant> ConvPlan::ranked(const SparseRows& rows) const {
-  return rank(in.quads ? by_quads(rows, shape.taps()).nonzeros() : rows.nonzeros());
-}
-
-std::vector<Variant> ConvPlan::rank(size_t nonzeros) const {
+std::vector<Variant> ConvPlan::ranked(size_t nonzeros) const {
   const ConvShape& s = shape;
   const int64_t cin = in.quads ? in.planes() : s.cin;
   struct Ranked {

@@ -1,5 +1,6 @@
 // One convolution, bound to layouts and to a compiled variant: weights packed, offsets resolved.
 #pragma once
+#include <memory>
 #include <vector>
 
 #include "layout.h"
@@ -30,8 +31,14 @@ struct ConvPlan {
   // Of quads: what 1 of a byte is. Only where the input is quads may the output or residual be.
   float in_unit = 0, out_unit = 0, residual_unit = 0;
 
+  using Rows = std::shared_ptr<const SparseRows>;
+  // The rows that the kernels multiply: those given, or theirs with a quad of input channels for
+  // each channel.
+  Rows multiplied(const Rows& rows) const;
   // Throws an Error when an offset does not fit; every offset made here stays inside its plane.
-  void pack(const SparseRows& rows, const std::vector<float>& bias, Variant v);
+  void pack(const Rows& rows, const std::vector<float>& bias, Variant v);
+  // Once packed: the same weights, `multiplied`, for another variant.
+  void arrange(const SparseRows& rows, Variant v);
   // Output channels [first, last), whole groups of the variant's, and whole quads where the output
   // or the residual is; with their halos. `y` starts at output channel `origin`.
   void run(const float* x, const float* r, float* y, int first, int last, int origin = 0) const;
@@ -39,11 +46,11 @@ struct ConvPlan {
   std::vector<int> split(int n) const;
   Variant variant() const { return variant_; }
   int group() const { return form(variant_.conv).group; }
-  // The variants worth measuring, the most promising by the cost model first.
-  std::vector<Variant> ranked(const SparseRows& rows) const;
+  // The variants worth measuring for so many non-zeros, `multiplied`; the most promising by the
+  // cost model first.
+  std::vector<Variant> ranked(size_t nonzeros) const;
 
  private:
-  std::vector<Variant> rank(size_t nonzeros) const;
   bool fits(const FggpConvVariant& v) const;
   int n_forms() const { return in.quads ? fggp_dots(*isa).n_conv : isa->n_conv; }
   const FggpConvVariant& form(int i) const {

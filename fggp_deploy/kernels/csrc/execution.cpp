@@ -9,10 +9,6 @@ namespace fggp {
 namespace {
 
 constexpr size_t kMaxArena = size_t{1} << 34;  // floats
-// Of so many products of bytes the sum fits 32 bits.
-constexpr uint32_t kMaxProducts = INT32_MAX / (255 * 128);
-// All quads of a convolution's input must lie within sixteen bits, in vectors; some room is left.
-constexpr size_t kMaxQuads = 60000;
 
 }  // namespace
 
@@ -86,32 +82,6 @@ ConvShape Execution::window(const Step& s) {
   ConvShape identity;
   identity.cout = identity.cin = identity.group = value(s.input).shape.channels;
   return identity;
-}
-
-// Whether a convolution multiplies bytes.
-bool Execution::in_bytes(const Step& s) {
-  if (s.op != Op::kConv || s.shape.group > 1 || value(s.input).unit == 0.0f || s.rows->unit.empty())
-    return false;
-  const std::vector<uint32_t>& begin = s.rows->begin;
-  for (size_t o = 0; o + 1 < begin.size(); o++)
-    if (begin[o + 1] - begin[o] > kMaxProducts) return false;
-  const ValueShape in = value(s.input).shape;
-  const Layout out = output_layout(s.shape, in.height, in.width);
-  const Layout l = input_layout(s.shape, out, in.height, in.width).with_quads(true);
-  return static_cast<size_t>(l.planes()) * l.plane_vectors() <= kMaxQuads;
-}
-
-bool Execution::reads_quads(const Step& s) {
-  return in_bytes(s) || (s.op == Op::kMaxPool && value(s.input).unit != 0.0f);
-}
-
-Layout Execution::input_of(const Step& s, const Layout& out) {
-  const ValueShape in = value(s.input).shape;
-  return input_layout(window(s), out, in.height, in.width).with_quads(reads_quads(s));
-}
-
-Layout Execution::residual_of(const Step& s, const Layout& out) {
-  return out.with_quads(in_bytes(s) && value(s.residual).unit != 0.0f);
 }
 
 // Whether an output element follows from the input's at the same place alone.

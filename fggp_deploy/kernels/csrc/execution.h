@@ -79,10 +79,6 @@ class Execution {
   ConvShape window(const Step& s);
   void choose_own(const Program& program);
   void adopt_tiles(const Step& s, int made);
-  bool in_bytes(const Step& s);
-  bool reads_quads(const Step& s);
-  Layout input_of(const Step& s, const Layout& out);
-  Layout residual_of(const Step& s, const Layout& out);
   bool has_tiles(int value, const Layout& wanted);
   void need(int value, const Layout& wanted);
   Value& value(int i) { return values_[static_cast<size_t>(i)]; }
@@ -92,10 +88,18 @@ class Execution {
   int touch(int buffer);  // marks that the action being made uses it
   int find(int value, const Layout& wanted, Layout* found);
   int flat(int value);
-  int to_floats(int buffer, const Layout& quads, float unit);
   float* address(const Context& c, int buffer) const;
   const float* source(const Context& c, int buffer) const;
   void place_buffers();
+  // quads.cpp: which steps work on bytes, and the way between floats and quads of bytes.
+  bool in_bytes(const Step& s);
+  bool reads_quads(const Step& s);
+  Layout input_of(const Step& s, const Layout& out);
+  Layout residual_of(const Step& s, const Layout& out);
+  Layout floats_of(int value);
+  int to_floats(int buffer, const Layout& quads, float unit);
+  int begin_floats(int out);
+  void end_floats(int out, int y);
   // actions.cpp: what each step does; `out` is the value that it makes.
   void plan_actions(const Program& program);
   int cut(double work);
@@ -103,8 +107,6 @@ class Execution {
   void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                          size_t y_plane);
   void add_pack(const Layout& to, int x, int y);
-  int begin_floats(int out, Layout* written);
-  void end_floats(int out, const Layout& written, int y);
   ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);
   bool can_chain(const Step& s, const Step& next, int out);

@@ -54,6 +54,7 @@ struct Lanes4 {
 }  // namespace
 
 #include "isa_body.inl"
+#include "quads_x86.inl"
 
 namespace {
 
@@ -88,31 +89,12 @@ struct Dots16 : Lanes16 {
   }
 };
 
-struct Dots4 : Lanes4 {
-  using Quads = __m128i;
-  static Quads load_quads(const float* p) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  }
-  static void store_quads(float* p, Quads v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
-  static Quads quad(int word) { return _mm_set1_epi32(word); }
+struct Dots4 : Quads4 {
   static Quads dot(Quads acc, Quads x, Quads w) {
     const Quads low = _mm_set1_epi16(255);
     const Quads even = _mm_srai_epi16(_mm_slli_epi16(w, 8), 8), odd = _mm_srai_epi16(w, 8);
     acc = _mm_add_epi32(acc, _mm_madd_epi16(_mm_and_si128(x, low), even));
     return _mm_add_epi32(acc, _mm_madd_epi16(_mm_srli_epi16(x, 8), odd));
-  }
-  static Quads add_quads(Quads a, Quads b) { return _mm_add_epi32(a, b); }
-  static Quads byte(Quads v, int k) {
-    return _mm_and_si128(_mm_srl_epi32(v, _mm_cvtsi32_si128(8 * k)), quad(255));
-  }
-  static Quads with_byte(Quads v, Quads b, int k) {
-    return _mm_or_si128(v, _mm_sll_epi32(b, _mm_cvtsi32_si128(8 * k)));
-  }
-  static Quads whole(Reg v) { return _mm_cvtps_epi32(v); }
-  static Reg to_float(Quads v) { return _mm_cvtepi32_ps(v); }
-  static Quads max_bytes(Quads a, Quads b) { return _mm_max_epu8(a, b); }
-  static Quads keep_quads(Quads v, uint32_t m) {
-    return _mm_castps_si128(keep(_mm_castsi128_ps(v), m));
   }
 };
 

@@ -57,10 +57,11 @@ void tune(Program& program, const FggpIsa& isa, const std::vector<ValueShape>& i
     const double share = seconds / static_cast<double>(n_convs);
     std::vector<Candidate> all;
     size_t most = kCandidates;
-    for (const Variant& v : base->ranked(*step.rows)) {
+    const auto rows = base->multiplied(step.rows);
+    for (const Variant& v : base->ranked(rows->nonzeros())) {
       if (all.size() == most) break;
       Candidate c{*base};
-      c.plan.pack(*step.rows, *step.bias, v);
+      c.plan.arrange(*rows, v);
       all.push_back(std::move(c));
       if (all.size() == 1) {  // as many as there is time for, at the speed of the first
         const int channels = static_cast<int>(base->shape.cout);
