@@ -8,16 +8,13 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
+from fggp_deploy.onnx_decoders import gaps_body, rice_body, unblock_body, unmask_body
 from fggp_deploy.onnx_functions import (
     RICE_INPUTS,
     RICE_INT8_INPUTS,
     UNBLOCK_INPUTS,
     UNGAP_INPUTS,
     UNMASK_INPUTS,
-    gaps_body,
-    rice_body,
-    unblock_body,
-    unmask_body,
 )
 from fggp_deploy.onnx_reading import integers
 

@@ -12,7 +12,8 @@ from test_runtime import Builder, agree, plain_run
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.runtime.regions import find, rewrite
+from fggp_deploy.runtime.regions import find
+from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Options
 
 if kernels.library_path() is None:

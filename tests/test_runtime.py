@@ -19,7 +19,8 @@ from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
 from fggp_deploy.runtime.plan import DENSE, Choice, Compiled, Plan, choose
-from fggp_deploy.runtime.regions import find, rewrite
+from fggp_deploy.runtime.regions import find
+from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import largest_difference
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")

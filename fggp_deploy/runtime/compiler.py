@@ -27,7 +27,8 @@ from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
 from fggp_deploy.runtime.plan import Compiled, Plan
-from fggp_deploy.runtime.regions import BuiltRegion, Shapes, find, rewrite, value_shapes
+from fggp_deploy.runtime.regions import BuiltRegion, Shapes, find, value_shapes
+from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Array, Options, largest_difference, run
 from fggp_deploy.timing import Run
 

@@ -1,4 +1,4 @@
-"""From a standard graph to one whose regions are single nodes, each with the chain as its body."""
+"""What of a standard graph the kernels can run, as programs of the library."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.kernels import program as p
-from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
 from fggp_deploy.onnx_ops import parts
-from fggp_deploy.onnx_regions import ATTRIBUTES
 from fggp_deploy.packing import to_gaps, to_int8
 from fggp_deploy.rice import Rice
 from fggp_deploy.runtime.chains import Region, find_regions
 from fggp_deploy.runtime.graph import Layer
-from fggp_deploy.runtime.sessions import MARK
 
 Array = npt.NDArray[Any]
 MAX_REGIONS = 64
@@ -177,185 +174,3 @@ def _as_int8(weight: Array) -> Rice | None:
         if not np.array_equal(whole.decode(), part):
             return None
     return whole
-
-
-def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> ModelProto:
-    """The model with each region as one node; valid on a stock runtime too."""
-    out = ModelProto()
-    out.CopyFrom(model)
-    replaced = {id_of(n) for b in built for layer in b.region.layers for n in layer.nodes}
-    ends = {b.region.layers[-1].nodes[-1].output[0]: b for b in built}
-    nodes: list[NodeProto] = []
-    tensors: list[TensorProto] = []
-    taken = _names_left(model, built, replaced)
-    for node in model.graph.node:
-        if id_of(node) not in replaced:
-            nodes.append(node)
-        if node.output[0] in ends:
-            region = ends[node.output[0]]
-            names = _constant_names(region, taken)
-            tensors += [
-                numpy_helper.from_array(a, n) for a, n in zip(region.constants, names, strict=True)
-            ]
-            nodes.append(_node(region, names, threads))
-    _put(out, _sorted(nodes, model), tensors)
-    out.functions.extend(_function(b, model) for b in built)
-    used = {n.op_type for f in out.functions for n in f.node if n.domain == DOMAIN}
-    opset = _standard(model)
-    out.functions.extend(function(name, opset) for name in sorted(used))
-    out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
-    out.metadata_props.add(key=MARK, value=str(len(built)))
-    out.ir_version = max(out.ir_version, 8)  # the first with functions
-    return out
-
-
-def _names_left(model: ModelProto, built: list[BuiltRegion], replaced: set[str]) -> set[str]:
-    """Names of values and initializers that stay in the graph beside its regions."""
-    taken = {v.name for v in (*model.graph.input, *model.graph.output)}
-    for node in model.graph.node:
-        if id_of(node) not in replaced:
-            taken |= {*node.input, *node.output}
-    for b in built:
-        taken |= {*b.region.inputs, *b.region.outputs}
-    return taken
-
-
-def _constant_names(b: BuiltRegion, taken: set[str]) -> list[str]:
-    """Names for a region's constants, after the weights that they hold; `taken` grows by them."""
-    names: list[str] = []
-    for layer, steps in b.layers():
-        if layer.weight is None:
-            continue
-        own = layer.learned is not None and layer.nodes[0].input[1]
-        name = own or f"{b.name}.{layer.output}"
-        ends = _PARTS[b.steps[steps][0].weights]
-        while not taken.isdisjoint(found := _parts(name, ends)):
-            name += "_"
-        taken |= set(found)
-        names += found
-    return names
-
-
-def _parts(name: str, ends: tuple[str, ...]) -> list[str]:
-    """A weight's constants, as docs/format.md names them, and its bias."""
-    return [*(name + end for end in ends), f"{name.removesuffix('.weight')}.bias"]
-
-
-# The ends of the names of a weight's constants, by how a program has it.
-_PARTS = {
-    p.DENSE: ("",),
-    p.GAPS: (".values", ".gaps"),
-    p.RICE: tuple(f".{part}" for part in RICE_INPUTS),
-}
-
-
-def id_of(node: NodeProto) -> str:
-    """A node's first output names it: a value is made once."""
-    return str(node.output[0])
-
-
-def _standard(model: ModelProto) -> int:
-    return max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-
-
-def _sorted(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
-    """Topological order: a region stands where its last layer stood, but an output may be early."""
-    made = {name for node in nodes for name in node.output}
-    ready: set[str] = set()
-    result: list[NodeProto] = []
-    waiting = nodes
-    while waiting:
-        later = []
-        for node in waiting:
-            if all(name in ready or name not in made for name in node.input):
-                result.append(node)
-                ready.update(node.output)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            raise ModelFileError("the graph is not topologically sortable")
-        waiting = later
-    return result
-
-
-def _put(out: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto]) -> None:
-    read = {name for node in nodes for name in node.input} | {v.name for v in out.graph.output}
-    read -= {t.name for t in tensors}
-    kept = [t for t in out.graph.initializer if t.name in read]
-    del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
-    out.graph.node.extend(nodes)
-    out.graph.initializer.extend([*kept, *tensors])
-
-
-def _node(b: BuiltRegion, constants: list[str], threads: int) -> NodeProto:
-    return helper.make_node(
-        b.name,
-        [*b.region.inputs, *constants],
-        b.region.outputs,
-        name=b.name,
-        domain=DOMAIN,
-        program=b.code(),
-        constants=len(constants),
-        threads=threads,
-    )
-
-
-def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
-    """The chain in operators that every runtime can execute, SparseConv as a nested function."""
-    known = {t.name: t for t in model.graph.initializer}
-    names = [f"constant_{i}" for i in range(len(b.constants))]
-    body: list[NodeProto] = []
-    embedded: set[str] = set()
-    step = 0
-    for layer in b.region.layers:
-        if layer.weight is not None:
-            body.append(_weighted(layer, b.steps[step], names))
-        for node in layer.nodes[layer.n_weighted :]:
-            copy = NodeProto()
-            copy.CopyFrom(node)
-            for name in node.input:
-                if name in known and name not in embedded:
-                    embedded.add(name)
-                    body.append(helper.make_node("Constant", [], [name], value=known[name]))
-            body.append(copy)
-        step += len(layer.steps)
-    imports = [
-        helper.make_opsetid("", _standard(model)),
-        helper.make_opsetid(DOMAIN, VERSION),
-    ]
-    return helper.make_function(
-        DOMAIN,
-        b.name,
-        [*b.region.inputs, *names],
-        b.region.outputs,
-        body,
-        imports,
-        attributes=list(ATTRIBUTES),
-    )
-
-
-def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
-    first, sparse = step.constant, step.weights != p.DENSE
-    inputs = [layer.inputs[0], *names[first : first + len(_PARTS[step.weights]) + 1]]
-    end = "8" if step.weights == p.RICE else ""
-    outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
-    assert layer.weight is not None
-    window: dict[str, Any] = {
-        "pads": list(step.pads),
-        "strides": list(step.strides),
-        "dilations": list(step.dilations),
-        "group": step.group,
-    }
-    if not sparse:
-        if step.op == p.GEMM:
-            return helper.make_node("Gemm", inputs, outputs, transB=1)
-        return helper.make_node("Conv", inputs, outputs, kernel_shape=list(step.kernel), **window)
-    shape = list(layer.weight.shape)
-    if step.op == p.GEMM:
-        return helper.make_node(
-            f"SparseGemm{end}", inputs, outputs, domain=DOMAIN, weight_shape=shape
-        )
-    assert set(window) == set(CONV_ATTRIBUTES)
-    return helper.make_node(
-        f"SparseConv{end}", inputs, outputs, domain=DOMAIN, weight_shape=shape, **window
-    )
