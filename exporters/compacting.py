@@ -48,6 +48,11 @@ class Compacted:
         )
 
 
+def n_removable(dense: ModelProto) -> int:
+    """How many channels `compacted` would take out."""
+    return compact(dense).n_removed
+
+
 def compacted(dense: ModelProto, feeds: Mapping[str, Any]) -> tuple[ModelProto, Compacted]:
     """The model without its dead channels, run beside the whole one on `feeds`.
 

@@ -30,7 +30,7 @@ from fggp_deploy.verify.network import load as load_network
 
 from . import Note, load, silent, state_dict
 from .activations import in_bytes
-from .compacting import Compacted, compacted
+from .compacting import Compacted, compacted, n_removable
 from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
 from .onnx import VALUES
 from .reference import refuse_to_replace, write_reference
@@ -135,10 +135,10 @@ def export_run(
         sparsity = counts["before_compaction"]
     else:
         sparsity = metadata.sparsity
-        if n_dead := _dead_filters(content):
+        if n_dead := n_removable(dense):
             notes.append(
-                f"{n_dead} filters have no weight left; --compact takes them out of the network, "
-                f"so that every runtime does less"
+                f"{n_dead} channels say nothing to the output any more; --compact takes them out "
+                f"of the network, so that every runtime does less"
             )
     if activations != "fp32":
         found = images_of(
@@ -254,11 +254,6 @@ def _check_activations(activations: str, values: str, format: str) -> str:
     if values == "fp16":
         raise ConfigError("--activations int8 wants --values int8, which it implies")
     return "int8"
-
-
-def _dead_filters(content: Checkpoint) -> int:
-    """Filters of which the masks keep no weight."""
-    return sum(int((~mask.reshape(len(mask), -1).any(1)).sum()) for mask in content.masks.values())
 
 
 def _feeds(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:

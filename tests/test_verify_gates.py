@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from fggp_deploy.errors import ConfigError
@@ -23,7 +25,7 @@ DISTURBED = Robustness("quick", 100, SHARE, SHARE, (), (), (), 3.0, 2.5, 3.5, ()
 def verdicts(**limits):
     found = judge(
         Gates(**limits),
-        paired=PAIRED,
+        paired=[PAIRED],
         speedup=SPEEDUP,
         timing=TIMING,
         file_bytes=1000,
@@ -52,11 +54,11 @@ def test_limits_are_inclusive(name, at, beyond, strict_at, strict_beyond):
 
 def test_a_verdict_says_how():
     (loose,) = judge(
-        Gates(min_speedup=1.9), paired=None, speedup=SPEEDUP, timing=TIMING, file_bytes=1
+        Gates(min_speedup=1.9), paired=[], speedup=SPEEDUP, timing=TIMING, file_bytes=1
     )
     (strict,) = judge(
         Gates(min_speedup=1.9, strict=True),
-        paired=None,
+        paired=[],
         speedup=SPEEDUP,
         timing=TIMING,
         file_bytes=1,
@@ -65,6 +67,21 @@ def test_a_verdict_says_how():
     assert loose.how == "point estimate of the ratio of medians"
     assert (strict.value, strict.passed) == (1.8, False)
     assert strict.how == "lower end of the 95% interval of the ratio of medians"
+
+
+def test_the_worst_way_to_run_a_file_is_judged():
+    share = Proportion(940, 1000, 0.94, 0.92, 0.95)
+    worse = dataclasses.replace(PAIRED, drop_points=1.4, agreement=share)
+    for paired in ([PAIRED, worse], [worse, PAIRED]):
+        drop, agreement = judge(
+            Gates(max_drop_points=1.0, min_agreement=0.94),
+            paired=paired,
+            speedup=None,
+            timing=TIMING,
+            file_bytes=1,
+        )
+        assert (drop.value, drop.passed) == (1.4, False)
+        assert (agreement.value, agreement.passed) == (0.94, True)
 
 
 def test_no_limits_no_verdicts():
@@ -86,7 +103,7 @@ def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, ma
     with pytest.raises(ConfigError, match=match):
         Gates(**limits).require(data=data, reference=reference)
     with pytest.raises(ConfigError):
-        judge(Gates(**limits), paired=None, speedup=None, timing=TIMING, file_bytes=1)
+        judge(Gates(**limits), paired=[], speedup=None, timing=TIMING, file_bytes=1)
 
 
 @pytest.mark.parametrize(

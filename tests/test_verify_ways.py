@@ -39,6 +39,8 @@ def test_kernels_and_the_compiled_file_are_compared_with_stock(folder, on_kernel
         assert parity.n == N_TEST
         assert parity.passed
         assert parity.top1_changed == 0
+    assert found.accuracy.kernels == found.accuracy.model
+    assert found.accuracy.kernels_paired == found.accuracy.paired
     assert found.torch_parity is None
     names = [v.name for v in found.verdicts]
     assert {"kernels against stock", "compiled file against stock"} <= set(names)
@@ -46,6 +48,9 @@ def test_kernels_and_the_compiled_file_are_compared_with_stock(folder, on_kernel
     assert "kernels, compiled now, against stock, all test images" in text
     assert "compiled file against stock, all test images" in text
     assert "was not run in torch" in text
+    top1 = next(line for line in text.splitlines() if "top-1, " in line)
+    kernels = next(line for line in text.splitlines() if "the same on the sparse kernels" in line)
+    assert kernels.split("|")[2:] == top1.split("|")[2:]
 
 
 def test_without_data_the_probe_inputs_are_compared(folder, on_kernels):

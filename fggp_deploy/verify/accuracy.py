@@ -60,16 +60,19 @@ class Paired:
 class Accuracy:
     """What the network scores on `n` images of a data set, alone and against the reference.
 
-    `calibration` is keyed "model" and, where there is one, "reference"; `classes` are in the data
-    set's order and empty without a reference.
+    `model` is the file on stock onnxruntime and `kernels` the same on the sparse kernels, None
+    where they were not run. `calibration` is keyed "model" and, where there is one, "reference";
+    `classes` are in the data set's order and empty without a reference.
     """
 
     data: str
     split: str
     n: int
     model: Scores
+    kernels: Scores | None
     reference: Scores | None
     paired: Paired | None
+    kernels_paired: Paired | None
     calibration: dict[str, Calibration]
     classes: tuple[ClassChange, ...]
 
@@ -133,9 +136,21 @@ def paired(y: Floats, reference: Floats, labels: Labels) -> Paired:
 
 
 def accuracy(
-    y: Floats, reference: Floats | None, split: Part, *, data: str, classes: Sequence[str]
+    y: Floats,
+    reference: Floats | None,
+    split: Part,
+    *,
+    on_kernels: Floats | None = None,
+    data: str,
+    classes: Sequence[str],
 ) -> Accuracy:
     """Everything that is told about logits y [N, classes] on the test split of a data set."""
+
+    def against_reference(logits: Floats | None) -> Paired | None:
+        if logits is None or reference is None:
+            return None
+        return paired(logits, reference, split.labels)
+
     both = {"model": y} if reference is None else {"model": y, "reference": reference}
     scored = {name: scores(logits, split.labels) for name, logits in both.items()}
     return Accuracy(
@@ -143,8 +158,10 @@ def accuracy(
         split="test",
         n=len(split),
         model=scored["model"],
+        kernels=None if on_kernels is None else scores(on_kernels, split.labels),
         reference=scored.get("reference"),
-        paired=None if reference is None else paired(y, reference, split.labels),
+        paired=against_reference(y),
+        kernels_paired=against_reference(on_kernels),
         calibration={name: calibration(logits, split.labels) for name, logits in both.items()},
         classes=()
         if reference is None

@@ -50,19 +50,21 @@ def answered(subject: Subject, *, threads: int, seed: int, progress: Progress) -
     y = answer(subject.model, "accuracy")
     share = BYTES_TOLERANCE if subject.packed.rounds_activations else KERNELS_RTOL
 
-    def against_stock(network: Network | None, stage: str) -> Difference | None:
-        return None if network is None else near(answer(network, stage), y, share)
+    def of(network: Network | None, stage: str) -> Floats | None:
+        return None if network is None else answer(network, stage)
 
+    y_kernels = of(subject.kernels, "accuracy on the kernels")
+    y_compiled = of(subject.compiled, "accuracy of the compiled file")
     found = Answered(
         logits=y,
-        kernels=against_stock(subject.kernels, "accuracy on the kernels"),
-        compiled=against_stock(subject.compiled, "accuracy of the compiled file"),
+        kernels=None if y_kernels is None else near(y_kernels, y, share),
+        compiled=None if y_compiled is None else near(y_compiled, y, share),
     )
     if subject.data is None:
         return found
     test, name, classes = subject.data.test, subject.data.name, subject.data.classes
-    y_parent = answer(subject.parent, "accuracy of the dense parent") if subject.parent else None
-    y_fp32 = answer(subject.unrounded, "accuracy in fp32") if subject.unrounded else None
+    y_parent = of(subject.parent, "accuracy of the dense parent")
+    y_fp32 = of(subject.unrounded, "accuracy in fp32")
     int8 = None
     if subject.int8 is not None and y_parent is not None:
         content = subject.int8.content
@@ -75,7 +77,9 @@ def answered(subject: Subject, *, threads: int, seed: int, progress: Progress) -
         )
     return replace(
         found,
-        accuracy=accuracy.accuracy(y, y_parent, test, data=name, classes=classes),
+        accuracy=accuracy.accuracy(
+            y, y_parent, test, on_kernels=y_kernels, data=name, classes=classes
+        ),
         rounded=None if y_fp32 is None else accuracy.paired(y, y_fp32, test.labels),
         int8=int8,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from fggp_deploy.bench.int8 import quantize_on
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import MachineError, ModelFileError
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify.accuracy import Paired, Scores
 from fggp_deploy.verify.material import calibration_images
 
@@ -35,7 +36,10 @@ class Int8:
 
 
 def quantised(
-    reference: Path | None, data: Dataset | None, preprocessing: Preprocessing
+    reference: Path | None,
+    data: Dataset | None,
+    preprocessing: Preprocessing,
+    progress: Progress = silent,
 ) -> tuple[Quantised | None, str]:
     """The parent in int8, or None and why there is none."""
     if reference is None:
@@ -45,7 +49,10 @@ def quantised(
     if not len(data.train):
         return None, "no training images were loaded to calibrate it on; --int8 loads them"
     try:
+        progress("quantising the parent to int8", 0, 1)
         images = calibration_images(data, preprocessing)
-        return Quantised(quantize_on(reference.read_bytes(), images), len(images)), ""
+        content = quantize_on(reference.read_bytes(), images)
+        progress("quantising the parent to int8", 1, 1)
+        return Quantised(content, len(images)), ""
     except (ModelFileError, MachineError) as e:
         return None, str(e)

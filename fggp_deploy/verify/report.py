@@ -144,7 +144,7 @@ def verify(
         verdicts.append(fed_as_trained(found_inputs))
     verdicts += judge(
         gates,
-        paired=scored.paired if scored else None,
+        paired=[p for p in (scored.paired, scored.kernels_paired) if p] if scored else [],
         speedup=timed.speedups.get(best),
         timing=timed.timings[best],
         file_bytes=sized.file_bytes,

@@ -96,9 +96,7 @@ def gather(
     unrounded = load(twin.name, twin, threads=threads) if twin else None
     rival, no_int8 = None, "--no-int8"
     if int8:
-        progress("quantising the parent to int8", 0, 1)
-        rival, no_int8 = quantised(reference, data, meta.preprocessing)
-        progress("quantising the parent to int8", 1, 1)
+        rival, no_int8 = quantised(reference, data, meta.preprocessing, progress)
     return Subject(
         packed, model, reference, parent, data, on_kernels, compiled, kept, speed, unrounded,
         rival, no_int8,

@@ -22,7 +22,8 @@ def accuracy(r: Report) -> Section:
     scored = [
         (words.PARENT, a.reference),
         (words.NETWORKS["int8"], r.int8.scores if r.int8 else None),
-        (words.FILE, a.model),
+        (words.NETWORKS["model"] if a.kernels else words.FILE, a.model),
+        (words.NETWORKS["kernels"], a.kernels),
     ]
     for name, scores in scored:
         if scores is not None:

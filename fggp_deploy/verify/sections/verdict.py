@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fggp_deploy.verify import words
+from fggp_deploy.verify.accuracy import Accuracy, Paired, Scores
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.latency import setting
 from fggp_deploy.verify.page import Glance, Section, Table
@@ -46,19 +47,9 @@ def glance(r: Report) -> list[Glance]:
     """The first figures, "–" for what was not measured."""
     rows = []
     if (a := r.accuracy) is not None:
-        top1, drop = a.model.top1, a.paired
-        rows.append(
-            Glance(
-                f"top-1, {a.data} {a.split}, n = {a.n:,}",
-                f"{a.reference.top1.value:.2%}" if a.reference else "–",
-                f"{top1.value:.2%} [{top1.low:.2%}, {top1.high:.2%}]",
-                f"{0 - drop.drop_points:+.2f} points "
-                f"[{-drop.drop_high:+.2f}, {-drop.drop_low:+.2f}], "
-                f"p = {words.probability(drop.p_value)}"
-                if drop
-                else "–",
-            )
-        )
+        rows.append(_top1(f"top-1, {a.data} {a.split}, n = {a.n:,}", a, a.model, a.paired))
+        if a.kernels is not None:
+            rows.append(_top1("the same on the sparse kernels", a, a.kernels, a.kernels_paired))
     if (rounded := r.rounding) is not None:
         pair = r.rounding_paired
         rows.append(
@@ -108,6 +99,19 @@ def glance(r: Report) -> list[Glance]:
         own = words.size(cost.peak_rss_bytes)
         rows.append(Glance(f"peak memory of a process{with_them}", peak, own, "–"))
     return rows
+
+
+def _top1(what: str, a: Accuracy, scores: Scores, drop: Paired | None) -> Glance:
+    top1 = scores.top1
+    return Glance(
+        what,
+        f"{a.reference.top1.value:.2%}" if a.reference else "–",
+        f"{top1.value:.2%} [{top1.low:.2%}, {top1.high:.2%}]",
+        f"{0 - drop.drop_points:+.2f} points [{-drop.drop_high:+.2f}, {-drop.drop_low:+.2f}], "
+        f"p = {words.probability(drop.p_value)}"
+        if drop
+        else "–",
+    )
 
 
 def _rival(r: Report) -> list[Glance]:
