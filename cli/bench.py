@@ -55,9 +55,10 @@ def bench(
 ) -> None:
     """Time a model against its rivals: dense fp32, itself packed, the sparse kernels, dense int8.
 
-    All run inside ONNX Runtime with the same options, interleaved, each in fresh sessions. A ratio
-    above 1 is faster than dense; where its 95% interval holds 1 there is no difference. Takes
-    packed files and any other ONNX file.
+    All run inside ONNX Runtime with the same options, interleaved, each in fresh sessions. Dense is
+    the model itself, its zeros multiplied like any other weight. A ratio above 1 is faster than
+    that; where its 95% interval holds 1 there is no difference. Takes packed files and any other
+    ONNX file.
 
     Example:  fggp-deploy bench model.onnx --threads 1,2 --batch 1,8 --layers
     """

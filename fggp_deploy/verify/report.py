@@ -227,7 +227,7 @@ def _in_torch(
 ) -> tuple[Difference | None, tuple[str, ...]]:
     """Stock onnxruntime against torch after all timing, and why not; torch has fp32 values only."""
     if subject.packed.metadata.unrounded is not None:
-        return None, ()
+        return None, ("The network was not run in torch, which has not the rounded values.",)
     try:
         network = torch()
     except ModelFileError as e:
