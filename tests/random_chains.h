@@ -103,14 +103,16 @@ struct Maker {
            int64_t stride, int64_t dilation, int64_t pad) {
     int64_t residual = -1;
     const Format format = !exact && pick(0, 2) ? Format::kGaps : Format::kRice;
-    const bool unit = exact && !shape.flat && (op == Op::kConv || op == Op::kAdd) && pick(0, 4);
+    const bool maybe = exact && !shape.flat && (op == Op::kConv || op == Op::kAdd) && pick(0, 4);
+    const bool unit = op == Op::kRound || maybe;
     rounded.push_back(unit || (op == Op::kMaxPool && rounded[static_cast<size_t>(input)]));
     for (size_t i = 0; like && i < values.size(); i++)
       if (values[i] == shape && pick(0, 1)) residual = static_cast<int64_t>(i);
     chain.code.insert(
         chain.code.end(),
         {static_cast<int64_t>(op), input, residual,
-         static_cast<int64_t>(chain.constants.size()), static_cast<int64_t>(format), clip ? pick(0, 1) : 0, 0x3e800000,
+         op == Op::kRound ? pick(0, 255) : static_cast<int64_t>(chain.constants.size()),
+         static_cast<int64_t>(format), clip ? pick(0, 1) : 0, 0x3e800000,
          0x40c00000, shape.channels, values[static_cast<size_t>(input)].channels, group, kernel,
          kernel, stride, stride, dilation, dilation, pad, pad, pad, pad, pick(0, 1), pick(-1, 41),
          pick(1, 4), unit ? (127 - pick(1, 5)) << 23 : 0});
@@ -129,6 +131,10 @@ struct Maker {
   bool random_step() {
     int64_t input = static_cast<int64_t>(values.size()) - 1;
     if (pick(0, 4) == 0) input = pick(0, input);
+    if (exact && pick(0, 3) == 0) {
+      add(Op::kRound, input, values[static_cast<size_t>(input)], false, false, 1, 1, 1, 1, 0);
+      return true;
+    }
     while (exact && !rounded[static_cast<size_t>(input)]) input--;
     const Shape in = values[static_cast<size_t>(input)];
     const int64_t what = pick(0, 9);

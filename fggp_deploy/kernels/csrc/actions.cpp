@@ -71,6 +71,8 @@ void Execution::plan_actions(const Program& program) {
         else
           add_depthwise(s, window(s), out);
         break;
+      case Op::kRound:  // `find` does it for each layout
+        break;
     }
     last_action_.resize(i + 1, actions_.size());  // a chained step ends where the next one does
   }
@@ -119,6 +121,7 @@ ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
   if (in_bytes(s)) {
     plan->out = value(out).places.front().layout;
     plan->in_unit = value(s.input).unit;
+    plan->in_zero = value(s.input).zero;
     plan->out_unit = value(out).unit;
   } else {
     plan->out = floats_of(out);

@@ -89,7 +89,7 @@ void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v)
     factor_.push_back(rows->unit[o] * in_unit);
     int32_t sum = 0;
     for (uint32_t e = rows->begin[o]; e < rows->begin[o + 1]; e++) sum += rows->whole[e];
-    start_.push_back(fggp_dots(*isa).less * sum);
+    start_.push_back((fggp_dots(*isa).less - in_zero) * sum);
   }
   arrange(*multiplied(rows), v);
 }

@@ -30,6 +30,7 @@ struct ConvPlan {
   Activation act;
   // Of quads: what 1 of a byte is. Only where the input is quads may the output or residual be.
   float in_unit = 0, out_unit = 0, residual_unit = 0;
+  int in_zero = 0;  // the byte of the input that stands for 0
 
   using Rows = std::shared_ptr<const SparseRows>;
   // The rows that the kernels multiply: those given, or theirs with a quad of input channels for

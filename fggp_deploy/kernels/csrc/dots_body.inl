@@ -19,6 +19,14 @@ inline typename V::Quads to_bytes(typename V::Reg v, typename V::Reg units) {
   return V::whole(V::min(V::max(V::mul(v, units), V::zero()), V::set1(255.0f)));
 }
 
+// The same, to bytes of which `zero` stands for 0.
+template <class V>
+inline typename V::Quads to_bytes(typename V::Reg v, typename V::Reg units, int zero) {
+  const auto from = static_cast<float>(-zero), to = static_cast<float>(255 - zero);
+  const auto in_range = V::min(V::max(V::mul(v, units), V::set1(from)), V::set1(to));
+  return V::add_quads(V::whole(in_range), V::quad(zero));
+}
+
 template <class V, int G, int BH, int BW, int S, int U>
 void dot_tile(const FggpConvTile* args) {
   constexpr int R = V::kRegs, L = V::kRegs * V::kWidth, T = BH * BW * R;
@@ -159,38 +167,42 @@ void pool_quads(const FggpPool* p) {
 }
 
 template <class V>
-size_t quads_from_floats(const float* x, size_t plane, int channels, float units, size_t i,
-                         size_t n, float* y) {
+size_t quads_from_floats(const float* x, size_t plane, int channels, float units, int zero,
+                         size_t i, size_t n, float* y) {
   for (; i + V::kWidth <= n; i += V::kWidth) {
-    auto quads = to_bytes<V>(V::load(x + i), V::set1(units));
-    for (int k = 1; k < channels; k++)
-      quads = V::with_byte(
-          quads, to_bytes<V>(V::load(x + static_cast<size_t>(k) * plane + i), V::set1(units)), k);
+    auto quads = V::quad(0);
+    for (int k = 0; k < channels; k++) {
+      const auto own = V::load(x + static_cast<size_t>(k) * plane + i);
+      quads = V::with_byte(quads, to_bytes<V>(own, V::set1(units), zero), k);
+    }
     V::store_quads(y + i, quads);
   }
   return i;
 }
 
 template <class V>
-size_t quads_to_floats(const float* x, size_t i, size_t n, float unit, int channels, float* y,
-                       size_t plane) {
+size_t quads_to_floats(const float* x, size_t i, size_t n, float unit, int zero, int channels,
+                       float* y, size_t plane) {
   for (; i + V::kWidth <= n; i += V::kWidth)
-    for (int k = 0; k < channels; k++)
-      V::store(y + static_cast<size_t>(k) * plane + i,
-               V::mul(V::to_float(V::byte(V::load_quads(x + i), k)), V::set1(unit)));
+    for (int k = 0; k < channels; k++) {
+      const auto whole = V::add_quads(V::byte(V::load_quads(x + i), k), V::quad(-zero));
+      V::store(y + static_cast<size_t>(k) * plane + i, V::mul(V::to_float(whole), V::set1(unit)));
+    }
   return i;
 }
 
 template <class Wide, class Narrow>
-void from_floats(const float* x, size_t plane, int channels, float units, size_t n, float* y) {
-  const size_t i = quads_from_floats<Wide>(x, plane, channels, units, 0, n, y);
-  quads_from_floats<Narrow>(x, plane, channels, units, i, n, y);
+void from_floats(const float* x, size_t plane, int channels, float units, int zero, size_t n,
+                 float* y) {
+  const size_t i = quads_from_floats<Wide>(x, plane, channels, units, zero, 0, n, y);
+  quads_from_floats<Narrow>(x, plane, channels, units, zero, i, n, y);
 }
 
 template <class Wide, class Narrow>
-void to_floats(const float* x, size_t n, float unit, int channels, float* y, size_t plane) {
-  const size_t i = quads_to_floats<Wide>(x, 0, n, unit, channels, y, plane);
-  quads_to_floats<Narrow>(x, i, n, unit, channels, y, plane);
+void to_floats(const float* x, size_t n, float unit, int zero, int channels, float* y,
+               size_t plane) {
+  const size_t i = quads_to_floats<Wide>(x, 0, n, unit, zero, channels, y, plane);
+  quads_to_floats<Narrow>(x, i, n, unit, zero, channels, y, plane);
 }
 
 }  // namespace

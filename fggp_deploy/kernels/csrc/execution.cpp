@@ -55,6 +55,13 @@ void Execution::plan_layouts(const Program& program) {
         need(s.input, choose_layout(in.shape.channels, in.shape.height, in.shape.width));
       else if (s.op == Op::kGlobalAverage && in.unit != 0.0f)
         need(s.input, in.own.with_quads(false));
+      if (s.op == Op::kRound) {
+        const Value& v = value(made);
+        const ValueShape& shape = v.shape;
+        need(made, v.places.empty() ? choose_layout(shape.channels, shape.height, shape.width)
+                                    : v.places.front().layout.with_quads(false));
+        for (const Place& p : v.places) need(s.input, p.layout.with_quads(false));
+      }
       continue;
     }
     adopt_tiles(s, made);
@@ -96,7 +103,12 @@ void Execution::choose_own(const Program& program) {
   for (const Step& s : program.steps) {
     Value& v = value(made++);
     const Value& in = value(s.input);
-    v.unit = s.op == Op::kMaxPool ? in.unit : s.unit;
+    v.unit = s.op == Op::kMaxPool && in.rounds < 0 ? in.unit : s.unit;
+    if (s.op == Op::kRound) {
+      v.zero = s.constant;
+      v.rounds = s.input;
+      continue;
+    }
     const bool alone = program.steps.size() == 1;  // no other step that wants tiles
     if (alone && mixes_no_pixels(s) && v.unit == 0.0f)
       v.own = adjacent_layout(v.shape.channels, v.shape.height, v.shape.width);
@@ -191,8 +203,14 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
     const Layout& own = v.places.front().layout;
     if (v.unit != 0.0f && !p.layout.quads) {
       const int bytes = find(i, p.layout.with_quads(true), found);
-      p.buffer = to_floats(bytes, *found, v.unit);
+      p.buffer = to_floats(bytes, *found, v);
       *found = p.layout = found->with_quads(false);
+      return touch(p.buffer);
+    }
+    if (v.rounds >= 0) {
+      const int floats = find(v.rounds, p.layout.with_quads(false), found);
+      p.buffer = to_quads(floats, *found, v);
+      *found = p.layout = found->with_quads(true);
       return touch(p.buffer);
     }
     const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
@@ -213,9 +231,9 @@ int Execution::flat(int i) {
   Value& v = value(i);
   if (v.row_major >= 0) return touch(v.row_major);
   Layout from = v.places.front().layout;
-  int x = touch(v.places.front().buffer);
+  int x = v.rounds >= 0 ? find(i, from, &from) : touch(v.places.front().buffer);
   if (from.quads) {
-    x = to_floats(x, from, v.unit);
+    x = to_floats(x, from, v);
     from.quads = false;
   }
   const int y = new_row_major(i);

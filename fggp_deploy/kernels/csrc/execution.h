@@ -64,6 +64,8 @@ class Execution {
     bool in_layout = false;
     Layout own;  // without halo; quads where there is a unit
     float unit = 0;  // what 1 of its bytes is; 0: floats
+    int zero = 0;  // the byte that stands for 0: only the value of a Round has another than 0
+    int rounds = -1;  // of a Round: the value that it rounds, in each layout that is asked for
     int readers = 0;  // steps, and one for each output
   };
   struct Context {
@@ -97,7 +99,8 @@ class Execution {
   Layout input_of(const Step& s, const Layout& out);
   Layout residual_of(const Step& s, const Layout& out);
   Layout floats_of(int value);
-  int to_floats(int buffer, const Layout& quads, float unit);
+  int to_floats(int buffer, const Layout& quads, const Value& value);
+  int to_quads(int buffer, const Layout& floats, const Value& value);
   int begin_floats(int out);
   void end_floats(int out, int y);
   // actions.cpp: what each step does; `out` is the value that it makes.

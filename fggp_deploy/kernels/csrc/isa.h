@@ -125,9 +125,11 @@ typedef struct {
   int n_conv;
   void (*pool16)(const FggpPool*);  // maximum
   void (*pool4)(const FggpPool*);
-  // n quads, a multiple of four, from up to four planes of floats, and back.
-  void (*from_floats)(const float* x, size_t plane, int channels, float units, size_t n, float* y);
-  void (*to_floats)(const float* x, size_t n, float unit, int channels, float* y, size_t plane);
+  // n quads, a multiple of four, from up to four planes of floats, and back; the byte `zero` is 0.
+  void (*from_floats)(const float* x, size_t plane, int channels, float units, int zero, size_t n,
+                      float* y);
+  void (*to_floats)(const float* x, size_t n, float unit, int zero, int channels, float* y,
+                    size_t plane);
 } FggpDots;
 
 typedef struct {

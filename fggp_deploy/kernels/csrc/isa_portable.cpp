@@ -97,10 +97,10 @@ struct Dots : V {
     return every([&](int i) { return q.v[i] | b.v[i] << 8 * k; });
   }
   static Quads whole(typename V::Reg v) {
-    // Adding 2^23 leaves no bits for fractions, and rounds ties to even.
+    // Adding 1.5 * 2^23 leaves no bits for fractions, and rounds ties to even.
     return every([&](int i) {
-      volatile float shifted = v.v[i] + 8388608.0f;
-      return static_cast<int>(shifted - 8388608.0f);
+      volatile float shifted = v.v[i] + 12582912.0f;
+      return static_cast<int>(shifted - 12582912.0f);
     });
   }
   static typename V::Reg to_float(Quads q) {

@@ -73,7 +73,7 @@ void check_window(const ConvShape& c) {
 
 Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
   Step s;
-  s.op = static_cast<Op>(r.next(1, 7, "an operator"));
+  s.op = static_cast<Op>(r.next(1, 8, "an operator"));
   s.input = r.next_int(0, value - 1, "an input value");
   s.residual = r.next_int(-1, value - 1, "a residual value");
   s.constant = r.next_int(0, INT32_MAX / 2, "a constant");
@@ -98,8 +98,10 @@ Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
     throw Error("only a Conv and an Add have a residual");
   if (s.op != Op::kConv && s.op != Op::kAdd && s.op != Op::kGemm && s.act.on)
     throw Error("only a Conv, an Add and a Gemm have an activation");
-  if (s.op != Op::kConv && s.op != Op::kAdd && s.unit != 0.0f)
-    throw Error("only a Conv and an Add have a unit");
+  if (s.op != Op::kConv && s.op != Op::kAdd && s.op != Op::kRound && s.unit != 0.0f)
+    throw Error("only a Conv, an Add and a Round have a unit");
+  if (s.op == Op::kRound && (s.unit == 0.0f || s.constant > 255))
+    throw Error("a Round needs a unit, and a byte that stands for 0");
   if (s.op == Op::kMaxPool || s.op == Op::kAveragePool) check_window(c);
   return s;
 }

@@ -26,6 +26,7 @@ enum class Op : int64_t {
   kFlatten = 5,        // [C, H, W] -> [C * H * W]
   kGemm = 6,           // [K] -> [N], also with activation
   kAdd = 7,            // the input, plus the residual if there is one, then the activation
+  kRound = 8,          // the input, rounded to bytes
 };
 
 enum class Format : int64_t { kGaps = 0, kDense = 1, kRice = 2 };
@@ -35,6 +36,7 @@ struct Step {
   int input;
   int residual;    // value added before the activation, or -1
   int constant;    // Conv, Gemm: index of the first constant: weights, then the bias
+                   // Round: the byte that stands for 0
   Format format;   // kGaps: values, gaps; kDense: one tensor; kRice: values, scales,
                    // high, low
   Activation act;  // 3 integers: on, and the bits of lo and hi as float
@@ -42,7 +44,8 @@ struct Step {
   bool count_padding;  // AveragePool
   Variant variant;     // 2 integers
   // Conv, Add: the output is rounded to whole numbers of this unit (the bits of a float), from 0 to
-  // 255; 0: not at all. A MaxPool of such a value gives one too.
+  // 255; 0: not at all. A MaxPool of such a value gives one too. Round: the same, from -constant to
+  // 255 - constant.
   float unit;
   // From the constants; null unless Conv or Gemm.
   std::shared_ptr<const SparseRows> rows;

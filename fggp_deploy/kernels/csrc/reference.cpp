@@ -114,11 +114,14 @@ void run_reference(const Program& program, const std::vector<ValueShape>& inputs
         y = values[input];
         break;
       case Op::kAdd:
+      case Op::kRound:
         y = add(s, values[input], residual);
         break;
     }
+    const float zero = s.op == Op::kRound ? static_cast<float>(s.constant) : 0.0f;
     if (s.unit != 0.0f)
-      for (float& v : y) v = s.unit * std::clamp(std::nearbyint(v / s.unit), 0.0f, 255.0f);
+      for (float& v : y)
+        v = s.unit * std::clamp(std::nearbyint(v / s.unit), -zero, 255.0f - zero);
     values.push_back(std::move(y));
   }
   for (size_t k = 0; k < program.outputs.size(); k++) {

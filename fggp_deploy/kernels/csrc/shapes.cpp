@@ -10,7 +10,7 @@ std::vector<ValueShape> infer_shapes(const Program& program,
   std::vector<ValueShape> values = inputs;
   for (const Step& s : program.steps) {
     const ValueShape in = values[static_cast<size_t>(s.input)];
-    const bool any_rank = s.op == Op::kFlatten || s.op == Op::kAdd;
+    const bool any_rank = s.op == Op::kFlatten || s.op == Op::kAdd || s.op == Op::kRound;
     if (!any_rank && in.vector() != (s.op == Op::kGemm))
       throw Error("a step reads a value of the wrong rank");
     ValueShape out;
@@ -43,6 +43,7 @@ std::vector<ValueShape> infer_shapes(const Program& program,
         out.channels = s.shape.cout;
         break;
       case Op::kAdd:
+      case Op::kRound:
         out = in;
         out.flat = in.vector();
         out.keeps_rank = false;
