@@ -1,15 +1,16 @@
 """Activations as bytes: where they are rounded, and to what, in standard ONNX operators.
 
 Behind a Relu (or a Clip from 0) whose value convolutions read stand a QuantizeLinear and a
-DequantizeLinear of uint8 with zero point 0. A runtime that knows nothing of it computes the rounded
-network in floats; kernels that find such a value before a convolution with int8 values multiply
-bytes.
+DequantizeLinear of uint8 with zero point 0, and behind an input that they read two with a zero
+point of its own. A runtime that knows nothing of it computes the rounded network in floats; kernels
+that find such a value before a convolution with int8 values multiply bytes.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ def in_bytes(
     images, name = calibration_images(data, preprocessing), dense.graph.input[0].name
     feeds = [{name: images[i : i + _BATCH]} for i in range(0, len(images), _BATCH)]
     model, where = rounded(dense, feeds)
-    notes = [f"{len(where)} activations are bytes, by {len(images)} training images"]
+    n = len(where) - (name in where)
+    what = f"the input and {n} activations are" if name in where else f"{n} activations are"
+    notes = [f"{what} bytes, by {len(images)} training images"]
     if (share := fill(dense)) < FULL:
         notes.append(
             f"blocks of four inputs that are left hold {share:.0%} non-zeros, so the kernels "
@@ -56,22 +59,35 @@ def in_bytes(
 def rounded(dense: ModelProto, feeds: Sequence[dict[str, Array]]) -> tuple[ModelProto, list[str]]:
     """The network with byte activations, and the names of the values that are rounded.
 
-    Of each value the range [0, end] is the one with the least squared error on `feeds`, inputs as
-    the network takes them. Raises ConfigError where no activation can be, or none is ever above 0.
+    Of each value the range is the one with the least squared error on `feeds`, inputs as the
+    network takes them; that of an input is all of theirs and the self-test's ±1. Raises
+    ConfigError where no activation can be, or none is ever above 0.
     """
     names = candidates(dense)
     if not names:
         raise ConfigError(
             "no convolution reads the output of a Relu, so there are no activations to round"
         )
-    ends = ranges(dense, names, feeds)
+    found = roundings(dense, [*inputs(dense), *names], feeds)
+    if not any(n in found for n in names):
+        raise ConfigError("every activation is 0 on the calibration images")
     model = ModelProto()
     model.CopyFrom(dense)
-    names = [n for n in names if ends[n] > 0]
-    if not names:
-        raise ConfigError("every activation is 0 on the calibration images")
-    _insert(model, {n: ends[n] / LEVELS for n in names})
-    return model, names
+    _insert(model, found)
+    return model, list(found)
+
+
+def inputs(model: ModelProto) -> list[str]:
+    """Inputs that a convolution of all channels reads, and nothing else does."""
+    constants = {t.name for t in model.graph.initializer}
+    readers = [(name, node) for node in model.graph.node for name in node.input]
+    return [
+        v.name
+        for v in model.graph.input
+        if v.name not in constants
+        and (nodes := [node for name, node in readers if name == v.name])
+        and all(_mixes_channels(node) for node in nodes)
+    ]
 
 
 def candidates(model: ModelProto) -> list[str]:
@@ -128,57 +144,86 @@ def _from_zero(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
     return low is not None and float(numpy_helper.to_array(low).min()) >= 0
 
 
-def ranges(
+@dataclass(frozen=True)
+class Rounding:
+    """A value as bytes: `unit`·(byte − `zero`)."""
+
+    unit: float
+    zero: int
+
+    def of(self, x: Array) -> Array:
+        """What is left of x."""
+        bytes_ = np.clip(np.rint(x / self.unit) + self.zero, 0, LEVELS)
+        return self.unit * (bytes_ - self.zero)
+
+
+def roundings(
     model: ModelProto, names: Sequence[str], feeds: Sequence[dict[str, Array]]
-) -> dict[str, float]:
-    """Where the range of each value ends that loses least on `feeds`; 0 for one never above 0."""
+) -> dict[str, Rounding]:
+    """How each value loses least on `feeds`; values that are never above 0 are left out."""
     watched = ModelProto()
     watched.CopyFrom(model)
-    outputs = [v.name for v in model.graph.output]
-    for name in names:
+    given = {v.name for v in model.graph.input}
+    made = [name for name in names if name not in given]
+    for name in made:
         watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    n_outputs = len(model.graph.output)
     session = Options(1).open(watched.SerializeToString(), name="the network to calibrate")
     rng = np.random.default_rng(0)
     samples: dict[str, list[Array]] = defaultdict(list)
-    largest = dict.fromkeys(names, 0.0)
+    low, high = ({n: end * (n in given) for n in names} for end in (-1.0, 1.0))
     for one in feeds:
-        for name, y in zip([*outputs, *names], run(session, one, "the network"), strict=True):
-            if name not in largest:
-                continue
-            flat = y.reshape(-1)
-            largest[name] = max(largest[name], float(flat.max(initial=0)))
+        values = dict(zip(made, run(session, one, "the network")[n_outputs:], strict=True)) | one
+        for name in names:
+            flat = values[name].reshape(-1)
+            low[name] = min(low[name], float(flat.min(initial=0)))
+            high[name] = max(high[name], float(flat.max(initial=0)))
             samples[name].append(rng.choice(flat, min(flat.size, _SAMPLE), replace=False))
-    return {n: _best_end(np.concatenate(samples[n]), largest[n]) for n in names}
+    found = {n: _covering(low[n], high[n]) for n in names if n in given}
+    return found | {n: _best(np.concatenate(samples[n]), high[n]) for n in made if high[n] > 0}
 
 
-def _best_end(x: Array, largest: float) -> float:
-    if largest <= 0:
-        return 0.0
-    errors = []
-    for end in _ENDS * largest:
-        unit = end / LEVELS
-        errors.append(float(((np.clip(np.rint(x / unit), 0, LEVELS) * unit - x) ** 2).mean()))
-    return float(_ENDS[int(np.argmin(errors))] * largest)
+def _best(x: Array, high: float) -> Rounding:
+    """The rounding of x, from 0 to `high`, with the least squared error."""
+    every = [Rounding(unit, 0) for unit in _ENDS * high / LEVELS]
+    return min(every, key=lambda r: float(((r.of(x) - x) ** 2).mean()))
 
 
-def _insert(model: ModelProto, units: dict[str, float]) -> None:
+def _covering(low: float, high: float) -> Rounding:
+    """The rounding of anything from `low` to `high`, 0 among them."""
+    return Rounding((high - low) / LEVELS, round(-low / (high - low) * LEVELS))
+
+
+def _insert(model: ModelProto, found: dict[str, Rounding]) -> None:
     """Put both nodes behind each value; all its readers read what they make of it."""
     taken = {n for node in model.graph.node for n in (*node.input, *node.output)}
-    zero = _free("zero_point", taken)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), zero))
-    nodes = []
+    nodes: list[NodeProto] = []
     renamed: dict[str, str] = {}
+    zeros: dict[int, str] = {}
+
+    def constant(name: str, value: Array) -> str:
+        model.graph.initializer.append(numpy_helper.from_array(value, _free(name, taken)))
+        return model.graph.initializer[-1].name
+
+    def insert(value: str) -> None:
+        rounding = found[value]
+        if rounding.zero not in zeros:
+            zeros[rounding.zero] = constant("zero_point", np.array(rounding.zero, np.uint8))
+        scale = constant(f"{value}.scale", np.array(rounding.unit, np.float32))
+        whole, back = (_free(f"{value}.{e}", taken) for e in ("bytes", "back"))
+        by = [scale, zeros[rounding.zero]]
+        nodes.append(helper.make_node("QuantizeLinear", [value, *by], [whole]))
+        nodes.append(helper.make_node("DequantizeLinear", [whole, *by], [back]))
+        renamed[value] = back
+
+    for given in model.graph.input:
+        if given.name in found:
+            insert(given.name)
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         nodes.append(node)
-        value = node.output[0]
-        if value in units:
-            scale, whole, back = (_free(f"{value}.{e}", taken) for e in ("scale", "bytes", "back"))
-            unit = np.array(units[value], np.float32)
-            model.graph.initializer.append(numpy_helper.from_array(unit, scale))
-            nodes.append(helper.make_node("QuantizeLinear", [value, scale, zero], [whole]))
-            nodes.append(helper.make_node("DequantizeLinear", [whole, scale, zero], [back]))
-            renamed[value] = back
+        if node.output[0] in found:
+            insert(node.output[0])
     copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)

@@ -17,7 +17,7 @@ from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.exporters.activations import candidates, fill, ranges, rounded
+from fggp_deploy.exporters.activations import Rounding, candidates, fill, inputs, rounded, roundings
 from fggp_deploy.folder import packed
 from fggp_deploy.kernels.program import (
     ADD,
@@ -27,6 +27,7 @@ from fggp_deploy.kernels.program import (
     MAX_POOL,
     REFERENCE,
     RICE,
+    ROUND,
     Program,
     Step,
     encode,
@@ -99,8 +100,39 @@ def test_a_rare_large_value_does_not_take_the_range() -> None:
     y = one_by_one(b.op("Relu", "x"), b, 1, 1, 1)
     x = np.random.default_rng(0).random((64, 3, 16, 16)).astype(np.float32)
     x[0, 0, 0, 0] = 3  # to keep it costs (9 - 1) / 255² / 12 a value, to cut it 4 once
-    assert ranges(b.model(y), ["v0"], [{"x": x}])["v0"] > 2.5
-    assert ranges(b.model(y), ["v0"], [{"x": x}] + 30 * [{"x": x[1:]}])["v0"] < 1.5
+
+    def end(feeds: list[dict[str, np.ndarray]]) -> float:
+        return 255 * roundings(b.model(y), ["v0"], feeds)["v0"].unit
+
+    assert end([{"x": x}]) > 2.5
+    assert end([{"x": x}] + 30 * [{"x": x[1:]}]) < 1.5
+
+
+def test_an_input_has_a_zero_point_of_its_own() -> None:
+    b = Builder()
+    y = one_by_one(b.op("Relu", one_by_one("x", b, 1, 1, 0)), b, 1)
+    x = np.float32([-51, 204, 100.4]).reshape(1, 3, 1, 1)
+    model, names = rounded(b.model(y, size=1), [{"x": x}])
+    assert names == ["x", "v1"]
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    whole, back = model.graph.node[:2]
+    assert (whole.op_type, back.op_type) == ("QuantizeLinear", "DequantizeLinear")
+    assert values[whole.input[1]] == pytest.approx(1)
+    assert values[whole.input[2]] == 51
+    assert list(whole.input[1:]) == list(back.input[1:])
+    assert run(model, x, exactly=True).item() == pytest.approx(-51 + 204, rel=1e-6)
+    beyond = np.float32([100.4, -60, 300])
+    assert Rounding(unit=1, zero=51).of(beyond).tolist() == [100, -51, 204]
+
+
+def test_an_input_that_others_read_stays_as_it_is() -> None:
+    b = Builder()
+    both = b.op("Add", b.conv("x", 3, 3), b.op("MaxPool", "x", kernel_shape=[1, 1]))
+    assert inputs(b.model(both)) == []
+    b = Builder()
+    assert inputs(b.model(b.conv("x", 3, 3))) == ["x"]
+    b = Builder()
+    assert inputs(b.model(b.conv("x", 3, 3, group=3))) == []
 
 
 def test_nothing_to_round_is_an_error() -> None:
@@ -157,21 +189,22 @@ def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
 def test_all_of_a_residual_network_is_one_region() -> None:
     model, names = rounded(residual_net(), [{"x": X}])
     (region,) = find(read_dense(Packing.of(model, values=np.int8).model.SerializeToString()))
-    assert len(names) == 3
+    assert len(names) == 4
     # a sum that is rounded, a MaxPool of it, and a convolution without Relu as the other term
     assert [s.op for s in region.steps].count(MAX_POOL) == 1
-    assert region.steps[2].unit > 0
-    assert region.steps[2].residual >= 0
+    assert [s.op for s in region.steps].count(ROUND) == 1
+    assert region.steps[3].unit > 0
+    assert region.steps[3].residual >= 0
 
 
 @needs_library
-@pytest.mark.parametrize("change", [{"zero": 3}, {"axis": 0}, {"type": np.int8}])
+@pytest.mark.parametrize("change", [{"axis": 0}, {"type": np.int8}])
 def test_another_rounding_stays_outside(change: dict[str, object]) -> None:
-    """A zero point, a scale for each channel, signed bytes: none of it is what the kernels do."""
+    """A scale for each channel, signed bytes: none of it is what the kernels do."""
     b = Builder()
     scales = np.float32([0.1] * 8) if "axis" in change else np.float32(0.1)
     kind = change.get("type", np.uint8)
-    zero = np.full_like(scales, change.get("zero", 0), kind)
+    zero = np.zeros_like(scales, kind)
     scale, zeros = b.tensor(scales), b.tensor(np.asarray(zero))
     x = b.op("Relu", b.conv("x", 8, 3))
     x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zeros), scale, zeros)
@@ -240,9 +273,14 @@ def exact(seed: int) -> tuple[Program, np.ndarray]:
         conv(8, c[2], 5),  # 9
         Step(GLOBAL_AVERAGE, 7, cout=c[2], cin=c[2]),  # 10: of bytes
         Step(FLATTEN, 8, cout=c[2], cin=c[2]),  # 11
+        Step(ROUND, 0, cout=3, cin=3, unit=0.0625, constant=9),  # 12: cut below −9/16
+        conv(12, 3, c[0], unit=0.5, strides=(2, 2)),  # 13
+        Step(ROUND, 13, cout=c[0], cin=c[0], unit=1.0, constant=100),  # 14: of bytes
+        conv(14, c[0], c[1], k=1, residual=14 if c[0] == c[1] else -1),  # 15: in other tiles
+        Step(MAX_POOL, 14, cout=c[0], cin=c[0], kernel=(2, 2), pads=(0, 0, 1, 1)),  # 16
     ]
     x = rng.integers(-127, 128, (2, 3, size, size)).astype(np.float32) / 128
-    code = encode(steps, n_inputs=1, outputs=[3, 6, 9, 10, 11])
+    code = encode(steps, n_inputs=1, outputs=[3, 6, 9, 10, 11, 12, 15, 16])
     return Program(code, constants), x
 
 
@@ -286,10 +324,16 @@ def test_a_hostile_unit(unit: float) -> None:
     constants = [np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32)]
     with pytest.raises(ModelFileError, match="a unit is neither 0 nor from"):
         Program(encode([step], n_inputs=1, outputs=[1]), constants)
-    for op in (MAX_POOL, FLATTEN):
-        with pytest.raises(ModelFileError, match="only a Conv and an Add have a unit"):
-            code = encode([replace(step, op=op, unit=1.0)], n_inputs=1, outputs=[1])
-            Program(code, constants)
+    refused = {
+        "only a Conv, an Add and a Round have a unit": {"op": MAX_POOL, "unit": 1.0},
+        "only a Conv, an Add and a Round have": {"op": FLATTEN, "unit": 1.0},
+        "a Round needs a unit": {"op": ROUND, "unit": 0.0},
+        "and a byte that stands for 0": {"op": ROUND, "unit": 1.0, "constant": 256},
+        "only a Conv and an Add have a residual": {"op": ROUND, "unit": 1.0, "residual": 0},
+    }
+    for why, fields in refused.items():
+        with pytest.raises(ModelFileError, match=why):
+            Program(encode([replace(step, **fields)], n_inputs=1, outputs=[1]), constants)
 
 
 def test_an_exported_run(demo_run, tmp_path) -> None:

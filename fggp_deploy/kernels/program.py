@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import isa_index, load
 
-CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM, ADD = range(1, 8)
+CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM, ADD, ROUND = range(1, 9)
 GAPS, DENSE, RICE = 0, 1, 2
 VERSION = 1
 STEP_INTS = 25
@@ -34,7 +34,8 @@ class Step:
 
     `clip` is (low, high) applied last; `pads` is top, left, bottom, right; `variant` is the
     compiled block shape and the number of blocks of input channels, -1 for the cost model's.
-    `unit`, of a Conv or an Add: the output is rounded to 0 to 255 times it; 0 for not at all.
+    `unit`, of a Conv or an Add: the output is rounded to 0 to 255 times it; 0 for not at all. A
+    Round does it with a zero point, which is its `constant`.
     """
 
     op: int

@@ -69,11 +69,11 @@ def _extend(layer: Layer, g: Graph, position: dict[str, int], owner: dict[str, i
             reader = g.only_reader(layer.output)
     if op in (p.CONV, p.ADD) and reader is not None and len(g.shape(layer.output)) == 4:
         back = g.only_reader(reader.output[0])
-        unit = _unit(reader, back, g)
-        if back is not None and unit is not None:
+        rounding = _rounding(reader, back, g)
+        if back is not None and rounding is not None and rounding[1] == 0:
             layer.nodes += [reader, back]
             layer.output = back.output[0]
-            layer.steps[-1]["unit"] = unit
+            layer.steps[-1]["unit"] = rounding[0]
 
 
 def _can_add(a: str, b: str, g: Graph) -> bool:
@@ -97,8 +97,8 @@ def _limits(node: NodeProto, g: Graph) -> tuple[float, float] | None:
     return limits[0], limits[1]
 
 
-def _unit(to: NodeProto, back: NodeProto | None, g: Graph) -> float | None:
-    """The scale of a value that two nodes round to whole numbers of it from 0 to 255, or None."""
+def _rounding(to: NodeProto, back: NodeProto | None, g: Graph) -> tuple[float, int] | None:
+    """Scale and zero point of a value that two nodes round to bytes; None where they do not."""
     if back is None or (to.op_type, back.op_type) != ("QuantizeLinear", "DequantizeLinear"):
         return None
     said = [*attributes(to).items(), *attributes(back).items()]
@@ -109,13 +109,26 @@ def _unit(to: NodeProto, back: NodeProto | None, g: Graph) -> float | None:
     scale, zero = g.constant(to.input[1]), g.constant(to.input[2])
     if scale is None or zero is None or zero.dtype != np.uint8 or scale.dtype != np.float32:
         return None
-    if scale.size != 1 or zero.size != 1 or zero.item() != 0 or not 1e-30 <= scale.item() <= 1e30:
+    if scale.size != 1 or zero.size != 1 or not 1e-30 <= scale.item() <= 1e30:
         return None
     for name, same in zip(back.input[1:], (scale, zero), strict=True):
         again = g.constant(name)
         if again is None or again.dtype != same.dtype or not np.array_equal(again, same):
             return None
-    return float(scale.item())
+    return float(scale.item()), int(zero.item())
+
+
+def _round(node: NodeProto, g: Graph) -> Layer | None:
+    """Bytes that no layer makes, such as the input's, where a convolution may multiply them."""
+    back = g.only_reader(node.output[0])
+    rounding = _rounding(node, back, g)
+    if back is None or rounding is None or len(g.shape(node.input[0])) != 4:
+        return None
+    readers = g.readers[back.output[0]]
+    if not any(r.op_type == "Conv" and attributes(r).get("group", 1) == 1 for r in readers):
+        return None
+    step = {"op": p.ROUND, "unit": rounding[0], "constant": rounding[1]}
+    return Layer([node, back], [node.input[0]], back.output[0], [step])
 
 
 def _conv(node: NodeProto, g: Graph) -> Layer | None:
@@ -253,6 +266,7 @@ _MATCHERS = {
     "ReduceMean": pooling.reduce_mean,
     "Flatten": _flatten,
     "Pad": slicing.subsample,
+    "QuantizeLinear": _round,
     "Reshape": _reshape,
     "Slice": slicing.subsample,
 }
