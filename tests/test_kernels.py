@@ -409,7 +409,7 @@ def test_hostile_program(change: dict[str, object]) -> None:
         (Step(FLATTEN, 0, clip=(0.0, 1.0)), "have an activation"),
         (Step(ADD, 0, residual=1), "a residual value is 1"),
         (Step(ADD, 0, residual=-2), "a residual value is -2"),
-        (Step(8, 0), "an operator is 8"),
+        (Step(9, 0), "an operator is 9"),
     ],
 )
 def test_hostile_step(step: Step, message: str) -> None:
