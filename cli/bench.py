@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def bench(
     model: Annotated[
         Path | None,
-        typer.Argument(help="Any .onnx file, or a run folder. Default: the newest run's model."),
+        typer.Argument(help="Any .onnx file, or a run folder. Default: the newest model in runs/."),
     ] = None,
     threads: Annotated[str, typer.Option(help="Threads of ONNX Runtime, as 1,2.")] = "1",
     batch: Annotated[str, typer.Option(help="Images in a run, as 1,8.")] = "1",

@@ -16,7 +16,7 @@ def compile(
     model: Annotated[
         Path | None,
         typer.Argument(
-            help="A packed .onnx file, or any with many zeros. Default: the newest run's model."
+            help="A packed .onnx file, or any with many zeros. Default: the newest model in runs/."
         ),
     ] = None,
     out: Annotated[

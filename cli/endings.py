@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -13,6 +15,7 @@ import typer
 from fggp_deploy import launch
 from fggp_deploy.errors import FggpError, MachineError, Stopped
 
+PLUGINS = "fggp_deploy.methods"  # the group of entry points
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -49,7 +52,7 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             code = INTERNAL
             line = (
-                f"internal error: {type(e).__name__}: {e}; this is a bug in fggp-deploy: "
+                f"internal error: {type(e).__name__}: {e}; this is a bug in {_at_fault(e)}: "
                 f"run again with FGGP_DEBUG=1 and report the traceback"
             )
         if line:
@@ -60,3 +63,14 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
         raise typer.Exit(code)
 
     return wrapped
+
+
+def _at_fault(e: Exception) -> str:
+    """Whose code raised: ours, unless a method of another package was at work."""
+    others = {point.module.split(".")[0]: point for point in entry_points(group=PLUGINS)}
+    for frame, line in reversed([*traceback.walk_tb(e.__traceback__)]):
+        point = others.get(frame.f_globals.get("__name__", "").split(".")[0])
+        if point is not None:
+            package = point.dist.name if point.dist else point.module
+            return f"method {point.name!r} of {package} ({frame.f_code.co_filename}:{line})"
+    return "fggp-deploy"

@@ -17,7 +17,7 @@ _MAX_NOTES = 10
 def export(
     run: Annotated[
         Path | None,
-        typer.Argument(help="A run folder or its checkpoint. Default: the newest run."),
+        typer.Argument(help="A run folder or its checkpoint. Default: the newest run in runs/."),
     ] = None,
     format: Annotated[
         str,

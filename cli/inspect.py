@@ -34,7 +34,7 @@ def inspect(
     path: Annotated[
         Path | None,
         typer.Argument(
-            help="A checkpoint, .onnx, .csr folder or run folder. Default: the newest run."
+            help="A checkpoint, .onnx, .csr folder or run folder. Default: the newest run in runs/."
         ),
     ] = None,
     json: o.Json = False,

@@ -33,8 +33,8 @@ class _Watcher:
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
         self._progress.reset(self._task, description="training")
         where = f"going on after step {step} in" if step else "writing to"
-        told = f"{epochs} epoch{'s' if epochs != 1 else ''}, {n_steps} steps; {where} {folder}"
-        stderr.print(told, markup=False)
+        length = f"{epochs} epoch{'s' if epochs != 1 else ''}, {n_steps} steps"
+        stderr.print(f"{length if n_steps else 'no training'}; {where} {folder}", markup=False)
 
     def on_parent(self, val_accuracy: float) -> None:
         stderr.print(f"the parent: val {val_accuracy:.2%}")

@@ -118,9 +118,11 @@ def prune(
         return show_plan(options, json=json)
     from fggp_deploy.training.prune import prune as run
 
-    from .progress import watch, working
+    from .progress import stderr, watch, working
     from .render import json_text
 
+    if launch.rank() == 0 and earlier_run(out) is None:
+        stderr.print(_beginning(options), markup=False, soft_wrap=True)
     with watch() as observer:
         result = run(options, observer=observer, out=out)
     if options.target_latency is None or launch.rank() > 0:
@@ -153,6 +155,18 @@ def _refuse_unread(given: Collection[str], options: Default) -> None:
             raise ConfigError(
                 f"{option} averages over training, and --epochs 0 has none; leave it out"
             )
+
+
+def _beginning(options: Default) -> str:
+    """What a new run begins with, and who teaches it."""
+    has_parent = options.checkpoint or options.weights or options.model == Default.model
+    weights = "random weights" if options.from_random else "trained weights"
+    told = f"{options.method} to {max(options.targets):.2%}, beginning with {weights}"
+    if not has_parent:
+        return told
+    if options.distill and options.epochs:
+        return f"{told}, taught by the parent (--distill {options.distill:g})"
+    return f"{told}, compared with the parent" if options.from_random else told
 
 
 def _for_latency(options: Default) -> tuple[Default, LatencyPlan]:

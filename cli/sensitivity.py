@@ -18,7 +18,7 @@ def sensitivity(
         Path | None,
         typer.Argument(
             help="An .onnx file that export made, dense or packed, or a run folder (its dense "
-            "parent). Default: the newest run's dense parent."
+            "parent). Default: the newest run's in runs/."
         ),
     ] = None,
     sparsities: Annotated[

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def verify(
     model: Annotated[
         Path | None,
-        typer.Argument(help="The .onnx file or .csr folder. Default: the newest run's."),
+        typer.Argument(help="The .onnx file or .csr folder. Default: the newest in runs/."),
     ] = None,
     reference: Annotated[
         Path | None,

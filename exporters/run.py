@@ -21,7 +21,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file
-from fggp_deploy.folder import parent_of
+from fggp_deploy.folder import parent_of, run_of
 from fggp_deploy.progress import Progress
 from fggp_deploy.progress import silent as unseen
 from fggp_deploy.training.start import restore
@@ -110,9 +110,9 @@ def export_run(
     if out is not None and out.suffix != Path(name).suffix:
         raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
     content, info, model = _read(checkpoint, trust_code=trust_code)
-    path = out or checkpoint.with_name(name)
+    path = out or run_of(checkpoint) / name
     parent = parent_of(checkpoint)
-    if path.parent != checkpoint.parent:
+    if path.parent != run_of(checkpoint):
         refuse_to_replace(path.parent, parent)
     reference = write_reference(parent, path.parent, trust_code=trust_code)
     setting = {
@@ -126,7 +126,7 @@ def export_run(
         parent_sha256=sha256_file(reference) if reference else None,
         provenance={"export": to_ship(provenance), "prune": to_ship(info.provenance)},
     )
-    notes: list[str] = []
+    notes = [] if run_of(checkpoint) == checkpoint.parent else [_unfinished(checkpoint)]
     dense, about = to_onnx(model, metadata), None
     if compact:
         dense, about = compacted(dense, _feeds(dense, metadata))
@@ -166,6 +166,13 @@ def export_run(
         largest_logit=float(abs(test.logits).max()),
         notes=tuple(notes),
         compaction=about,
+    )
+
+
+def _unfinished(savepoint: Path) -> str:
+    return (
+        f"the run is not finished, this is its network after {savepoint.stem.replace('-', ' ')}: "
+        f"go on with `prune --out {run_of(savepoint)}`, then export again"
     )
 
 

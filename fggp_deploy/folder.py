@@ -76,6 +76,11 @@ def checkpoint_in(folder: Path) -> Path:
             return folder / name
     if saved := sorted((folder / RESUME).glob("step-*.safetensors")):
         return saved[-1]
+    if (folder / CONFIG).is_file():
+        raise ConfigError(
+            f"the run in {folder} was cut before its first savepoint; `prune --out {folder}` (or "
+            f"train) goes on with it"
+        )
     raise ConfigError(f"{folder} holds no checkpoint of a run ({PRUNED}, {DENSE})")
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import killing
 import pytest
 import torch
+import typer
 import yaml
 from killing import Quiet, config, dense
 from torch import nn
 
 from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner, methods
 from fggp_deploy.artifacts.checkpoint import Checkpoint
-from fggp_deploy.errors import ConfigError, ResumeRefused, UnknownName
+from fggp_deploy.cli.endings import ends_cleanly
+from fggp_deploy.errors import ConfigError, FggpWarning, ResumeRefused, UnknownName
 from fggp_deploy.methods import Options, setting
 from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.training import run as runs
@@ -264,12 +266,12 @@ def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict
     assert not (tmp_path / "run").exists()
 
 
-def packaged(folder: Path, value: str) -> None:
-    """A package of someone else's, as an installer leaves it, that offers `mine`."""
+def packaged(folder: Path, value: str, name: str = "mine") -> None:
+    """A package of someone else's, as an installer leaves it, that offers a method."""
     about = folder / "theirs-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[fggp_deploy.methods]\nmine = {value}\n")
+    (about / "entry_points.txt").write_text(f"[fggp_deploy.methods]\n{name} = {value}\n")
 
 
 MINE = """
@@ -316,6 +318,50 @@ def test_a_sparse_network_is_refused_where_it_does_not_fit(
     moved = prune(config(half.checkpoint, **moving), observer=Quiet(), out=tmp_path / "c")
     assert moved.n_removed == half.n_removed
     assert moved.digest != half.digest
+
+
+def test_a_sparse_parent_is_not_thrown_away(tmp_path: Path, parent: Path):
+    half = prune(config(parent, **{**SMALL, "target": 0.5}), observer=Quiet(), out=tmp_path / "a")
+    with pytest.raises(ConfigError, match="is sparse, and --method rigl would begin with random"):
+        prune(config(half.checkpoint, **SMALL, method="rigl"), observer=Quiet())
+
+
+def test_a_name_of_ours_in_another_package_is_told(tmp_path: Path, monkeypatch):
+    packaged(tmp_path / "site", "os:sep", name="gmp")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.warns(FggpWarning, match="method 'gmp' of theirs is not used"):
+        methods.info("gmp")
+
+
+HALF = """
+from fggp_deploy.methods import MethodInfo
+from fggp_deploy.methods.at_start import AtStart, flat, without_smallest
+
+
+class Half(AtStart):
+    def choose(self, state, n_drop):
+        if self.target == 0.8:
+            raise ValueError("my own bug")
+        return without_smallest(state.masks, flat(state.masks, state.params).abs(), n_drop // 2)
+
+
+METHOD = MethodInfo(title="mine", source="nowhere", make=lambda options, task: Half(task.target))
+"""
+
+
+def test_what_another_package_does_wrong_is_told(tmp_path: Path, parent, monkeypatch, capsys):
+    packaged(tmp_path / "site", "their_half:METHOD")
+    (tmp_path / "site" / "their_half.py").write_text(HALF)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    short = config(parent, **{**SMALL, "target": 0.6}, method="mine")
+    with pytest.warns(FggpWarning, match=r"29.97% of the weights are removed, not 60.00%"):
+        prune(short, observer=Quiet(), out=tmp_path / "short")
+    fails = ends_cleanly(prune)
+    with pytest.raises(typer.Exit):
+        fails(config(parent, **SMALL, method="mine"), observer=Quiet())
+    told = capsys.readouterr().err
+    assert "ValueError: my own bug; this is a bug in method 'mine' of theirs (" in told
+    assert "their_half.py:9)" in told
 
 
 def test_the_method_of_the_docs(tmp_path: Path, parent: Path, monkeypatch):

@@ -28,7 +28,8 @@ from fggp_deploy.errors import (
     Stopped,
     TrainingDiverged,
 )
-from fggp_deploy.folder import held
+from fggp_deploy.exporters.run import export_run
+from fggp_deploy.folder import checkpoint_in, held
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
@@ -282,6 +283,19 @@ def test_a_signal_saves_and_stops(tmp_path, parent, number: signal.Signals):
     result = prune(options, observer=Quiet(), out=tmp_path / "run")
     assert result.digest == whole.digest
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+
+
+def test_the_network_of_a_cut_run_is_exported_beside_its_folder(tmp_path, parent, monkeypatch):
+    out = tmp_path / "run"
+    cut_run(monkeypatch, config(parent, **SMALL), out, 7)
+    made = export_run(checkpoint_in(out), format="onnx-dense")
+    assert made.path.parent == out
+    assert made.reference == out / "reference.onnx"
+    assert made.notes[0].startswith("the run is not finished, this is its network after step 0*7")
+    for path in (out / "resume").glob("step-*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=f"before its first savepoint; `prune --out {out}`"):
+        checkpoint_in(out)
 
 
 def test_a_run_of_a_version_with_fewer_options_goes_on(tmp_path, parent, monkeypatch):

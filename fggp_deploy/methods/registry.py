@@ -8,11 +8,12 @@ A package of your own registers one in its pyproject.toml, in the form that BUIL
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.methods.method import MethodInfo
 
 GROUP = "fggp_deploy.methods"
@@ -52,9 +53,15 @@ def names() -> list[str]:
 def info(name: str) -> MethodInfo:
     """A registered method; raises UnknownName, and ConfigError where another package's is broken.
 
-    A name of ours stays ours.
+    A name of ours stays ours; a warning tells whose package wanted it.
     """
     if name in BUILT_IN:
+        if name in (others := _others()):
+            warnings.warn(
+                f"method {name!r} of {_package(others[name])} is not used: the name is our own",
+                FggpWarning,
+                stacklevel=2,
+            )
         module, _, attribute = BUILT_IN[name].partition(":")
         found: Any = getattr(import_module(f"fggp_deploy.methods.{module}"), attribute)
         assert isinstance(found, MethodInfo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -76,10 +77,12 @@ def conduct(
     """
     earlier = ranks.from_lead(lambda: earlier_run(out))
     if earlier is None:
+        began = time.monotonic()
         ready = prepare(None, None)  # whatever is wrong shows before a folder is made
         folder = ranks.from_lead(lambda: new_folder(out, name))
         with _held(folder, ranks):
-            return _begin(folder, ready, result_name).go(observer)
+            run = _begin(folder, ready, result_name)
+            return replace(run, prepared=time.monotonic() - began).go(observer)
     refuse_changes(earlier, config.to_dict())
     with _held(earlier.folder, ranks):
         if earlier.finished:

@@ -160,6 +160,12 @@ def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start 
     if path is not None and path.is_dir():
         path = checkpoint_in(path)
     start = load_start(config, path, progress=progress)
+    if config.from_random and start.masks is not None:
+        raise ConfigError(
+            f"{path} is sparse, and --method {config.method} would begin with random weights and "
+            f"masks of its own; give --start trained to keep its zeros, or a dense --checkpoint "
+            f"to learn from"
+        )
     kept = parent_of(start.checkpoint)
     if kept.parent != start.checkpoint.parent and kept.is_file():
         parent = load_start(config, kept, progress=progress)

@@ -17,7 +17,7 @@ from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged
 from fggp_deploy.folder import RESUME
-from fggp_deploy.masks import tensor_digest
+from fggp_deploy.masks import MaskSet, tensor_digest
 from fggp_deploy.models import canonical
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig
@@ -40,7 +40,7 @@ class Run:
 
     `result_name`: of the last target's checkpoint. `origin`: what a process that goes on must find
     unchanged. `parent_sha256`: hash of the parent's file as it came. `names`: our names of
-    parameters → the user's, where they differ.
+    parameters → the user's, where they differ. `prepared`: seconds that making it ready took.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class Run:
     origin: Origin
     parent_sha256: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    prepared: float = 0.0
 
     def go(self, observer: Observer) -> RunResult:
         """Run to the end; the folder is held by the caller. All ranks call.
@@ -57,7 +58,8 @@ class Run:
         which the savepoints of before remain.
         """
         s = self.session
-        began, earlier = time.monotonic(), s.position.seconds
+        began, earlier = time.monotonic(), s.position.seconds + self.prepared
+        s.position.seconds = earlier
         with Interruption() as interruption, contextlib.ExitStack() as stack:
             log = observer
             if s.ranks.leads:
@@ -108,6 +110,7 @@ class Run:
         train, test = s.batches(s.data.train), s.batches(s.data.test)
         model = settled_model(s, train)
         masks, weights = s.pruner.masks, dict(model.state_dict())
+        _warn_if_missed(stage.target, masks)
         metrics = {
             "target": stage.target,
             "val_accuracy": accuracy(model, s.batches(s.data.val)),
@@ -188,4 +191,15 @@ class Run:
             macs=count_macs(s.model, s.data.preprocessing.input_shape),
             reference_sha256=self.parent_sha256,
             names=self.names,
+        )
+
+
+def _warn_if_missed(target: float, masks: MaskSet) -> None:
+    """Say so where a method did not reach its target, as filters and blocks may not."""
+    if masks.n_removed < round((target - 1e-4) * masks.n_total):
+        warnings.warn(
+            f"{masks.sparsity:.2%} of the weights are removed, not {target:.2%}: the method could "
+            f"remove no more",
+            FggpWarning,
+            stacklevel=2,
         )
