@@ -21,8 +21,9 @@ stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 class _Watcher:
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, beginning: str) -> None:
         self._progress = progress
+        self._beginning = beginning
         self._task = progress.add_task("training", total=None, figures="")
         self._val = ""
         self._told = time.monotonic()
@@ -33,6 +34,8 @@ class _Watcher:
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
         self._progress.reset(self._task, description="training")
         where = f"going on after step {step} in" if step else "writing to"
+        if self._beginning and not step:
+            stderr.print(self._beginning, markup=False, soft_wrap=True)
         length = f"{epochs} epoch{'s' if epochs != 1 else ''}, {n_steps} steps"
         stderr.print(f"{length if n_steps else 'no training'}; {where} {folder}", markup=False)
 
@@ -59,15 +62,15 @@ class _Watcher:
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[_Watcher]:
-    """An observer of a training run."""
+def watch(beginning: str = "") -> Iterator[_Watcher]:
+    """An observer of a training run; `beginning` is the first line of one that is new."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
     )  # fmt: skip
     hidden = not stderr.is_terminal or launch.rank() > 0
     with Progress(*columns, console=stderr, disable=hidden) as progress:
-        yield _Watcher(progress)
+        yield _Watcher(progress, beginning)
 
 
 @contextlib.contextmanager

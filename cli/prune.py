@@ -118,12 +118,10 @@ def prune(
         return show_plan(options, json=json)
     from fggp_deploy.training.prune import prune as run
 
-    from .progress import stderr, watch, working
+    from .progress import watch, working
     from .render import json_text
 
-    if launch.rank() == 0 and earlier_run(out) is None:
-        stderr.print(_beginning(options), markup=False, soft_wrap=True)
-    with watch() as observer:
+    with watch(_beginning(options)) as observer:
         result = run(options, observer=observer, out=out)
     if options.target_latency is None or launch.rank() > 0:
         return show(result, json=json)
