@@ -9,7 +9,7 @@ from test_pruner import make, sgd
 from test_pruner_loops import batch
 from torch import nn
 
-from fggp_deploy import Pruner
+from fggp_deploy import MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse
 from fggp_deploy.methods.at_init import (
     SNIP,
@@ -20,6 +20,8 @@ from fggp_deploy.methods.at_init import (
     mean_gradients,
     synaptic_flow,
 )
+from fggp_deploy.methods.at_start import AtStart, without_smallest
+from fggp_deploy.methods.state import PruningState
 
 
 def seeded() -> torch.Generator:
@@ -61,6 +63,15 @@ def test_a_sparse_start_stays_sparse(name: str):
     assert not pruner.masks["conv2.weight"].view(-1)[:100].any()
     with pytest.raises(ConfigError, match=r"already 70\.12% sparse, above the target 0\.2"):
         Pruner(net, METHODS[name](0.2), optimizer=None)
+
+
+def test_a_method_that_misses_the_target_is_an_error():
+    class Short(AtStart):
+        def choose(self, state: PruningState, n_drop: int) -> MaskSet:
+            return without_smallest(state.masks, state.flat_weights().abs(), n_drop - 1)
+
+    with pytest.raises(ConfigError, match="Short removes 163 of 328 weights where the"):
+        Pruner(make(), Short(0.5), optimizer=None)
 
 
 def test_random_masks_have_the_densities_of_their_allocation():

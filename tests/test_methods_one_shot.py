@@ -207,9 +207,49 @@ def test_statistics_are_those_of_the_images():
     assert torch.allclose(net.bn.running_var, again.bn.running_var, atol=1e-6)
 
 
+class Hidden(nn.Module):
+    """Attention calls no module of its output's weight; a head that trains alone is not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc, self.aux = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        return self.fc(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+HIDDEN = ("attention.out_proj.weight", "aux.weight")
+
+
+def tokens() -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(4, 8, 3, 3, generator=seeded()), torch.zeros(4).long())]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_that_no_called_module_uses_are_named(name: str):
+    says = " and ".join(f"the module of {n} is not called" for n in HIDDEN).replace(" and", ",")
+    says += "; give " + " ".join(f"--keep-dense {n}" for n in HIDDEN)
+    with pytest.raises(ConfigError, match=says):
+        Pruner(Hidden(), OneShot(0.5, tokens, **METHODS[name]), optimizer=None)
+    method = OneShot(0.5, tokens, **METHODS[name])
+    masks = Pruner(Hidden(), method, optimizer=None, keep_dense=HIDDEN).masks
+    assert masks.removed_by_layer == {"fc.weight": 20}
+
+
+def test_magnitude_without_a_refit_takes_any_layer():
+    net = nn.Sequential(nn.ConvTranspose2d(8, 3, 2), Hidden())
+    method = OneShot(0.5, tokens, ridge=0, refresh=False, allocation="uniform")
+    masks = Pruner(net, method, optimizer=None, prune_first=True).masks
+    assert masks.removed_by_layer == {
+        "0.weight": 48, "1.attention.out_proj.weight": 32, "1.fc.weight": 20, "1.aux.weight": 20
+    }  # fmt: skip
+
+
 def test_layers_that_are_no_plain_linear_maps_are_named():
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ConvTranspose2d(3, 3, 2))
-    with pytest.raises(ConfigError, match=r"1\.weight belongs to a ConvTranspose2d; .*keep-dense"):
+    with pytest.raises(ConfigError, match=r"1\.weight belongs to a ConvTranspose2d; give --keep-d"):
         Pruner(net, OneShot(0.5, images), optimizer=None)
     with pytest.raises(ConfigError, match="needs calibration images"):
         Pruner(Net(), OneShot(0.5, list), optimizer=None)

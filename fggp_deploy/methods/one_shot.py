@@ -78,7 +78,9 @@ class OneShot(AtStart):
         if self.rule is not None and state.masks.n_removed:
             raise ConfigError("this method chooses within dense layers; the network is sparse")
         batches = self.batches()
-        layers = in_order(state, batches)
+        if not batches:
+            raise ConfigError("pruning without training needs calibration images; give a batch")
+        layers = in_order(state, batches) if self.rule or self.ridge else []
         dense = copy.deepcopy(state.model)
         of_dense = dict(zip(state.model.modules(), dense.modules(), strict=True))
         masks = {**state.masks}
@@ -86,8 +88,6 @@ class OneShot(AtStart):
             masks = {**self._by_magnitude(state, n_drop)}
         counts = self._drops(state)
         for name, modules in layers:
-            if self.rule is None and not self.ridge:
-                continue  # the masks say all
             p = state.params[name]
             weight = by_group(modules[0], p.detach())
             moments = _summed(
