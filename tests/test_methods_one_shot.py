@@ -238,6 +238,55 @@ def test_weights_that_no_called_module_uses_are_named(name: str):
     assert masks.removed_by_layer == {"fc.weight": 20}
 
 
+class Same(nn.Conv2d):
+    """Pads by itself, as timm's Conv2dSame does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1)))
+
+
+class Standardised(nn.Conv2d):
+    """As timm's StdConv2d: each output's weights have mean 0 and variance 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, w / w.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Faithful(nn.Conv2d):
+    """A subclass that computes the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous())
+
+
+@pytest.mark.parametrize("layer", [Same, Standardised])
+@pytest.mark.parametrize("name", METHODS)
+def test_layers_with_a_forward_of_their_own_are_named(layer: type, name: str):
+    net = nn.Sequential(layer(8, 6, 3), nn.Flatten(), nn.LazyLinear(5))
+    net(tokens()[0][0])
+    with pytest.raises(ConfigError, match=f"the {layer.__name__} of 0.weight computes something"):
+        Pruner(net, OneShot(0.5, tokens, **METHODS[name]), optimizer=None, prune_first=True)
+    again = OneShot(0.5, tokens, ridge=0)
+    assert Pruner(net, again, optimizer=None, prune_first=True).masks.n_removed > 0
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_that_compute_what_their_class_does_are_taken(name: str):
+    layer, shape = LAYERS[name]
+    data = [(100 * torch.randn(shape, generator=seeded()), torch.zeros(1))]
+    for dtype in (torch.float32, torch.bfloat16):
+        net = copy.deepcopy(layer).to(dtype)
+        state = Pruner(net, OneShot(0.0, list), optimizer=None, prune_first=True).state
+        assert in_order(state, [(x.to(dtype), y) for x, y in data]) == [("weight", [net])]
+
+
+def test_a_subclass_that_computes_the_same_is_pruned():
+    net = nn.Sequential(Faithful(8, 6, 3), nn.Flatten(), nn.Linear(6, 5))
+    pruner = Pruner(net, OneShot(0.5, tokens, rule=wanda), optimizer=None, prune_first=True)
+    assert pruner.masks.n_removed == 231
+
+
 def test_magnitude_without_a_refit_takes_any_layer():
     net = nn.Sequential(nn.ConvTranspose2d(8, 3, 2), Hidden())
     method = OneShot(0.5, tokens, ridge=0, refresh=False, allocation="uniform")
