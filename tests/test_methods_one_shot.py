@@ -52,6 +52,19 @@ def test_second_order_lets_a_twin_take_over():
     assert torch.allclose(new, torch.tensor([[[0.0, 3.0]]]), atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
+def test_second_order_drops_first_what_multiplies_an_input_that_is_always_zero(scale: float):
+    x = scale * torch.randn(30, 8, generator=seeded())
+    x[:, [2, 5]] = 0
+    w = torch.randn(4, 8, generator=seeded(1))
+    kept, new = SecondOrder()(w[None], moments(x, w), 8)
+    assert (~kept[0]).nonzero()[:, 1].tolist() == [2, 5] * 4
+    assert torch.equal(new[0], w * kept[0])
+    some, same = SecondOrder()(w[None], moments(x, w), 3)
+    assert torch.equal(same[0], w * some[0])  # those that stay keep their weight
+    assert not bool((~some[0])[:, [0, 1, 3, 4, 6, 7]].any())
+
+
 @pytest.mark.parametrize("block", [1, 3, 128])
 @pytest.mark.parametrize("n_drop", [0, 1, 17, 40])
 def test_second_order_drops_exactly_that_many(block: int, n_drop: int):

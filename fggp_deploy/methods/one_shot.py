@@ -155,7 +155,7 @@ class SecondOrder:
     With H = XᵀX + `damping`·mean diagonal and U the upper Cholesky factor of H⁻¹, dropping w_j of
     an output costs (w_j/U_jj)², and the later weights of that output change by −w_j/U_jj·U_j:.
     Masks are chosen for `block` columns at a time, among all outputs; weights of earlier blocks
-    are settled then.
+    are settled then. A weight whose input is always 0 costs nothing.
 
     Source: Frantar & Alistarh 2023, SparseGPT (arXiv 2301.00774), algorithm 1, after Hassibi &
     Stork 1993 (OBS); block 128 and damping 0.01 as public code.
@@ -175,6 +175,7 @@ class SecondOrder:
             # so many of all columns up to this block's end, whatever its size
             quota = n_drop * part.stop // k - n_drop * begin // k
             cost = (w[:, :, part] / _diagonal(factors)[:, None, part]) ** 2
+            cost *= _diagonal(gram.inputs)[:, None, part] != 0
             flat = torch.ones(cost.numel(), dtype=torch.bool, device=w.device)
             flat[smallest(cost.reshape(-1), quota)] = False
             kept[:, :, part] = flat.view(cost.shape)
@@ -205,8 +206,8 @@ def _inverse_factor(a: Tensor, damping: float) -> Tensor:
     return torch.linalg.cholesky(inverse, upper=True)
 
 
-def _diagonal(factors: Tensor) -> Tensor:
-    return factors.diagonal(dim1=1, dim2=2)
+def _diagonal(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=1, dim2=2)
 
 
 def _summed(moments: list[Gram]) -> Gram:
