@@ -112,6 +112,42 @@ def test_grasp_drops_what_the_gradient_flow_misses_least():
     assert pruner.masks["fc.weight"].tolist() == [[False, True, True, False]]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_grasp_of_a_sparse_network_is_that_of_the_network_without_the_removed(seed: int):
+    torch.manual_seed(seed)
+    whole = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = torch.randn(40, 8), torch.randint(0, 3, (40,))
+    small = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    small.load_state_dict(whole.state_dict() | {"0.weight": whole[0].weight[:, :5]})
+    with torch.no_grad():
+        whole[0].weight[:, 5:] = 0
+    chosen = []
+    for net, images in ((whole, x), (small, x[:, :5])):
+        method = GraSP(0.5, lambda seen=images: [(seen, y)])
+        state = Pruner(net, method, optimizer=None, begin=False).state
+        chosen.append(method.choose(state, 20))
+    for name, mask in chosen[1].items():
+        assert torch.equal(chosen[0][name][:, : mask.shape[1]], mask)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 8)  # whose gradient comes through the attention
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        return self.fc(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def test_grasp_takes_networks_with_fused_attention():
+    data = [(torch.randn(4, 7, 3, generator=seeded()), torch.tensor([0, 1, 2, 3]))]
+    masks = Pruner(Attending(), GraSP(0.5, lambda: data), optimizer=None).masks
+    assert masks.n_removed == round(0.5 * (24 + 64 + 40))
+
+
 def test_the_hessian_product_is_the_derivative_of_the_gradient():
     net = make().double()
     data = [(x.double(), y) for x, y in (batch(0), batch(1))]

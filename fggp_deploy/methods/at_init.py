@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.distributed import Ranks
@@ -64,7 +65,8 @@ class SNIP(AtStart):
 class GraSP(AtStart):
     """Gradient signal preservation: drop the largest −w·Hg, which costs the gradient flow least.
 
-    H is the Hessian of the mean cross-entropy of logits / `temperature`, g its gradient.
+    H is the Hessian of the mean cross-entropy of logits / `temperature`, g its gradient; of a
+    network that is sparse already, both by the weights that are left.
 
     Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), eq. 8; temperature 200 is public code's.
     """
@@ -77,8 +79,10 @@ class GraSP(AtStart):
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """Score once, over all layers."""
         batches = self.batches()
-        grads = mean_gradients(state, batches, temperature=self.temperature)
-        products = mean_gradients(state, batches, along=grads, temperature=self.temperature)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            grads = mean_gradients(state, batches, temperature=self.temperature)
+            alive = {n: g * state.masks[n] for n, g in grads.items()}
+            products = mean_gradients(state, batches, along=alive, temperature=self.temperature)
         scores = {n: state.params[n] * hg for n, hg in products.items()}
         return without_smallest(state.masks, flat(state.masks, scores), n_drop)
 
