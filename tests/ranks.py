@@ -33,7 +33,7 @@ from fggp_deploy import FGGP, Cubic, Pruner, distributed
 from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed import Ranks, joined
 from fggp_deploy.methods.arms import MeanGradient
-from fggp_deploy.methods.at_init import SNIP, SynFlow
+from fggp_deploy.methods.at_init import SNIP, GraSP, SynFlow
 from fggp_deploy.methods.dpp import DPP
 from fggp_deploy.methods.granet import GraNet
 from fggp_deploy.methods.growing_reg import GrowingReg, Growth
@@ -255,6 +255,21 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
 def other_methods(folder: Path) -> Any:
     with joined(CPU) as ranks:
         return {name: masks_of(make, ranks) for name, make in every_kind(ranks).items()}
+
+
+def with_synced_norms(ranks: Ranks) -> str:
+    """GraSP's masks of a network whose batch norms are synced, as those on several GPUs are."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.SyncBatchNorm(8), nn.ReLU(), nn.Linear(8, 4))
+    shares = [(torch.randn(10, 6), torch.randint(0, 4, (10,))) for _ in range(2)]
+    mine = shares if ranks.world == 1 else [shares[ranks.rank]]
+    return Pruner(net, GraSP(0.5, lambda: mine), optimizer=None).masks.digest()
+
+
+@job(2)
+def second_derivatives(folder: Path) -> Any:
+    with joined(CPU) as ranks:
+        return with_synced_norms(ranks)
 
 
 @job(2)

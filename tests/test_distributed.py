@@ -101,6 +101,11 @@ def test_every_kind_of_method_chooses_as_in_one_process(ends):
     assert first == alone
 
 
+def test_grasp_takes_the_second_derivatives_of_synced_batch_norms(ends):
+    """Each process's norms see its own share, as those of one process see a batch."""
+    assert found(ends, "second_derivatives@2") == [ranks.with_synced_norms(ALONE)] * 2
+
+
 def test_a_killed_rank_ends_the_run_and_it_goes_on_to_the_same_result(ends):
     check_killed_and_resumed(ends, 2)
 

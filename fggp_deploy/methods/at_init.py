@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,8 @@ class GraSP(AtStart):
     """Gradient signal preservation: drop the largest −w·Hg, which costs the gradient flow least.
 
     H is the Hessian of the mean cross-entropy of logits / `temperature`, g its gradient; of a
-    network that is sparse already, both by the weights that are left.
+    network that is sparse already, both by the weights that are left. Of several processes each
+    one's batch norms see its own images, also where they are synced in training.
 
     Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), eq. 8; temperature 200 is public code's.
     """
@@ -79,7 +81,7 @@ class GraSP(AtStart):
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """Score once, over all layers."""
         batches = self.batches()
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        with _twice_differentiable(state.model):
             grads = mean_gradients(state, batches, temperature=self.temperature)
             alive = {n: g * state.masks[n] for n, g in grads.items()}
             products = mean_gradients(state, batches, along=alive, temperature=self.temperature)
@@ -201,6 +203,23 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for now, before in zip(model.buffers(), buffers, strict=True):
             now.copy_(before)
+
+
+@contextlib.contextmanager
+def _twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Attention in parts and batch norms by each process's own share within.
+
+    Fused attention and synced batch norms have no second derivative.
+    """
+    synced = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    try:
+        for m in synced:
+            m.forward = partial(nn.BatchNorm1d.forward, m)  # type: ignore[method-assign]
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for m in synced:
+            del m.forward
 
 
 @dataclass(frozen=True, kw_only=True)
