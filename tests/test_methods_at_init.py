@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -80,6 +82,27 @@ def test_random_masks_have_the_densities_of_their_allocation():
     assert Pruner(net, uniform, optimizer=None).masks.removed_by_layer == {
         "conv2.weight": 144, "fc.weight": 20,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("allocation", "n_drop", "by_layer"),
+    [  # of 2·4 and 8·2 weights, ε·(2 + 4) and ε·(8 + 2) stay
+        ("erk", 8, (2, 6)),  # ε = 1
+        ("erk", 16, (5, 11)),  # ε = 1/2
+        ("erk", 2, (0, 2)),  # ε = 22/16 would keep 8.25 of 8
+        ("uniform", 12, (4, 8)),
+        ("uniform", 8, (3, 5)),  # 2 2/3 and 5 1/3
+    ],
+)
+def test_random_masks_of_two_layers(allocation: str, n_drop: int, by_layer: tuple[int, int]):
+    net = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 8))
+    masks = []
+    for seed in (0, 0, 1):
+        g = torch.Generator().manual_seed(seed)
+        method = RandomMasks(n_drop / 24, allocation=allocation, generator=g)
+        masks.append(Pruner(copy.deepcopy(net), method, optimizer=None).masks)
+        assert tuple(masks[-1].removed_by_layer.values()) == by_layer
+    assert masks[0].digest() == masks[1].digest() != masks[2].digest()
 
 
 class Product(nn.Module):

@@ -200,6 +200,33 @@ def test_counts_are_exact_and_the_refit_brings_the_outputs_nearer(name: str):
     assert distances[1] < distances[0]
 
 
+@pytest.mark.parametrize(
+    ("allocation", "first", "second"),
+    [
+        ("global", [[False, True], [True, True]], [[False, False], [False, True]]),
+        ("uniform", [[False, True], [True, False]], [[False, False], [True, True]]),
+    ],
+)
+def test_magnitude_of_two_layers(allocation: str, first: list, second: list):
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    w = [torch.tensor([[1.0, -4.0], [7.0, 3.0]]), torch.tensor([[0.2, -0.1], [0.3, 6.0]])]
+    net.load_state_dict({"0.weight": w[0], "1.weight": w[1]})
+    method = OneShot(0.5, images, allocation=allocation, ridge=0, refresh=False)
+    masks = Pruner(net, method, optimizer=None).masks
+    assert masks["0.weight"].tolist() == first
+    assert masks["1.weight"].tolist() == second
+    assert all(torch.equal(net[i].weight, w[i] * masks[f"{i}.weight"]) for i in (0, 1))
+
+
+def test_magnitude_with_a_refit_lets_a_twin_take_over():
+    net = nn.Linear(2, 1, bias=False)
+    net.load_state_dict({"weight": torch.tensor([[1.0, 2.0]])})
+    data = [(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2))]
+    pruner = Pruner(net, OneShot(0.5, lambda: data, ridge=1e-7), optimizer=None)
+    assert pruner.masks["weight"].tolist() == [[False, True]]
+    assert torch.allclose(net.weight, torch.tensor([[0.0, 3.0]]), atol=1e-4)
+
+
 def test_each_layers_error_is_no_larger_with_the_refit():
     net, dense = trained(), trained()
     pruner = Pruner(net, OneShot(0.6, images, ridge=0.0, refresh=False), optimizer=None)

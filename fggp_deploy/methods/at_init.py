@@ -27,7 +27,16 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class RandomMasks(AtStart):
-    """Random masks, each layer its share by `allocation` (erk, uniform), from a CPU generator."""
+    """Random masks: each layer keeps its share by `allocation`, which weights the generator draws.
+
+    `allocation` "erk": density_l = min(1, ε·Σshape_l/Πshape_l) with the one ε that meets the target
+    exactly, over the layer's shape [outputs, inputs/groups, kernel…]; "uniform": 1 − target
+    everywhere. `generator`: a CPU generator, so that a seed gives the same masks on every device
+    and rank. Raises ConfigError where the network is sparse already.
+
+    Source: the densities: Evci et al. 2020, RigL (arXiv 1911.11134), section 3; random masks that
+    stay: Liu et al. 2022 (arXiv 2202.02643).
+    """
 
     def __init__(self, target: float, *, allocation: str, generator: torch.Generator) -> None:
         super().__init__(target)
