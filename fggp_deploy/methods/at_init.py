@@ -113,6 +113,8 @@ class SynFlow(AtStart):
         super().__init__(target)
         if rounds < 1:
             raise ConfigError(f"rounds must be at least 1, got {rounds}")
+        if not input_shape:
+            raise ConfigError("SynFlow needs the shape of an image; give it, or a batch")
         self.input_shape = input_shape
         self.rounds = rounds
 
