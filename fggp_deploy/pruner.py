@@ -32,13 +32,23 @@ _CONV = (
 def weight_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name → weight of every Conv* and Linear, in the modules' order; a shared weight once.
 
-    Names are those of the model itself where it is wrapped for several devices.
+    Names are those of the model itself where it is wrapped for several devices. Raises ConfigError
+    where a weight is no parameter but computed from others.
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
     named = {id(p): (n, p) for n, p in model.named_parameters()}
-    layers = (m for m in model.modules() if isinstance(m, (*_CONV, nn.Linear)))
-    return dict(named[id(m.weight)] for m in layers)
+    out: dict[str, nn.Parameter] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, (*_CONV, nn.Linear)):
+            continue
+        if id(module.weight) not in named:
+            raise ConfigError(
+                f"the weight of {name} is no parameter but computed from others, as weight_norm "
+                f"does; make it one, with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        out.update([named[id(module.weight)]])
+    return out
 
 
 def prunable_parameters(

@@ -33,10 +33,11 @@ from fggp_deploy import FGGP, Cubic, Pruner, distributed
 from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed import Ranks, joined
 from fggp_deploy.methods.arms import MeanGradient
-from fggp_deploy.methods.at_init import SNIP, SynFlow
+from fggp_deploy.methods.at_init import SNIP, GraSP, SynFlow
 from fggp_deploy.methods.dpp import DPP
 from fggp_deploy.methods.granet import GraNet
 from fggp_deploy.methods.growing_reg import GrowingReg, Growth
+from fggp_deploy.methods.one_shot import OneShot, SecondOrder, wanda
 from fggp_deploy.methods.regrowth import Dynamic, Exchanges
 from fggp_deploy.methods.reinit import Reinit
 from fggp_deploy.methods.rewind import Lottery, Rounds
@@ -180,7 +181,8 @@ class Weights(nn.Module):
             self.fc.weight.copy_(w)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc.weight * x
+        """w∘x for an x of one row, in exact sums, by a call of the layer."""
+        return self.fc(x * torch.eye(self.fc.in_features)).T
 
 
 def fixed() -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
@@ -221,6 +223,13 @@ def images(ranks: Ranks) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.full((1, 1), 1.0 + ranks.rank), torch.randint(0, 40, (50,), generator=g))]
 
 
+def calibration(ranks: Ranks) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs whose moments are powers of 2; each rank alone would choose from other ones."""
+    first = torch.tensor([1.0, 8.0]).repeat_interleave(20)[None]
+    both = [(x, torch.zeros(1)) for x in (first, 4 * first.flip(1))]
+    return both if ranks.world == 1 else [both[ranks.rank]]
+
+
 def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
     """Methods that choose from averaged gradients, at random, and at the start."""
 
@@ -236,6 +245,9 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
         "rigl": lambda: moving(random=False),
         "set": lambda: moving(random=True),
         "mean-gradient": lambda: MeanGradient(0.5, 0.5, cubic),
+        "greg-1": lambda: GrowingReg(
+            0.75, Growth(every=1, growth=0.25, ceiling=1.0), window=5, hold=0
+        ),
         "greg-2": lambda: GrowingReg(
             0.75,
             Growth(every=1, growth=0.5, ceiling=1.0, start=0.5),
@@ -247,7 +259,11 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
         "dpp": lambda: DPP(0.75, 5),
         "unification": lambda: Unification(Cubic(0.75, steps=5, updates=3, end=3)),
         "snip": lambda: SNIP(0.75, lambda: images(ranks)),
+        "grasp": lambda: GraSP(0.75, lambda: images(ranks)),
         "synflow": lambda: SynFlow(0.75, (1,), rounds=5),
+        "magnitude": lambda: OneShot(0.75, lambda: calibration(ranks), allocation="global"),
+        "wanda": lambda: OneShot(0.75, lambda: calibration(ranks), rule=wanda),
+        "second-order": lambda: OneShot(0.75, lambda: calibration(ranks), rule=SecondOrder()),
     }
 
 
@@ -255,6 +271,21 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
 def other_methods(folder: Path) -> Any:
     with joined(CPU) as ranks:
         return {name: masks_of(make, ranks) for name, make in every_kind(ranks).items()}
+
+
+def with_synced_norms(ranks: Ranks) -> str:
+    """GraSP's masks of a network whose batch norms are synced, as those on several GPUs are."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.SyncBatchNorm(8), nn.ReLU(), nn.Linear(8, 4))
+    shares = [(torch.randn(10, 6), torch.randint(0, 4, (10,))) for _ in range(2)]
+    mine = shares if ranks.world == 1 else [shares[ranks.rank]]
+    return Pruner(net, GraSP(0.5, lambda: mine), optimizer=None).masks.digest()
+
+
+@job(2)
+def second_derivatives(folder: Path) -> Any:
+    with joined(CPU) as ranks:
+        return with_synced_norms(ranks)
 
 
 @job(2)

@@ -92,13 +92,19 @@ def test_the_selection_is_that_of_one_process_bit_for_bit(ends, n: int):
 
 
 def test_every_kind_of_method_chooses_as_in_one_process(ends):
-    """But SNIP, whose sums of floats another order may change; its ranks agree all the same."""
+    """But SNIP and GraSP, whose sums of floats another order may change; their ranks agree too."""
     first, second = found(ends, "other_methods@2")
     assert first == second
     alone = {name: ranks.masks_of(make, ALONE) for name, make in ranks.every_kind(ALONE).items()}
     assert all(len(set(alone[name])) > 2 for name in ("rigl", "set"))
-    del alone["snip"], first["snip"]
+    for name in ("snip", "grasp"):
+        del alone[name], first[name]
     assert first == alone
+
+
+def test_grasp_takes_the_second_derivatives_of_synced_batch_norms(ends):
+    """Each process's norms see its own share, as those of one process see a batch."""
+    assert found(ends, "second_derivatives@2") == [ranks.with_synced_norms(ALONE)] * 2
 
 
 def test_a_killed_rank_ends_the_run_and_it_goes_on_to_the_same_result(ends):

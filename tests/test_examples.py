@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,19 @@ def test_the_examples_of_the_api_page_run_in_order(tmp_path, monkeypatch):
     assert names["masks"].n_removed == round(0.9 * (8 * 32 * 9 + 1280))
     assert (tmp_path / "own.onnx").is_file()
     assert (tmp_path / "run" / "report.json").is_file()
+
+
+def test_the_loop_of_the_methods_page(monkeypatch):
+    monkeypatch.setattr(mnist, "load_embedded", lambda _: SMALL)
+    names: dict[str, Any] = {}
+    blocks = re.findall(
+        r"```python\n(.*?)```", (API.parent / "methods.md").read_text(), flags=re.DOTALL
+    )
+    (loop,) = [b for b in blocks if "methods.make" in b]
+    exec(compile(loop, "methods.md", "exec"), names)
+    assert names["masks"].n_removed == round(0.5 * names["masks"].n_total)
+    zeros = [int((names[n][i].weight == 0).sum()) for n in ("sparse", "model") for i in (2, 5)]
+    assert sum(zeros) == 2 * round(0.9 * (8 * 32 * 9 + 11520))
 
 
 @pytest.mark.slow

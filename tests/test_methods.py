@@ -166,6 +166,7 @@ RUNS = [
     ("greg-2", 0.6, FILTERS | {"reinit": "rewind"}),
     ("lottery", 0.8, {"share": 0.5, "rewind_epoch": 0.2}),
     ("lottery", 0.8, {"reinit": "orthp", "allocation": "erk"}),
+    *((n, 0.6, {"images": 64}) for n in methods.without_training()),
 ]
 
 

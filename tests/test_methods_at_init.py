@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from test_pruner import make, sgd
 from test_pruner_loops import batch
 from torch import nn
 
-from fggp_deploy import Pruner
+from fggp_deploy import MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse
 from fggp_deploy.methods.at_init import (
     SNIP,
@@ -20,6 +22,8 @@ from fggp_deploy.methods.at_init import (
     mean_gradients,
     synaptic_flow,
 )
+from fggp_deploy.methods.at_start import AtStart, without_smallest
+from fggp_deploy.methods.state import PruningState
 
 
 def seeded() -> torch.Generator:
@@ -63,12 +67,42 @@ def test_a_sparse_start_stays_sparse(name: str):
         Pruner(net, METHODS[name](0.2), optimizer=None)
 
 
+def test_a_method_that_misses_the_target_is_an_error():
+    class Short(AtStart):
+        def choose(self, state: PruningState, n_drop: int) -> MaskSet:
+            return without_smallest(state.masks, state.flat_weights().abs(), n_drop - 1)
+
+    with pytest.raises(ConfigError, match="Short removes 163 of 328 weights where the"):
+        Pruner(make(), Short(0.5), optimizer=None)
+
+
 def test_random_masks_have_the_densities_of_their_allocation():
     net = make()  # conv2 4·8·9, fc 8·5
     uniform = RandomMasks(0.5, allocation="uniform", generator=seeded())
     assert Pruner(net, uniform, optimizer=None).masks.removed_by_layer == {
         "conv2.weight": 144, "fc.weight": 20,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("allocation", "n_drop", "by_layer"),
+    [  # of 2·4 and 8·2 weights, ε·(2 + 4) and ε·(8 + 2) stay
+        ("erk", 8, (2, 6)),  # ε = 1
+        ("erk", 16, (5, 11)),  # ε = 1/2
+        ("erk", 2, (0, 2)),  # ε = 22/16 would keep 8.25 of 8
+        ("uniform", 12, (4, 8)),
+        ("uniform", 8, (3, 5)),  # 2 2/3 and 5 1/3
+    ],
+)
+def test_random_masks_of_two_layers(allocation: str, n_drop: int, by_layer: tuple[int, int]):
+    net = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 8))
+    masks = []
+    for seed in (0, 0, 1):
+        g = torch.Generator().manual_seed(seed)
+        method = RandomMasks(n_drop / 24, allocation=allocation, generator=g)
+        masks.append(Pruner(copy.deepcopy(net), method, optimizer=None).masks)
+        assert tuple(masks[-1].removed_by_layer.values()) == by_layer
+    assert masks[0].digest() == masks[1].digest() != masks[2].digest()
 
 
 class Product(nn.Module):
@@ -99,6 +133,42 @@ def test_grasp_drops_what_the_gradient_flow_misses_least():
     net = Product(1.0, -1.0, -1.0, 1.0)
     pruner = Pruner(net, GraSP(0.5, lambda: data, temperature=1.0), optimizer=None)
     assert pruner.masks["fc.weight"].tolist() == [[False, True, True, False]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_grasp_of_a_sparse_network_is_that_of_the_network_without_the_removed(seed: int):
+    torch.manual_seed(seed)
+    whole = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = torch.randn(40, 8), torch.randint(0, 3, (40,))
+    small = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    small.load_state_dict(whole.state_dict() | {"0.weight": whole[0].weight[:, :5]})
+    with torch.no_grad():
+        whole[0].weight[:, 5:] = 0
+    chosen = []
+    for net, images in ((whole, x), (small, x[:, :5])):
+        method = GraSP(0.5, lambda seen=images: [(seen, y)])
+        state = Pruner(net, method, optimizer=None, begin=False).state
+        chosen.append(method.choose(state, 20))
+    for name, mask in chosen[1].items():
+        assert torch.equal(chosen[0][name][:, : mask.shape[1]], mask)
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 8)  # whose gradient comes through the attention
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        return self.fc(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def test_grasp_takes_networks_with_fused_attention():
+    data = [(torch.randn(4, 7, 3, generator=seeded()), torch.tensor([0, 1, 2, 3]))]
+    masks = Pruner(Attending(), GraSP(0.5, lambda: data), optimizer=None).masks
+    assert masks.n_removed == round(0.5 * (24 + 64 + 40))
 
 
 def test_the_hessian_product_is_the_derivative_of_the_gradient():

@@ -52,6 +52,19 @@ def test_second_order_lets_a_twin_take_over():
     assert torch.allclose(new, torch.tensor([[[0.0, 3.0]]]), atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
+def test_second_order_drops_first_what_multiplies_an_input_that_is_always_zero(scale: float):
+    x = scale * torch.randn(30, 8, generator=seeded())
+    x[:, [2, 5]] = 0
+    w = torch.randn(4, 8, generator=seeded(1))
+    kept, new = SecondOrder()(w[None], moments(x, w), 8)
+    assert (~kept[0]).nonzero()[:, 1].tolist() == [2, 5] * 4
+    assert torch.equal(new[0], w * kept[0])
+    some, same = SecondOrder()(w[None], moments(x, w), 3)
+    assert torch.equal(same[0], w * some[0])  # those that stay keep their weight
+    assert not bool((~some[0])[:, [0, 1, 3, 4, 6, 7]].any())
+
+
 @pytest.mark.parametrize("block", [1, 3, 128])
 @pytest.mark.parametrize("n_drop", [0, 1, 17, 40])
 def test_second_order_drops_exactly_that_many(block: int, n_drop: int):
@@ -187,6 +200,33 @@ def test_counts_are_exact_and_the_refit_brings_the_outputs_nearer(name: str):
     assert distances[1] < distances[0]
 
 
+@pytest.mark.parametrize(
+    ("allocation", "first", "second"),
+    [
+        ("global", [[False, True], [True, True]], [[False, False], [False, True]]),
+        ("uniform", [[False, True], [True, False]], [[False, False], [True, True]]),
+    ],
+)
+def test_magnitude_of_two_layers(allocation: str, first: list, second: list):
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    w = [torch.tensor([[1.0, -4.0], [7.0, 3.0]]), torch.tensor([[0.2, -0.1], [0.3, 6.0]])]
+    net.load_state_dict({"0.weight": w[0], "1.weight": w[1]})
+    method = OneShot(0.5, images, allocation=allocation, ridge=0, refresh=False)
+    masks = Pruner(net, method, optimizer=None).masks
+    assert masks["0.weight"].tolist() == first
+    assert masks["1.weight"].tolist() == second
+    assert all(torch.equal(net[i].weight, w[i] * masks[f"{i}.weight"]) for i in (0, 1))
+
+
+def test_magnitude_with_a_refit_lets_a_twin_take_over():
+    net = nn.Linear(2, 1, bias=False)
+    net.load_state_dict({"weight": torch.tensor([[1.0, 2.0]])})
+    data = [(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2))]
+    pruner = Pruner(net, OneShot(0.5, lambda: data, ridge=1e-7), optimizer=None)
+    assert pruner.masks["weight"].tolist() == [[False, True]]
+    assert torch.allclose(net.weight, torch.tensor([[0.0, 3.0]]), atol=1e-4)
+
+
 def test_each_layers_error_is_no_larger_with_the_refit():
     net, dense = trained(), trained()
     pruner = Pruner(net, OneShot(0.6, images, ridge=0.0, refresh=False), optimizer=None)
@@ -207,9 +247,98 @@ def test_statistics_are_those_of_the_images():
     assert torch.allclose(net.bn.running_var, again.bn.running_var, atol=1e-6)
 
 
+class Hidden(nn.Module):
+    """Attention calls no module of its output's weight; a head that trains alone is not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc, self.aux = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        return self.fc(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+HIDDEN = ("attention.out_proj.weight", "aux.weight")
+
+
+def tokens() -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(4, 8, 3, 3, generator=seeded()), torch.zeros(4).long())]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_that_no_called_module_uses_are_named(name: str):
+    says = " and ".join(f"the module of {n} is not called" for n in HIDDEN).replace(" and", ",")
+    says += "; give " + " ".join(f"--keep-dense {n}" for n in HIDDEN)
+    with pytest.raises(ConfigError, match=says):
+        Pruner(Hidden(), OneShot(0.5, tokens, **METHODS[name]), optimizer=None)
+    method = OneShot(0.5, tokens, **METHODS[name])
+    masks = Pruner(Hidden(), method, optimizer=None, keep_dense=HIDDEN).masks
+    assert masks.removed_by_layer == {"fc.weight": 20}
+
+
+class Same(nn.Conv2d):
+    """Pads by itself, as timm's Conv2dSame does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1)))
+
+
+class Standardised(nn.Conv2d):
+    """As timm's StdConv2d: each output's weights have mean 0 and variance 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, w / w.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Faithful(nn.Conv2d):
+    """A subclass that computes the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous())
+
+
+@pytest.mark.parametrize("layer", [Same, Standardised])
+@pytest.mark.parametrize("name", METHODS)
+def test_layers_with_a_forward_of_their_own_are_named(layer: type, name: str):
+    net = nn.Sequential(layer(8, 6, 3), nn.Flatten(), nn.LazyLinear(5))
+    net(tokens()[0][0])
+    with pytest.raises(ConfigError, match=f"the {layer.__name__} of 0.weight computes something"):
+        Pruner(net, OneShot(0.5, tokens, **METHODS[name]), optimizer=None, prune_first=True)
+    again = OneShot(0.5, tokens, ridge=0)
+    assert Pruner(net, again, optimizer=None, prune_first=True).masks.n_removed > 0
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_that_compute_what_their_class_does_are_taken(name: str):
+    layer, shape = LAYERS[name]
+    data = [(100 * torch.randn(shape, generator=seeded()), torch.zeros(1))]
+    for dtype in (torch.float32, torch.bfloat16):
+        net = copy.deepcopy(layer).to(dtype)
+        state = Pruner(net, OneShot(0.0, list), optimizer=None, prune_first=True).state
+        assert in_order(state, [(x.to(dtype), y) for x, y in data]) == [("weight", [net])]
+
+
+def test_a_subclass_that_computes_the_same_is_pruned():
+    net = nn.Sequential(Faithful(8, 6, 3), nn.Flatten(), nn.Linear(6, 5))
+    pruner = Pruner(net, OneShot(0.5, tokens, rule=wanda), optimizer=None, prune_first=True)
+    assert pruner.masks.n_removed == 231
+
+
+def test_magnitude_without_a_refit_takes_any_layer():
+    net = nn.Sequential(nn.ConvTranspose2d(8, 3, 2), Hidden())
+    method = OneShot(0.5, tokens, ridge=0, refresh=False, allocation="uniform")
+    masks = Pruner(net, method, optimizer=None, prune_first=True).masks
+    assert masks.removed_by_layer == {
+        "0.weight": 48, "1.attention.out_proj.weight": 32, "1.fc.weight": 20, "1.aux.weight": 20
+    }  # fmt: skip
+
+
 def test_layers_that_are_no_plain_linear_maps_are_named():
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ConvTranspose2d(3, 3, 2))
-    with pytest.raises(ConfigError, match=r"1\.weight belongs to a ConvTranspose2d; .*keep-dense"):
+    with pytest.raises(ConfigError, match=r"1\.weight belongs to a ConvTranspose2d; give --keep-d"):
         Pruner(net, OneShot(0.5, images), optimizer=None)
     with pytest.raises(ConfigError, match="needs calibration images"):
         Pruner(Net(), OneShot(0.5, list), optimizer=None)

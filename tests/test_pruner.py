@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 from fggp_deploy import FGGP, Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, FggpWarning, LayerCollapse, TargetBelowStart
@@ -54,6 +55,15 @@ def test_prunable_is_all_but_the_first_convolution():
     assert list(prunable_parameters(net)) == ["conv2.weight", "fc.weight"]
     assert next(iter(prunable_parameters(net, prune_first=True))) == "conv1.weight"
     assert list(prunable_parameters(net, keep_dense=["fc.*"])) == ["conv2.weight"]
+
+
+def test_a_weight_that_is_computed_is_an_error():
+    net = make()
+    parametrizations.weight_norm(net.fc)
+    with pytest.raises(ConfigError, match="the weight of fc is no parameter but computed from oth"):
+        Pruner(net, FGGP(), Cubic(0.5, steps=9), optimizer=sgd(net))
+    parametrize.remove_parametrizations(net.fc, "weight")
+    Pruner(net, FGGP(), Cubic(0.5, steps=9), optimizer=sgd(net))
 
 
 def test_a_pattern_that_matches_nothing_is_an_error():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fggp_deploy.methods.method import Batch, Measured, Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
-from fggp_deploy.methods.registry import BUILT_IN, info, names, readers, without_training
+from fggp_deploy.methods.registry import BUILT_IN, info, make, names, readers, without_training
 from fggp_deploy.methods.state import PruningState
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PruningState",
     "Task",
     "info",
+    "make",
     "names",
     "readers",
     "setting",

@@ -6,10 +6,12 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.distributed import Ranks
@@ -25,7 +27,16 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class RandomMasks(AtStart):
-    """Random masks, each layer its share by `allocation` (erk, uniform), from a CPU generator."""
+    """Random masks: each layer keeps its share by `allocation`, which weights the generator draws.
+
+    `allocation` "erk": density_l = min(1, ε·Σshape_l/Πshape_l) with the one ε that meets the target
+    exactly, over the layer's shape [outputs, inputs/groups, kernel…]; "uniform": 1 − target
+    everywhere. `generator`: a CPU generator, so that a seed gives the same masks on every device
+    and rank. Raises ConfigError where the network is sparse already.
+
+    Source: the densities: Evci et al. 2020, RigL (arXiv 1911.11134), section 3; random masks that
+    stay: Liu et al. 2022 (arXiv 2202.02643).
+    """
 
     def __init__(self, target: float, *, allocation: str, generator: torch.Generator) -> None:
         super().__init__(target)
@@ -64,7 +75,9 @@ class SNIP(AtStart):
 class GraSP(AtStart):
     """Gradient signal preservation: drop the largest −w·Hg, which costs the gradient flow least.
 
-    H is the Hessian of the mean cross-entropy of logits / `temperature`, g its gradient.
+    H is the Hessian of the mean cross-entropy of logits / `temperature`, g its gradient; of a
+    network that is sparse already, both by the weights that are left. Of several processes each
+    one's batch norms see its own images, also where they are synced in training.
 
     Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), eq. 8; temperature 200 is public code's.
     """
@@ -77,8 +90,10 @@ class GraSP(AtStart):
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """Score once, over all layers."""
         batches = self.batches()
-        grads = mean_gradients(state, batches, temperature=self.temperature)
-        products = mean_gradients(state, batches, along=grads, temperature=self.temperature)
+        with _twice_differentiable(state.model):
+            grads = mean_gradients(state, batches, temperature=self.temperature)
+            alive = {n: g * state.masks[n] for n, g in grads.items()}
+            products = mean_gradients(state, batches, along=alive, temperature=self.temperature)
         scores = {n: state.params[n] * hg for n, hg in products.items()}
         return without_smallest(state.masks, flat(state.masks, scores), n_drop)
 
@@ -98,6 +113,8 @@ class SynFlow(AtStart):
         super().__init__(target)
         if rounds < 1:
             raise ConfigError(f"rounds must be at least 1, got {rounds}")
+        if not input_shape:
+            raise ConfigError("SynFlow needs the shape of an image; give it, or a batch")
         self.input_shape = input_shape
         self.rounds = rounds
 
@@ -197,6 +214,23 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for now, before in zip(model.buffers(), buffers, strict=True):
             now.copy_(before)
+
+
+@contextlib.contextmanager
+def _twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Attention in parts and batch norms by each process's own share within.
+
+    Fused attention and synced batch norms have no second derivative.
+    """
+    synced = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    try:
+        for m in synced:
+            m.forward = partial(nn.BatchNorm1d.forward, m)  # type: ignore[method-assign]
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for m in synced:
+            del m.forward
 
 
 @dataclass(frozen=True, kw_only=True)

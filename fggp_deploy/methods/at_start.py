@@ -18,7 +18,8 @@ class AtStart:
     """Chooses all masks at the start, exactly round(target·N*) of N* weights removed.
 
     Nothing to choose where the network is as sparse already. Raises LayerCollapse where a layer
-    would be empty, and ConfigError where the network is sparser than the target.
+    would be empty, and ConfigError where the network is sparser than the target, or `choose` misses
+    it.
     """
 
     def __init__(self, target: float) -> None:
@@ -40,7 +41,13 @@ class AtStart:
                 f"{self.target:g}"
             )
         if n_drop:
-            state.set_masks(self.choose(state, n_drop), when="pruning at the start")
+            masks = self.choose(state, n_drop)
+            if masks.n_removed != self.n_wanted(state):
+                raise ConfigError(
+                    f"{type(self).__name__} removes {masks.n_removed} of {masks.n_total} weights "
+                    f"where the target {self.target:g} is {self.n_wanted(state)}"
+                )
+            state.set_masks(masks, when="pruning at the start")
         state.zero_removed_()
 
     def n_wanted(self, state: PruningState) -> int:

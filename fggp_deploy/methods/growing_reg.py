@@ -100,6 +100,8 @@ class GrowingReg:
                 f"granularity filter goes with allocation global only, got {allocation}: filters "
                 f"of several layers that are summed go together, so that no layer has its own count"
             )
+        if granularity == FILTER and not input_shape:
+            raise ConfigError("whole filters need the shape of an image; give it, or a batch")
         self.target = target
         self.push, self.hold = push, hold
         self.together, self.encourage = together, encourage

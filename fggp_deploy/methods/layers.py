@@ -21,6 +21,7 @@ from fggp_deploy.methods.state import PruningState
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 _KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_ROUNDING = 0.01  # of the output's norm; TF32 convolutions are within 0.001
 
 
 @dataclass
@@ -71,34 +72,56 @@ def windows(module: Layer, x: Tensor) -> Tensor:
 def in_order(state: PruningState, batches: Sequence[Batch]) -> list[tuple[str, list[Layer]]]:
     """Prunable weights with the modules that use them, in the order in which images pass them.
 
-    Raises ConfigError for a layer that is no Linear, Conv1d or Conv2d, and without images.
+    Raises ConfigError that names every weight whose module is not called, is no Linear, Conv1d or
+    Conv2d, or does not give the first batch's windows times its weight, plus its bias.
     """
-    if not batches:
-        raise ConfigError("pruning without training needs calibration images; give a batch")
     names = {id(p): n for n, p in state.params.items()}
     users: dict[str, list[Layer]] = {}
+    unfit: dict[str, str] = {}
     handles = []
 
-    def note(module: nn.Module, _: object) -> None:
+    def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         name = names[id(module.weight)]
         if not isinstance(module, _KNOWN):
-            raise ConfigError(
-                f"{name} belongs to a {type(module).__name__}; without training only Linear, "
-                f"Conv1d and Conv2d are pruned: --keep-dense '{name}'"
-            )
-        if module not in users.setdefault(name, []):
+            unfit[name] = f"{name} belongs to a {type(module).__name__}"
+        elif not _is_its_map(module, args[0], out):
+            unfit[name] = f"the {type(module).__name__} of {name} computes something else"
+        elif module not in users.setdefault(name, []):
             users[name].append(module)
 
     for module in state.model.modules():
         if id(getattr(module, "weight", None)) in names:
-            handles.append(module.register_forward_pre_hook(note))
+            handles.append(module.register_forward_hook(note))
     try:
         with torch.no_grad(), evaluating(state.model):
             state.model(batches[0][0])
     finally:
         for handle in handles:
             handle.remove()
+    for name in state.params.keys() - users.keys() - unfit.keys():
+        unfit[name] = f"the module of {name} is not called"
+    if unfit := {n: unfit[n] for n in state.params if n in unfit}:
+        raise ConfigError(
+            f"only Linear, Conv1d and Conv2d are pruned or re-fitted without training, but "
+            f"{', '.join(unfit.values())}; give {' '.join(f'--keep-dense {n}' for n in unfit)}, or "
+            f"--method magnitude --method-set ridge=0, which takes any layer"
+        )
     return list(users.items())
+
+
+def _is_its_map(module: Layer, x: Tensor, out: Tensor) -> bool:
+    """Whether an output is the windows of the input times the weight, to rounding.
+
+    Subclasses may pad or standardise in a forward of their own.
+    """
+    mine = windows(module, x) @ by_group(module, module.weight).transpose(1, 2)
+    if mine.numel() != out.numel():
+        return False
+    theirs = out.movedim(-1 if isinstance(module, nn.Linear) else 1, -1)
+    mine = mine.transpose(0, 1).reshape(theirs.shape)
+    if module.bias is not None:
+        mine = mine + module.bias
+    return bool((mine - theirs).norm() <= _ROUNDING * theirs.norm())
 
 
 @torch.no_grad()

@@ -49,7 +49,12 @@ class OneShot(AtStart):
     layer's outputs (see ridge.refit); or, with `orthp`, made orthogonal (see reinit.orthogonal) for
     the training that follows. With `refresh` batch-norm statistics are taken anew.
 
-    `batches()`: calibration images; each of several processes gives its own, of one size.
+    `batches()`: calibration images; each of several processes gives its own, of one size. Raises
+    ConfigError where there are none, and as layers.in_order does; that not without rule and ridge.
+
+    Source: of `rule` None, Han et al. 2015 (arXiv 1506.02626), section 3: w stays where |w| > t.
+    Their t is a multiple of the layer's standard deviation; here it follows from the count that is
+    to go, ties to the lower index. Rules have their own.
     """
 
     def __init__(
@@ -78,7 +83,9 @@ class OneShot(AtStart):
         if self.rule is not None and state.masks.n_removed:
             raise ConfigError("this method chooses within dense layers; the network is sparse")
         batches = self.batches()
-        layers = in_order(state, batches)
+        if not batches:
+            raise ConfigError("pruning without training needs calibration images; give a batch")
+        layers = in_order(state, batches) if self.rule or self.ridge else []
         dense = copy.deepcopy(state.model)
         of_dense = dict(zip(state.model.modules(), dense.modules(), strict=True))
         masks = {**state.masks}
@@ -86,8 +93,6 @@ class OneShot(AtStart):
             masks = {**self._by_magnitude(state, n_drop)}
         counts = self._drops(state)
         for name, modules in layers:
-            if self.rule is None and not self.ridge:
-                continue  # the masks say all
             p = state.params[name]
             weight = by_group(modules[0], p.detach())
             moments = _summed(
@@ -155,7 +160,7 @@ class SecondOrder:
     With H = XᵀX + `damping`·mean diagonal and U the upper Cholesky factor of H⁻¹, dropping w_j of
     an output costs (w_j/U_jj)², and the later weights of that output change by −w_j/U_jj·U_j:.
     Masks are chosen for `block` columns at a time, among all outputs; weights of earlier blocks
-    are settled then.
+    are settled then. A weight whose input is always 0 costs nothing.
 
     Source: Frantar & Alistarh 2023, SparseGPT (arXiv 2301.00774), algorithm 1, after Hassibi &
     Stork 1993 (OBS); block 128 and damping 0.01 as public code.
@@ -175,6 +180,7 @@ class SecondOrder:
             # so many of all columns up to this block's end, whatever its size
             quota = n_drop * part.stop // k - n_drop * begin // k
             cost = (w[:, :, part] / _diagonal(factors)[:, None, part]) ** 2
+            cost *= _diagonal(gram.inputs)[:, None, part] != 0
             flat = torch.ones(cost.numel(), dtype=torch.bool, device=w.device)
             flat[smallest(cost.reshape(-1), quota)] = False
             kept[:, :, part] = flat.view(cost.shape)
@@ -205,8 +211,8 @@ def _inverse_factor(a: Tensor, damping: float) -> Tensor:
     return torch.linalg.cholesky(inverse, upper=True)
 
 
-def _diagonal(factors: Tensor) -> Tensor:
-    return factors.diagonal(dim1=1, dim2=2)
+def _diagonal(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=1, dim2=2)
 
 
 def _summed(moments: list[Gram]) -> Gram:

@@ -9,12 +9,15 @@ A package of your own registers one in its pyproject.toml, in the form that BUIL
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from fggp_deploy.criteria import FGGP
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
-from fggp_deploy.methods.method import MethodInfo
+from fggp_deploy.methods.method import Batch, Method, MethodInfo, Task
+from fggp_deploy.schedules import Constant, Cubic
 
 GROUP = "fggp_deploy.methods"
 BUILT_IN = {
@@ -82,6 +85,49 @@ def info(name: str) -> MethodInfo:
             f"be a fggp_deploy.methods.MethodInfo"
         )
     return found
+
+
+def make(
+    name: str,
+    target: float,
+    *,
+    steps: int = 0,
+    steps_per_epoch: int | None = None,
+    updates: int | None = None,
+    rate: float | None = None,
+    start: float = 0.0,
+    seed: int = 0,
+    batches: Sequence[Batch] = (),
+    **options: Any,
+) -> Method:
+    """A registered method for a loop of your own, as `prune` makes it for its.
+
+    `target`: sparsity at the end; `start`: that of the network, where a schedule leads from there.
+    `steps`: optimiser steps of the run, of which an epoch has `steps_per_epoch` (None: all).
+    `updates` (50) and `rate` (0.5) are for methods that read them. `batches`: normalised images
+    [B, C, H, W] and labels, int64 [B], for methods that look at images or their shape, of which
+    they take all. `options`: the method's own.
+
+    Raises UnknownName, and ConfigError where a value does not fit the method.
+    """
+    found = info(name)
+    if steps < 1 and not found.without_training:
+        raise ConfigError(f"{name} needs training; give its number of steps, got {steps}")
+    given = {k: v for k, v in (("updates", updates), ("rate", rate)) if v is not None}
+    if unread := given.keys() - set(found.reads):
+        raise ConfigError(f"{name} does not read {min(unread)}; leave it out")
+    run: dict[str, Any] = {"updates": Cubic.updates, "rate": FGGP.rate} | given
+    task = Task(
+        target=target,
+        schedule=Cubic(target, steps, start, run["updates"]) if steps else Constant(target),
+        n_steps=steps,
+        steps_per_epoch=steps if steps_per_epoch is None else steps_per_epoch,
+        seed=seed,
+        input_shape=tuple(batches[0][0].shape[1:]) if batches else (),
+        batches=lambda _: batches,
+        **run,
+    )
+    return found.make(found.options.read(name, options), task)
 
 
 def without_training() -> list[str]:

@@ -30,7 +30,14 @@ def by_gradient(state: PruningState) -> Tensor:
 
 
 def by_chance(generator: torch.Generator, state: PruningState) -> Tensor:
-    """SET's: random numbers, [P], from a CPU generator, so the same on every device and rank."""
+    """SET's: random numbers, [P], from a CPU generator, so the same on every device and rank.
+
+    Every place that is free in a layer is as likely to be grown.
+
+    Source: Mocanu et al. 2018 (arXiv 1707.04780), algorithm 1. There the smallest positive and the
+    largest negative weights go, a share ζ of each, after every epoch, and new ones get random
+    values; here the smallest |w| go, when RigL's would, and new ones begin at zero.
+    """
     n = state.masks.n_total
     device = next(iter(state.masks.values())).device
     return torch.rand(n, generator=generator).to(device)
