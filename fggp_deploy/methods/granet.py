@@ -26,6 +26,7 @@ class GraNet(Gradual):
 
     At an update: the smallest |w| of all layers go, as in GMP; then each layer drops the ⌈ρ·nnz⌉
     smallest |w| that it has left and grows as many by the largest |g| of all that is not there.
+    What regrows in the update that pruned it begins at zero, as all that grows.
     Pruning ends with the schedule, exchanging goes on as `exchanges` says. ρ = 0 is GMP.
 
     `start_sparsity`: random Erdős–Rényi-kernel masks of that sparsity to begin with, from
@@ -65,7 +66,10 @@ class GraNet(Gradual):
 
     def after_backward(self, state: PruningState, step: int) -> None:
         """Prune to the schedule, then exchange."""
+        before = state.masks
         super().after_backward(state, step)
+        if state.masks is not before:
+            state.zero_removed_()
         if self.exchanges.is_open(step) and step <= self.schedule.last_update:
             due = self.schedule.is_update(step)
         else:
