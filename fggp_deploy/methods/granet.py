@@ -18,7 +18,7 @@ from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import setting
 from fggp_deploy.methods.regrowth import Exchanges, RegrowthOptions, exchange_
 from fggp_deploy.methods.state import PruningState
-from fggp_deploy.schedules import Cosine, Cubic, Schedule
+from fggp_deploy.schedules import Cubic, Schedule
 
 
 class GraNet(Gradual):
@@ -112,7 +112,7 @@ def _make(o: GraNetOptions, task: Task) -> Method:
         schedule = dataclasses.replace(schedule, start=o.start_sparsity)
     # as many updates over all steps as give the interval that the schedule has
     updates = round(task.updates * task.n_steps / schedule.last_update)
-    exchanges = Exchanges(Cosine(o.regrow, o.regrow_to, task.n_steps), updates, o.until)
+    exchanges = Exchanges(o.share(task.n_steps), updates, o.until)
     return GraNet(
         schedule,
         exchanges,

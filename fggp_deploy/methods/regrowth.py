@@ -28,7 +28,7 @@ class RegrowthOptions(Options):
     """Options of every exchange; the defaults are those of RigL's and GraNet's public code."""
 
     regrow: float = setting(
-        0.5, "Share of each layer's weights that are exchanged at first.", least=0, most=1
+        0.5, "Share of each layer's weights that are exchanged at first; 0: none.", least=0, most=1
     )
     regrow_to: float = setting(
         0.005, "The same at the end of the run, along a cosine.", least=0, most=1
@@ -36,6 +36,13 @@ class RegrowthOptions(Options):
     until: float = setting(
         1.0, "Share of the run's steps in which weights are exchanged.", above=0, most=1
     )
+
+    def share(self, steps: int) -> Cosine:
+        """The share by step; `regrow` below the default of `regrow_to` stays what it is."""
+        to = self.regrow_to
+        if to == self.defaults()["regrow_to"]:
+            to = min(to, self.regrow)
+        return Cosine(self.regrow, to, steps)
 
 
 def exchange(w: Tensor, alive: Tensor, likely: Tensor, n: int) -> Tensor:
