@@ -417,6 +417,16 @@ def test_a_broken_method_of_another_package(tmp_path: Path, monkeypatch, value: 
         methods.info("mine")
 
 
+def test_an_option_of_other_methods_says_of_which():
+    for key, has in (("granularity", "greg-1, greg-2, dpp"), ("rewind-epoch", "lottery")):
+        with pytest.raises(UnknownName, match=f"'{key}'; .*; it is an option of {has}$"):
+            PruneConfig(method_set={key: 1})
+    with pytest.raises(ConfigError, match="no options of its own, got share=1; it is an option of"):
+        Options.read("plain", {"share": 1})
+    with pytest.raises(UnknownName, match=r"'depth'; known: allocation$"):
+        PruneConfig(method_set={"depth": 1})
+
+
 def test_the_program_lists_the_methods(program):
     told = program("methods", "--json").json
     assert [m["name"] for m in told] == list(methods.BUILT_IN)
@@ -438,6 +448,7 @@ def test_the_program_refuses_options_that_the_method_has_not(program):
     wrong = program("prune", "--method", "gmp", "--method-set", "regrow=0.5")
     assert wrong.code == 2
     assert "unknown option of --method gmp 'regrow'; known: allocation" in wrong.err
+    assert wrong.err.endswith("; it is an option of granet, rigl, set\n")
     half = program("prune", "--method-set", "allocation")
     assert "--method-set takes key=value, got 'allocation'" in half.err
 
