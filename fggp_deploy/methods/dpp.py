@@ -100,7 +100,7 @@ class DPP:
         if self.options.bits == 1:
             raise ConfigError("--method-set bits must be 0 or at least 2, got 1")
         self.target = target
-        self.last_draw = max(1, round(self.options.until * steps))
+        self.last_update = max(1, round(self.options.until * steps))
         self.seed = seed
         self._layers: dict[str, _Layer] = {}
         self._adam: torch.optim.Adam | None = None
@@ -140,7 +140,7 @@ class DPP:
         if drawing:
             assert self._adam is not None  # _set_up made it
             self._adam.step()
-            if step < self.last_draw:
+            if step < self.last_update:
                 self._draw(state, step)
             else:
                 self._settle(state, f"step {step}")
@@ -241,7 +241,7 @@ class DPP:
         if not self._scores:  # a run that goes on
             self._draw_scores(step - 1)
         pull = layer.units.sums(p.grad * self._rounded(layer.dense))
-        progress = (step - 1) / max(1, self.last_draw - 1)
+        progress = (step - 1) / max(1, self.last_update - 1)
         tau = self.options.tau + (self.options.tau_to - self.options.tau) * progress
         scores, order = self._scores[name]
         gradient = relaxed_gradient(scores, order, layer.k, pull, tau)

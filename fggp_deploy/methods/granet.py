@@ -49,6 +49,11 @@ class GraNet(Gradual):
         self.generator = generator or torch.Generator()
         self._exchange_pending = False
 
+    @property
+    def last_update(self) -> int:
+        """See method.Late."""
+        return max(self.schedule.last_update, self.exchanges.last)
+
     def start(self, state: PruningState) -> None:
         """Draw the random masks; raises ConfigError where the network is sparse already."""
         if self.start_sparsity:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -99,6 +100,11 @@ class Exchanges:
         j = round(step * self.updates / end)  # the update nearest to this step
         return j > 0 and (2 * j * end + self.updates) // (2 * self.updates) == step
 
+    @cached_property
+    def last(self) -> int:
+        """The last step at which weights are exchanged; 0 where they never are."""
+        return next(filter(self.is_due, range(self.share.steps - 1, 0, -1)), 0)
+
 
 class Dynamic:
     """Dynamic sparse training: masks of constant count that exchange weights (RigL, SET).
@@ -123,6 +129,11 @@ class Dynamic:
         self.allocation = allocation
         self.generator = generator
         self._pending = False
+
+    @property
+    def last_update(self) -> int:
+        """See method.Late."""
+        return self.exchanges.last
 
     def start(self, state: PruningState) -> None:
         """Draw random masks, unless there are some; raises ConfigError where those do not fit."""

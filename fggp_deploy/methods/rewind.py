@@ -110,6 +110,11 @@ class Lottery(Gradual):
         self.reinit = reinit
         self._due = False
 
+    @property
+    def last_update(self) -> int:
+        """See method.Late."""
+        return self.rounds.last_update
+
     def start(self, state: PruningState) -> None:
         """Apply the masks that the run starts from."""
         super().start(state)
