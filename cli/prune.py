@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,7 +103,6 @@ def prune(
     options = resolve(
         Default, recipe=recipe, file=config, settings=set or (), explicit=given, out=out
     )
-    _refuse_unread(given, options)
     planned = None
     if target_latency is not None and earlier_run(out) is None:
         options = replace(options, densities={})  # those of a --config are another target's
@@ -137,22 +135,6 @@ def prune(
             told = {"plan": planned and asdict(planned), "result": asdict(latency)}
             write_atomic(record, json_text(told) + "\n")
     return show(result, latency, json=json)
-
-
-def _refuse_unread(given: Collection[str], options: Default) -> None:
-    """Raise ConfigError for an option of the command line that would change nothing."""
-    for name in ("rate", "updates"):
-        if name in given and name not in options.method_info.reads:
-            raise ConfigError(
-                f"--method {options.method} does not read --{name}; leave it out "
-                f"(`fggp-deploy methods {options.method}` shows what it reads)"
-            )
-    for name in ("ema", "average_epochs", "ensemble"):
-        if name in given and options.epochs == 0:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"{option} averages over training, and --epochs 0 has none; leave it out"
-            )
 
 
 def _beginning(options: Default) -> str:

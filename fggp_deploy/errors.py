@@ -30,9 +30,9 @@ class ConfigError(UserError, ValueError):
 
 
 class UnknownName(ConfigError):
-    """A model, data set, method or format that is not registered."""
+    """A model, data set, method or format that is not registered; `tail`: what else to say."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, tail: str = "") -> None:
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=5)
         nearest = max(close, key=lambda k: _likeness(name, k), default=None)
@@ -40,7 +40,7 @@ class UnknownName(ConfigError):
         if len(known) > _MANY:
             near = difflib.get_close_matches(name, known, n=10, cutoff=0.5)
             known = [*near, f"{len(known) - len(near)} others"]
-        super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+        super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{tail}")
 
 
 def _likeness(name: str, known: str) -> tuple[float, int]:

@@ -9,12 +9,14 @@ import torch
 from graphs import residual_net
 from test_pruner import make, sgd, steps
 
-from fggp_deploy import FGGP, Cubic, Pruner, kernels
+from fggp_deploy import Cubic, Pruner, kernels
 from fggp_deploy.allocation import Given
 from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, with_densities
 from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.exporters import latency
-from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.methods import Task
+from fggp_deploy.methods.gradual import GradualOptions
+from fggp_deploy.methods.registry import BUILT_IN, info
 from fggp_deploy.training.config import PruneConfig
 
 ENDS = (0.01, 1.0)
@@ -64,13 +66,22 @@ def test_given_by_hand():
             Given({"a": wrong})  # type: ignore[dict-item]
 
 
-def test_fggp_prunes_each_layer_to_its_density():
+GRADUAL = [n for n in BUILT_IN if issubclass(info(n).options, GradualOptions)]
+
+
+@pytest.mark.parametrize("name", GRADUAL)
+def test_each_gradual_method_prunes_each_layer_to_its_density(name: str):
     net = make()
     sizes = {"conv2.weight": net.conv2.weight.numel(), "fc.weight": net.fc.weight.numel()}
     densities = {"conv2.weight": 0.25, "fc.weight": 0.5}
     keep = {n: round(d * sizes[n]) for n, d in densities.items()}
     target = 1 - sum(keep.values()) / sum(sizes.values())
-    method = Gradual(FGGP(), Cubic(target, steps=10, updates=5), allocation=Given(densities))
+    task = Task(
+        target=target, schedule=Cubic(target, steps=10, updates=5), n_steps=10, steps_per_epoch=5,
+        updates=5, rate=0.5, seed=0, input_shape=(1, 8, 8), batches=lambda n: [],
+        densities=densities,
+    )  # fmt: skip
+    method = info(name).make(info(name).options(), task)
     pruner = Pruner(net, method, optimizer=sgd(net))
     steps(net, pruner, 10)
     kept = {n: int(m.sum()) for n, m in pruner.finish().items()}

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import killing
@@ -267,6 +268,78 @@ def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"method": "gmp", "rate": 0.3}, "--method gmp does not read --rate; leave it out"),
+        ({"method": "synflow", "updates": 7}, "--method synflow does not read --updates"),
+        ({"method": "greg-1", "updates": 7}, "--method greg-1 does not read --updates"),
+        ({"sparsity": 0.5}, "sparsity is for `fggp-deploy train`, .*; give --target"),
+        ({"allocation": "uniform"}, "prune does not read it; give --method-set allocation"),
+        ({"method": "wanda", "epochs": 0, "ema": 0.9}, "--ema averages over training, and"),
+        (
+            {"method": "wanda", "epochs": 0, "average_epochs": 1, "bn_images": 9, "ensemble": 3},
+            "--average-epochs averages over training, and --epochs 0 has none; leave it out",
+        ),
+        (
+            {"method": "wanda", "method_set": {"reinit": "orthp", "ridge": 0.5}},
+            "ridge is not read with reinit=orthp, which takes the place of the re-fit",
+        ),
+        (
+            {"method": "lottery", "method_set": {"reinit": "none", "rewind_epoch": 2}},
+            "rewind_epoch is not read with reinit=none, which rewinds nothing",
+        ),
+        (
+            {"method": "granet", "method_set": {"start_sparsity": 0.5}},
+            "would throw away what a trained network has learned; give --start random too",
+        ),
+        (
+            {"method": "rigl", "method_set": {"regrow": 0.1, "regrow_to": 0.3}},
+            "regrow_to 0.3 is above regrow 0.1",
+        ),
+    ],
+)
+def test_what_would_change_nothing_is_refused(tmp_path: Path, values: dict, says: str):
+    settings = [f"{k}={yaml.safe_dump(v, default_flow_style=True)}" for k, v in values.items()]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    for given in (
+        {"explicit": values},
+        {"settings": settings, "explicit": {}},
+        {"file": tmp_path / "c.yaml", "explicit": {}},
+    ):
+        with pytest.raises(ConfigError, match=says):
+            resolve(PruneConfig, **given)
+    run = tmp_path / "run"  # of a version that took it
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(PruneConfig(**values).to_dict()))
+    assert resolve(PruneConfig, explicit={}, out=run) == PruneConfig(**values)
+    assert resolve(PruneConfig, explicit=values, out=run) == PruneConfig(**values)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_what_a_user_did_not_ask_for_is_not_refused(tmp_path: Path, name: str):
+    file = tmp_path / "config.yaml"
+    epochs = 0 if methods.info(name).without_training else 3
+    for recipe in (None, "best", "paper"):
+        made = resolve(PruneConfig, recipe=recipe, explicit={"method": name, "epochs": epochs})
+        file.write_text(yaml.safe_dump(made.to_dict()))
+        assert resolve(PruneConfig, file=file, explicit={}) == made
+
+
+def test_without_regrowth_needs_one_option():
+    share = partial(resolve, PruneConfig, settings=["method=granet"])
+    for own, ends in (
+        ({}, (0.5, 0.005)),
+        ({"regrow": 0.0}, (0.0, 0.0)),
+        ({"regrow": 0.001}, (0.001, 0.001)),
+        ({"regrow": 0.3, "regrow_to": 0.2}, (0.3, 0.2)),
+    ):
+        made = share(explicit={"method_set": own}).method_options.share(10)
+        assert (made.at(0), made.at(10)) == pytest.approx(ends)
+    start = {"start": "random", "method_set": {"start_sparsity": 0.5}}
+    assert share(explicit=start).method_set == start["method_set"]
+
+
 def packaged(folder: Path, value: str, name: str = "mine") -> None:
     """A package of someone else's, as an installer leaves it, that offers a method."""
     about = folder / "theirs-1.0.dist-info"
@@ -391,6 +464,16 @@ def test_a_broken_method_of_another_package(tmp_path: Path, monkeypatch, value: 
         methods.info("mine")
 
 
+def test_an_option_of_other_methods_says_of_which():
+    for key, has in (("granularity", "greg-1, greg-2, dpp"), ("rewind-epoch", "lottery")):
+        with pytest.raises(UnknownName, match=f"'{key}'; .*; it is an option of {has}$"):
+            PruneConfig(method_set={key: 1})
+    with pytest.raises(ConfigError, match="no options of its own, got share=1; it is an option of"):
+        Options.read("plain", {"share": 1})
+    with pytest.raises(UnknownName, match=r"'depth'; known: allocation$"):
+        PruneConfig(method_set={"depth": 1})
+
+
 def test_the_program_lists_the_methods(program):
     told = program("methods", "--json").json
     assert [m["name"] for m in told] == list(methods.BUILT_IN)
@@ -412,6 +495,7 @@ def test_the_program_refuses_options_that_the_method_has_not(program):
     wrong = program("prune", "--method", "gmp", "--method-set", "regrow=0.5")
     assert wrong.code == 2
     assert "unknown option of --method gmp 'regrow'; known: allocation" in wrong.err
+    assert wrong.err.endswith("; it is an option of granet, rigl, set\n")
     half = program("prune", "--method-set", "allocation")
     assert "--method-set takes key=value, got 'allocation'" in half.err
 

@@ -145,7 +145,65 @@ def test_units_of_a_weight(granularity: str, units: tuple[int, int, int]):
 
 def test_rows_get_k_or_one_more():
     assert Units(4, 9, 1).by_row(10) == [3, 3, 2, 2]
-    assert Units(4, 9, 1).by_row(2) == [1, 1, 0, 0]
+
+
+def test_fewer_than_one_a_row_are_drawn_from_all_rows():
+    assert Units(4, 9, 1).grouped(4) == Units(4, 9, 1)
+    assert Units(4, 9, 1).grouped(3) == Units(1, 36, 1)
+    assert Units.of((8, 1, 3, 3), "kernel").grouped(3) == Units(1, 8, 9)  # depthwise
+
+
+class Depthwise(nn.Module):
+    """Six channels, each with a filter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, groups=6, bias=False)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(("granularity", "kept"), [("kernel", 18), ("weight", 5)])
+def test_which_channels_die_is_learned(granularity: str, kept: int):
+    """Less than one unit a filter is kept, and the target is made of the last two channels."""
+    net, target = Depthwise(), 1 - kept / 54
+    pruner = Pruner(
+        net,
+        DPP(target, 100, DPPOptions(granularity=granularity)),
+        optimizer=torch.optim.SGD(net.parameters(), 0.005),
+        prune_first=True,
+    )
+    g = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        x = torch.randn(32, 6, 3, 3, generator=g)
+        net.zero_grad()
+        F.mse_loss(net(x), x[:, 4:].flatten(1).sum(1)).backward()
+        pruner.after_backward()
+        pruner.state.optimizer.step()
+        pruner.after_step()
+    by_channel = pruner.finish()["conv.weight"].flatten(1).sum(1)
+    assert by_channel[:4].tolist() == [0, 0, 0, 0]
+    assert by_channel.sum() == kept
+
+
+def test_a_run_whose_rows_were_drawn_apart_goes_on_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Units, "grouped", lambda units, n_kept: units)
+    net = make()
+    old = Pruner(net, DPP(0.8, 10, DPPOptions(granularity="kernel")), optimizer=sgd(net))
+    assert old.method._layers["conv2.weight"].logits.shape == (8, 4)
+    steps(net, old, 3)
+    monkeypatch.undo()
+    again = make()
+    new = DPP(0.8, 10, DPPOptions(granularity="kernel"))
+    pruner = Pruner(again, new, optimizer=sgd(again), begin=False)
+    again.load_state_dict(net.state_dict())
+    pruner.load_state_dict(copy.deepcopy(old.state_dict()))
+    steps(again, pruner, 2)
+    assert new._layers["conv2.weight"].logits.shape == (8, 4)
+    fresh = Pruner(make(), DPP(0.8, 10, new.options), optimizer=None)
+    assert fresh.method._layers["conv2.weight"].logits.shape == (1, 32)
 
 
 def test_whole_units_meet_the_total_or_say_what_would():
@@ -173,8 +231,9 @@ def test_counts_are_exact_after_every_step(granularity: str, target: float):
         assert pruner.masks.n_removed == round(target * pruner.masks.n_total)
         for name, mask in pruner.masks.items():
             assert not net.get_parameter(name)[~mask].any()
-            whole = Units.of(tuple(mask.shape), granularity).sums(mask.float())
             size = Units.of(tuple(mask.shape), granularity).size
+            units = Units.of(tuple(mask.shape), granularity).grouped(int(mask.sum()) // size)
+            whole = units.sums(mask.float())
             assert set(whole.unique().tolist()) <= {0.0, float(size)}  # whole units
             counts = (whole.sum(1) / size).tolist()
             assert rows.setdefault(name, counts) == counts  # k a row, at all times

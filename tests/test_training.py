@@ -235,6 +235,46 @@ def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
     assert seen == [0] * 12 + [n_weights] * 3  # 80% of 15 steps
 
 
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("rigl", {}),
+        ("set", {}),
+        ("granet", {}),
+        ("lottery", {}),
+        ("dpp", {"until": 0.9}),
+        ("unification", {"until": 0.9}),
+        ("greg-1", {}),
+        ("snip", {}),
+    ],
+)
+def test_int8_awareness_waits_for_the_last_update_of_any_method(parent, monkeypatch, method, own):
+    options = {"method": method, "method_set": own, "target": 0.8, "updates": 10, "ema": 0.0}
+    start = {"start": "random"} if method in ("rigl", "set", "snip") else {}
+    s = ready_to_prune(config(parent, **{**SMALL, **options, **start, "int8_aware": True})).session
+    rounded = []
+
+    def noted(weights):
+        rounded.append(bool(list(weights)))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("fggp_deploy.training.loop.rounded_weights", noted)
+    for _ in training_steps(s, Quiet()):
+        pass
+    begins = max(12, s.pruner.changed_at)
+    assert rounded == [step > begins for step in range(1, 16)]
+    assert rounded[-1]
+
+
+def test_int8_awareness_that_would_have_no_step_is_refused(parent):
+    for values in (
+        {"method": "dpp", "method_set": {"until": 1.0}},
+        {"method": "magnitude", "epochs": 0},
+    ):
+        with pytest.raises(ConfigError, match="--int8-aware rounds weights after the last mask"):
+            ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True, **values}))
+
+
 def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):
     class Listening(Quiet):
         told: list[float]

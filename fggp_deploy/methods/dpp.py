@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,7 +78,9 @@ class DPP:
     from `tau` to `tau_to` over the steps in which masks are drawn, the first `until` of all
     `steps`; then the k largest Φ stay, and w is trained under that mask.
 
-    Each layer keeps its share by `allocation`, in whole units; its rows get k or k + 1 each.
+    Each layer keeps its share by `allocation`, in whole units; its groups get k or k + 1 each.
+    Where that is less than one a group, all its units are one group, so that which outputs live is
+    learned too.
     Exactly round(target·N*) of N* weights are removed at any time; ConfigError where whole units
     cannot meet that. Gradients must be unscaled.
 
@@ -98,7 +100,7 @@ class DPP:
         if self.options.bits == 1:
             raise ConfigError("--method-set bits must be 0 or at least 2, got 1")
         self.target = target
-        self.last_draw = max(1, round(self.options.until * steps))
+        self.last_update = max(1, round(self.options.until * steps))
         self.seed = seed
         self._layers: dict[str, _Layer] = {}
         self._adam: torch.optim.Adam | None = None
@@ -138,7 +140,7 @@ class DPP:
         if drawing:
             assert self._adam is not None  # _set_up made it
             self._adam.step()
-            if step < self.last_draw:
+            if step < self.last_update:
                 self._draw(state, step)
             else:
                 self._settle(state, f"step {step}")
@@ -193,16 +195,18 @@ class DPP:
             return
         loaded, self._loaded, self._scores = self._loaded, None, {}
         generator = torch.Generator().manual_seed(self.seed)
-        for name, (units, k) in self._counts(state).items():
+        for name, (units, n_kept) in self._counts(state).items():
             p = state.params[name]
             if loaded is None:
                 logits = torch.randn(units.rows, units.n, generator=generator) * _SPREAD
                 dense = p.detach().clone()
             else:
                 logits = loaded["logits"][name].float().clone()
+                rows, n = logits.shape  # a run of before groups were joined goes on with its own
+                units = replace(units, rows=rows, n=n)
                 dense = torch.empty_like(p.detach()).copy_(loaded["dense"][name])
-            rows = torch.tensor(k, device=p.device)
-            self._layers[name] = _Layer(units, rows, logits.to(p.device).requires_grad_(), dense)
+            k = torch.tensor(units.by_row(n_kept), device=p.device)
+            self._layers[name] = _Layer(units, k, logits.to(p.device).requires_grad_(), dense)
         logits_of_all = [layer.logits for layer in self._layers.values()]
         self._adam = torch.optim.Adam(logits_of_all, lr=self.options.logit_lr)
         if loaded is not None:
@@ -211,8 +215,8 @@ class DPP:
             self._adam.load_state_dict({"state": by_index, "param_groups": adam["param_groups"]})
             self._settled = bool(loaded["settled"])
 
-    def _counts(self, state: PruningState) -> dict[str, tuple[Units, list[int]]]:
-        """Each layer's units, and how many of them each row keeps."""
+    def _counts(self, state: PruningState) -> dict[str, tuple[Units, int]]:
+        """Each layer's units, and how many of them it keeps."""
         o = self.options
         if o.granularity != "weight":
             weights = {id(m.weight) for m in state.model.modules() if isinstance(m, _TRANSPOSED)}
@@ -227,7 +231,7 @@ class DPP:
             kept = whole_units(units, ALLOCATIONS[o.allocation](shapes, self.target))
         except ConfigError as e:
             raise ConfigError(f"--target {self.target:g}, granularity {o.granularity}: {e}") from e
-        return {n: (u, u.by_row(kept[n])) for n, u in units.items()}
+        return {n: (u.grouped(kept[n]), kept[n]) for n, u in units.items()}
 
     @torch.no_grad()
     def _gradient(self, state: PruningState, name: str, step: int) -> Tensor:
@@ -237,7 +241,7 @@ class DPP:
         if not self._scores:  # a run that goes on
             self._draw_scores(step - 1)
         pull = layer.units.sums(p.grad * self._rounded(layer.dense))
-        progress = (step - 1) / max(1, self.last_draw - 1)
+        progress = (step - 1) / max(1, self.last_update - 1)
         tau = self.options.tau + (self.options.tau_to - self.options.tau) * progress
         scores, order = self._scores[name]
         gradient = relaxed_gradient(scores, order, layer.k, pull, tau)

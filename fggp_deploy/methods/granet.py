@@ -18,7 +18,7 @@ from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import setting
 from fggp_deploy.methods.regrowth import Exchanges, RegrowthOptions, exchange_
 from fggp_deploy.methods.state import PruningState
-from fggp_deploy.schedules import Cosine, Cubic, Schedule
+from fggp_deploy.schedules import Cubic, Schedule
 
 
 class GraNet(Gradual):
@@ -26,6 +26,7 @@ class GraNet(Gradual):
 
     At an update: the smallest |w| of all layers go, as in GMP; then each layer drops the ⌈ρ·nnz⌉
     smallest |w| that it has left and grows as many by the largest |g| of all that is not there.
+    What regrows in the update that pruned it begins at zero, as all that grows.
     Pruning ends with the schedule, exchanging goes on as `exchanges` says. ρ = 0 is GMP.
 
     `start_sparsity`: random Erdős–Rényi-kernel masks of that sparsity to begin with, from
@@ -48,6 +49,11 @@ class GraNet(Gradual):
         self.generator = generator or torch.Generator()
         self._exchange_pending = False
 
+    @property
+    def last_update(self) -> int:
+        """See method.Late."""
+        return max(self.schedule.last_update, self.exchanges.last)
+
     def start(self, state: PruningState) -> None:
         """Draw the random masks; raises ConfigError where the network is sparse already."""
         if self.start_sparsity:
@@ -65,7 +71,10 @@ class GraNet(Gradual):
 
     def after_backward(self, state: PruningState, step: int) -> None:
         """Prune to the schedule, then exchange."""
+        before = state.masks
         super().after_backward(state, step)
+        if state.masks is not before:
+            state.zero_removed_()
         if self.exchanges.is_open(step) and step <= self.schedule.last_update:
             due = self.schedule.is_update(step)
         else:
@@ -108,7 +117,7 @@ def _make(o: GraNetOptions, task: Task) -> Method:
         schedule = dataclasses.replace(schedule, start=o.start_sparsity)
     # as many updates over all steps as give the interval that the schedule has
     updates = round(task.updates * task.n_steps / schedule.last_update)
-    exchanges = Exchanges(Cosine(o.regrow, o.regrow_to, task.n_steps), updates, o.until)
+    exchanges = Exchanges(o.share(task.n_steps), updates, o.until)
     return GraNet(
         schedule,
         exchanges,

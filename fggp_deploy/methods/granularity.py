@@ -56,6 +56,10 @@ class Units:
         whole = units.unsqueeze(2).expand(-1, -1, self.size).reshape(like.shape)
         return torch.empty_like(like, dtype=units.dtype).copy_(whole)
 
+    def grouped(self, n_kept: int) -> Units:
+        """Itself; all units as one group where so few stay that rows would be empty."""
+        return self if n_kept >= self.rows else Units(1, self.count, self.size)
+
     def by_row(self, n_kept: int) -> list[int]:
         """That many units over the rows: ⌊n_kept/rows⌋ each, and the first rows one more."""
         each, more = divmod(n_kept, self.rows)

@@ -57,6 +57,16 @@ class InRounds(Protocol):
 
 
 @runtime_checkable
+class Late(Protocol):
+    """A method whose masks may change when the run's own schedule, its first 80%, has ended."""
+
+    @property
+    def last_update(self) -> int:
+        """The last step at which they may."""
+        ...
+
+
+@runtime_checkable
 class Measured(Protocol):
     """A method that has more to say of itself at the end of each epoch."""
 

@@ -47,10 +47,16 @@ class Options:
         rules, read = cls.rules(), {}
         for key, value in values.items():
             name = key.replace("-", "_")
-            if not rules:
-                raise ConfigError(f"--method {method} has no options of its own, got {key}={value}")
             if name not in rules:
-                raise UnknownName(f"option of --method {method}", key, rules)
+                from fggp_deploy.methods.registry import with_option  # which needs Options
+
+                has = ", ".join(with_option(name))
+                tail = f"; it is an option of {has}" if has else ""
+                if rules:
+                    raise UnknownName(f"option of --method {method}", key, rules, tail=tail)
+                raise ConfigError(
+                    f"--method {method} has no options of its own, got {key}={value}{tail}"
+                )
             read[name] = rules[name].read(_spelled(name), value)
         return cls(**read)
 

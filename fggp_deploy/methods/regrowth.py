@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class RegrowthOptions(Options):
     """Options of every exchange; the defaults are those of RigL's and GraNet's public code."""
 
     regrow: float = setting(
-        0.5, "Share of each layer's weights that are exchanged at first.", least=0, most=1
+        0.5, "Share of each layer's weights that are exchanged at first; 0: none.", least=0, most=1
     )
     regrow_to: float = setting(
         0.005, "The same at the end of the run, along a cosine.", least=0, most=1
@@ -36,6 +37,13 @@ class RegrowthOptions(Options):
     until: float = setting(
         1.0, "Share of the run's steps in which weights are exchanged.", above=0, most=1
     )
+
+    def share(self, steps: int) -> Cosine:
+        """The share by step; `regrow` below the default of `regrow_to` stays what it is."""
+        to = self.regrow_to
+        if to == self.defaults()["regrow_to"]:
+            to = min(to, self.regrow)
+        return Cosine(self.regrow, to, steps)
 
 
 def exchange(w: Tensor, alive: Tensor, likely: Tensor, n: int) -> Tensor:
@@ -92,6 +100,11 @@ class Exchanges:
         j = round(step * self.updates / end)  # the update nearest to this step
         return j > 0 and (2 * j * end + self.updates) // (2 * self.updates) == step
 
+    @cached_property
+    def last(self) -> int:
+        """The last step at which weights are exchanged; 0 where they never are."""
+        return next(filter(self.is_due, range(self.share.steps - 1, 0, -1)), 0)
+
 
 class Dynamic:
     """Dynamic sparse training: masks of constant count that exchange weights (RigL, SET).
@@ -116,6 +129,11 @@ class Dynamic:
         self.allocation = allocation
         self.generator = generator
         self._pending = False
+
+    @property
+    def last_update(self) -> int:
+        """See method.Late."""
+        return self.exchanges.last
 
     def start(self, state: PruningState) -> None:
         """Draw random masks, unless there are some; raises ConfigError where those do not fit."""

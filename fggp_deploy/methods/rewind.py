@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from fggp_deploy.allocation import Given
 from fggp_deploy.criteria import Magnitude
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.methods.gradual import GLOBAL, Gradual, GradualOptions
@@ -103,11 +104,16 @@ class Lottery(Gradual):
     (arXiv 1912.05671).
     """
 
-    def __init__(self, rounds: Rounds, reinit: Reinit, *, allocation: str = GLOBAL) -> None:
+    def __init__(self, rounds: Rounds, reinit: Reinit, *, allocation: str | Given = GLOBAL) -> None:
         super().__init__(Magnitude(), rounds, allocation=allocation)
         self.rounds = rounds
         self.reinit = reinit
         self._due = False
+
+    @property
+    def last_update(self) -> int:
+        """See method.Late."""
+        return self.rounds.last_update
 
     def start(self, state: PruningState) -> None:
         """Apply the masks that the run starts from."""
@@ -164,7 +170,7 @@ def _make(o: LotteryOptions, task: Task) -> Method:
         task.target, task.n_steps, start=task.schedule.sparsity(0), share=o.share,
         rewind_to=rewind_to,
     )  # fmt: skip
-    return Lottery(rounds, Reinit(o.reinit, rewind_to=rewind_to), allocation=o.allocation)
+    return Lottery(rounds, Reinit(o.reinit, rewind_to=rewind_to), allocation=o.allocate(task))
 
 
 METHOD = MethodInfo(

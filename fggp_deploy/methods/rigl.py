@@ -12,7 +12,6 @@ from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import setting
 from fggp_deploy.methods.regrowth import Dynamic, Exchanges, RegrowthOptions
 from fggp_deploy.methods.state import PruningState
-from fggp_deploy.schedules import Cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def _dynamic(o: DynamicOptions, task: Task, *, random: bool) -> Dynamic:
     generator = torch.Generator().manual_seed(task.seed)
     return Dynamic(
         task.target,
-        Exchanges(Cosine(o.regrow, o.regrow_to, task.n_steps), task.updates, o.until),
+        Exchanges(o.share(task.n_steps), task.updates, o.until),
         (lambda state: by_chance(generator, state)) if random else by_gradient,
         allocation=o.allocation,
         generator=generator,

@@ -109,6 +109,11 @@ class Unification:
         self._negative: Tensor | None = None
         self._pending = False
 
+    @property
+    def last_update(self) -> int:
+        """See method.Late."""
+        return self.schedule.last_update
+
     def start(self, state: PruningState) -> None:
         """Z is the first projection; raises ConfigError where the network is sparse."""
         if state.masks.n_removed:

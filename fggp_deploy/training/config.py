@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.rule import option
 from fggp_deploy.training.rules import RULES, plain
 
 if TYPE_CHECKING:
     from fggp_deploy.methods import MethodInfo, Options
 
 DEFAULT_TARGET = 0.98
+_OF_TRAIN = {
+    "sparsity": "give --target",
+    "allocation": "give --method-set allocation, where the method has it",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,33 @@ class PruneConfig(TrainConfig):
             )
         if self.start == "random" or (self.start == "trained" and info.starts == ("random",)):
             info.refuse_start(self.method, "random" if self.start == "random" else "dense")
+
+    def refuse_unread(self, given: Collection[str]) -> None:
+        """Raise ConfigError where an option that the user gave would change nothing.
+
+        Not when made: what a recipe says, or a run that goes on, is no wish of the user's.
+        """
+        for name in ("rate", "updates"):
+            if name in given and name not in self.method_info.reads:
+                raise ConfigError(
+                    f"--method {self.method} does not read --{name}; leave it out "
+                    f"(`fggp-deploy methods {self.method}` shows what it reads)"
+                )
+        for name, cure in _OF_TRAIN.items():
+            if name in given:
+                raise ConfigError(
+                    f"{name} is for `fggp-deploy train`, prune does not read it; {cure}"
+                )
+        for name in ("ema", "average_epochs", "ensemble"):
+            if name in given and self.epochs == 0:
+                raise ConfigError(
+                    f"{option(name)} averages over training, and --epochs 0 has none; leave it out"
+                )
+        from fggp_deploy.methods.at_odds import at_odds
+
+        own = vars(self.method_options)
+        if why := at_odds(self.method_set, own, from_random=self.from_random):
+            raise ConfigError(f"--method {self.method}: {why}")
 
     def _check_densities(self, info: MethodInfo) -> None:
         if not self.densities and self.target_latency is None:

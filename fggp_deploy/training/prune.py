@@ -125,6 +125,11 @@ def ready_to_prune(
         teacher=on_device(parent.model, device).eval() if parent else None,
         ranks=ranks,
     )
+    if config.int8_aware and not (going_on or session.weights_to_round(n_steps)):
+        raise ConfigError(
+            "--int8-aware rounds weights after the last mask update, and no step comes after it; "
+            "leave it out, give more --epochs, or where the method has `until` a smaller one"
+        )
     return Ready(
         session,
         Origin(

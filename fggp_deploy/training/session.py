@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fggp_deploy.data.types import Dataset, Part
 from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import TrainingDiverged
-from fggp_deploy.methods.method import InRounds
+from fggp_deploy.methods.method import InRounds, Late
 from fggp_deploy.pruner import Pruner, weight_parameters
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.average import Average
@@ -114,7 +114,10 @@ class Session:
         """The weights that this step sees rounded to int8: all or none."""
         config = self.config
         aware = isinstance(config, PruneConfig) and config.int8_aware
-        if not aware or step <= stage_at(self.stages, step).settled:
+        settled, method = stage_at(self.stages, step).settled, self.pruner.method
+        if isinstance(method, Late):
+            settled = max(settled, method.last_update)
+        if not aware or step <= settled:
             return []
         return list(weight_parameters(self.model).values())
 

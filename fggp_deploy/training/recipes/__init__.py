@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from fggp_deploy.errors import ConfigError, UnknownName
-from fggp_deploy.training.config import TrainConfig
+from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.resume import earlier_run, refuse_changes
 from fggp_deploy.training.rules import plain, read_keys
 
@@ -31,18 +32,24 @@ def resolve(
     """The options of a run: defaults < recipe < file < settings (key=value) < explicit.
 
     Where `out` holds a run already, its own options take the place of the defaults and none may
-    differ from them. Raises ConfigError and ResumeRefused.
+    differ from them. Raises ConfigError, for a new run also where an option that the user gave
+    would change nothing, and ResumeRefused.
     """
     in_file = _without_trust(_read_file(file, kind)) if file else {}
     recipe = recipe or in_file.get("recipe")
     given = recipe_values(recipe, kind) if recipe else {}
-    for later in (in_file, _read_settings(settings, kind), explicit):
+    unsaid = {f.name: f.default for f in fields(kind)} | given
+    told = [k for k, v in in_file.items() if v != unsaid[k]]  # a run's own file has all of them
+    for later in (in_file, in_settings := _read_settings(settings, kind), explicit):
         given = _over(given, later)
     if recipe:
         given["recipe"] = recipe
     earlier = earlier_run(out)
     if earlier is None:
-        return kind(**given)
+        config = kind(**given)
+        if isinstance(config, PruneConfig):
+            config.refuse_unread([*told, *in_settings, *explicit])
+        return config
     refuse_changes(earlier, {k: plain(v) for k, v in given.items()})
     own = _without_trust(read_keys(earlier.config, kind, where=str(earlier.folder)))
     return kind(**_over(own, given))
