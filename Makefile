@@ -12,6 +12,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest --quiet --doctest-modules --ignore fggp_deploy/integrations fggp_deploy cli exporters
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -170,8 +170,9 @@ def export_run(
 
 
 def _unfinished(savepoint: Path) -> str:
+    step = int(savepoint.stem.removeprefix("step-"))
     return (
-        f"the run is not finished, this is its network after {savepoint.stem.replace('-', ' ')}: "
+        f"the run is not finished, this is its network after step {step}: "
         f"go on with `prune --out {run_of(savepoint)}`, then export again"
     )
 

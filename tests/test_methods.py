@@ -428,7 +428,9 @@ def test_what_another_package_does_wrong_is_told(tmp_path: Path, parent, monkeyp
     (tmp_path / "site" / "their_half.py").write_text(HALF)
     monkeypatch.syspath_prepend(tmp_path / "site")
     short = config(parent, **{**SMALL, "target": 0.6}, method="mine")
-    with pytest.warns(FggpWarning, match=r"29.97% of the weights are removed, not 60.00%"):
+    with pytest.raises(
+        ConfigError, match=r"Half removes 422 of 1408 weights where the target 0\.6"
+    ):
         prune(short, observer=Quiet(), out=tmp_path / "short")
     fails = ends_cleanly(prune)
     with pytest.raises(typer.Exit):
@@ -436,6 +438,14 @@ def test_what_another_package_does_wrong_is_told(tmp_path: Path, parent, monkeyp
     told = capsys.readouterr().err
     assert "ValueError: my own bug; this is a bug in method 'mine' of theirs (" in told
     assert "their_half.py:9)" in told
+
+
+def test_a_target_that_is_missed_is_told(recwarn):
+    masks = MaskSet({"w": torch.arange(10_000) % 10 == 0})  # 90% removed
+    runs.warn_if_missed(0.9001, masks)
+    assert not recwarn
+    runs.warn_if_missed(0.9003, masks)
+    assert "90.00% of the weights are removed, not 90.03%" in str(recwarn.pop().message)
 
 
 def test_the_method_of_the_docs(tmp_path: Path, parent: Path, monkeypatch):

@@ -29,7 +29,7 @@ class Rounds:
     rewind_to)/(R + 1)). Raises ConfigError when there are fewer steps than rounds.
 
     >>> r = Rounds(target=0.5, steps=10, share=0.3, rewind_to=1)
-    >>> r.update_steps, r.sparsity(4), r.sparsity(7), r.cycle(8)
+    >>> r.update_steps, round(r.sparsity(4), 9), r.sparsity(7), r.cycle(8)
     ((4, 7), 0.3, 0.5, (2, 4))
     """
 

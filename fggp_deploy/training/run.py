@@ -110,7 +110,7 @@ class Run:
         train, test = s.batches(s.data.train), s.batches(s.data.test)
         model = settled_model(s, train)
         masks, weights = s.pruner.masks, dict(model.state_dict())
-        _warn_if_missed(stage.target, masks)
+        warn_if_missed(stage.target, masks)
         metrics = {
             "target": stage.target,
             "val_accuracy": accuracy(model, s.batches(s.data.val)),
@@ -194,7 +194,7 @@ class Run:
         )
 
 
-def _warn_if_missed(target: float, masks: MaskSet) -> None:
+def warn_if_missed(target: float, masks: MaskSet) -> None:
     """Say so where a method did not reach its target, as filters and blocks may not."""
     if masks.n_removed < round((target - 1e-4) * masks.n_total):
         warnings.warn(
