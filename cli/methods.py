@@ -25,6 +25,8 @@ def methods(
     add methods by an entry point in the group fggp_deploy.methods.
     """
     from fggp_deploy.methods.listing import described, listing
+    from fggp_deploy.training.config import PruneConfig
+    from fggp_deploy.training.rules import RULES
 
     from .render import as_json, stdout, table
 
@@ -32,8 +34,7 @@ def methods(
         one = described(name)
         if json:
             return as_json(one.to_dict())
-        stdout.print(f"{one.name}: {one.title}\n{one.source}", markup=False)
-        stdout.print(f"starts from: {', '.join(one.starts)}; keeps {one.keeps}", markup=False)
+        stdout.print(_entry(one).rpartition("\n")[0], markup=False, soft_wrap=True)
         table(
             "options",
             ("option", "default", "what"),
@@ -41,7 +42,7 @@ def methods(
                 (f"--method-set {k.name}=", str(k.default), f"{k.help} {_domain(k.schema)}".strip())
                 for k in one.options
             ]
-            + [(f"--{r}", "", "of the run") for r in one.reads],
+            + [(f"--{r}", str(getattr(PruneConfig, r)), RULES[r].help) for r in one.reads],
         )
         return None
     rows = listing()

@@ -14,7 +14,7 @@ def _help(key: str) -> Any:
     return typer.Option(help=RULES[key].help)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
 DataName = Annotated[str, typer.Option("--data", help=RULES["data"].help)]
 DataDir = Annotated[Path | None, _help("data_dir")]
 ImageSize = Annotated[int | None, _help("image_size")]

@@ -66,7 +66,7 @@ def _without_updates(made: Plan, method: str) -> str:
         return f"{method} removes {made.start_sparsity:.2%} at once; --epochs 0 trains nothing"
     steps = f"{made.n_steps} steps ({made.steps_per_epoch} an epoch)"
     if made.start_sparsity >= made.targets[-1] - 1e-6:
-        return f"{method} removes {made.start_sparsity:.2%} before the first of {steps}"
+        return f"{method} begins with {made.start_sparsity:.2%} removed and keeps that in {steps}"
     return (
         f"{method} has no schedule of mask updates to show: by its own rule it goes from "
         f"{made.start_sparsity:.2%} to {made.targets[-1]:.2%} in {steps}"

@@ -26,7 +26,7 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 def test_all_at_the_start(capsys, monkeypatch):
     out = shown(capsys, monkeypatch, start_sparsity=0.9)
     assert out.splitlines() == [
-        "snip removes 90.00% before the first of 140 steps (70 an epoch)",
+        "snip begins with 90.00% removed and keeps that in 140 steps (70 an epoch)",
         "the parent: val 94.00%",
         "target 0.9 is kept at step 140",
         "about 42 s of training here (200 images/s), validation not counted",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from fggp_deploy.methods.method import Batch, Measured, Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
-from fggp_deploy.methods.registry import BUILT_IN, info, make, names, readers, without_training
+from fggp_deploy.methods.registry import (
+    BUILT_IN,
+    info,
+    make,
+    names,
+    readers,
+    with_targets,
+    without_training,
+)
 from fggp_deploy.methods.state import PruningState
 
 __all__ = [
@@ -21,5 +29,6 @@ __all__ = [
     "names",
     "readers",
     "setting",
+    "with_targets",
     "without_training",
 ]

@@ -12,6 +12,7 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods.options import Options
 from fggp_deploy.methods.state import PruningState
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.schedules import Schedule
 
 
@@ -88,7 +89,8 @@ class Task:
     the share that each layer is to keep at the target; empty where the method decides. `pattern`:
     of patterns.PATTERNS, None where single weights go.
     `batches(n)`: at least n training images as they are tested, the same ones at every call; each
-    of several processes gets its share.
+    of several processes gets its share. `progress(what, done, total)` is for long work at the
+    start.
     """
 
     target: float
@@ -102,6 +104,7 @@ class Task:
     batches: Callable[[int], Sequence[Batch]]
     densities: Mapping[str, float] = field(default_factory=dict)
     pattern: str | None = None
+    progress: Progress = silent
 
 
 Start = Literal["dense", "sparse", "random"]
@@ -140,6 +143,7 @@ class MethodInfo:
         """Raise ConfigError where the method cannot begin with this."""
         if start not in self.starts:
             can = " or ".join(_STARTS[s] for s in self.starts)
+            can = can.replace(_STARTS["random"], f"{_STARTS['random']} (--start random)")
             raise ConfigError(
                 f"--method {name} cannot start from {_STARTS[start]}: {self.because}; give it {can}"
             )

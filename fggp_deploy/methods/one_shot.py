@@ -24,6 +24,7 @@ from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.reinit import NONE, ORTHP, orthogonalise_
 from fggp_deploy.methods.ridge import refit
 from fggp_deploy.methods.state import PruningState
+from fggp_deploy.progress import Progress, silent
 
 Batches = Callable[[], Sequence[Batch]]
 
@@ -49,7 +50,8 @@ class OneShot(AtStart):
     layer's outputs (see ridge.refit); or, with `orthp`, made orthogonal (see reinit.orthogonal) for
     the training that follows. With `refresh` batch-norm statistics are taken anew.
 
-    `batches()`: calibration images; each of several processes gives its own, of one size. Raises
+    `batches()`: calibration images; each of several processes gives its own, of one size.
+    `progress` counts layers. Raises
     ConfigError where there are none, and as layers.in_order does; that not without rule and ridge.
 
     Source: of `rule` None, Han et al. 2015 (arXiv 1506.02626), section 3: w stays where |w| > t.
@@ -67,6 +69,7 @@ class OneShot(AtStart):
         ridge: float = 0.01,
         refresh: bool = True,
         orthp: bool = False,
+        progress: Progress = silent,
     ) -> None:
         super().__init__(target)
         if rule is not None and allocation == GLOBAL:
@@ -77,6 +80,7 @@ class OneShot(AtStart):
         self.ridge = ridge
         self.refresh = refresh
         self.orthp = orthp
+        self.progress = progress
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """Prune and re-fit all layers; changes weights and batch-norm statistics too."""
@@ -92,7 +96,8 @@ class OneShot(AtStart):
         if self.rule is None:
             masks = {**self._by_magnitude(state, n_drop)}
         counts = self._drops(state)
-        for name, modules in layers:
+        for i, (name, modules) in enumerate(layers):
+            self.progress("pruning and re-fitting layers", i, len(layers))
             p = state.params[name]
             weight = by_group(modules[0], p.detach())
             moments = _summed(
@@ -273,6 +278,7 @@ def _make(o: OneShotOptions, task: Task, rule: LayerRule | None) -> OneShot:
         ridge=0.0 if orthp else o.ridge,
         orthp=orthp,
         refresh=o.refresh,
+        progress=task.progress,
     )
 
 

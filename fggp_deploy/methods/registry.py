@@ -140,6 +140,11 @@ def readers(option: str) -> list[str]:
     return [n for n in BUILT_IN if option in info(n).reads]
 
 
+def with_targets() -> list[str]:
+    """The names of our methods that can stop at several targets in a run."""
+    return [n for n in BUILT_IN if info(n).several_targets]
+
+
 def with_option(name: str) -> list[str]:
     """The names of our methods that have an own option of this name."""
     return [n for n in BUILT_IN if name in info(n).options.rules()]

@@ -148,9 +148,12 @@ class PruneConfig(TrainConfig):
         self._check_densities(info)
         self._check_pattern(info)
         if len(self.targets) > 1 and not info.several_targets:
+            from fggp_deploy import methods
+
             raise ConfigError(
                 f"--method {self.method} makes one network a run, since its masks are not nested "
-                f"from target to target; give one --target, or one of the gradual methods"
+                f"from target to target; give one --target, or --method "
+                f"{', '.join(methods.with_targets())}"
             )
         if (self.ema or self.average_epochs) and (ties := info.ties(options)):
             option = "--ema" if self.ema else "--average-epochs"

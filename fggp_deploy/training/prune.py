@@ -16,7 +16,7 @@ from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods import Task
-from fggp_deploy.progress import Progress
+from fggp_deploy.progress import Progress, silent
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks, weight_parameters
 from fggp_deploy.training.batches import n_training_batches
 from fggp_deploy.training.calibration import calibration_batches
@@ -105,6 +105,7 @@ def ready_to_prune(
         densities=config.densities,
         pattern=config.pattern,
         batches=lambda n: calibration_batches(start.data, config, n, device=device, ranks=ranks),
+        progress=progress or silent,
     )
     pruner = Pruner(
         model,
