@@ -165,6 +165,8 @@ RUNS = [
     *((n, 0.8, HALF.get(n, {})) for n in TRAINING),
     ("greg-1", 0.6, FILTERS),
     ("greg-2", 0.6, FILTERS | {"reinit": "rewind"}),
+    ("gmp", 0.8, {"reinit": "orthp"}),
+    ("mean-gradient", 0.8, {"reinit": "rewind"}),
     ("lottery", 0.8, {"share": 0.5, "rewind_epoch": 0.2}),
     ("lottery", 0.8, {"reinit": "orthp", "allocation": "erk"}),
     *((n, 0.6, {"images": 64}) for n in methods.without_training()),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from test_pruner import make, sgd, steps
 from torch import Tensor, nn
 
-from fggp_deploy import MaskSet, Pruner
+from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.methods.gradual import Gradual
 from fggp_deploy.methods.growing_reg import GrowingReg, Growth
 from fggp_deploy.methods.reinit import Reinit, orthogonal, orthogonalise_
 from fggp_deploy.methods.rewind import Lottery, Rounds
@@ -180,6 +181,26 @@ def test_a_growing_penalty_and_new_values_for_what_is_left(kind: str):
         assert not torch.equal(net.conv2.weight, before * kept)
     else:
         assert torch.equal(net.conv2.weight, begin.conv2.weight * kept)
+
+
+@pytest.mark.parametrize("kind", ["orthp", "rewind", "none"])
+def test_gradual_pruning_and_new_values_after_its_last_update(kind: str):
+    net, begin = make(), make()
+    method = Gradual(Magnitude(), Cubic(0.5, steps=5, updates=2))  # at steps 2 and 4
+    method.reinit = Reinit(kind)
+    pruner = Pruner(net, method, optimizer=sgd(net))
+    steps(net, pruner, 2)
+    assert pruner.state.optimizer.state  # the first update is followed by nothing
+    assert 0 < pruner.masks.sparsity < 0.5
+    steps(net, pruner, 2)
+    kept = pruner.masks["conv2.weight"]
+    assert pruner.masks.sparsity == 0.5
+    assert torch.equal(net.conv2.weight, begin.conv2.weight * kept) == (kind == "rewind")
+    assert bool(pruner.state.optimizer.state) == (kind == "none")
+    trained = net.conv2.weight.detach().clone()
+    steps(net, pruner, 1)  # once only
+    assert pruner.state.optimizer.state
+    assert not torch.equal(net.conv2.weight, trained)
 
 
 def test_there_are_three_kinds():

@@ -232,7 +232,9 @@ class MeanOptions(GradualOptions):
 
 def _annealed(first: First, o: AnnealedOptions, task: Task) -> Method:
     anneal = Cosine(o.anneal_from, o.anneal_to, steps=task.n_steps)
-    return Annealed(first, anneal, task.schedule, allocation=o.allocate(task), pattern=task.pattern)
+    return o.then_reinit(
+        Annealed(first, anneal, task.schedule, allocation=o.allocate(task), pattern=task.pattern)
+    )
 
 
 MAGNITUDE_FIRST = MethodInfo(
@@ -286,8 +288,10 @@ RANK_PRODUCT = MethodInfo(
 MEAN_GRADIENT = MethodInfo(
     title="FGGP on a moving average of |g|",
     source=_SOURCE,
-    make=lambda o, task: MeanGradient(
-        task.rate, o.decay, task.schedule, allocation=o.allocate(task), pattern=task.pattern
+    make=lambda o, task: o.then_reinit(
+        MeanGradient(
+            task.rate, o.decay, task.schedule, allocation=o.allocate(task), pattern=task.pattern
+        )
     ),
     options=MeanOptions,
     reads=("updates", "rate", "pattern"),

@@ -18,6 +18,7 @@ from fggp_deploy.methods.blocking import of_inputs
 from fggp_deploy.methods.in_blocks import InBlocks
 from fggp_deploy.methods.method import Task
 from fggp_deploy.methods.options import Options, setting
+from fggp_deploy.methods.reinit import NONE, ORTHP, REWIND, Reinit
 from fggp_deploy.methods.state import PruningState
 from fggp_deploy.patterns import width_of
 from fggp_deploy.schedules import Schedule
@@ -35,6 +36,10 @@ class GradualOptions(Options):
         "(uniform), or keeps its Erdős–Rényi-kernel density (erk).",
         choices=(GLOBAL, *ALLOCATIONS),
     )
+    reinit: str = setting(
+        NONE, "What the kept weights become after the last update: orthogonal, rewound to the "
+        "start, or as they are.", choices=(NONE, ORTHP, REWIND),
+    )  # fmt: skip
 
     def allocate(self, task: Task) -> str | Given:
         """The densities that the run gives, or else `allocation`."""
@@ -42,9 +47,14 @@ class GradualOptions(Options):
 
     def gradual(self, criterion: Criterion, task: Task) -> Gradual:
         """The criterion on the run's schedule, with the run's options."""
-        return Gradual(
-            criterion, task.schedule, allocation=self.allocate(task), pattern=task.pattern
+        return self.then_reinit(
+            Gradual(criterion, task.schedule, allocation=self.allocate(task), pattern=task.pattern)
         )
+
+    def then_reinit(self, method: Gradual) -> Gradual:
+        """The method, with what the kept weights are to become."""
+        method.reinit = Reinit(self.reinit)
+        return method
 
 
 class Gradual:
@@ -59,6 +69,9 @@ class Gradual:
     than four short of it, none short where that is a multiple of four and all blocks are full.
     Where any of the optimiser's gradients is not finite (a loss-scaler overflow), the update waits
     for the next step.
+
+    Attribute `reinit`: what the kept weights become after the step of the last update
+    (reinit.Reinit); nothing else unless it is set.
     """
 
     def __init__(
@@ -75,12 +88,15 @@ class Gradual:
         self.schedule = schedule
         self.allocation = allocation
         self.width = width_of(pattern)
+        self.reinit = Reinit(NONE)
         self._pending = False
         self._remarked = False
+        self._due = False
 
     def start(self, state: PruningState) -> None:
         """Apply the masks that the run starts from."""
         state.zero_removed_()
+        self.reinit.after_step(state, 0)
 
     def after_backward(self, state: PruningState, step: int) -> None:
         """At an update step, choose and drop; raises LayerCollapse when a layer would be empty."""
@@ -107,10 +123,15 @@ class Gradual:
             left += n - len(gone)
         if left < n_drop:
             state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
+            self._due = self.reinitialises(step)
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero."""
+        """Keep the removed at zero; after the last update give the kept their new values."""
         state.zero_removed_()
+        self.reinit.after_step(state, step)
+        if self._due:
+            self._due = False
+            self.reinit.apply_(state)
 
     def finish(self, state: PruningState) -> MaskSet:
         """The masks; raises ConfigError when the schedule was not run to its end."""
@@ -126,12 +147,18 @@ class Gradual:
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether an update waits for a good step, and whether the one warning was given."""
-        return {"pending": self._pending, "remarked": self._remarked}
+        """Whether an update waits, whether the one warning was given, and what to rewind to."""
+        own = {"pending": self._pending, "remarked": self._remarked}
+        return own | self.reinit.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self._pending, self._remarked = bool(state["pending"]), bool(state["remarked"])
+        self.reinit.load_state_dict(state)
+
+    def reinitialises(self, step: int) -> bool:
+        """Whether `reinit` follows the update at this step: the last, unless a subclass differs."""
+        return step >= self.schedule.last_update
 
     def criterion_at(self, step: int) -> Criterion:
         """The criterion of an update at this step; the same at all, unless a subclass anneals."""

@@ -59,7 +59,7 @@ class Reinit:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        snapshot = state["snapshot"]
+        snapshot = state.get("snapshot")  # gradual methods had none once
         self._snapshot = None if snapshot is None else dict(snapshot)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from fggp_deploy.allocation import Given
 from fggp_deploy.criteria import Magnitude
@@ -16,7 +14,6 @@ from fggp_deploy.methods.gradual import GLOBAL, Gradual, GradualOptions
 from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import setting
 from fggp_deploy.methods.reinit import NONE, ORTHP, REWIND, Reinit
-from fggp_deploy.methods.state import PruningState
 
 
 @dataclass(frozen=True)
@@ -108,44 +105,19 @@ class Lottery(Gradual):
         super().__init__(Magnitude(), rounds, allocation=allocation)
         self.rounds = rounds
         self.reinit = reinit
-        self._due = False
 
     @property
     def last_update(self) -> int:
         """See method.Late."""
         return self.rounds.last_update
 
-    def start(self, state: PruningState) -> None:
-        """Apply the masks that the run starts from."""
-        super().start(state)
-        self.reinit.after_step(state, 0)
-
-    def after_backward(self, state: PruningState, step: int) -> None:
-        """At a round's end, choose and drop."""
-        before = state.masks
-        super().after_backward(state, step)
-        self._due |= state.masks is not before
-
-    def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero; rewind where weights have gone."""
-        super().after_step(state, step)
-        self.reinit.after_step(state, step)
-        if self._due:
-            self._due = False
-            self.reinit.apply_(state)
+    def reinitialises(self, step: int) -> bool:
+        """After each round."""
+        return True
 
     def cycle(self, step: int) -> tuple[int, int]:
         """See method.InRounds."""
         return self.rounds.cycle(step)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What to rewind to, beside Gradual's."""
-        return super().state_dict() | self.reinit.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.reinit.load_state_dict(state)
 
 
 @dataclass(frozen=True, kw_only=True)
