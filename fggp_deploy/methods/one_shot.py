@@ -51,8 +51,8 @@ class OneShot(AtStart):
     the training that follows. With `refresh` batch-norm statistics are taken anew.
 
     `batches()`: calibration images; each of several processes gives its own, of one size.
-    `progress` counts layers. Raises
-    ConfigError where there are none, and as layers.in_order does; that not without rule and ridge.
+    `progress` counts layers. Raises ConfigError where there are no images, and as layers.in_order
+    does; that not without rule and ridge.
 
     Source: of `rule` None, Han et al. 2015 (arXiv 1506.02626), section 3: w stays where |w| > t.
     Their t is a multiple of the layer's standard deviation; here it follows from the count that is
