@@ -106,8 +106,8 @@ def test_the_methods_options_are_options_of_the_run(tmp_path: Path):
     file.write_text("method: gmp\nmethod_set: {allocation: erk}\n")
     made = resolve(PruneConfig, file=file, explicit={})
     assert made.method_set == {"allocation": "erk"}
-    assert made.to_dict()["method_set"] == {"allocation": "erk"}
-    assert PruneConfig().to_dict()["method_set"] == {"allocation": "global"}
+    assert made.to_dict()["method_set"] == {"allocation": "erk", "reinit": "none"}
+    assert PruneConfig().to_dict()["method_set"] == {"allocation": "global", "reinit": "none"}
     later = resolve(
         PruneConfig, file=file, settings=["method_set={allocation: uniform}"], explicit={}
     )
@@ -482,7 +482,7 @@ def test_an_option_of_other_methods_says_of_which():
             PruneConfig(method_set={key: 1})
     with pytest.raises(ConfigError, match="no options of its own, got share=1; it is an option of"):
         Options.read("plain", {"share": 1})
-    with pytest.raises(UnknownName, match=r"'depth'; known: allocation$"):
+    with pytest.raises(UnknownName, match=r"'depth'; known: allocation, reinit$"):
         PruneConfig(method_set={"depth": 1})
 
 

@@ -304,6 +304,7 @@ def test_a_run_of_a_version_with_fewer_options_goes_on(tmp_path, parent, monkeyp
     path = out / "config.yaml"
     saved = yaml.safe_load(path.read_text())
     assert saved.pop("int8_aware") is False
+    assert saved["method_set"].pop("reinit") == "none"
     path.write_text(yaml.safe_dump(saved))
     with pytest.raises(ResumeRefused, match="int8_aware is False there, True here"):
         prune(config(parent, **SMALL, int8_aware=True), observer=Quiet(), out=out)

@@ -57,10 +57,9 @@ def refuse_changes(earlier: EarlierRun, given: Mapping[str, Any]) -> None:
 
     One that the earlier run's version did not have yet was at its default there.
     """
-    unsaid = {f.name: f.default for f in fields(PruneConfig) if f.default is not MISSING}
     differ = [
         f"{key} is {there!r} there, {here!r} here"
-        for key, there, here in _pairs({**unsaid, **earlier.config}, given)
+        for key, there, here in _pairs(_with_defaults(earlier.config), given)
         if key not in MOVABLE and there != here
     ]
     if differ:
@@ -68,6 +67,18 @@ def refuse_changes(earlier: EarlierRun, given: Mapping[str, Any]) -> None:
             f"{earlier.folder} holds a run with other options: {'; '.join(differ)}; give the same "
             f"ones to go on with it, or another --out"
         )
+
+
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run with those that its version did not have, the method's own too."""
+    said = {f.name: f.default for f in fields(PruneConfig) if f.default is not MISSING}
+    said |= config
+    if "method" in config:
+        from fggp_deploy import methods  # here, since that needs torch
+
+        own = methods.info(str(config["method"])).options.defaults()
+        said["method_set"] = own | dict(config.get("method_set") or {})
+    return said
 
 
 def _pairs(
