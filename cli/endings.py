@@ -7,15 +7,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import ParamSpec, TypeVar
 
 import typer
 
 from fggp_deploy import launch
 from fggp_deploy.errors import FggpError, MachineError, Stopped
+from fggp_deploy.plugins import offered, package_of
 
-PLUGINS = "fggp_deploy.methods"  # the group of entry points
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,10 +66,10 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
 
 def _at_fault(e: Exception) -> str:
     """Whose code raised: ours, unless a method of another package was at work."""
-    others = {point.module.split(".")[0]: point for point in entry_points(group=PLUGINS)}
+    others = {point.module.split(".")[0]: point for point in offered().values()}
     for frame, line in reversed([*traceback.walk_tb(e.__traceback__)]):
         point = others.get(frame.f_globals.get("__name__", "").split(".")[0])
         if point is not None:
-            package = point.dist.name if point.dist else point.module
-            return f"method {point.name!r} of {package} ({frame.f_code.co_filename}:{line})"
+            where = f"{frame.f_code.co_filename}:{line}"
+            return f"method {point.name!r} of {package_of(point)} ({where})"
     return "fggp-deploy"

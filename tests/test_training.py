@@ -220,8 +220,8 @@ def test_networks_drawn_without_variance_vote_as_one(parent):
     assert ensemble_accuracy(s, train, test) == one
 
 
-def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
-    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True})).session
+def rounded_in_training(s, monkeypatch) -> list[int]:
+    """How many weights each step of the session sees rounded; the session is trained."""
     seen = []
 
     def noted(weights):
@@ -231,6 +231,12 @@ def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
     monkeypatch.setattr("fggp_deploy.training.loop.rounded_weights", noted)
     for _ in training_steps(s, Quiet()):
         pass
+    return seen
+
+
+def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
+    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True})).session
+    seen = rounded_in_training(s, monkeypatch)
     n_weights = len(weight_parameters(s.model))
     assert seen == [0] * 12 + [n_weights] * 3  # 80% of 15 steps
 
@@ -252,15 +258,7 @@ def test_int8_awareness_waits_for_the_last_update_of_any_method(parent, monkeypa
     options = {"method": method, "method_set": own, "target": 0.8, "updates": 10, "ema": 0.0}
     start = {"start": "random"} if method in ("rigl", "set", "snip") else {}
     s = ready_to_prune(config(parent, **{**SMALL, **options, **start, "int8_aware": True})).session
-    rounded = []
-
-    def noted(weights):
-        rounded.append(bool(list(weights)))
-        return contextlib.nullcontext()
-
-    monkeypatch.setattr("fggp_deploy.training.loop.rounded_weights", noted)
-    for _ in training_steps(s, Quiet()):
-        pass
+    rounded = [n > 0 for n in rounded_in_training(s, monkeypatch)]
     begins = max(12, s.pruner.changed_at)
     assert rounded == [step > begins for step in range(1, 16)]
     assert rounded[-1]

@@ -11,15 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fggp_deploy.criteria import FGGP
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.methods.method import Batch, Method, MethodInfo, Task
+from fggp_deploy.plugins import offered, package_of
 from fggp_deploy.schedules import Constant, Cubic
 
-GROUP = "fggp_deploy.methods"
 BUILT_IN = {
     "fggp": "fggp:METHOD",
     "gmp": "gmp:METHOD",
@@ -50,7 +49,7 @@ BUILT_IN = {
 
 def names() -> list[str]:
     """Every registered name, ours first."""
-    return [*BUILT_IN, *sorted(set(_others()) - set(BUILT_IN))]
+    return [*BUILT_IN, *sorted(set(offered()) - set(BUILT_IN))]
 
 
 def info(name: str) -> MethodInfo:
@@ -59,9 +58,9 @@ def info(name: str) -> MethodInfo:
     A name of ours stays ours; a warning tells whose package wanted it.
     """
     if name in BUILT_IN:
-        if name in (others := _others()):
+        if name in (others := offered()):
             warnings.warn(
-                f"method {name!r} of {_package(others[name])} is not used: the name is our own",
+                f"method {name!r} of {package_of(others[name])} is not used: the name is our own",
                 FggpWarning,
                 stacklevel=2,
             )
@@ -69,7 +68,7 @@ def info(name: str) -> MethodInfo:
         found: Any = getattr(import_module(f"fggp_deploy.methods.{module}"), attribute)
         assert isinstance(found, MethodInfo)
         return found
-    others = _others()
+    others = offered()
     if name not in others:
         raise UnknownName("method", name, names())
     point = others[name]
@@ -77,12 +76,12 @@ def info(name: str) -> MethodInfo:
         found = point.load()
     except Exception as e:  # that package's code may raise anything
         raise ConfigError(
-            f"method {name!r} of {_package(point)} cannot be loaded ({type(e).__name__}: {e})"
+            f"method {name!r} of {package_of(point)} cannot be loaded ({type(e).__name__}: {e})"
         ) from e
     if not isinstance(found, MethodInfo):
         raise ConfigError(
-            f"method {name!r} of {_package(point)} is a {type(found).__name__}; {point.value} must "
-            f"be a fggp_deploy.methods.MethodInfo"
+            f"method {name!r} of {package_of(point)} is a {type(found).__name__}; {point.value} "
+            f"must be a fggp_deploy.methods.MethodInfo"
         )
     return found
 
@@ -148,11 +147,3 @@ def with_targets() -> list[str]:
 def with_option(name: str) -> list[str]:
     """The names of our methods that have an own option of this name."""
     return [n for n in BUILT_IN if name in info(n).options.rules()]
-
-
-def _others() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else point.value

@@ -79,16 +79,22 @@ void Execution::plan_actions(const Program& program) {
   for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
 }
 
+void Execution::add_parts(int n, double work, Part run) {
+  add_action([run = std::move(run), borders = even_split(n, cut(work))](const Context& c) {
+    in_parallel(*c.threads, borders.size() - 1,
+                [&](size_t t) { run(c, borders[t], borders[t + 1]); });
+  });
+}
+
 void Execution::add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                                   size_t y_plane) {
   const double work = how.cost() * channels;
-  add_action([this, x, x_plane, y, y_plane, how = std::move(how),
-              borders = even_split(channels, cut(work))](const Context& c) {
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      const auto first = static_cast<size_t>(borders[t]);
-      how.run(source(c, x) + first * x_plane, x_plane, address(c, y) + first * y_plane, y_plane,
-              borders[t + 1] - borders[t]);
-    });
+  add_parts(channels, work,
+            [this, x, x_plane, y, y_plane, how = std::move(how)](const Context& c, int first,
+                                                                 int last) {
+    const auto begin = static_cast<size_t>(first);
+    how.run(source(c, x) + begin * x_plane, x_plane, address(c, y) + begin * y_plane, y_plane,
+            last - first);
   });
 }
 
@@ -101,15 +107,12 @@ void Execution::add_pack(const Layout& to, int x, int y) {
   }
   const int rows = to.tile_h + 2 * to.halo;
   const double work = kCopyWork * static_cast<double>(to.size());
-  add_action([this, to, x, y, rows,
-              borders = even_split(to.channels * rows, cut(work))](const Context& c) {
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (int i = borders[t]; i < borders[t + 1]; i++) {
-        const auto channel = static_cast<size_t>(i / rows);
-        pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * to.row_major(),
-                 address(c, y) + channel * to.plane());
-      }
-    });
+  add_parts(to.channels * rows, work, [this, to, x, y, rows](const Context& c, int first, int last) {
+    for (int i = first; i < last; i++) {
+      const auto channel = static_cast<size_t>(i / rows);
+      pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * to.row_major(),
+               address(c, y) + channel * to.plane());
+    }
   });
 }
 
@@ -212,14 +215,9 @@ void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
   const auto plan = make_depthwise(s, shape, from, out, &r);
   touch(x);
   const int y = begin_floats(out);
-  add_action([this, plan, x, r, y,
-              borders = even_split(to.channels,
-                                   cut(depthwise_work(shape, value(out).shape)))](
-                 const Context& c) {
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      plan->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), borders[t],
-                borders[t + 1]);
-    });
+  add_parts(to.channels, depthwise_work(shape, value(out).shape),
+            [this, plan, x, r, y](const Context& c, int first, int last) {
+    plan->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
   });
   end_floats(out, y);
 }
@@ -248,11 +246,8 @@ void Execution::add_pool(const Step& s, int out) {
   const int y = new_own(out);
   const double work = (static_cast<double>(s.shape.taps()) + kCopyWork) *
                       static_cast<double>(value(out).shape.size());
-  add_action([this, pool, x, y,
-              borders = even_split(to.planes(), cut(work))](const Context& c) {
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      pool->run(source(c, x), address(c, y), borders[t], borders[t + 1]);
-    });
+  add_parts(to.planes(), work, [this, pool, x, y](const Context& c, int first, int last) {
+    pool->run(source(c, x), address(c, y), first, last);
   });
 }
 
@@ -261,29 +256,23 @@ void Execution::add_global_average(const Step& s, int out) {
   const int x = find(s.input, value(s.input).places.front().layout.with_quads(false), &l);
   const int y = new_row_major(out);
   const double work = static_cast<double>(l.size());
-  add_action([this, l, x, y,
-              borders = even_split(l.channels, cut(work))](const Context& c) {
+  add_parts(l.channels, work, [this, l, x, y](const Context& c, int first, int last) {
     const auto sum = l.lanes() == 16 ? isa_.sum16 : isa_.sum4;
     const ptrdiff_t row = static_cast<ptrdiff_t>(l.row_vectors()) * l.lanes();
     const float scale = 1.0f / (static_cast<float>(l.height) * static_cast<float>(l.width));
     const float* from = source(c, x) + l.at(0, 0);
     float* to = address(c, y);
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (int ch = borders[t]; ch < borders[t + 1]; ch++)
-        to[ch] = scale * sum(from + static_cast<size_t>(ch) * l.plane(), row, l.tile_h, l.tile_w);
-    });
+    for (int ch = first; ch < last; ch++)
+      to[ch] = scale * sum(from + static_cast<size_t>(ch) * l.plane(), row, l.tile_h, l.tile_w);
   });
 }
 
 void Execution::add_gemm(const Step& s, int out) {
   const int x = flat(s.input), y = new_row_major(out);
   auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.act);
-  add_action([this, gemm, x, y,
-              borders = even_split(static_cast<int>(s.shape.cout), cut(gemm->work()))](
-                 const Context& c) {
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      gemm->run(source(c, x), address(c, y), borders[t], borders[t + 1]);
-    });
+  add_parts(static_cast<int>(s.shape.cout), gemm->work(),
+            [this, gemm, x, y](const Context& c, int first, int last) {
+    gemm->run(source(c, x), address(c, y), first, last);
   });
 }
 

@@ -103,7 +103,7 @@ void Execution::choose_own(const Program& program) {
   for (const Step& s : program.steps) {
     Value& v = value(made++);
     const Value& in = value(s.input);
-    v.unit = s.op == Op::kMaxPool && in.rounds < 0 ? in.unit : s.unit;
+    v.unit = s.op == Op::kMaxPool && in.plain_bytes() ? in.unit : s.unit;
     if (s.op == Op::kRound) {
       v.zero = s.constant;
       v.rounds = s.input;

@@ -66,6 +66,8 @@ class Execution {
     float unit = 0;  // what 1 of its bytes is; 0: floats
     int zero = 0;  // the byte that stands for 0: only the value of a Round has another than 0
     int rounds = -1;  // of a Round: the value that it rounds, in each layout that is asked for
+    // Bytes whose zero bits stand for 0, so that they may be pooled, added and moved.
+    bool plain_bytes() const { return unit != 0.0f && rounds < 0; }
     int readers = 0;  // steps, and one for each output
   };
   struct Context {
@@ -107,6 +109,9 @@ class Execution {
   void plan_actions(const Program& program);
   int cut(double work);
   void add_action(Action action) { actions_.push_back(std::move(action)); }
+  // Runs [first, last) of `n` alike parts, of so much work in all, in parallel.
+  using Part = std::function<void(const Context&, int first, int last)>;
+  void add_parts(int n, double work, Part run);
   void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                          size_t y_plane);
   void add_pack(const Layout& to, int x, int y);

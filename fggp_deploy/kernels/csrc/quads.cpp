@@ -25,7 +25,7 @@ bool Execution::in_bytes(const Step& s) {
 }
 
 bool Execution::reads_quads(const Step& s) {
-  return in_bytes(s) || (s.op == Op::kMaxPool && value(s.input).unit != 0.0f && value(s.input).rounds < 0);
+  return in_bytes(s) || (s.op == Op::kMaxPool && value(s.input).plain_bytes());
 }
 
 Layout Execution::input_of(const Step& s, const Layout& out) {
@@ -34,25 +34,20 @@ Layout Execution::input_of(const Step& s, const Layout& out) {
 }
 
 Layout Execution::residual_of(const Step& s, const Layout& out) {
-  const Value& residual = value(s.residual);
-  return out.with_quads(in_bytes(s) && residual.unit != 0.0f && residual.rounds < 0);
+  return out.with_quads(in_bytes(s) && value(s.residual).plain_bytes());
 }
 
 // A buffer with the floats of quads, halos included.
 int Execution::to_floats(int x, const Layout& quads, const Value& v) {
   const int y = new_buffer(quads.with_quads(false).size());
   touch(x);
-  add_action([this, x, y, quads, unit = v.unit, zero = v.zero,
-              borders = even_split(quads.planes(), cut(kCopyWork * static_cast<double>(
-                                                                       quads.size())))](
-                 const Context& c) {
-    const FggpDots& dots = fggp_dots(isa_);
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (int q = borders[t]; q < borders[t + 1]; q++)
-        dots.to_floats(source(c, x) + static_cast<size_t>(q) * quads.plane(), quads.plane(), unit, zero,
-                       std::min(4, quads.channels - 4 * q),
-                       address(c, y) + 4 * static_cast<size_t>(q) * quads.plane(), quads.plane());
-    });
+  add_parts(quads.planes(), kCopyWork * static_cast<double>(quads.size()),
+            [this, x, y, quads, unit = v.unit, zero = v.zero](const Context& c, int first, int last) {
+    for (int q = first; q < last; q++)
+      fggp_dots(isa_).to_floats(
+          source(c, x) + static_cast<size_t>(q) * quads.plane(), quads.plane(), unit, zero,
+          std::min(4, quads.channels - 4 * q),
+          address(c, y) + 4 * static_cast<size_t>(q) * quads.plane(), quads.plane());
   });
   return touch(y);
 }
@@ -62,17 +57,14 @@ int Execution::to_quads(int x, const Layout& floats, const Value& v) {
   const Layout quads = floats.with_quads(true);
   const int y = new_buffer(quads.size());
   touch(x);
-  add_action([this, x, y, quads, units = 1.0f / v.unit, zero = v.zero,
-              borders = even_split(quads.planes(), cut(kCopyWork * static_cast<double>(
-                                                                       floats.size())))](
-                 const Context& c) {
-    const FggpDots& dots = fggp_dots(isa_);
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (int q = borders[t]; q < borders[t + 1]; q++)
-        dots.from_floats(source(c, x) + 4 * static_cast<size_t>(q) * quads.plane(), quads.plane(),
-                         std::min(4, quads.channels - 4 * q), units, zero, quads.plane(),
-                         address(c, y) + static_cast<size_t>(q) * quads.plane());
-    });
+  add_parts(quads.planes(), kCopyWork * static_cast<double>(floats.size()),
+            [this, x, y, quads, units = 1.0f / v.unit, zero = v.zero](const Context& c, int first,
+                                                                      int last) {
+    for (int q = first; q < last; q++)
+      fggp_dots(isa_).from_floats(
+          source(c, x) + 4 * static_cast<size_t>(q) * quads.plane(), quads.plane(),
+          std::min(4, quads.channels - 4 * q), units, zero, quads.plane(),
+          address(c, y) + static_cast<size_t>(q) * quads.plane());
   });
   return touch(y);
 }
@@ -96,21 +88,17 @@ void Execution::end_floats(int out, int x) {
   const Layout to = v.places.front().layout;
   touch(x);
   const int y = new_own(out);
-  add_action([this, x, y, to, written, units = 1.0f / v.unit, halo = Halo(to),
-              borders = even_split(to.planes(), cut(kCopyWork * static_cast<double>(
-                                                                    written.size())))](
-                 const Context& c) {
-    const FggpDots& dots = fggp_dots(isa_);
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      for (int q = borders[t]; q < borders[t + 1]; q++)
-        for (int i = 0; i < to.tile_h; i++)
-          dots.from_floats(
-              source(c, x) + 4 * static_cast<size_t>(q) * written.plane() + written.at(i, 0),
-              written.plane(), std::min(4, to.channels - 4 * q), units, 0,
-              static_cast<size_t>(to.tile_w) * static_cast<size_t>(to.lanes()),
-              address(c, y) + static_cast<size_t>(q) * to.plane() + to.at(i, 0));
-      halo.fill(isa_, to, address(c, y), borders[t], borders[t + 1]);
-    });
+  add_parts(to.planes(), kCopyWork * static_cast<double>(written.size()),
+            [this, x, y, to, written, units = 1.0f / v.unit, halo = Halo(to)](
+                const Context& c, int first, int last) {
+    for (int q = first; q < last; q++)
+      for (int i = 0; i < to.tile_h; i++)
+        fggp_dots(isa_).from_floats(
+            source(c, x) + 4 * static_cast<size_t>(q) * written.plane() + written.at(i, 0),
+            written.plane(), std::min(4, to.channels - 4 * q), units, 0,
+            static_cast<size_t>(to.tile_w) * static_cast<size_t>(to.lanes()),
+            address(c, y) + static_cast<size_t>(q) * to.plane() + to.at(i, 0));
+    halo.fill(isa_, to, address(c, y), first, last);
   });
 }
 
