@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The benchmarks import onnxruntime before fggp_deploy, which sets this for everything else.
+export ORT_DISABLE_TELEMETRY ?= 1
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint bench bench-bytes bench-masks bench-format bench-training clean

@@ -5,11 +5,16 @@ Importing this package is cheap and needs no torch; each name is imported when f
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
+
+# Recent versions of onnxruntime send usage data from their import on, unless this is set. A value
+# that the user has set is kept, and child processes inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # In a checkout, `cli/` and `exporters/` lie beside this package; installed, they lie inside it.
 _checkout = Path(__file__).resolve().parent.parent

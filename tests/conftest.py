@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+import fggp_deploy  # noqa: F401 - turns onnxruntime's telemetry off before a test imports it
+
 # several workers share few cores; threads beyond them only wait for each other
 torch.set_num_threads(1)
 
