@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,13 +15,24 @@ from .endings import ends_cleanly
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the diagnosis. `cure` is empty when all is well."""
+    """One line of the diagnosis. `cure` is empty when all is well.
+
+    `needed`: export, verify or inspect fail without it. `broken`: it is installed but does not work.
+    """
 
     what: str
     ok: bool
     found: str
     cure: str = ""
     needed: bool = True
+    broken: bool = False
+
+    @property
+    def sign(self) -> str:
+        """The word that the line begins with."""
+        if self.ok:
+            return "ok"
+        return "MISSING" if self.needed else "BROKEN" if self.broken else "none"
 
 
 @ends_cleanly
@@ -41,10 +53,8 @@ def doctor(json: o.Json = False) -> None:
         stdout.print(f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['os']}")
         stdout.print(f"vector instructions: {' '.join(hardware['features']) or 'none known'}")
         for c in checks:
-            sign = "ok     " if c.ok else "MISSING" if c.needed else "none   "
-            stdout.print(
-                f"{sign}  {c.what}: {c.found}" + (f"; {c.cure}" if c.cure else ""), markup=False
-            )
+            cure = f"; {c.cure}" if c.cure else ""
+            stdout.print(f"{c.sign:7}  {c.what}: {c.found}{cure}", markup=False)
     if any(not c.ok and c.needed for c in checks):
         raise typer.Exit(3)
 
@@ -64,13 +74,27 @@ def _package(name: str, *, for_what: str, needed: bool) -> Callable[[], Check]:
 
 
 def _torchvision() -> Check:
-    from fggp_deploy.data.torchvision_import import import_torchvision
+    from fggp_deploy.data.torchvision_import import MATCHING, import_torchvision, was_repaired
     from fggp_deploy.errors import MachineError
 
+    if importlib.util.find_spec("torchvision") is None:
+        return Check(
+            "torchvision", False, "not installed, for its networks and downloads",
+            "pip install torchvision", needed=False,
+        )  # fmt: skip
     try:
-        return Check("torchvision", True, f"{import_torchvision().__version__}, for downloads")
+        version = import_torchvision().__version__
     except MachineError as e:
-        return Check("torchvision", False, str(e), needed=False)
+        return Check("torchvision", False, str(e), needed=False, broken=True)
+    if not was_repaired():
+        return Check("torchvision", True, f"{version}, for its networks and downloads")
+    torch = importlib.import_module("torch").__version__
+    return Check(
+        "torchvision", False,
+        f"{version} was not built for torch {torch}: `import torchvision` fails in your own "
+        "scripts; fggp-deploy repairs it for itself and for the files that you give it",
+        MATCHING, needed=False, broken=True,
+    )  # fmt: skip
 
 
 def _kernels() -> Check:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fggp_deploy.data.torchvision_import import repair_on_import
 from fggp_deploy.errors import ConfigError
 
 
@@ -23,6 +24,7 @@ def load_function(spec: str, *, trust_code: bool) -> Callable[..., Any]:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"{path} does not exist or is no file; give FILE.py:FUNCTION")
+    repair_on_import()  # the file, or its function, may import torchvision
     module_spec = importlib.util.spec_from_file_location(file.stem, file)
     assert module_spec is not None  # the suffix is .py
     assert module_spec.loader is not None
