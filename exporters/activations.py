@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, DataError
+from fggp_deploy.onnx_constants import constants, replaceable
 from fggp_deploy.runtime.graph import attributes
 from fggp_deploy.runtime.sessions import Options, run
 from fggp_deploy.verify.material import calibration_images
@@ -79,12 +80,12 @@ def rounded(dense: ModelProto, feeds: Sequence[dict[str, Array]]) -> tuple[Model
 
 def inputs(model: ModelProto) -> list[str]:
     """Inputs that a convolution of all channels reads, and nothing else does."""
-    constants = {t.name for t in model.graph.initializer}
+    defaults = replaceable(model.graph)
     readers = [(name, node) for node in model.graph.node for name in node.input]
     return [
         v.name
         for v in model.graph.input
-        if v.name not in constants
+        if v.name not in defaults
         and (nodes := [node for name, node in readers if name == v.name])
         and all(_mixes_channels(node) for node in nodes)
     ]
@@ -96,7 +97,7 @@ def candidates(model: ModelProto) -> list[str]:
     for node in model.graph.node:
         for name in node.input[:1]:
             readers[name].append(node)
-    constants = {t.name: t for t in model.graph.initializer}
+    known = constants(model.graph)
 
     def multiplied(value: str) -> bool:
         return any(
@@ -108,7 +109,7 @@ def candidates(model: ModelProto) -> list[str]:
     found = []
     for node in model.graph.node:
         value = node.output[0]
-        if _from_zero(node, constants) and value not in kept and multiplied(value):
+        if _from_zero(node, known) and value not in kept and multiplied(value):
             found.append(value)
     return found
 

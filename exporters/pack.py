@@ -24,6 +24,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
+from fggp_deploy.onnx_constants import unlist_initializers_
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET
 from fggp_deploy.onnx_lifting import lift_weights
 from fggp_deploy.onnx_ops import Packing, ValueType, standard_opset, unpack
@@ -98,6 +99,7 @@ def pack_file(
     path = _check_options(source, out, values, mean, std, classes, shape)
     model = _read(source)
     source_opset = standard_opset(model)
+    listed = unlist_initializers_(model)
     with reading(str(source)):
         dense = _raised(unpack(model), source)
         about = None
@@ -130,6 +132,11 @@ def pack_file(
     _write(path, packing.model, model, known, proof, provenance)
     notes = [f"left dense: {n}: {why}" for n, why in packing.left_dense.items()]
     notes += [f"left fp32: {n}: {why}" for n, why in packing.left_fp32.items()]
+    if listed:
+        notes.append(
+            f"{len(listed)} initializers are graph inputs in the source, as IR version 3 demands; "
+            "in the packed file they are constants only"
+        )
     return PackedFile(
         path=path,
         source=source,

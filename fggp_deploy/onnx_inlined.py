@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
+from fggp_deploy.onnx_constants import constants
 from fggp_deploy.onnx_decoders import gaps_body, rice_body, unblock_body, unmask_body
 from fggp_deploy.onnx_functions import (
     RICE_INPUTS,
@@ -40,7 +41,7 @@ class Decoder:
 def find_decoders(model: ModelProto) -> list[Decoder]:
     """All of a graph's decoders: cones of nodes from the parts of a weight to a Reshape or Mul."""
     made_by = {o: n for n in model.graph.node for o in n.output}
-    initializers = {t.name for t in model.graph.initializer}
+    initializers = constants(model.graph).keys()
     found = []
     for end in model.graph.node:
         reshape = made_by.get(end.input[0]) if end.op_type == "Mul" else end

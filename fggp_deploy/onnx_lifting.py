@@ -1,4 +1,4 @@
-"""Weights that other exporters hide: in Constant nodes, or behind a Transpose."""
+"""Weights that other exporters hide: in Constant nodes, behind a Transpose, or among the inputs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from fggp_deploy.onnx_constants import constants, unlist_initializers_
+
 
 def lift_weights(model: ModelProto) -> ModelProto:
     """A copy in which float matrices of Constant nodes, and transposed ones, are initializers.
 
-    A transposed initializer takes the place of the original where nothing else reads that.
+    A transposed initializer takes the place of the original where nothing else reads that. What
+    IR version 3 lists as inputs too is a constant, and no input any more.
     """
     out = ModelProto()
     out.CopyFrom(model)
+    unlist_initializers_(out)
     graph = out.graph
     fixed = {v.name for v in graph.output} | set(names_read_inside(graph))
     readers = Counter(name for node in graph.node for name in node.input)
-    overridable = {v.name for v in graph.input}
     matrices = {
-        t.name: t
-        for t in graph.initializer
-        if len(t.dims) == 2 and t.data_type == TensorProto.FLOAT and t.name not in overridable
+        name: t
+        for name, t in constants(graph).items()
+        if len(t.dims) == 2 and t.data_type == TensorProto.FLOAT
     }
     renamed: dict[str, str] = {}
     gone: set[str] = set()

@@ -18,6 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from fggp_deploy.blocks import Blocks, choose_blocks
 from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.onnx_constants import constants, replaceable
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
 from fggp_deploy.onnx_lifting import lift_weights, names_read_inside, subgraphs
 from fggp_deploy.onnx_unpacking import Unpacked, split, unpack
@@ -28,6 +29,10 @@ from fggp_deploy.rice import Rice
 __all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "standard_opset", "unpack"]
 
 LARGEST_FLOAT16 = 65504.0
+REPLACEABLE = (
+    "it is a graph input too, so a caller may feed another in its place (exporters: "
+    "keep_initializers_as_inputs=False)"
+)
 ValueType = type[np.float32 | np.float16 | np.int8]
 
 
@@ -109,9 +114,8 @@ class _Packer:
         self.model = lift_weights(model)
         self.graph = self.model.graph
         self.values = values
-        self.constants = {t.name: t for t in self.graph.initializer}
-        overridable = [v.name for v in self.graph.input]  # an initializer may be an input too
-        self.overridable = {name for name in overridable if self.constants.pop(name, None)}
+        self.constants = constants(self.graph)
+        self.replaceable = replaceable(self.graph)
         self.uses: dict[str, list[Use]] = defaultdict(list)
         self.fixed = {v.name for v in self.graph.output} | set(names_read_inside(self.graph))
         for node in self.graph.node:
@@ -180,8 +184,8 @@ class _Packer:
         if tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT8):
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             return f"it is {kind}; only float is packed"
-        if name in self.overridable:
-            return "it is an input of the graph too"
+        if name in self.replaceable:
+            return REPLACEABLE
         if {f"{name}.{part}" for part in PARTS} & self.taken:
             return "the names of its parts are taken"
         w = numpy_helper.to_array(tensor)

@@ -16,6 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from fggp_deploy.blocks import Blocks
 from fggp_deploy.encodings import Array, Bitmask, Gaps, Packed, check_expansion, checked_size
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_constants import replaceable, unlist_initializers_
 from fggp_deploy.onnx_functions import (
     CONV8_INPUTS,
     CONV_ATTRIBUTES,
@@ -73,7 +74,8 @@ def unpack(model: ModelProto) -> ModelProto:
     """The dense-with-zeros model in standard operators, decoded by numpy.
 
     Requires what `pack` or `flatten` made, or any model without `ai.fggp` operators, which comes
-    back as it is. Raises ModelFileError for anything that breaks the format.
+    back as it is, but for the initializers that IR version 3 lists as inputs: they are constants
+    and no inputs any more. Raises ModelFileError for anything that breaks the format.
     """
     return split(model).dense()
 
@@ -82,12 +84,26 @@ def split(model: ModelProto) -> Unpacked:
     """The same, with the sparse weights still packed and apart from the graph."""
     with reading("the model"):
         onnx.checker.check_model(model)
-        model = expand(model)
+        model = _listing_only_inputs(expand(model))
         reject_foreign(model)
         out = _Splitter(model).run()
         restore_gemms(out.graph.graph, infer_shapes(out.graph), out.weights)
         name_layers(out.graph.graph, out.weights)
         return out
+
+
+def _listing_only_inputs(model: ModelProto) -> ModelProto:
+    """The model without the constants that IR version 3 lists as inputs; raises ModelFileError."""
+    out = _copy(model)
+    unlist_initializers_(out)
+    given = {v.name for v in out.graph.input}
+    for sparse in out.graph.sparse_initializer:
+        if sparse.values.name in given:
+            raise ModelFileError(
+                f"sparse initializer {sparse.values.name!r} is a graph input too; store it as an "
+                "ordinary initializer, or take it off the inputs"
+            )
+    return out
 
 
 def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Packed]) -> None:
@@ -150,14 +166,14 @@ class _Splitter:
         self.tensors = {t.name: t for t in model.graph.initializer}
         if len(self.tensors) < len(model.graph.initializer):
             raise ModelFileError("two initializers have the same name")
+        self.replaceable = replaceable(model.graph)
         self.weights: dict[str, Packed] = {}
         self.sources: dict[str, tuple[object, ...]] = {}
         self.parts: set[str] = set()
 
     def run(self) -> Unpacked:
         """Both forms at once: functions are replaced, inlined decoders are found and removed."""
-        out = ModelProto()
-        out.CopyFrom(self.model)
+        out = _copy(self.model)
         graph = out.graph
         for sparse in graph.sparse_initializer:
             self._keep(sparse.values.name, sparse_array(sparse))
@@ -259,6 +275,8 @@ class _Splitter:
         """An initializer's numbers; raises ModelFileError unless they fill its shape exactly."""
         if name not in self.tensors:
             raise ModelFileError(f"{name!r} is not an initializer of the file")
+        if name in self.replaceable:
+            raise ModelFileError(f"{name!r} is part of a packed weight and a graph input too")
         return tensor_array(self.tensors[name])
 
 

@@ -13,6 +13,7 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.onnx_constants import constants, unlist_initializers_
 from fggp_deploy.onnx_reading import infer_shapes, one_image, tensor_array
 
 Array = npt.NDArray[Any]
@@ -75,11 +76,11 @@ class Graph:
     def __init__(self, model: ModelProto) -> None:
         self.model = ModelProto()
         self.model.CopyFrom(model)
+        unlist_initializers_(self.model)
         self.graph = self.model.graph
-        self.shapes = infer_shapes(one_image(model))
+        self.shapes = infer_shapes(one_image(self.model))
         lift_constants_(self.graph)
-        given = {v.name for v in self.graph.input}
-        self.tensors = {t.name: t for t in self.graph.initializer if t.name not in given}
+        self.tensors = constants(self.graph)
         self.taken = {name for n in self.graph.node for name in (*n.input, *n.output)}
         self.reshapes: list[NodeProto] = []  # to be said as [batch, the rest]
         self.readers = Counter(n for node in self.graph.node for n in node.input)

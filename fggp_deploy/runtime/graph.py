@@ -9,6 +9,8 @@ from typing import Any
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from fggp_deploy.onnx_constants import constants
+
 Array = npt.NDArray[Any]
 
 
@@ -43,7 +45,7 @@ class Graph:
     def __init__(self, graph: GraphProto, shapes: dict[str, list[int]]) -> None:
         self.proto = graph
         self.shapes = shapes
-        self.constants = {t.name: t for t in graph.initializer}
+        self.constants = constants(graph)
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = node.attribute[0].t

@@ -8,6 +8,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import program as p
+from fggp_deploy.onnx_constants import constants
 from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
 from fggp_deploy.onnx_regions import ATTRIBUTES
 from fggp_deploy.runtime.graph import Layer
@@ -115,6 +116,7 @@ def _sorted(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
 
 def _put(out: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto]) -> None:
     read = {name for node in nodes for name in node.input} | {v.name for v in out.graph.output}
+    read |= {v.name for v in out.graph.input}  # of an input it is the default
     read -= {t.name for t in tensors}
     kept = [t for t in out.graph.initializer if t.name in read]
     del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
@@ -137,7 +139,7 @@ def _node(b: BuiltRegion, constants: list[str], threads: int) -> NodeProto:
 
 def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
     """The chain in operators that every runtime can execute, SparseConv as a nested function."""
-    known = {t.name: t for t in model.graph.initializer}
+    known = constants(model.graph)
     names = [f"constant_{i}" for i in range(len(b.constants))]
     body: list[NodeProto] = []
     embedded: set[str] = set()

@@ -16,7 +16,8 @@ from fggp_deploy.compaction import compact
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.onnx_activations import leave_activations_
-from fggp_deploy.onnx_ops import Packing, pack, unpack
+from fggp_deploy.onnx_constants import replaceable
+from fggp_deploy.onnx_ops import REPLACEABLE, Packing, pack, unpack
 from fggp_deploy.onnx_reading import infer_shapes, one_image, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
@@ -166,6 +167,7 @@ def _weights(
         for name in node.input:
             readers.setdefault(transposed.get(name, name), []).append(node)
     constants = {t.name: t for t in dense.graph.initializer}
+    given = replaceable(dense.graph)
     found = []
     for name in readers:  # in the graph's order
         if name not in constants:
@@ -174,13 +176,7 @@ def _weights(
         users = [n for n in readers[name] if n.op_type != "Transpose"]
         if w.ndim < 2 or not w.size or not users or w.dtype.kind not in "fiu":
             continue
-        small: Packed | None = None
-        if w.dtype == np.float32:
-            small = choose(w, encodings=ENCODINGS)
-        elif w.dtype == np.int8:
-            small = to_rice(w)
-        least = min(packed.get(name, w.nbytes), small.stored_bytes if small else w.nbytes)
-        blocks = choose_blocks(w, below=least) if w.dtype == np.float32 else None
+        stored = packed.get(name, w.nbytes)
         sparsity = float(1 - np.count_nonzero(w) / w.size)
         op = users[0].op_type
         found.append(
@@ -190,14 +186,28 @@ def _weights(
                 shape=w.shape,
                 dtype=str(w.dtype),
                 sparsity=sparsity,
-                stored_bytes=packed.get(name, w.nbytes),
-                packed_bytes=blocks.stored_bytes if blocks else least,
+                stored_bytes=stored,
+                packed_bytes=stored if name in given else _packed_bytes(w, stored),
                 dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
                 macs=_macs(users, shapes, w.shape),
-                why=_why(op, w.dtype, sparsity, packed=name in packed),
+                why=REPLACEABLE
+                if name in given
+                else _why(op, w.dtype, sparsity, packed=name in packed),
             )
         )
     return tuple(found)
+
+
+def _packed_bytes(w: np.ndarray, stored: int) -> int:
+    """Bytes of the smallest form of a weight that takes `stored` today."""
+    small: Packed | None = None
+    if w.dtype == np.float32:
+        small = choose(w, encodings=ENCODINGS)
+    elif w.dtype == np.int8:
+        small = to_rice(w)
+    least = min(stored, small.stored_bytes if small else stored)
+    blocks = choose_blocks(w, below=least) if w.dtype == np.float32 else None
+    return blocks.stored_bytes if blocks else least
 
 
 def _macs(
