@@ -46,4 +46,4 @@ def _cifar10() -> Dataset:
 
 def _some(split: Split) -> Split:
     n = int(os.environ.get("FGGP_PAPER_IMAGES", "0"))
-    return split.first(n) if n else split
+    return split.sample(n) if n else split

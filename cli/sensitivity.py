@@ -31,7 +31,8 @@ def sensitivity(
         float, typer.Option(help="Share of all weights that may be suggested to stay dense.")
     ] = 0.05,
     images: Annotated[
-        int | None, typer.Option(help="Held-out images to use. Default: all of them.")
+        int | None,
+        typer.Option(help="Held-out images to use, chosen over all classes. Default: all."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Data set. Default: the one the file was made with.")
@@ -72,7 +73,7 @@ def sensitivity(
         if loaded is None:
             raise ConfigError(f"{path} does not say what data it was made with; give --data")
         check_data(packed, loaded)
-        val = loaded.val if images is None else loaded.val.first(images)
+        val = loaded.val if images is None else loaded.val.sample(images)
         found = run(
             packed, val, data=loaded.name, sparsities=levels, tolerance_points=tolerance,
             budget=budget, threads=threads, progress=progress,

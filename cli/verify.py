@@ -96,6 +96,13 @@ def verify(
             "Default: where those come with the test images; --int8 reads them.",
         ),
     ] = None,
+    preprocessing_check: Annotated[
+        bool,
+        typer.Option(
+            "--preprocessing-check/--no-preprocessing-check",
+            help="Fail a file whose test images score better when prepared in another usual way.",
+        ),
+    ] = True,
     trusted: Annotated[
         Path | None,
         typer.Option(
@@ -160,6 +167,7 @@ def verify(
             path, reference=reference, data=loaded, gates=gates, threads=counts,
             batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
             robustness=robustness, int8=int8 is not False,
+            check_preprocessing=preprocessing_check,
             trusted=lambda: trusted_network(path, trusted, trust_code=trust_code),
             torch=lambda: torch_network(path, trust_code=trust_code), progress=progress,
         )  # fmt: skip

@@ -39,7 +39,7 @@ class Classifier(LightningModule):
 def main(out: Path) -> None:
     seed_everything(0)
     images = data.load()
-    part = images.train.first(4096)
+    part = images.train.sample(4096)
     x = torch.from_numpy(images.preprocessing(part.images))
     loader = DataLoader(TensorDataset(x, torch.from_numpy(part.labels)), 64, shuffle=True)
     model, pruning = Classifier(), PruningCallback(target=0.9)

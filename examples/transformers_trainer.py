@@ -38,7 +38,7 @@ class Logits(nn.Module):
 def main(out: Path) -> None:
     set_seed(0)
     images = data.load()
-    part = images.train.first(2048)
+    part = images.train.sample(2048)
     x = torch.from_numpy(images.preprocessing(part.images))
     rows = [
         {"pixel_values": image, "labels": label}

@@ -19,7 +19,7 @@ from fggp_deploy.data import mnist
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FULL = data.load()
 SMALL = dataclasses.replace(
-    FULL, **{p: getattr(FULL, p).first(1024) for p in ("train", "val", "test")}
+    FULL, **{p: getattr(FULL, p).sample(1024) for p in ("train", "val", "test")}
 )
 API = Path(__file__).parent.parent / "docs" / "api.md"
 

@@ -216,7 +216,7 @@ def test_streams_read_the_same_pixels(pets: Path):
     assert isinstance(stream.train, Stream)
     assert np.array_equal(stream.train.read(slice(0, 99)), once.train.images)
     assert np.array_equal(stream.train.read([3, 1]), once.train.images[[3, 1]])
-    assert np.array_equal(stream.test.first(1).read(slice(0, 1)), once.test.images[:1])
+    assert np.array_equal(stream.test.at([0]).read(slice(0, 1)), once.test.images[:1])
 
 
 def truncated(root: Path) -> None:

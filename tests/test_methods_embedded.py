@@ -39,7 +39,10 @@ def parent(tmp_path_factory):
     """A network that has seen 960 images for four epochs; the patches stay for the module."""
     whole = data.load()
     few = replace(
-        whole, train=whole.train.first(960), val=whole.val.first(200), test=whole.test.first(500)
+        whole,
+        train=whole.train.at(slice(0, 960)),
+        val=whole.val.at(slice(0, 200)),
+        test=whole.test.at(slice(0, 500)),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "small", small)

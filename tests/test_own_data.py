@@ -54,6 +54,23 @@ def test_torch_data_sets(tmp_path: Path, stream: bool):
     assert d.train.read(slice(0, 20))[:, 1, 2, 0].tolist() == list(range(20))
 
 
+GREY_CLASS_FIRST = """
+class Items(torch.utils.data.Dataset):
+    def __len__(self): return 200
+    def __getitem__(self, i):
+        if i >= 200: raise IndexError
+        return Image.new("L" if i < 100 else "RGB", (8, 8)), i // 100
+
+def make():
+    return {"train": Items(), "val": Items(), "test": Items()}
+"""
+
+
+def test_images_of_every_class_tell_the_colours(tmp_path: Path):
+    d = own(tmp_path, GREY_CLASS_FIRST)
+    assert d.preprocessing.channels == 3
+
+
 def test_our_own_type(tmp_path: Path):
     d = own(tmp_path, "from fggp_deploy import data\ndef make(): return data.load()\n")
     assert d.name == "fashion-mnist-12k"

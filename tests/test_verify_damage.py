@@ -154,6 +154,58 @@ def test_a_small_gain_gets_a_second_look():
     assert check_inputs(Redness(), Split(images, good), plain, {}).n == 256  # one look is enough
 
 
+class Brightness:
+    """Class 1 for bright images, by a sum of pixels that half of the dark ones exceed a little."""
+
+    name = "brightness"
+
+    def logits(self, x):
+        return np.stack([np.zeros(len(x)), x.mean((1, 2, 3)) + 0.01], axis=1).astype(np.float32)
+
+
+def sorted_by_class() -> Split:
+    """300 dark images, half of them just too bright for `Brightness`, then 300 bright ones."""
+    levels = [*([100, 127] * 150), *([130] * 300)]
+    images = np.array(levels, np.uint8)[:, None, None, None] + np.zeros((1, 4, 4, 1), np.uint8)
+    return Split(images, np.repeat([0, 1], 300))
+
+
+def test_images_sorted_by_class_fail_no_correct_file():
+    given = Preprocessing(4, 4, (0.5,), (0.25,))
+    darker = {"a larger mean": Preprocessing(4, 4, (0.7,), (0.25,))}  # all are class 0 then
+    first = check_inputs(Brightness(), sorted_by_class().at(slice(0, 256)), given, darker)
+    assert (first.best, first.gain_points, first.passed) == ("a larger mean", 50, False)
+    found = check_inputs(Brightness(), sorted_by_class(), given, darker)
+    assert found.passed
+    assert found.as_given.value == pytest.approx(0.75, abs=0.05)
+    assert found.tried["a larger mean"].value == pytest.approx(0.5, abs=0.01)
+
+
+def test_only_the_whole_split_fails_a_file(monkeypatch):
+    wrong_in_the_sample = np.arange(300) * 2
+    monkeypatch.setattr(
+        Split,
+        "sample",
+        lambda split, n, *, seed: split if n >= len(split) else split.at(wrong_in_the_sample[:150]),
+    )
+    given = Preprocessing(4, 4, (0.5,), (0.25,))
+    darker = {"a larger mean": Preprocessing(4, 4, (0.7,), (0.25,))}
+    split = sorted_by_class()
+    images = split.images.copy()
+    images[wrong_in_the_sample[:150]] = 127  # all that the sample shows is wrong
+    found = check_inputs(Brightness(), Split(images, split.labels), given, darker)
+    assert (found.n, found.passed) == (600, True)
+
+
+def test_the_check_can_be_left_out(folder, quick):
+    data = answered_by_itself(Preprocessing(8, 8, (1.0,), (0.25,)))
+    assert failed(quick(folder / "model.onnx", data=data)) == ["preprocessing"]
+    found = quick(folder / "model.onnx", data=data, check_preprocessing=False)
+    assert found.passed
+    assert found.inputs is None
+    assert any("--no-preprocessing-check" in note for note in found.notes)
+
+
 def test_a_gain_that_chance_explains_passes():
     images = np.zeros((10, 4, 4, 3), np.uint8)
     images[0, ..., 0] = 9  # one image of ten would be right in reverse

@@ -11,17 +11,23 @@ import pytest
 from PIL import Image
 from test_verify_report import CLASSES, N_TEST, SIDE, dataset, folder, markdown, quick
 
+from fggp_deploy.data.types import Preprocessing, Split
 from fggp_deploy.errors import DataError, FggpWarning, ModelFileError
 from fggp_deploy.progress import silent
 from fggp_deploy.verify import int8
-from fggp_deploy.verify.material import images_for, with_training_images
+from fggp_deploy.verify.material import (
+    N_CALIBRATION,
+    calibration_images,
+    images_for,
+    with_training_images,
+)
 
 __all__ = ["folder", "quick"]
 
 
 def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
     data = dataset()
-    data = dataclasses.replace(data, train=data.test.first(100))
+    data = dataclasses.replace(data, train=data.test.at(slice(0, 100)))
     found = quick(folder / "model.onnx", data=data)
     rival = found.int8
     assert rival.n_calibration == 100
@@ -39,6 +45,15 @@ def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
     assert without.int8 is None
     assert "int8" not in without.latency.timings
     assert "Dense int8 was not measured: --no-int8." in without.notes
+
+
+@pytest.mark.parametrize("labels", [np.repeat(np.arange(4), 320), np.tile(np.arange(4), 320)])
+def test_every_class_calibrates_int8_whatever_the_order(labels):
+    images = np.zeros((len(labels), SIDE, SIDE, 1), np.uint8) + labels[:, None, None, None]
+    data = dataclasses.replace(dataset(), train=Split(images.astype(np.uint8), labels))
+    chosen = calibration_images(data, Preprocessing(SIDE, SIDE, (0.0,), (1 / 255,)))
+    classes = np.rint(chosen[:, 0, 0, 0]).astype(int)
+    assert np.bincount(classes).tolist() == [N_CALIBRATION // 4] * 4
 
 
 def test_int8_that_cannot_be_made_is_a_note(folder, quick, monkeypatch):

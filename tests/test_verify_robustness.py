@@ -127,6 +127,15 @@ def test_a_network_that_light_upsets_has_excess_error():
     assert found.noise[0].agreement.value == 1
 
 
+def test_images_sorted_by_class_are_taken_from_every_class():
+    images = np.zeros((1200, 16, 16, 3), np.uint8)
+    images[600:] = 200
+    split = Split(images, np.repeat([0, 1], 600))
+    always_0 = Brightness(2.0)
+    found = robustness(always_0, always_0, split, PLAIN, extent="quick")
+    assert found.model_error.value == 0.5
+
+
 def test_a_network_against_itself_has_none():
     split = Split(photographs(30), np.zeros(30, np.int64))
     net = Brightness(0.4)

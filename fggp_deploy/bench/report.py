@@ -195,7 +195,9 @@ def _top1(
     if images is None:
         return {}
     step = subject.fixed_batch or 50
-    n = len(images.test) // step * step
+    n = len(images.test) - len(images.test) % (subject.fixed_batch or 1)
+    if not n:
+        return {}
     answers = {}
     for c in rivals:
         session = c.open(threads, batch)

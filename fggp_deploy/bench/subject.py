@@ -11,13 +11,14 @@ import onnx
 from onnx import ModelProto
 
 from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
+from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.onnx_activations import leave_activations_
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import random_feeds
-from fggp_deploy.verify.material import images_for, spread
+from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats
 
 TOLERANCE = 1e-5  # of the largest output: how far the kernels may be from dense
@@ -123,7 +124,7 @@ def _images(
         return None, "the file does not say what data it is for"
     prepare = found.preprocessing
     most = max(1, MAX_IMAGE_BYTES // (4 * math.prod(prepare.input_shape)))
-    train = spread(len(found.train), n_calibration)
-    test = spread(len(found.test), min(n_test, most))
+    train = sample(found.train.labels, n_calibration)
+    test = sample(found.test.labels, min(n_test, most))
     x, y = prepare(found.train.read(train)), prepare(found.test.read(test))
     return Images(found.name, x, y, found.test.labels[test]), ""

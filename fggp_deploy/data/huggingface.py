@@ -10,14 +10,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fggp_deploy.data.assembling import assemble
-from fggp_deploy.data.reading import Reading, class_index, for_any_images, safe_name
+from fggp_deploy.data.reading import Reading, by_looking, class_index, safe_name
 from fggp_deploy.data.splits import hold_out
 from fggp_deploy.data.types import Dataset, Stream
 from fggp_deploy.errors import DataError, MachineError
 
 _PARTS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _LABELS = ("label", "labels", "fine_label", "class", "target")
-_LOOKED_AT = 64  # training images that tell size and colour
 
 
 class _Table:
@@ -73,13 +72,8 @@ def load(where: str, name: str, reading: Reading) -> Dataset:
         )
         rows |= cut
     sources = {part: _Table(there.get(part, there.get("train")), image, where) for part in rows}
-    looked = sources.get("train") or sources["test"]
-    seen = [looked.open(i) for i in range(min(_LOOKED_AT, len(looked.table)))]
-    preprocessing = for_any_images(
-        reading,
-        np.array([(i.height, i.width) for i in seen], np.int64),
-        all_grey=all(i.mode in ("1", "L", "LA") for i in seen),
-    )
+    looked_at = "train" if "train" in there else "test"
+    preprocessing = by_looking(sources[looked_at], labels[looked_at], reading)
     streams = {
         part: Stream(
             sources[part],

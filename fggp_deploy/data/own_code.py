@@ -15,13 +15,11 @@ import numpy as np
 from PIL import Image
 
 from fggp_deploy.data.assembling import adapted, assemble, to_image
-from fggp_deploy.data.reading import PARTS, Reading, for_any_images
+from fggp_deploy.data.reading import PARTS, Reading, by_looking
 from fggp_deploy.data.splits import hold_out
 from fggp_deploy.data.types import Dataset, Labels, Stream
 from fggp_deploy.errors import DataError
 from fggp_deploy.user_code import load_function
-
-_LOOKED_AT = 64  # training images that tell size and colour
 
 
 class _Items:
@@ -115,13 +113,7 @@ def load(spec: str, name: str, reading: Reading) -> Dataset:
         sources["val"], labels["val"] = sources["train"], labels["train"]
     n_classes = 1 + max(int(y.max(initial=0)) for y in labels.values())
     classes = tuple(str(c) for c in made.get("classes", range(n_classes)))
-    train = sources["train"]
-    seen = [train.open(i) for i in range(min(_LOOKED_AT, len(train)))]
-    preprocessing = for_any_images(
-        reading,
-        np.array([(i.height, i.width) for i in seen], np.int64),
-        all_grey=all(i.mode in ("1", "L", "LA") for i in seen),
-    )
+    preprocessing = by_looking(sources["train"], labels["train"], reading)
     streams = {
         part: Stream(sources[part], rows[part], labels[part][rows[part]], preprocessing)
         for part in reading.parts

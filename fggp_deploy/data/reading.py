@@ -13,14 +13,17 @@ import numpy.typing as npt
 
 from fggp_deploy import launch
 from fggp_deploy.data.preprocessing import Preprocessing
+from fggp_deploy.data.sampling import Rows, sample
 from fggp_deploy.errors import ConfigError, DataError, FggpWarning
 from fggp_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
     from fggp_deploy.data.splits import HeldOut
+    from fggp_deploy.data.types import Source
 
 PARTS = ("train", "val", "test")
 IN_MEMORY_BYTES = 1 << 30  # framed images of a data set that are kept rather than decoded anew
+LOOKED_AT = 64  # training images that tell size and colour
 DEFAULT_SIZE = 64  # pixels, of images of many sizes
 LARGEST_AS_IT_IS = 96  # pixels, of images that are all of one size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -116,6 +119,19 @@ def for_any_images(
     height, width = map(int, sizes[0]) if one_size else (DEFAULT_SIZE, DEFAULT_SIZE)
     mean, std = (GREY_MEAN, GREY_STD) if all_grey else (IMAGENET_MEAN, IMAGENET_STD)
     return with_options(Preprocessing(height, width, mean, std, min(height, width)), reading)
+
+
+def by_looking(source: Source, labels: Rows, reading: Reading) -> Preprocessing:
+    """`for_any_images`, from the sizes and colours of 64 of the images, chosen over all classes.
+
+    `labels`: those of the training images in `source`.
+    """
+    seen = [source.open(int(i)) for i in sample(labels, LOOKED_AT)]
+    return for_any_images(
+        reading,
+        np.array([(i.height, i.width) for i in seen], np.int64),
+        all_grey=all(i.mode in ("1", "L", "LA") for i in seen),
+    )
 
 
 def class_index(found: Sequence[str], reading: Reading, *, where: str) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.data.preprocessing import Images, Preprocessing
+from fggp_deploy.data.sampling import sample
 from fggp_deploy.errors import DataError
 from fggp_deploy.progress import Progress
 
@@ -47,9 +48,13 @@ class Split:
         """The images at `index`, uint8 [B, H, W, C]."""
         return self.images[index]
 
-    def first(self, n: int) -> Split:
-        """The first n images."""
-        return Split(self.images[:n], self.labels[:n])
+    def at(self, index: Index) -> Split:
+        """The part that has only the images at `index`."""
+        return Split(self.images[index], self.labels[index])
+
+    def sample(self, n: int, *, seed: int = 0) -> Split:
+        """The part that has only n of the images, chosen over all classes by `seed`."""
+        return self.at(sample(self.labels, n, seed=seed))
 
 
 class Source(Protocol):
@@ -99,9 +104,13 @@ class Stream:
             out[k] = frame(self.open(i), self.preprocessing, name=self.name(i))
         return out
 
-    def first(self, n: int) -> Stream:
-        """The first n images."""
-        return Stream(self.source, self.indices[:n], self.labels[:n], self.preprocessing)
+    def at(self, index: Index) -> Stream:
+        """The part that has only the images at `index`."""
+        return replace(self, indices=self.indices[index], labels=self.labels[index])
+
+    def sample(self, n: int, *, seed: int = 0) -> Stream:
+        """The part that has only n of the images, chosen over all classes by `seed`."""
+        return self.at(sample(self.labels, n, seed=seed))
 
 
 Part = Split | Stream

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.data.types import Labels, Part, Preprocessing
+from fggp_deploy.data.types import Images, Labels, Part
 from fggp_deploy.errors import DataError
 from fggp_deploy.verify.calibration import Calibration, calibration
 from fggp_deploy.verify.classes import ClassChange, by_class
@@ -24,6 +25,19 @@ from fggp_deploy.verify.proportions import (
 
 BATCH_BYTES = 16 << 20  # prepared float32 images that are in memory at once
 MAX_BATCH = 256
+
+
+class Prepare(Protocol):
+    """From images to the network's input, as Preprocessing does it."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one input."""
+        ...
+
+    def __call__(self, images: Images) -> Floats:
+        """Prepare uint8 [N, H, W, C] as float32 [N, C, H, W]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,7 @@ class Accuracy:
 def logits(
     network: Network,
     split: Part,
-    preprocessing: Preprocessing,
+    preprocessing: Prepare,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Floats:
     """Run a whole split, preparing only one batch at a time, and return logits [N, classes].

@@ -111,8 +111,8 @@ def _answer(
     return accuracy.logits(network, subject.data.test, preprocessing, partial(progress, stage))
 
 
-def inputs_as_trained(subject: Subject) -> InputCheck | None:
-    """Try other preprocessing on some test images; None without data."""
+def inputs_as_trained(subject: Subject, *, seed: int, progress: Progress) -> InputCheck | None:
+    """Try other preprocessing on the test images; None without data."""
     if subject.data is None:
         return None
     others = {}
@@ -120,7 +120,12 @@ def inputs_as_trained(subject: Subject) -> InputCheck | None:
         others["the mean and std of the parent"] = own
     others[f"the mean and std of {subject.data.name}"] = subject.data.preprocessing
     return check_inputs(
-        subject.model, subject.data.test, subject.packed.metadata.preprocessing, others
+        subject.model,
+        subject.data.test,
+        subject.packed.metadata.preprocessing,
+        others,
+        seed=seed,
+        progress=partial(progress, "preprocessing"),
     )
 
 

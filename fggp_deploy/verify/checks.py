@@ -61,7 +61,8 @@ def packed_against_dense(
 ) -> dict[str, parity.Difference]:
     """Compare the packed file with its dense form under one runtime: inputs' name → Difference.
 
-    The inputs are the self-test's, or normal noise from `seed`, and the first test images.
+    The inputs are the self-test's, or normal noise from `seed`, and some test images, chosen over
+    all classes by `seed`.
     """
     meta = subject.packed.metadata
     x = probe_inputs(meta, seed)
@@ -71,7 +72,7 @@ def packed_against_dense(
     dense = load(name, serialized, threads=threads)
     found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
     if subject.data is not None:
-        some = subject.data.test.first(N_PARITY)
+        some = subject.data.test.sample(N_PARITY, seed=seed)
         found["test images"] = parity.difference(
             accuracy.logits(subject.model, some, meta.preprocessing),
             accuracy.logits(dense, some, meta.preprocessing),

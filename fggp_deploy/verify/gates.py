@@ -107,10 +107,14 @@ def as_sparse_as_told(n_removed: int, recorded: int) -> Verdict:
 
 
 def fed_as_trained(check: InputCheck) -> Verdict:
-    """The verdict on the preprocessing in the file; no option relaxes it."""
-    how = f"top-1 that other preprocessing gains on {check.n} test images"
+    """The verdict on the preprocessing in the file."""
+    how = f"top-1 that other preprocessing gains on {check.n:,} test images"
     if not check.passed:
-        how += f", here: {check.best}; likely the file is fed wrongly"
+        how += (
+            f", here: {check.best}; likely the file records other preprocessing than it was "
+            "trained with. Export it again with the right one; if it is right, "
+            "--no-preprocessing-check skips this check"
+        )
     gain = check.gain_points
     return Verdict("preprocessing", MAX_GAIN_POINTS, gain, "points", check.passed, how)
 

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
 from fggp_deploy import data as datasets
@@ -15,6 +13,7 @@ from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.download import cache_folder
 from fggp_deploy.data.reading import Reading
+from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import DataError
@@ -97,14 +96,8 @@ def with_training_images(
 
 
 def calibration_images(data: Dataset, preprocessing: Preprocessing) -> Floats:
-    """N_CALIBRATION training images, or all where there are fewer, [N, C, H, W]."""
-    rows = spread(len(data.train), N_CALIBRATION)
-    return preprocessing(data.train.read(rows))
-
-
-def spread(n: int, n_wanted: int) -> npt.NDArray[np.int64]:
-    """Indices evenly over n images: files of one class often lie together."""
-    return np.linspace(0, n, min(n, n_wanted), endpoint=False).astype(np.int64)
+    """N_CALIBRATION training images over all classes, or all if there are fewer, [N, C, H, W]."""
+    return preprocessing(data.train.read(sample(data.train.labels, N_CALIBRATION)))
 
 
 def _config(path: Path) -> dict[str, Any]:

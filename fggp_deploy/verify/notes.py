@@ -9,7 +9,7 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.verify.subject import Subject
 
 
-def notes(subject: Subject) -> tuple[str, ...]:
+def notes(subject: Subject, *, preprocessing_checked: bool) -> tuple[str, ...]:
     """What a reader must know that no number tells."""
     notes = []
     if subject.reference is None:
@@ -21,6 +21,8 @@ def notes(subject: Subject) -> tuple[str, ...]:
         notes.append(f"The parent is itself {share:.1%} sparse; the drop is counted from it.")
     if subject.data is None:
         notes.append("No data was given, so accuracy was not measured.")
+    elif not preprocessing_checked:
+        notes.append("The preprocessing was not checked (--no-preprocessing-check).")
     if subject.kernels is None:
         notes.append(f"The sparse kernels were not used: {subject.speed.removeprefix('plain: ')}.")
     else:

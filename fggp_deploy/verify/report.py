@@ -72,6 +72,7 @@ def verify(
     seed: int = 0,
     robustness: str | None = None,
     int8: bool = True,
+    check_preprocessing: bool = True,
     trusted: Trusted = lambda: None,
     torch: Callable[[], Network | None] = lambda: None,
     progress: Progress = silent,
@@ -83,6 +84,7 @@ def verify(
     one a physical core, and one) and `batches`; the first pair is the one that gates judge, with
     `seconds` of its own, and the one that everything else holds for. `robustness` is None, "quick"
     or "full". `int8`: also the dense parent in int8, calibrated on the data's training images.
+    `check_preprocessing`: fail a file that other preprocessing of the test images suits better.
     `trusted` makes the network that the file ought to hold, or None where there is none;
     it is called only when the self-test fails, to find the layer. `torch` is the same network in
     torch, to be compared on all data; see `in_torch`.
@@ -121,7 +123,9 @@ def verify(
     rounded = rounding(subject)
     found = answered(subject, threads=n_threads, seed=seed, progress=progress)
     scored = found.accuracy
-    found_inputs = inputs_as_trained(subject)
+    found_inputs = None
+    if check_preprocessing:
+        found_inputs = inputs_as_trained(subject, seed=seed, progress=progress)
     disturbed = robustness_of(subject, robustness, seed, progress) if robustness else None
     certified = certificate(packed, reference)
     with watching_load() as load:
@@ -152,13 +156,14 @@ def verify(
     )
     asked: dict[str, Any] = {"settings": [list(s) for s in settings], "seconds": seconds}
     asked |= {"seed": seed, "robustness": robustness, "int8": int8}
+    asked |= {"check_preprocessing": check_preprocessing}
     n_weights = sum(layer.size for layer in packed.layers)
     mismatch, missed = first_mismatch(subject, checks, trusted, threads=n_threads)
     return Report(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
         reference=_file(reference) if reference else None,
         verdicts=tuple(verdicts),
-        notes=(*missed, *notes(subject), *no_torch),
+        notes=(*missed, *notes(subject, preprocessing_checked=check_preprocessing), *no_torch),
         self_test=tested,
         parity=compared,
         kernels_parity=found.kernels,

@@ -25,7 +25,7 @@ N_RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured: the first `n` test images, at these severities."""
+    """How much is measured: `n` test images over all classes, at these severities."""
 
     n: int
     severities: tuple[int, ...]
@@ -116,8 +116,8 @@ def robustness(
     if extent not in EXTENTS:
         raise UnknownName("robustness", extent, EXTENTS)
     size = EXTENTS[extent]
-    n = min(size.n, len(split))
-    some = Split(split.read(slice(0, n)), split.labels[:n])
+    part = split.sample(size.n, seed=seed)
+    some = Split(part.read(slice(None)), part.labels)
     kinds = corruptions.kinds(some.images.shape[-1])
     total = len(EPSILONS) + len(kinds) * len(size.severities)
     levels = []
