@@ -17,7 +17,7 @@ from .endings import ends_cleanly
 class Check:
     """One line of the diagnosis. `cure` is empty when all is well.
 
-    `needed`: export, verify or inspect fail without it. `broken`: it is installed but does not work.
+    `needed`: export, verify or inspect fail without it. `broken`: installed, but it does not work.
     """
 
     what: str
