@@ -87,16 +87,23 @@ def inspect(
 
 
 def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    """What is in a file, by its content; the suffix decides only what the content does not."""
+    from fggp_deploy.artifacts.file_type import SUFFIXES, is_checkpoint
     from fggp_deploy.errors import ConfigError
 
     if not path.exists():
         raise ConfigError(f"{path} does not exist")
-    if path.suffix in (".onnx", ".csr"):
+    if path.is_dir():
         return _exported(path)
-    if path.suffix in (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin"):
+    if is_checkpoint(path):
         return _checkpoint(path)
+    if path.suffix == ".onnx":
+        return _exported(path)
+    if path.suffix in SUFFIXES:
+        return _checkpoint(path)  # which says what is wrong with it
     raise ConfigError(
-        f"{path}: inspect reads .safetensors, .pt, .pth, .th, .ckpt, .onnx, .csr and run folders"
+        f"{path} does not hold a checkpoint and is not named .onnx; inspect reads "
+        f"{', '.join(SUFFIXES)}, .onnx, .csr and run folders"
     )
 
 
@@ -132,11 +139,10 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _checkpoint(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    if path.suffix == ".safetensors":  # ours need no torch to be shown
-        from fggp_deploy.artifacts.checkpoint import Checkpoint, describes_itself
+    from fggp_deploy.artifacts.checkpoint import Checkpoint, is_ours
 
-        if describes_itself(path):
-            return _ours(Checkpoint.open(path))
+    if is_ours(path):  # which needs no torch to be shown
+        return _ours(Checkpoint.open(path))
     from fggp_deploy.artifacts.foreign import read_foreign
 
     return _weights({n: t.float().numpy() for n, t in read_foreign(path).tensors.items()}), {}

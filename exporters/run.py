@@ -12,8 +12,8 @@ from typing import Any
 from onnx import ModelProto
 from torch import nn
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
-from fggp_deploy.artifacts.foreign import is_ours, read_foreign
+from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo, is_ours
+from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats

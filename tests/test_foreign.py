@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from fggp_deploy.artifacts.foreign import is_ours, read_foreign
+from fggp_deploy.artifacts.checkpoint import is_ours
+from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.errors import CheckpointError, FggpWarning, MachineError
 
 
@@ -101,6 +102,22 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path, state: dict):
     assert {*read_foreign(tmp_path / "m.pth").tensors} == {*state}
     assert same(read_foreign(saved(tmp_path, state, "m.safetensors")), state)
     assert not is_ours(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model_best.pth.tar", "weights", "m.safetensors", "m.onnx"])
+def test_inspect_goes_by_the_content_too(program, state: dict, name: str):
+    saved(program.cwd, state, name)
+    shown = program("inspect", name, "--json")
+    assert shown.code == 0, shown.err
+    assert {row["name"] for row in shown.json["layers"]} == {n for n in state if state[n].ndim > 1}
+
+
+def test_inspect_says_what_it_reads(program):
+    (program.cwd / "notes.txt").write_text("lr 0.1 was too high")
+    shown = program("inspect", "notes.txt")
+    assert shown.code == 2
+    assert "notes.txt does not hold a checkpoint" in shown.err
+    assert "inspect reads" in shown.err
 
 
 def test_averaged_weights_beside_the_plain_ones_are_told(tmp_path: Path, state: dict):

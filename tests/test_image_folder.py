@@ -119,6 +119,17 @@ def test_parts_of_their_own(tmp_path: Path):
     assert d.held_out.test == d.held_out.val == ()
 
 
+@pytest.mark.parametrize("there", [("train", "test"), ("train", "val"), ("train",)])
+@pytest.mark.parametrize("wanted", [("val",), ("test",), ("train",), ("val", "test")])
+def test_each_part_can_be_read_alone(tmp_path: Path, there, wanted):
+    parts(tmp_path, *there)
+    alone, whole = load(tmp_path, parts=wanted), load(tmp_path)
+    for part in ("train", "val", "test"):
+        n = len(getattr(whole, part)) if part in wanted else 0
+        assert len(getattr(alone, part)) == n
+        assert n > 0 or part not in wanted
+
+
 def test_a_class_that_is_not_tested_is_named(tmp_path: Path):
     parts(tmp_path, "train", "test")
     shutil.rmtree(tmp_path / "test" / "dog")

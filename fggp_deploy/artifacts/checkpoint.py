@@ -18,6 +18,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from fggp_deploy.artifacts.file_type import head_of, is_safetensors
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.files import atomic_path, check_readable
@@ -130,8 +131,10 @@ class Checkpoint:
         return cls(tensors, {n: _unpack(path, n, a, tensors) for n, a in masks.items()}, info)
 
 
-def describes_itself(path: Path) -> bool:
-    """True for a checkpoint of ours, False for another safetensors file; raises as `open` does."""
+def is_ours(path: Path) -> bool:
+    """True for a checkpoint that prune or train wrote; raises as `open` does."""
+    if not is_safetensors(head_of(path), path):
+        return False
     with _reading(path) as f:
         return _info(f) is not None
 

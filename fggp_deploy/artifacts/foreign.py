@@ -8,11 +8,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, Checkpoint, describes_itself
+from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, Checkpoint
+from fggp_deploy.artifacts.file_type import head_of, is_safetensors
 from fggp_deploy.artifacts.state_dict import StateDict, unwrap
-from fggp_deploy.artifacts.torch_file import PICKLE, ZIP, read_torch
+from fggp_deploy.artifacts.torch_file import read_torch
 from fggp_deploy.errors import CheckpointError
-from fggp_deploy.files import check_readable
 
 # How files begin that people give by mistake: what they are, and what to give instead.
 _OTHERS = {
@@ -34,10 +34,9 @@ def read_foreign(path: Path) -> StateDict:
     Weights keep their type (half, bfloat16, …) and are finite. Raises CheckpointError, and
     MachineError for a missing permission.
     """
-    size = check_readable(path, CheckpointError)
-    with path.open("rb") as f:
-        head = f.read(64)
-    if looks_like_safetensors(head, path):
+    head = head_of(path)
+    size = path.stat().st_size
+    if is_safetensors(head, path):
         try:
             content = load_file(path)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
@@ -53,18 +52,3 @@ def read_foreign(path: Path) -> StateDict:
         if head.startswith(magic):
             raise CheckpointError(f"{path} is {what}; give a .safetensors or PyTorch checkpoint")
     return unwrap(path, read_torch(path, size), size)
-
-
-def is_ours(path: Path) -> bool:
-    """True for a checkpoint that prune or train wrote; raises as `read_foreign`."""
-    check_readable(path, CheckpointError)
-    with path.open("rb") as f:
-        head = f.read(64)
-    return looks_like_safetensors(head, path) and describes_itself(path)
-
-
-def looks_like_safetensors(head: bytes, path: Path) -> bool:
-    """By its first bytes; what cannot be told is believed to be what its suffix says."""
-    if head[8:9] == b"{":
-        return True
-    return path.suffix == ".safetensors" and not head.startswith((ZIP, PICKLE))

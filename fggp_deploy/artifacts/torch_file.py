@@ -16,10 +16,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from fggp_deploy.artifacts.file_type import ZIP, is_checkpoint
 from fggp_deploy.errors import CheckpointError
 
-ZIP = b"PK"
-PICKLE = b"\x80"
 # Before 1.6 torch.save wrote four pickles (magic number, protocol, machine, content), then numbers.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _N_AFTER_MAGIC = 3
@@ -72,7 +71,7 @@ def read_torch(path: Path, size: int) -> Any:
 
     Raises CheckpointError for what is no such file, is damaged, or holds objects of other kinds.
     """
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and not is_checkpoint(path):
         raise CheckpointError(f"{path} is an ONNX file; give the checkpoint that it was made from")
     try:
         with path.open("rb") as f:

@@ -54,7 +54,7 @@ def load(root: Path, name: str, reading: Reading) -> Dataset:
             progress=reading.progress,
         )
         rows[key] = np.flatnonzero(ok)
-    seen = headers.get("train") or headers["test"]
+    seen = headers.get("train") or next(iter(headers.values()))
     preprocessing = for_any_images(
         reading,
         np.array([(h.height, h.width) for h in seen], np.int64),

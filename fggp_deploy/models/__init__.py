@@ -9,6 +9,7 @@ from types import ModuleType
 
 from torch import nn
 
+from fggp_deploy.artifacts.file_type import SUFFIXES
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.models import factory_file
 from fggp_deploy.models.mobilenet import mobilenet_v2
@@ -46,7 +47,6 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "vgg16": vgg((2, 2, 3, 3, 3)),
     "vgg19": vgg((2, 2, 4, 4, 4)),
 }
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")
 LIBRARIES = ("torchvision", "timm")
 FORMS = ("torchvision:NAME", "timm:NAME", "FILE.py:FACTORY")
 

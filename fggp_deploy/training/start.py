@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fggp_deploy import data as datasets
 from fggp_deploy import models
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
-from fggp_deploy.artifacts.foreign import is_ours, read_foreign
+from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo, is_ours
+from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
