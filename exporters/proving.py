@@ -15,12 +15,11 @@ from fggp_deploy import kernels
 from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.artifacts.outputs_test import Array, Input, OutputsTest
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_reading import read_model
 from fggp_deploy.runtime.sessions import Options, brief
 
-TOLERANCE = 1e-4  # of the largest output
-LEAST_OUTPUT = 1e-2  # a sigmoid that gives 1e-7 everywhere is right to 1e-7, no better
 # What open sides of an input are tried with, so that the network can be run at all.
 SIDES = (64, 224, 512, 16)
 _DTYPES = {
@@ -58,37 +57,64 @@ def run_both(
     options = Options(1)
     given = options.open(source, name=source.name)
     serialized: bytes = packed.SerializeToString()
-    stock = options.open(serialized, name=f"the packed {source.name}")
+    name = f"the packed {source.name}"
+    stock = options.open(serialized, name=name)
     inputs, want, why = first_that_runs(given, shape)
     if want is None:
         return Proof(why_not=why)
     feeds = outputs_test.feeds(0, inputs)
-    again = answers_of(given, feeds)
-    if any(not np.array_equal(a, again[n], equal_nan=a.dtype.kind == "f") for n, a in want.items()):
+    if not _equal(want, answers_of(given, feeds)):
         return Proof(inputs, why_not="it answers the same inputs differently each time")
+    expected: Path | bytes = source
     rounding = None
     if rounded:  # the packed network is another one: hold it against itself, unpacked
-        model = unpack(packed).SerializeToString()
-        exact, want = want, answers_of(options.open(model, name="the rounded network"), feeds)
-        rounding = _difference(want, exact)
+        expected, exact = unpack(packed).SerializeToString(), want
+        want = answers_of(options.open(expected, name="the rounded network"), feeds)
+        rounding = relative_error(*_in_order(want, exact))
     try:
         test = OutputsTest.record(inputs, lambda _: want)
     except ModelFileError as e:
         return Proof(inputs, why_not=f"no self-test can be made: {e}")
+
+    def unoptimized() -> list[Array]:
+        plain = options.open(expected, name=source.name, optimize=False)
+        return list(answers_of(plain, feeds).values())
+
     got = answers_of(stock, feeds)
-    error = _difference(got, want)
-    on_kernels = None
+    sessions = {"stock onnxruntime": stock}
     if kernels.library_path() is not None:
-        fast = options.open(serialized, name=f"the packed {source.name}", on_kernels=True)
-        on_kernels = _difference(answers_of(fast, feeds), want)
-    for where, found in (("stock onnxruntime", error), ("the kernels", on_kernels)):
-        if found is not None and not found <= TOLERANCE:
+        sessions["the kernels"] = options.open(serialized, name=name, on_kernels=True)
+    errors = {}
+    for where, session in sessions.items():
+        found = agreement(*_in_order(answers_of(session, feeds), want), unoptimized=unoptimized)
+        if not found.passed:
             raise ModelFileError(
-                f"{source} gives other outputs when packed, {found:.1e} of the largest on {where}; "
-                "nothing was written"
+                f"{source} gives other outputs when packed, {found.error:.1e} of the largest on "
+                f"{where}; nothing was written"
             )
-    equal = all(np.array_equal(a, got[n], equal_nan=a.dtype.kind == "f") for n, a in want.items())
-    return Proof(inputs, test, want, "", equal, error, on_kernels, rounding)
+        errors[where] = found.error
+    equal = _equal(want, got)
+    return Proof(
+        inputs,
+        test,
+        want,
+        "",
+        equal,
+        errors["stock onnxruntime"],
+        errors.get("the kernels"),
+        rounding,
+    )
+
+
+def _equal(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
+    return all(np.array_equal(y, b[n], equal_nan=y.dtype.kind == "f") for n, y in a.items())
+
+
+def _in_order(
+    got: Mapping[str, Array], want: Mapping[str, Array]
+) -> tuple[list[Array], list[Array]]:
+    """The outputs of both, in the order of `want`."""
+    return [got[name] for name in want], list(want.values())
 
 
 def first_that_runs(
@@ -134,23 +160,6 @@ def answers_of(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dic
         raise ModelFileError(f"it does not run on made-up inputs: {brief(e)}") from e
     found = {n: y for n, y in zip(names, answers, strict=True) if isinstance(y, np.ndarray)}
     return {n: y for n, y in found.items() if y.dtype.kind in "fiub"}
-
-
-def _difference(got: Mapping[str, Array], want: Mapping[str, Array]) -> float:
-    """The largest difference of a float output over its largest value; NaN for other shapes.
-
-    An output that is smaller than LEAST_OUTPUT throughout is held against that.
-    """
-    worst = 0.0
-    for name, w in want.items():
-        if w.dtype.kind != "f" or not w.size:
-            continue
-        g = got.get(name)
-        if g is None or g.shape != w.shape:
-            return math.nan
-        largest = max(float(np.abs(w).max()), LEAST_OUTPUT)
-        worst = max(worst, float(np.abs(g.astype(np.float64) - w).max()) / largest)
-    return worst
 
 
 def check_outputs(path: Path) -> dict[str, bool]:

@@ -10,7 +10,7 @@ import nets
 import numpy as np
 import onnx
 import pytest
-from graphs import NETS, Builder, residual_net
+from graphs import NETS, Builder, detector_net, residual_net
 from onnx import ModelProto, helper
 
 from fggp_deploy import kernels, runtime
@@ -46,6 +46,12 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "m.onnx"
     onnx.save(pack(NETS[request.param]()), path)
     return path
+
+
+def test_scores_that_are_nearly_zero_compile(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(pack(detector_net()), path)
+    assert compile_file(path, measure=False).layers == 7
 
 
 def test_runs_on_stock_and_on_the_kernels(source: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from graphs import NETS, Builder, residual_net
+from graphs import NETS, Builder, detector_net, residual_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -23,6 +23,7 @@ from fggp_deploy.bench.int8 import quantize
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.exporters.proving import check_outputs
+from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.onnx_ops import flatten, unpack
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
@@ -277,10 +278,16 @@ def test_random_outputs_are_told(tmp_path: Path) -> None:
     assert made.why_not == "it answers the same inputs differently each time"
 
 
+def test_scores_that_are_nearly_zero_are_packed(tmp_path: Path) -> None:
+    made = pack_file(saved(detector_net(), tmp_path))
+    assert made.bit_equal
+    assert made.kernels_error is None or made.kernels_error < 0.5
+
+
 def test_a_wrong_answer_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fggp_deploy.exporters import proving
 
-    monkeypatch.setattr(proving, "_difference", lambda got, want: 2e-4)
+    monkeypatch.setattr(proving, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
     with pytest.raises(ModelFileError, match="gives other outputs when packed"):
         pack_file(saved(residual_net(), tmp_path))
     assert not list(tmp_path.glob("*packed*"))

@@ -7,7 +7,7 @@ import pytest
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.verify.gates import agreement
-from fggp_deploy.verify.parity import difference
+from fggp_deploy.verify.parity import difference, near
 
 
 def test_difference_by_hand():
@@ -34,14 +34,14 @@ def test_ulps_are_counted_across_zero():
     one = np.float32(1)
     above = np.nextafter(one, np.float32(2))
     tiny = np.nextafter(np.float32(0), one)
-    assert difference(np.float32([[above]]), np.float32([[one]])).max_ulp == 1
-    assert difference(np.float32([[-tiny]]), np.float32([[tiny]])).max_ulp == 2
-    assert difference(np.float32([[-0.0]]), np.float32([[0.0]])).max_ulp == 0
-    assert difference(np.float32([[2]]), np.float32([[1]])).max_ulp == 2**23
+    assert near(np.float32([[above]]), np.float32([[one]])).max_ulp == 1
+    assert near(np.float32([[-tiny]]), np.float32([[tiny]])).max_ulp == 2
+    assert near(np.float32([[-0.0]]), np.float32([[0.0]])).max_ulp == 0
+    assert near(np.float32([[2]]), np.float32([[1]])).max_ulp == 2**23
 
 
 def test_top1_changes_are_counted():
-    d = difference(np.float32([[1, 2], [1, 0]]), np.float32([[2, 1], [1, 0]]))
+    d = near(np.float32([[1, 2], [1, 0]]), np.float32([[2, 1], [1, 0]]))
     assert d.top1_changed == 1
     assert not agreement("self-test", d).passed
 
@@ -49,4 +49,4 @@ def test_top1_changes_are_counted():
 @pytest.mark.parametrize("bad", [np.float32([[1, 2, 3]]), np.float32([[np.nan, 1]])])
 def test_incomparable_logits(bad):
     with pytest.raises(ModelFileError):
-        difference(bad, np.float32([[1, 2]]))
+        near(bad, np.float32([[1, 2]]))

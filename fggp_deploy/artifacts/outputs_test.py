@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fggp_deploy.artifacts.selftest import probe
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import SELF_TEST_ATOL, SELF_TEST_RTOL
 
 Array = npt.NDArray[Any]
 KEY = "fggp.outputs_test"  # in a model's metadata
@@ -65,8 +66,8 @@ class OutputsTest:
     seed: int
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
-    rtol: float = 1e-3
-    atol: float = 1e-4
+    rtol: float = SELF_TEST_RTOL
+    atol: float = SELF_TEST_ATOL
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32 or not (0 <= self.rtol < 1 and 0 <= self.atol < np.inf):

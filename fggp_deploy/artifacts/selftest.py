@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import BYTES_RTOL, SELF_TEST_ATOL, SELF_TEST_RTOL
 
 Floats = npt.NDArray[np.float32]
-# Of the largest logit: a sum at the border of two bytes falls to either side, as do those behind it
-BYTES_TOLERANCE = 0.1
 
 
 def fmix32(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -47,8 +46,8 @@ class SelfTest:
 
     seed: int
     logits: Floats
-    rtol: float = 1e-3
-    atol: float = 1e-4
+    rtol: float = SELF_TEST_RTOL
+    atol: float = SELF_TEST_ATOL
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -77,7 +76,7 @@ class SelfTest:
         """
         logits = np.asarray(run(probe(seed, (batch, *input_shape))), np.float32)
         largest = float(np.abs(logits).max(initial=0))
-        atol = BYTES_TOLERANCE if in_bytes else cls.atol
+        atol = BYTES_RTOL if in_bytes else cls.atol
         return cls(seed, logits, atol=atol * max(1.0, largest if np.isfinite(largest) else 1))
 
     def probe(self, input_shape: tuple[int, int, int]) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -20,9 +20,10 @@ from fggp_deploy.bench.document import Cell, Layers, Planned, Report, Rival, Sco
 from fggp_deploy.bench.subject import Subject, read
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
+from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, compile_model
-from fggp_deploy.runtime.sessions import Options, largest_difference, run
+from fggp_deploy.runtime.sessions import Array, Options, run
 from fggp_deploy.verify.accuracy import proportion
 from fggp_deploy.verify.latency import (
     MIN_SESSIONS,
@@ -148,7 +149,7 @@ def _setting(
 ) -> tuple[list[Cell], str]:
     """Cells of one setting, and what the kernels' plan is."""
     feeds = subject.feeds(batch)
-    outputs: dict[str, Any] = {}
+    outputs: dict[str, list[Array]] = {}
     plan = ""
     for c in rivals:
         session = c.open(threads, batch)
@@ -156,13 +157,8 @@ def _setting(
         if c.name == KERNELS:
             plan = runtime.explain(session)
         del session
-    differs = {name: largest_difference(y, outputs[DENSE]) for name, y in outputs.items()}
-    for name in (PACKED, KERNELS):
-        if not differs.get(name, 0.0) <= subject.tolerance:
-            raise ModelFileError(
-                f"{name} and dense outputs differ by {differs[name]:.1e} of the largest, more than "
-                f"{subject.tolerance:.0e}; the network overflows, or please report this"
-            )
+    differs = {name: relative_error(y, outputs[DENSE]) for name, y in outputs.items()}
+    _check_agreement(subject, outputs, feeds)
 
     def opener(c: Contender) -> Opener:
         return lambda threads, batch: partial(c.open(threads, batch).run, None, feeds)
@@ -182,6 +178,26 @@ def _setting(
         for name, timed in found.timings.items()
     ]
     return cells, plan
+
+
+def _check_agreement(
+    subject: Subject, outputs: Mapping[str, list[Array]], feeds: Mapping[str, Any]
+) -> None:
+    """Raise ModelFileError if the packed file or the kernels do not agree with dense."""
+
+    def unoptimized() -> list[Array]:
+        session = Options(1).open(subject.dense.SerializeToString(), optimize=False)
+        return run(session, feeds, subject.path.name)
+
+    for name in (PACKED, KERNELS):
+        if name not in outputs:
+            continue
+        found = agreement(outputs[name], outputs[DENSE], rtol=subject.rtol, unoptimized=unoptimized)
+        if not found.passed:
+            raise ModelFileError(
+                f"{name} and dense outputs differ by {found.error:.1e} of the largest, more than "
+                f"{found.limit:.0e}; the network overflows, or please report this"
+            )
 
 
 def _top1(

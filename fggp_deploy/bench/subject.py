@@ -10,10 +10,10 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
+from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.onnx_activations import leave_activations_
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress
@@ -21,7 +21,6 @@ from fggp_deploy.runtime.compiler import random_feeds
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats
 
-TOLERANCE = 1e-5  # of the largest output: how far the kernels may be from dense
 MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 
 
@@ -41,7 +40,7 @@ class Subject:
     where `packed` is False; `images` is None where its data set is not there: `why` tells.
 
     `shape`: the inputs' dimensions after the first, for where the model leaves them open.
-    `tolerance`: how far the file's outputs may be from `dense`'s, over the largest.
+    `rtol`: how far the file's outputs may be from `dense`'s, over the largest.
     """
 
     path: Path
@@ -50,7 +49,7 @@ class Subject:
     images: Images | None
     why: str
     shape: tuple[int, ...]
-    tolerance: float
+    rtol: float
 
     @property
     def fixed_batch(self) -> int | None:
@@ -97,8 +96,9 @@ def read(
     if not dense.graph.input:
         raise ModelFileError(f"{path} has no input; bench wants a network")
     images, why = _images(path, data, data_dir, n_calibration, n_test, progress)
-    tolerance = BYTES_TOLERANCE if in_bytes else TOLERANCE
-    return Subject(path, bool(unpacked.weights), dense, images, why, shape or (), tolerance)
+    return Subject(
+        path, bool(unpacked.weights), dense, images, why, shape or (), rtol_for(in_bytes=in_bytes)
+    )
 
 
 def _images(

@@ -22,6 +22,8 @@ from fggp_deploy.artifacts.outputs_test import KEY, OutputsTest
 from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file, write_atomic
+from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
+from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_functions import MIN_OPSET
 from fggp_deploy.onnx_ops import Packing, standard_opset, unpack
 from fggp_deploy.onnx_reading import read_model, reading
@@ -32,10 +34,9 @@ from fggp_deploy.runtime.compiler import (
     chosen_isa,
     compile_model,
     random_feeds,
-    tolerance,
 )
 from fggp_deploy.runtime.plan import Compiled
-from fggp_deploy.runtime.sessions import Array, Options, largest_difference, run
+from fggp_deploy.runtime.sessions import Array, Options, run
 
 
 @dataclass(frozen=True)
@@ -211,22 +212,27 @@ def _check(
     else:
         feeds = random_feeds(dense, batch)
     want = run(options.open(source, name=source.name), feeds, source.name)
+    rtol = rtol_for(in_bytes=rounds_activations(dense))
     got: list[list[Array]] = []
+
+    def unoptimized() -> list[Array]:
+        return run(options.open(source, name=source.name, optimize=False), feeds, source.name)
+
     outputs = [v.name for v in dense.graph.output]
     for where, on_kernels in (("on stock onnxruntime", False), ("on the kernels", True)):
         name = f"the compiled file {where}"
         got.append(run(options.open(written, name=name, on_kernels=on_kernels), feeds, name))
-        error = largest_difference(got[-1], want)
+        found = agreement(got[-1], want, rtol=rtol, unoptimized=unoptimized)
         answers = dict(zip(outputs, got[-1], strict=True))
         failed = (test is not None and not test.passes(got[-1][0])) or (
             elsewise is not None and not elsewise.passes(answers)
         )
-        if not error <= tolerance(dense) or failed:
+        if not found.passed or failed:
             raise ModelFileError(
-                f"{name} differs from {source} by {error:.1e} of the largest output; nothing was "
-                "written, report this"
+                f"{name} differs from {source} by {found.error:.1e} of the largest output; nothing "
+                "was written, report this"
             )
-    first, second = (largest_difference(y, want) for y in got)
+    first, second = (relative_error(y, want) for y in got)
     return test is not None or elsewise is not None, (first, second)
 
 

@@ -16,8 +16,8 @@ import onnx
 from onnx import ModelProto
 
 from fggp_deploy import kernels
-from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_reading import fix_open_sides_
@@ -29,12 +29,11 @@ from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave
 from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.regions import BuiltRegion, Shapes, find, value_shapes
 from fggp_deploy.runtime.rewriting import rewrite
-from fggp_deploy.runtime.sessions import Array, Options, largest_difference, run
+from fggp_deploy.runtime.sessions import Array, Options, run
 from fggp_deploy.timing import Run
 
 # Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
 MIN_ZEROS = 0.4
-TOLERANCE = 1e-4  # of the largest output: the kernels sum in another order
 WHOLE, CUT = "whole", "cut"  # the contenders: every layer that the kernels know, or fewer
 
 
@@ -175,11 +174,6 @@ def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) 
     return feeds
 
 
-def tolerance(model: ModelProto) -> float:
-    """How far outputs may lie from another runtime's, over the largest one."""
-    return BYTES_TOLERANCE if rounds_activations(model) else TOLERANCE
-
-
 def chosen_isa() -> str:
     """The instruction set that the kernels use here; raises MachineError without the library."""
     return os.environ.get("FGGP_ISA") or kernels.isas()[0]
@@ -287,11 +281,20 @@ class _Planner:
             want[:] = run(session, self.feeds, "the model")
             return partial(session.run, None, self.feeds)
 
+        def unoptimized() -> list[Array]:
+            session = options.open(self.dense_bytes, optimize=False)
+            return run(session, self.feeds, "the model")
+
         def fast(model: bytes) -> Run:
             session = options.open(model, on_kernels=True)
-            error = largest_difference(run(session, self.feeds, "the model"), want)
-            if not error <= tolerance(self.dense):
-                raise ModelFileError(f"the kernels' outputs on noise differ by {error:.1e}")
+            got = run(session, self.feeds, "the model")
+            rtol = rtol_for(in_bytes=rounds_activations(self.dense))
+            found = agreement(got, want, rtol=rtol, unoptimized=unoptimized)
+            if not found.passed:
+                raise ModelFileError(
+                    f"the kernels' outputs on noise differ by {found.error:.1e} of the largest, "
+                    f"more than {found.limit:.1e}"
+                )
             return partial(session.run, None, self.feeds)
 
         return plans.choose({plans.DENSE: dense} | {n: partial(fast, m) for n, m in models.items()})

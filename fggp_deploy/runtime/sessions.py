@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,13 @@ class Options:
         on_kernels: bool = False,
         profile: Path | None = None,
         optimized: Path | None = None,
+        optimize: bool = True,
     ) -> ort.InferenceSession:
         """A session; `on_kernels` registers the library.
 
         `profile` is how the name of its profile begins; `optimized` is where to write the model
-        after the basic optimisations, the only ones that then are made. Raises ModelFileError for
-        what onnxruntime cannot load.
+        after the basic optimisations, the only ones that then are made. `optimize` False makes no
+        graph optimisation. Raises ModelFileError for what onnxruntime cannot load.
         """
         options = self.make()
         try:
@@ -65,6 +66,8 @@ class Options:
             if optimized is not None:
                 options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
                 options.optimized_model_filepath = str(optimized)
+            if not optimize:
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             if on_kernels:
                 options.register_custom_ops_library(str(kernels.library_path()))
             source = model if isinstance(model, bytes) else str(model)
@@ -82,23 +85,6 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Any], name: str) -> l
         return [np.asarray(y) for y in session.run(None, dict(feeds))]
     except Exception as e:  # onnxruntime's exceptions have no common base
         raise ModelFileError(f"{name} does not run: {brief(e)}") from e
-
-
-def largest_difference(got: Sequence[Array], want: Sequence[Array]) -> float:
-    """The largest difference of any output over its largest value; NaN where one holds NaN.
-
-    Outputs that are no numbers, as lists of dictionaries, are passed over.
-    """
-    worst = [0.0]
-    for g, w in zip(got, want, strict=True):
-        if w.dtype.kind not in "fiub" or g.shape != w.shape:
-            worst.append(0.0 if g.shape == w.shape else np.nan)
-            continue
-        if w.dtype.kind != "f":
-            g, w = g.astype(np.float64), w.astype(np.float64)
-        largest = np.abs(w).max(initial=0.0) or 1.0
-        worst.append(float(np.abs(g - w).max(initial=0.0) / largest))
-    return float(np.max(worst))
 
 
 def brief(e: Exception, *, limit: int = 160) -> str:

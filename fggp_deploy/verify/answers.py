@@ -6,24 +6,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from fggp_deploy.artifacts.selftest import BYTES_TOLERANCE
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.progress import Progress
-from fggp_deploy.verify import accuracy, parity
+from fggp_deploy.verify import accuracy
 from fggp_deploy.verify.accuracy import Accuracy, Paired
 from fggp_deploy.verify.input_check import InputCheck, check_inputs
 from fggp_deploy.verify.int8 import Int8
 from fggp_deploy.verify.network import Floats, Network, load
-from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.parity import Difference, near
 from fggp_deploy.verify.robustness import Robustness, robustness
 from fggp_deploy.verify.subject import Subject, probe_inputs
-
-KERNELS_RTOL = 1e-5  # of the largest logit: how far the kernels may be from stock
-TORCH_RTOL = 1e-4  # the same for stock and torch, whose convolutions are another library's
 
 
 @dataclass(frozen=True)
@@ -48,17 +43,24 @@ def answered(subject: Subject, *, threads: int, seed: int, progress: Progress) -
     """Run every network on the whole test split, or without data on the probe inputs."""
     answer = partial(_answer, subject, seed=seed, progress=progress)
     y = answer(subject.model, "accuracy")
-    share = BYTES_TOLERANCE if subject.packed.rounds_activations else KERNELS_RTOL
+    rtol = rtol_for(in_bytes=subject.packed.rounds_activations)
 
     def of(network: Network | None, stage: str) -> Floats | None:
         return None if network is None else answer(network, stage)
+
+    def unoptimized() -> Floats:
+        content, name = subject.packed.runnable(), subject.packed.path.name
+        return answer(load(name, content, threads=threads, optimize=False), "accuracy, unoptimised")
+
+    def compared(logits: Floats | None) -> Difference | None:
+        return None if logits is None else near(logits, y, rtol=rtol, unoptimized=unoptimized)
 
     y_kernels = of(subject.kernels, "accuracy on the kernels")
     y_compiled = of(subject.compiled, "accuracy of the compiled file")
     found = Answered(
         logits=y,
-        kernels=None if y_kernels is None else near(y_kernels, y, share),
-        compiled=None if y_compiled is None else near(y_compiled, y, share),
+        kernels=compared(y_kernels),
+        compiled=compared(y_compiled),
     )
     if subject.data is None:
         return found
@@ -90,16 +92,7 @@ def torch_against_stock(
 ) -> Difference:
     """The network that the file was made from, on the inputs that gave `logits`."""
     y = _answer(subject, torch, "torch", seed=seed, progress=progress)
-    return near(logits, y, TORCH_RTOL)
-
-
-def near(actual: Floats, expected: Floats, share: float) -> Difference:
-    """Compare logits; the tolerance is at least `share` of the largest one expected.
-
-    Sums in another order differ by roundings of the largest logits, whatever the one compared.
-    """
-    atol = max(parity.ATOL, share * float(np.abs(expected).max(initial=0)))
-    return parity.difference(actual, expected, atol=atol)
+    return near(logits, y)
 
 
 def _answer(

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import ROUNDED_RTOL
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.verify import accuracy, parity
 from fggp_deploy.verify.localise import (
@@ -45,15 +46,13 @@ def self_test(subject: Subject) -> parity.Difference | None:
 def rounding(subject: Subject) -> parity.Difference | None:
     """Compare rounded values with the fp32 logits that export recorded; None where none are.
 
-    What rounding may change is for its user to judge, so the tolerances are wide: 5% of the
-    largest logit.
+    What rounding may change is for its user to judge, so the tolerance is wide.
     """
     test = subject.packed.metadata.unrounded
     if test is None:
         return None
     y = subject.model.logits(test.probe(subject.packed.metadata.preprocessing.input_shape))
-    atol = 0.05 * float(np.abs(test.logits).max())
-    return parity.difference(y, np.asarray(test.logits, np.float32), rtol=0.0, atol=atol)
+    return parity.near(y, np.asarray(test.logits, np.float32), rtol=ROUNDED_RTOL)
 
 
 def packed_against_dense(
@@ -70,10 +69,10 @@ def packed_against_dense(
     with reading(name):
         serialized = subject.packed.dense().SerializeToString()
     dense = load(name, serialized, threads=threads)
-    found = {"probe inputs": parity.difference(subject.model.logits(x), dense.logits(x))}
+    found = {"probe inputs": parity.near(subject.model.logits(x), dense.logits(x))}
     if subject.data is not None:
         some = subject.data.test.sample(N_PARITY, seed=seed)
-        found["test images"] = parity.difference(
+        found["test images"] = parity.near(
             accuracy.logits(subject.model, some, meta.preprocessing),
             accuracy.logits(dense, some, meta.preprocessing),
         )

@@ -81,7 +81,8 @@ class Verdict:
 
 def agreement(name: str, found: Difference) -> Verdict:
     """The verdict on a self-test or a parity check; no option relaxes it."""
-    how = f"largest difference over its tolerance, {found.rtol:g}·|logit| + {found.atol:g}"
+    relative = f"{found.rtol:g}·|logit| + " if found.rtol else ""
+    how = f"largest difference over its tolerance, {relative}{found.atol:.3g}"
     return Verdict(name, 1.0, found.worst, "tolerances", found.passed, how)
 
 

@@ -12,12 +12,11 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import RTOL, scale
 from fggp_deploy.onnx_functions import DOMAIN
 from fggp_deploy.onnx_unpacking import layer_name, unpack
 from fggp_deploy.verify.network import Floats, brief
 
-RTOL = 1e-4  # of the largest value of a layer's output
-ATOL = 1e-6
 MAX_CHANNELS = 8  # that are named
 
 Values = dict[str, Floats]  # what each node of a graph gave, by the name of its output
@@ -145,8 +144,8 @@ def _first(
         if y.shape != wanted.shape or y.dtype != np.float32:
             continue
         gap = np.abs(y.astype(np.float64) - wanted)
-        scale = float(np.abs(wanted).max(initial=0))
-        bad = ~(gap <= ATOL + RTOL * scale)  # NaN is bad
+        largest = scale(wanted)
+        bad = ~(gap <= RTOL * largest)  # NaN is bad
         if not bad.any():
             continue
         channels: tuple[int, ...] = ()
@@ -163,7 +162,7 @@ def _first(
             channels=channels[:MAX_CHANNELS],
             n_channels=len(channels),
             max_abs=float(min(np.nan_to_num(gap, nan=np.inf).max(), np.finfo(np.float64).max)),
-            scale=scale,
+            scale=largest,
             tensors=tensors,
         )
     return None

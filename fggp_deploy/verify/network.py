@@ -77,14 +77,15 @@ class Network:
         return lambda: self.session.run(None, feed)
 
 
-def load(name: str, model: bytes | Path, *, threads: int) -> Network:
+def load(name: str, model: bytes | Path, *, threads: int, optimize: bool = True) -> Network:
     """Start a session on a file or on serialised bytes, on the CPU with `threads` threads.
 
+    `optimize` False makes no graph optimisation.
     Raises ConfigError for a thread count below 1 and ModelFileError for what cannot be loaded.
     """
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
-    session = Options(threads, SESSION_CONFIG).open(model, name=name)
+    session = Options(threads, SESSION_CONFIG).open(model, name=name, optimize=optimize)
     return Network(name, session)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.comparison import RTOL, agreement, scale
 from fggp_deploy.verify.network import Floats
-
-# For packed against dense under one runtime, where equal bits are the rule; this is the slack for
-# graph optimisers that order the same sums differently.
-RTOL = 1e-4
-ATOL = 1e-5
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,7 @@ class Difference:
         return self.worst <= 1
 
 
-def difference(
-    actual: Floats, expected: Floats, *, rtol: float = RTOL, atol: float = ATOL
-) -> Difference:
+def difference(actual: Floats, expected: Floats, *, rtol: float, atol: float) -> Difference:
     """Compare logits [N, classes]; ModelFileError where the shapes differ or one is not finite."""
     if actual.shape != expected.shape:
         raise ModelFileError(
@@ -69,6 +64,23 @@ def difference(
         atol=atol,
         worst=min(float(worst.max(initial=0)), float(np.finfo(np.float64).max)),
     )
+
+
+def near(
+    actual: Floats,
+    expected: Floats,
+    *,
+    rtol: float = RTOL,
+    unoptimized: Callable[[], Floats] | None = None,
+) -> Difference:
+    """Compare the logits of two runs of one network; see `comparison.agreement`.
+
+    `expected` are stock ONNX Runtime's, `unoptimized` returns its logits without graph
+    optimisations.
+    """
+    run = None if unoptimized is None else lambda: [unoptimized()]
+    found = agreement([actual], [expected], rtol=rtol, unoptimized=run)
+    return difference(actual, expected, rtol=0.0, atol=found.limit * scale(expected))
 
 
 def _position(y: Floats) -> npt.NDArray[np.int64]:

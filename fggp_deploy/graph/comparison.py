@@ -1,0 +1,133 @@
+"""Whether two runs of one network agree. Every tolerance of the package is defined here.
+
+The error of a float output is its largest difference over the largest expected value: sums in
+another order differ by roundings of large values, whichever value is compared. The error of an
+integer or boolean output is the share of elements that differ. NaN agrees with NaN in the same
+place, and an infinity with the same infinity.
+
+An output agrees if its largest difference is at most `ATOL` + `RTOL` · its largest expected value,
+plus `STOCK_FACTOR` times how far stock ONNX Runtime without graph optimisations is from stock ONNX
+Runtime with them. The last part and `ATOL` cover outputs that rounding decides, such as those of a
+sigmoid that is nearly zero. So outputs that are all below `ATOL` always agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+RTOL = 1e-4
+ATOL = 1e-6  # eight roundings of a float32 near 1: a sigmoid near zero is no more accurate
+# Activations that are rounded to bytes: a sum at the border of two bytes falls to either side, as
+# do those behind it.
+BYTES_RTOL = 0.1
+# Weights that are rounded, against the same network before: its user judges what rounding changes.
+ROUNDED_RTOL = 0.05
+INTEGER_SHARE = 0.01  # of an integer output's elements, such as a class for each pixel
+STOCK_FACTOR = 4
+EPSILONS = 4  # an output of a short type, such as float16, may differ by so many of its roundings
+# A file's self-test is run with other versions of ONNX Runtime on other machines. These are for
+# |difference| ≤ atol·max(1, largest value) + rtol·|value|.
+SELF_TEST_RTOL = 1e-3
+SELF_TEST_ATOL = 1e-4
+
+Outputs = Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The error of the output that is worst for its limit, and that limit."""
+
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output agrees; False if the shape of one differs."""
+        return self.error <= self.limit
+
+
+def rtol_for(*, in_bytes: bool) -> float:
+    """The tolerance for a network; `in_bytes`: its activations are rounded to bytes."""
+    return BYTES_RTOL if in_bytes else RTOL
+
+
+def agreement(
+    got: Outputs,
+    want: Outputs,
+    *,
+    rtol: float = RTOL,
+    unoptimized: Callable[[], Outputs] | None = None,
+) -> Agreement:
+    """Compare the outputs of two runs on the same inputs.
+
+    `want` are the outputs of stock ONNX Runtime. `unoptimized` returns those of the same network
+    without graph optimisations; it is called only if the outputs do not agree without it.
+    """
+    errors = [output_error(g, w) for g, w in zip(got, want, strict=True)]
+    limits = [_least_limit(w, rtol) for w in want]
+    found = _worst(errors, limits)
+    if found.passed or unoptimized is None:
+        return found
+    again = unoptimized()
+    wider = [_wider(limit, u, w) for limit, u, w in zip(limits, again, want, strict=True)]
+    return _worst(errors, wider)
+
+
+def relative_error(got: Outputs, want: Outputs) -> float:
+    """The largest error of an output; NaN if shapes differ, or if only one of two values is NaN.
+
+    Outputs that are no numbers, such as lists of dictionaries, are passed over.
+    """
+    errors = [output_error(g, w) for g, w in zip(got, want, strict=True)]
+    return float(np.max(errors, initial=0.0))
+
+
+def output_error(got: Array, want: Array) -> float:
+    """The error of one output, as the module defines it.
+
+    >>> output_error(np.array([1.0, -3.0, np.nan]), np.array([1.0, -4.0, np.nan]))
+    0.25
+    """
+    if got.shape != want.shape:
+        return float("nan")
+    if want.dtype.kind not in "fiub":
+        return 0.0
+    differs = (got != want) & ~((got != got) & (want != want))  # only NaN is not itself
+    if not differs.any():
+        return 0.0
+    if want.dtype.kind != "f":
+        return float(differs.mean())
+    gap = np.abs(got[differs].astype(np.float64) - want[differs])
+    return float(gap.max()) / scale(want)
+
+
+def scale(want: Array) -> float:
+    """The largest finite magnitude of a float output; 1 if all are zero."""
+    return float(np.abs(want[np.isfinite(want)]).max(initial=0)) or 1.0
+
+
+def _least_limit(want: Array, rtol: float) -> float:
+    if want.dtype.kind == "f":
+        return max(rtol, EPSILONS * float(np.finfo(want.dtype).eps)) + ATOL / scale(want)
+    return max(rtol, INTEGER_SHARE)
+
+
+def _wider(limit: float, unoptimized: Array, want: Array) -> float:
+    """A limit that stock ONNX Runtime keeps itself."""
+    own = output_error(unoptimized, want)
+    if np.isnan(own):  # of another shape each time, so that nothing can be demanded
+        return float("inf")
+    return limit + STOCK_FACTOR * own
+
+
+def _worst(errors: Sequence[float], limits: Sequence[float]) -> Agreement:
+    every = [Agreement(e, limit) for e, limit in zip(errors, limits, strict=True)]
+    failed = [a for a in every if not a.passed]
+    return max(failed or every, key=lambda a: a.error, default=Agreement(0.0, RTOL))
