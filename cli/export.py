@@ -56,6 +56,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
     ] = None,
+    network: o.Network = None,
     trust_code: o.TrustCode = False,
     json: o.Json = False,
 ) -> None:
@@ -80,7 +81,8 @@ def export(
 
         result = export_run(
             checkpoint, format=format, out=out, flat=flat, values=values, activations=activations,
-            compact=compact, data=data, data_dir=data_dir, trust_code=trust_code, progress=progress,
+            compact=compact, data=data, data_dir=data_dir, network=network, trust_code=trust_code,
+            progress=progress,
         )  # fmt: skip
     if json:
         return as_json(result)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def trusted_network(
-    model: Path, given: Path | None, *, trust_code: bool = False
+    model: Path, given: Path | None, *, network: str | None = None, trust_code: bool = False
 ) -> ModelProto | None:
     """What `model` ought to hold: the file given, or a new export of the checkpoint beside it.
 
-    None where there is none, it is not the one recorded, or torch is not installed. Raises
-    ModelFileError where it cannot be made, as of a network in the user's own file without
-    `trust_code`.
+    None if there is none, it is not the one recorded, or torch is not installed. `network` is
+    FILE.py:FACTORY of the user's own if it has moved. Raises ModelFileError if it cannot be made,
+    as of a network in the user's own file without `trust_code`.
     """
     import onnx
 
@@ -34,7 +34,7 @@ def trusted_network(
                 return unpack(onnx.load(given))
         except OSError as e:
             raise ModelFileError(f"--trusted {given} cannot be read ({e.strerror or e})") from e
-    if (found := restored(model, trust_code=trust_code)) is None:
+    if (found := restored(model, network=network, trust_code=trust_code)) is None:
         return None
     from fggp_deploy.exporters.torch_onnx import to_onnx
 
@@ -44,17 +44,19 @@ def trusted_network(
         raise ModelFileError(str(e)) from e
 
 
-def torch_network(model: Path, *, trust_code: bool = False) -> Network | None:
+def torch_network(
+    model: Path, *, network: str | None = None, trust_code: bool = False
+) -> Network | None:
     """The network that `model` was made from, in torch; None and raises as `trusted_network`."""
-    if (found := restored(model, trust_code=trust_code)) is None:
+    if (found := restored(model, network=network, trust_code=trust_code)) is None:
         return None
     from fggp_deploy.verify.in_torch import in_torch
 
     return in_torch(found)
 
 
-def restored(model: Path, *, trust_code: bool) -> Module | None:
-    """The network of the checkpoint beside `model`; None where it is not the one recorded."""
+def restored(model: Path, *, network: str | None = None, trust_code: bool) -> Module | None:
+    """The network of the checkpoint beside `model`; None if it is not the one recorded."""
     from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.errors import ModelFileError, UserError
     from fggp_deploy.verify.certificate import checkpoint_of
@@ -67,6 +69,7 @@ def restored(model: Path, *, trust_code: bool) -> Module | None:
     except ModuleNotFoundError:
         return None
     try:
-        return restore(Checkpoint.open(checkpoint), checkpoint, trust_code=trust_code)
+        content = Checkpoint.open(checkpoint)
+        return restore(content, checkpoint, network=network, trust_code=trust_code)
     except UserError as e:
         raise ModelFileError(str(e)) from e

@@ -28,6 +28,13 @@ SkipUnreadable = Annotated[
 ]
 SplitSeed = Annotated[int, _help("split_seed")]
 Model = Annotated[str, _help("model")]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="The network, if it is your own FILE.py:FACTORY and the file has moved since.",
+    ),
+]
 Checkpoint = Annotated[Path | None, _help("checkpoint")]
 Weights = Annotated[str | None, _help("weights")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help=RULES["trust_code"].help)]

@@ -40,6 +40,7 @@ def verify(
         int | None, typer.Option(help="Of the held-out images. Default: as it was trained with.")
     ] = None,
     workers: o.Workers = None,
+    network: o.Network = None,
     trust_code: o.TrustCode = False,
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Do not measure accuracy: self-test and speed only.")
@@ -168,8 +169,11 @@ def verify(
             batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
             robustness=robustness, int8=int8 is not False,
             check_preprocessing=preprocessing_check,
-            trusted=lambda: trusted_network(path, trusted, trust_code=trust_code),
-            torch=lambda: torch_network(path, trust_code=trust_code), progress=progress,
+            trusted=lambda: trusted_network(
+                path, trusted, network=network, trust_code=trust_code
+            ),
+            torch=lambda: torch_network(path, network=network, trust_code=trust_code),
+            progress=progress,
         )  # fmt: skip
     folder = out or path.parent
     written = write(report, folder)

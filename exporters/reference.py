@@ -33,8 +33,13 @@ def refuse_to_replace(folder: Path, parent: Path) -> None:
         )
 
 
-def write_reference(parent: Path, folder: Path, *, trust_code: bool) -> Path | None:
-    """The parent as a plain ONNX file in `folder`; kept when it is there already."""
+def write_reference(
+    parent: Path, folder: Path, *, network: str | None = None, trust_code: bool
+) -> Path | None:
+    """The parent as a plain ONNX file in `folder`; kept when it is there already.
+
+    `network`: what it is built by, in place of what the parent says.
+    """
     if not parent.is_file():
         return None
     path = folder / REFERENCE
@@ -46,7 +51,7 @@ def write_reference(parent: Path, folder: Path, *, trust_code: bool) -> Path | N
         except ModelFileError:
             pass  # not ours or damaged: written anew
     content = Checkpoint.open(parent)
-    model = restore(content, parent, trust_code=trust_code)
+    model = restore(content, parent, network=network, trust_code=trust_code)
     assert content.info is not None  # restore has seen it
     metadata = dataclasses.replace(
         metadata_of(model, content.info, content), checkpoint_sha256=sha256

@@ -76,6 +76,7 @@ def export_run(
     compact: bool = False,
     data: str | None = None,
     data_dir: Path | None = None,
+    network: str | None = None,
     trust_code: bool = False,
     progress: Progress = unseen,
 ) -> Exported:
@@ -84,8 +85,9 @@ def export_run(
     The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. `flat` and
     `values` (fp32, fp16, int8) are for the format onnx. `activations` int8, which implies int8
     values, rounds activations to bytes whose ranges are found on training images of `data` (the
-    run's own where None). `compact` removes dead channels. `trust_code`: run the user's own file
-    that the network comes from. Raises CheckpointError, UnknownName, DataError, MachineError, and
+    run's own where None). `compact` removes dead channels. `network`: name of the network
+    in place of what the checkpoint says, for a FILE.py:FACTORY that has moved. `trust_code`: run
+    that file. Raises CheckpointError, UnknownName, DataError, MachineError, and
     ModelFileError when the file under onnxruntime does not give the network's own logits.
     """
     if activations != "fp32":
@@ -96,7 +98,7 @@ def export_run(
             raise ConfigError(
                 "--compact is for ONNX formats; a state-dict keeps its network's shapes"
             )
-        return _export_state_dict(checkpoint, out=out, trust_code=trust_code)
+        return _export_state_dict(checkpoint, out=out, network=network, trust_code=trust_code)
     began = datetime.now(UTC)
     exporter = load(format)
     name = exporter.DEFAULT_NAME
@@ -109,12 +111,12 @@ def export_run(
         name = name.replace("model", checkpoint.stem.replace("pruned", "model"))
     if out is not None and out.suffix != Path(name).suffix:
         raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
-    content, info, model = _read(checkpoint, trust_code=trust_code)
+    content, info, model = _read(checkpoint, network=network, trust_code=trust_code)
     path = out or run_of(checkpoint) / name
     parent = parent_of(checkpoint)
     if path.parent != run_of(checkpoint):
         refuse_to_replace(path.parent, parent)
-    reference = write_reference(parent, path.parent, trust_code=trust_code)
+    reference = write_reference(parent, path.parent, network=network, trust_code=trust_code)
     setting = {
         "format": format, "flat": flat, "values": values, "activations": activations,
         "compact": compact,
@@ -177,7 +179,9 @@ def _unfinished(savepoint: Path) -> str:
     )
 
 
-def _read(checkpoint: Path, *, trust_code: bool) -> tuple[Checkpoint, CheckpointInfo, nn.Module]:
+def _read(
+    checkpoint: Path, *, network: str | None, trust_code: bool
+) -> tuple[Checkpoint, CheckpointInfo, nn.Module]:
     if not is_ours(checkpoint):
         raise CheckpointError(
             f"{checkpoint} does not say which network it is; export reads what prune or train "
@@ -185,15 +189,18 @@ def _read(checkpoint: Path, *, trust_code: bool) -> tuple[Checkpoint, Checkpoint
         )
     content = Checkpoint.open(checkpoint)
     assert content.info is not None  # is_ours has seen it
-    return content, content.info, restore(content, checkpoint, trust_code=trust_code)
+    model = restore(content, checkpoint, network=network, trust_code=trust_code)
+    return content, content.info, model
 
 
-def _export_state_dict(checkpoint: Path, *, out: Path | None, trust_code: bool) -> Exported:
+def _export_state_dict(
+    checkpoint: Path, *, out: Path | None, network: str | None, trust_code: bool
+) -> Exported:
     if out is not None and out.suffix not in state_dict.SUFFIXES:
         raise ConfigError(
             f"--out {out} must end in {', '.join(state_dict.SUFFIXES)} for --format state-dict"
         )
-    content, info, model = _read(checkpoint, trust_code=trust_code)
+    content, info, model = _read(checkpoint, network=network, trust_code=trust_code)
     path = state_dict.write(content, out or checkpoint.with_name(state_dict.DEFAULT_NAME))
     test = record(model, info.preprocessing)
     ours = {theirs: n for n, theirs in info.names.items()}

@@ -217,10 +217,13 @@ def test_code_runs_only_when_trusted(own: Path):
 
 def test_a_checkpoint_finds_its_file_again_and_ships_no_folder(own: Path, monkeypatch):
     monkeypatch.chdir(own.parent)
-    assert models.canonical("factories.py:make") == f"{own}:make"
+    run = own.parent / "runs" / "a"
+    assert models.recorded("factories.py:make", run) == "../../factories.py:make"
+    assert models.found_again("../../factories.py:make", run, None) == f"{own.resolve()}:make"
     assert models.without_folder(f"{own}:make") == "factories.py:make"
     assert models.in_a_path(f"{own}:make") == "factories.py-make"
-    assert models.canonical("torchvision:vgg11") == "torchvision:vgg11"
+    assert models.recorded("torchvision:vgg11", run) == "torchvision:vgg11"
+    assert models.found_again("torchvision:vgg11", run, None) == "torchvision:vgg11"
     assert models.in_a_path("torchvision:vgg11") == "torchvision-vgg11"
 
 

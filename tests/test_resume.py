@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import killing
@@ -34,6 +35,7 @@ from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.prune import prune, ready_to_prune
+from fggp_deploy.training.resume import Origin
 from fggp_deploy.training.train import train
 
 SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}  # 15 steps, the first target's end is step 8
@@ -218,12 +220,62 @@ def test_other_inputs_are_refused(tmp_path, parent, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(ResumeRefused, match="another data"):
         patch.setattr(killing.datasets, "load", lambda *_: data)
         prune(config(parent, **SMALL), observer=Quiet(), out=out)
+    data = killing.noise()
+    data.train.images[0, 5, 5, 0] ^= 1
+    with monkeypatch.context() as patch, pytest.raises(ResumeRefused, match="with other images"):
+        patch.setattr(killing.datasets, "load", lambda *_: data)
+        prune(config(parent, **SMALL), observer=Quiet(), out=out)
     Checkpoint.open(out / "parent.safetensors")
     raw = bytearray((out / "parent.safetensors").read_bytes())
     raw[-1] ^= 1
     (out / "parent.safetensors").write_bytes(bytes(raw))
     with pytest.raises(ResumeRefused, match="began with another parent"):
         prune(config(parent, **SMALL), observer=Quiet(), out=out)
+
+
+OWN = """
+import killing
+def make(num_classes, in_channels):
+    return killing.tiny(num_classes, in_channels)
+"""
+
+
+def test_other_code_of_the_users_own_network_is_refused(tmp_path, parent, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "net.py").write_text(OWN)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "net.py").write_text(OWN)
+    own = {**SMALL, "trust_code": True}
+    first = config(parent, **own, model=f"{tmp_path}/a/net.py:make")
+    whole = prune(first, observer=Quiet(), out=tmp_path / "whole")
+    cut_run(monkeypatch, first, tmp_path / "run", 3)
+    (tmp_path / "a" / "net.py").write_text(OWN.replace("return", "in_channels += 0; return"))
+    with pytest.raises(ResumeRefused, match="began with other code of its network; give the same"):
+        prune(first, observer=Quiet(), out=tmp_path / "run")
+    moved = config(parent, **own, model=f"{tmp_path}/b/net.py:make")  # the same file elsewhere
+    assert prune(moved, observer=Quiet(), out=tmp_path / "run").digest == whole.digest
+
+
+def test_another_number_of_threads_is_told(tmp_path, parent, monkeypatch):
+    cut_run(monkeypatch, config(parent, **SMALL), tmp_path / "run", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 7)
+        with pytest.warns(FggpWarning, match=r"began on \d+ threads? and resumes on 7"):
+            prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
+
+
+def test_a_run_of_a_version_that_compared_no_images_goes_on(tmp_path, parent, monkeypatch):
+    def old(session, **known) -> Origin:
+        of_today = begin(session, **known)
+        return replace(of_today, images_sha256=None, model_code_sha256=None, n_threads=None)
+
+    begin = Origin.of
+    with monkeypatch.context() as patch:
+        patch.setattr(Origin, "of", old)
+        cut_run(monkeypatch, config(parent, **SMALL), tmp_path / "run", 3)
+    (saved,) = (tmp_path / "run" / "resume").glob("step-000000003*")
+    assert savepoint.read(saved).state["origin"]["images_sha256"] is None
+    assert prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run").n_test == 40
 
 
 def test_the_checkpoint_may_be_gone_and_the_pace_of_saving_may_change(

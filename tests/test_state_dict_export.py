@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from fggp_deploy.cli.networks import trusted_network
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.exporters.run import export_run
+from fggp_deploy.files import sha256_file
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruner import prunable_parameters
@@ -121,7 +123,8 @@ def test_a_network_of_the_users_own_all_the_way(own, cifar):
     pruned = own.cwd / "run" / "pruned.safetensors"
     info = Checkpoint.open(pruned).info
     assert info is not None
-    assert info.model == f"{own.cwd / 'net.py'}:make"
+    assert info.model == "../net.py:make"
+    assert info.model_code_sha256 == sha256_file(own.cwd / "net.py")
 
     with pytest.raises(ConfigError, match=r"would run code from .*net\.py; give --trust-code"):
         export_run(pruned)
@@ -134,10 +137,47 @@ def test_a_network_of_the_users_own_all_the_way(own, cifar):
         trusted_network(exported.path, None)
 
     plain = export_run(pruned, format="state-dict", trust_code=True)
-    net = models.build(info.model, num_classes=10, in_channels=3, trust_code=True)
+    net = models.build(f"{own.cwd}/net.py:make", num_classes=10, in_channels=3, trust_code=True)
     net.load_state_dict(torch.load(plain.path, weights_only=True), strict=True)
     n_zeros = sum(int((net.get_parameter(n) == 0).sum()) for n in info.prunable)
     assert n_zeros == made.json["n_removed"]
+
+
+def test_a_run_with_a_network_of_the_users_own_can_be_moved(own, cifar):
+    args = ["prune", *tiny(cifar)[2:], "--model", "net.py:make", "--checkpoint", "weights.pt"]
+    made = own(*args, "--target", 0.8, "--trust-code", "--out", "old/runs/a")
+    assert made.code == 0, made.err
+
+    def exported(folder: str, *more: str, warns: str = "") -> None:
+        ended = own("export", folder, "--trust-code", *more)
+        assert ended.code == 0, ended.err
+        assert warns in ended.err if warns else "warning" not in ended.err, ended.err
+
+    home, new = own.cwd / "old", own.cwd / "new"
+    (home / "runs" / "b").mkdir()
+    own_code = (own.cwd / "net.py").read_text()
+    shutil.move(own.cwd / "net.py", own.cwd / "code.py")
+    ended = own("export", "old/runs/a", "--trust-code")
+    assert ended.code == 2
+    assert f"and that file is not at {own.cwd}/net.py; name the file" in ended.err
+    assert "--model PATH/net.py:make --trust-code" in ended.err
+    exported("old/runs/a", "--model", "code.py:make")
+
+    new.mkdir()
+    shutil.move(home / "runs", new / "runs")  # the run alone
+    (new / "runs" / "a" / "net.py").write_text(own_code)
+    exported("new/runs/a")
+    (new / "runs" / "a" / "net.py").write_text(own_code + "# changed")
+    assert own("export", "new/runs/a", "--trust-code").code == 2
+    (own.cwd / "net.py").write_text(own_code + "# changed")
+    exported("new/runs/a", warns="is not the file that new/runs/a/pruned.safetensors was made with")
+
+    moved = own("prune", *tiny(cifar)[2:], "--model", "code.py:make", "--trust-code",
+                "--checkpoint", "new/runs/a", "--target", 0.9, "--out", "again")  # fmt: skip
+    assert moved.code == 0, moved.err
+    assert "is not the file" not in moved.err
+    other = own("prune", *tiny(cifar), "--checkpoint", "new/runs/a", "--target", 0.9)
+    assert "pruned.safetensors is a net.py:make, not a resnet20; give --model net.py" in other.err
 
 
 def test_weights_for_other_classes_get_a_new_head_by_train_only(own, cifar):

@@ -38,6 +38,7 @@ _TYPES: dict[str, Any] = {
     "reference_sha256": str | None,
     "metrics": dict,
     "provenance": dict,
+    "model_code_sha256": str | None,
 }
 
 
@@ -45,6 +46,8 @@ _TYPES: dict[str, Any] = {
 class CheckpointInfo:
     """What a checkpoint says of itself.
 
+    `model`: the network's name; of one in the user's own file, FILE.py:FACTORY with the path from
+    the run's folder, and `model_code_sha256` is the file's hash.
     `macs`: parameter → dense multiply-accumulates for one image. `prunable`: the parameters that
     sparsity is counted over. `reference_sha256`: hash of the parent checkpoint's file. `names`: our
     names of parameters → those in the user's own code, where they differ.
@@ -62,6 +65,7 @@ class CheckpointInfo:
     names: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    model_code_sha256: str | None = None
 
     def to_json(self) -> str:
         """One JSON object."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ class _Table:
             raise DataError(
                 f"{self.name(i)} cannot be decoded ({e!s:.120}); remove it from the data set"
             ) from e
+
+    @cached_property
+    def _files(self) -> Any:
+        """The table with its images as they are stored."""
+        import datasets
+
+        return self.table.cast_column(self.column, datasets.Image(decode=False))
+
+    def content(self, i: int) -> bytes:
+        try:
+            image = self._files[i][self.column]
+            return bytes(image["bytes"] or Path(image["path"]).read_bytes())
+        except Exception as e:  # the hub's files may be gone
+            raise DataError(f"{self.name(i)} cannot be read ({e!s:.120})") from e
 
     def name(self, i: int) -> str:
         return f"image {i} of {self.title}"

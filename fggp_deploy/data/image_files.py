@@ -45,6 +45,10 @@ class ImageFiles:
         """Image i, decoded and upright; raises DataError or MachineError with its path."""
         return images.upright(self.path(i))
 
+    def content(self, i: int) -> bytes:
+        """The bytes of its file; raises as `open`."""
+        return images.file_bytes(self.path(i))
+
     def name(self, i: int) -> str:
         """Its path."""
         return str(self.path(i))

@@ -63,6 +63,12 @@ def upright(path: Path) -> Image.Image:
         return ImageOps.exif_transpose(image)
 
 
+def file_bytes(path: Path) -> bytes:
+    """An image's file as it is. Raises as `check`."""
+    with _reading(str(path)):
+        return path.read_bytes()
+
+
 def recolored(image: Image.Image, color: str) -> Image.Image:
     """The image as "L" (grey by ITU-R 601 luma) or "RGB" (grey repeated); transparency is dropped.
 

@@ -8,7 +8,9 @@ if there are `val` and `classes` (names). Each part is either a pair (images, la
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,10 @@ from fggp_deploy.data.assembling import adapted, assemble, to_image
 from fggp_deploy.data.reading import PARTS, Reading, by_looking
 from fggp_deploy.data.splits import hold_out
 from fggp_deploy.data.types import Dataset, Labels, Stream
-from fggp_deploy.errors import DataError
+from fggp_deploy.errors import DataError, FggpWarning
 from fggp_deploy.user_code import load_function
+
+_READ_TWICE = 8  # training images that show whether reading repeats itself
 
 
 class _Items:
@@ -118,7 +122,23 @@ def load(spec: str, name: str, reading: Reading) -> Dataset:
         part: Stream(sources[part], rows[part], labels[part][rows[part]], preprocessing)
         for part in reading.parts
     }
-    return assemble(name, classes, streams, preprocessing, reading, held_out=held_out)
+    data = assemble(name, classes, streams, preprocessing, reading, held_out=held_out)
+    return (
+        data if reading.only_tests else replace(data, repeatable=_repeats(sources["train"], name))
+    )
+
+
+def _repeats(source: _Items, name: str) -> bool:
+    """Whether the source gives the same images again; a warning tells if it does not."""
+    if all(source.open(i) == source.open(i) for i in range(min(_READ_TWICE, len(source)))):
+        return True
+    warnings.warn(
+        f"{name} gives another image each time that the same one is read, so a run that is "
+        f"resumed cannot repeat itself; leave random transforms out of it, --augment does them",
+        FggpWarning,
+        stacklevel=3,
+    )
+    return False
 
 
 def _array(values: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ Index = slice | Sequence[int] | npt.NDArray[np.int64]
 
 __all__ = [
     "Dataset", "Images", "Index", "Labels", "Part", "Preprocessing", "Progress", "Source", "Split",
-    "Stream",
+    "Stored", "Stream",
 ]  # fmt: skip
 
 
@@ -66,6 +66,15 @@ class Source(Protocol):
 
     def name(self, i: int) -> str:
         """What errors call image i."""
+        ...
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A Source that has each image as bytes, which can be compared without being decoded."""
+
+    def content(self, i: int) -> bytes:
+        """The bytes of the file of image i; raises DataError or MachineError with its name."""
         ...
 
 
@@ -122,6 +131,7 @@ class Dataset:
 
     `held_out`: what was cut from the training images where the data came without a val or test
     part of their own. `augment`: the preset that training uses, see training.augment.
+    `repeatable`: False if the images differ each time they are read.
     """
 
     name: str
@@ -134,6 +144,7 @@ class Dataset:
     crop_padding: int = 4  # pixels of random shift in training
     augment: str = "basic"
     held_out: HeldOut | None = None
+    repeatable: bool = True
 
     def __post_init__(self) -> None:
         for part in ("train", "val", "test"):

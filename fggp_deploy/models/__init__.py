@@ -119,9 +119,19 @@ def is_path(weights: str) -> bool:
     return len(path.parts) > 1 or path.suffix in SUFFIXES or path.exists()
 
 
-def canonical(name: str) -> str:
-    """The name under which a checkpoint finds its network again: a file's path made absolute."""
-    return factory_file.absolute(name) if factory_file.is_spec(name) else name
+def recorded(name: str, run: Path) -> str:
+    """The name under which a checkpoint in the folder `run` finds its network again."""
+    return factory_file.recorded(name, run) if factory_file.is_spec(name) else name
+
+
+def found_again(name: str, run: Path, sha256: str | None) -> str | None:
+    """The name to build what `recorded` named; None for a file that is not there any more."""
+    return factory_file.found_again(name, run, sha256) if factory_file.is_spec(name) else name
+
+
+def code_digest(name: str) -> str | None:
+    """Hex SHA-256 of the user's own file that makes the network; None for a network by name."""
+    return factory_file.digest(name) if factory_file.is_spec(name) else None
 
 
 def without_folder(name: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.files import sha256_file
 from fggp_deploy.user_code import load_function
 
 
@@ -17,10 +19,48 @@ def is_spec(name: str) -> bool:
     return ".py:" in name
 
 
-def absolute(spec: str) -> str:
-    """The same with the file's absolute path."""
-    path, _, factory = spec.rpartition(":")
-    return f"{Path(path).absolute()}:{factory}"
+def path_of(spec: str) -> Path:
+    """FILE.py of `FILE.py:FACTORY`."""
+    return Path(spec.rpartition(":")[0])
+
+
+def digest(spec: str) -> str:
+    """Hex SHA-256 of the file; raises ConfigError if it cannot be read."""
+    try:
+        return sha256_file(path_of(spec))
+    except OSError as e:
+        raise ConfigError(f"{path_of(spec)} cannot be read ({e.strerror or e})") from e
+
+
+def recorded(spec: str, run: Path) -> str:
+    """The same with the file's path from a run's folder, so that both can move together."""
+    path, factory = path_of(spec).resolve(), spec.rpartition(":")[2]
+    try:
+        shown = Path(os.path.relpath(path, run.resolve()))
+    except ValueError:  # another drive
+        shown = path
+    return f"{shown.as_posix()}:{factory}"
+
+
+def recorded_place(spec: str, run: Path) -> Path:
+    """Where the file that `recorded` gave ought to be."""
+    return (run.resolve() / path_of(spec)).resolve()
+
+
+def found_again(spec: str, run: Path, sha256: str | None) -> str | None:
+    """What `recorded` gave, with a path from here; None if the file is not there.
+
+    The file at the recorded place is taken as it is. If there is none, one of the same name in the
+    run's folder or in the current one is taken, if its content is the recorded one.
+    """
+    place, factory = recorded_place(spec, run), spec.rpartition(":")[2]
+    if place.is_file():
+        return f"{place}:{factory}"
+    for folder in (run, Path()):
+        moved = f"{(folder / place.name).resolve()}:{factory}"
+        if sha256 is not None and path_of(moved).is_file() and digest(moved) == sha256:
+            return moved
+    return None
 
 
 def build(spec: str, *, num_classes: int, in_channels: int, trust_code: bool) -> nn.Module:

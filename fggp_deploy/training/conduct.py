@@ -19,7 +19,7 @@ from fggp_deploy.errors import CheckpointError, FggpWarning
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
 from fggp_deploy.masks import MaskSet
-from fggp_deploy.models import canonical
+from fggp_deploy.models import recorded
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.observer import Observer
@@ -128,7 +128,7 @@ def _first_files(folder: Path, ready: Ready) -> Origin:
         session.data.held_out.save_beside(folder)
     if ready.parent is None:
         return ready.origin
-    _keep_parent(ready.parent, session, folder)
+    _keep_parent(ready.parent, ready, folder)
     return replace(ready.origin, parent_sha256=sha256_file(folder / PARENT))
 
 
@@ -136,7 +136,7 @@ def _check_alike(ready: Ready) -> None:
     """Raise RanksDiffer unless all ranks were given the same options, data and weights."""
     s = ready.session
     about = {k: v for k, v in s.config.to_dict().items() if k not in MOVABLE}
-    text = json.dumps([about, ready.origin.to_dict()], sort_keys=True)
+    text = json.dumps([about, ready.origin.contents()], sort_keys=True)
     s.ranks.check_same(
         lambda: hashlib.sha256(text.encode()).hexdigest(),
         "the processes of this run were given different options, data or weights; start all with "
@@ -178,11 +178,13 @@ def _go_on(prepare: Prepare, earlier: EarlierRun, result_name: str, ranks: Ranks
     )
 
 
-def _keep_parent(parent: Start, session: Session, folder: Path) -> None:
+def _keep_parent(parent: Start, ready: Ready, folder: Path) -> None:
+    session = ready.session
     data, model = parent.data, session.teacher
     assert model is not None  # a run with a parent learns from it
     info = CheckpointInfo(
-        model=canonical(session.config.model),
+        model=recorded(session.config.model, folder),
+        model_code_sha256=ready.origin.model_code_sha256,
         data=data.name,
         classes=data.classes,
         preprocessing=data.preprocessing,

@@ -26,7 +26,6 @@ from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
 from fggp_deploy.training.result import RunResult
-from fggp_deploy.training.resume import data_digest
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.stages import pruning_schedule, stages
 from fggp_deploy.training.start import Start, load_data, load_start, new_model, on_device
@@ -133,12 +132,12 @@ def ready_to_prune(
         )
     return Ready(
         session,
-        Origin(
-            data_sha256=data_digest(start.data),
+        Origin.of(
+            session,
             start_sparsity=begin,
             checkpoint_sha256=checkpoint_sha256,
             parent_sha256=parent.sha256 if parent else None,
-            n_ranks=ranks.world,
+            progress=progress,
         ),
         parent=parent,
         names=start.names,

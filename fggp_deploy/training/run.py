@@ -18,7 +18,7 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged
 from fggp_deploy.folder import RESUME
 from fggp_deploy.masks import MaskSet, tensor_digest
-from fggp_deploy.models import canonical
+from fggp_deploy.models import recorded
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.interruption import Interruption
@@ -181,7 +181,8 @@ class Run:
         """What every checkpoint of the run says of itself."""
         s = self.session
         return CheckpointInfo(
-            model=canonical(s.config.model),
+            model=recorded(s.config.model, self.folder),
+            model_code_sha256=self.origin.model_code_sha256,
             data=s.data.name,
             classes=s.data.classes,
             preprocessing=s.data.preprocessing,

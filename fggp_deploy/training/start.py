@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,11 @@ from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import CheckpointError, ConfigError
+from fggp_deploy.errors import CheckpointError, ConfigError, FggpWarning
 from fggp_deploy.files import check_readable, sha256_file
 from fggp_deploy.folder import run_of
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.models import factory_file
 from fggp_deploy.models.loading import load_into
 from fggp_deploy.progress import Progress
 from fggp_deploy.pruner import weight_parameters
@@ -140,23 +142,54 @@ def new_model(config: TrainConfig, data: Dataset) -> nn.Module:
     return model
 
 
-def restore(checkpoint: Checkpoint, path: Path, *, trust_code: bool = False) -> nn.Module:
+def restore(
+    checkpoint: Checkpoint, path: Path, *, network: str | None = None, trust_code: bool = False
+) -> nn.Module:
     """The network of one of our checkpoints, on the CPU, in eval mode.
 
-    A network from the user's own file needs `trust_code`, as when it was pruned.
+    A network from the user's own file needs `trust_code`, as when it was pruned. `network`: see
+    network_of.
     """
     info = checkpoint.info
     if info is None:
         raise CheckpointError(f"{path} does not say which network it is; prune it first")
     model = models.build(
-        info.model,
+        network_of(info, path, given=network),
         num_classes=len(info.classes),
         in_channels=info.preprocessing.channels,
         trust_code=trust_code,
     )
     state = {n: torch.from_numpy(a.copy()) for n, a in checkpoint.tensors.items()}
-    load_into(model, state, what=f"{path} in {info.model}")
+    load_into(model, state, what=f"{path} in {network or info.model}")
     return model.eval()
+
+
+def network_of(info: CheckpointInfo, path: Path, *, given: str | None = None) -> str:
+    """The name to build the network of the checkpoint at `path`: `given`, or found again.
+
+    Raises CheckpointError if it came from a file of the user's own that is not there any more.
+    Warns if that file has changed.
+    """
+    name = given or models.found_again(info.model, run_of(path), info.model_code_sha256)
+    if name is None:
+        raise CheckpointError(
+            f"{path} was made with {models.without_folder(info.model)}, and that file is not at "
+            f"{factory_file.recorded_place(info.model, run_of(path))}; name the file where it is "
+            f"now: --model PATH/{models.without_folder(info.model)} --trust-code"
+        )
+    _warn_of_changed_code(info, name, path)
+    return name
+
+
+def _warn_of_changed_code(info: CheckpointInfo, name: str, path: Path) -> None:
+    now = models.code_digest(name)
+    if info.model_code_sha256 is not None and now is not None and now != info.model_code_sha256:
+        warnings.warn(
+            f"{factory_file.path_of(name)} is not the file that {path} was made with (its SHA-256 "
+            f"differs); if it computes something else now, the results are wrong",
+            FggpWarning,
+            stacklevel=3,
+        )
 
 
 def to_checkpoint(model: nn.Module, masks: MaskSet, info: CheckpointInfo) -> Checkpoint:
@@ -224,10 +257,19 @@ def _check_runs(model: nn.Module, name: str, data: Dataset) -> None:
 
 
 def _check_model(info: CheckpointInfo, config: TrainConfig, path: Path) -> None:
-    if models.canonical(info.model) != models.canonical(config.model):
-        raise CheckpointError(
-            f"{path} is a {info.model}, not a {config.model}; give --model {info.model}"
-        )
+    made_with, given = (models.without_folder(n) for n in (info.model, config.model))
+    if made_with != given and not _same_code(info, config.model):
+        raise CheckpointError(f"{path} is a {made_with}, not a {given}; give --model {made_with}")
+    _warn_of_changed_code(info, config.model, path)
+
+
+def _same_code(info: CheckpointInfo, name: str) -> bool:
+    """Whether `name` is the factory that the checkpoint was made with, in a file renamed since."""
+    return (
+        info.model_code_sha256 is not None
+        and models.code_digest(name) == info.model_code_sha256
+        and info.model.rpartition(":")[2] == name.rpartition(":")[2]
+    )
 
 
 def _check_classes(info: CheckpointInfo, config: TrainConfig, data: Dataset, path: Path) -> None:

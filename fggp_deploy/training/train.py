@@ -23,7 +23,7 @@ from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
 from fggp_deploy.training.result import RunResult
-from fggp_deploy.training.resume import Origin, data_digest
+from fggp_deploy.training.resume import Origin
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.start import load_data, load_start, new_model, on_device
 
@@ -93,12 +93,7 @@ def ready_to_train(
     sha256 = start.sha256 if start else None
     return Ready(
         session,
-        Origin(
-            data_digest(data),
-            start_sparsity=sparsity,
-            checkpoint_sha256=sha256,
-            n_ranks=ranks.world,
-        ),
+        Origin.of(session, start_sparsity=sparsity, checkpoint_sha256=sha256, progress=progress),
         start_sha256=sha256,
         names=start.names if start else {},
     )
