@@ -35,6 +35,8 @@ BUILT_IN = {
     "greg-1": "growing_reg:GREG_1",
     "greg-2": "growing_reg:GREG_2",
     "lottery": "rewind:METHOD",
+    "acdc": "acdc:METHOD",
+    "feather": "feather:METHOD",
     "random": "at_init:RANDOM",
     "snip": "at_init:SNIP_INFO",
     "grasp": "at_init:GRASP",
