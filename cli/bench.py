@@ -13,6 +13,8 @@ from .endings import ends_cleanly
 if TYPE_CHECKING:
     from fggp_deploy.bench.document import Cell, Layers, Report
 
+_ONE = ["1"]
+
 
 @ends_cleanly
 def bench(
@@ -20,8 +22,12 @@ def bench(
         Path | None,
         typer.Argument(help="Any .onnx file, or a run folder. Default: the newest model in runs/."),
     ] = None,
-    threads: Annotated[str, typer.Option(help="Threads of ONNX Runtime, as 1,2.")] = "1",
-    batch: Annotated[str, typer.Option(help="Images in a run, as 1,8.")] = "1",
+    threads: Annotated[
+        list[str], typer.Option(metavar=o.NUMBERS, help="Threads of ONNX Runtime, as 1,2.")
+    ] = _ONE,
+    batch: Annotated[
+        list[str], typer.Option(metavar=o.NUMBERS, help="Images in a run, as 1,8.")
+    ] = _ONE,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also what each layer costs, on one thread.")
     ] = False,
@@ -37,8 +43,10 @@ def bench(
         bool, typer.Option("--int8/--no-int8", help="Also ONNX Runtime's static quantisation.")
     ] = True,
     shape: Annotated[
-        str | None,
-        typer.Option(help="What the model leaves open of one input, as 3,224,224."),
+        list[str] | None,
+        typer.Option(
+            metavar=o.NUMBERS, help="What the model leaves open of one input, as 3,224,224."
+        ),
     ] = None,
     data: Annotated[
         str | None,

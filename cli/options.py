@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +11,11 @@ import typer
 
 from fggp_deploy.training.rules import RULES
 
+NUMBERS = "N,N"  # how help shows what `numbers` and `integers` read
 
-def _help(key: str) -> Any:
-    return typer.Option(help=RULES[key].help)
+
+def _help(key: str, **settings: Any) -> Any:
+    return typer.Option(help=RULES[key].help, **settings)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
@@ -56,8 +60,8 @@ Compile = Annotated[bool, typer.Option("--compile", help=RULES["compile"].help)]
 SaveEvery = Annotated[float, typer.Option(metavar="MINUTES", help=RULES["save_every"].help)]
 PruneFirst = Annotated[bool, typer.Option("--prune-first", help=RULES["prune_first"].help)]
 KeepDense = Annotated[list[str] | None, _help("keep_dense")]
-Mean = Annotated[str | None, _help("mean")]
-Std = Annotated[str | None, _help("std")]
+Mean = Annotated[list[str] | None, _help("mean", metavar=NUMBERS)]
+Std = Annotated[list[str] | None, _help("std", metavar=NUMBERS)]
 Config = Annotated[
     Path | None,
     typer.Option(help="YAML file of options; a run's config.yaml repeats that run."),
@@ -79,6 +83,9 @@ RunFolder = Annotated[
 ]
 
 _LISTS = ("target", "mean", "std")
+_DECIMAL_COMMAS = re.compile(
+    r"0,\d+(,0,\d+)*"
+)  # 0,9: no list of ours holds a 0 and a larger number
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:
@@ -115,10 +122,16 @@ def settings(name: str, texts: list[str]) -> dict[str, Any]:
     return dict(RULES[name.strip("-").replace("-", "_")].read(name.strip("-"), values))
 
 
-def numbers(name: str, text: str) -> tuple[float, ...]:
-    """Read comma-separated numbers; raises ConfigError."""
+def numbers(name: str, given: str | Sequence[str]) -> tuple[float, ...]:
+    """Read comma-separated numbers, of one option or of all its repetitions; raises ConfigError."""
     from fggp_deploy.errors import ConfigError
 
+    for one in _each(given):
+        if _DECIMAL_COMMAS.fullmatch(one):
+            parts = one.split(",")
+            meant = ",".join(map(".".join, zip(parts[::2], parts[1::2], strict=True)))
+            raise ConfigError(f"{name} got {one!r}; write numbers with a decimal point: {meant}")
+    text = ",".join(_each(given))
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as e:
@@ -126,14 +139,20 @@ def numbers(name: str, text: str) -> tuple[float, ...]:
         raise ConfigError(f"{name} must be numbers with commas between, got {text!r}{cure}") from e
 
 
-def integers(name: str, text: str) -> tuple[int, ...]:
-    """Read comma-separated whole numbers; raises ConfigError."""
+def integers(name: str, given: str | Sequence[str]) -> tuple[int, ...]:
+    """Read comma-separated whole numbers, as `numbers` does; raises ConfigError."""
     from fggp_deploy.errors import ConfigError
 
+    text = ",".join(_each(given))
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as e:
         raise ConfigError(f"{name} must be whole numbers with commas between, got {text!r}") from e
+
+
+def _each(given: str | Sequence[str]) -> Sequence[str]:
+    """The texts of an option: `--threads 1 --threads 2` means `--threads 1,2`."""
+    return [given] if isinstance(given, str) else given
 
 
 def lines(name: str, path: Path) -> tuple[str, ...]:

@@ -22,16 +22,23 @@ def pack(
     ] = None,
     values: Annotated[str, typer.Option(help="fp32, fp16 or int8 (smaller, rounded).")] = "fp32",
     mean: Annotated[
-        str | None,
-        typer.Option(help="Of the pixels in 0..1, a channel each, as 0.485,0.456,0.406."),
+        list[str] | None,
+        typer.Option(
+            metavar=o.NUMBERS, help="Of the pixels in 0..1, a channel each, as 0.485,0.456,0.406."
+        ),
     ] = None,
-    std: Annotated[str | None, typer.Option(help="The same, as 0.229,0.224,0.225.")] = None,
+    std: Annotated[
+        list[str] | None, typer.Option(metavar=o.NUMBERS, help="The same, as 0.229,0.224,0.225.")
+    ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="Text file of the classes' names, a line each.")
     ] = None,
     shape: Annotated[
-        str | None,
-        typer.Option(help="What the first input leaves open, to run it with, as 3,224,224."),
+        list[str] | None,
+        typer.Option(
+            metavar=o.NUMBERS,
+            help="What the first input leaves open, to run it with, as 3,224,224.",
+        ),
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Remove the channels whose weights are dead, exactly.")
@@ -62,9 +69,9 @@ def pack(
 
         made = pack_file(
             model, out, values=values, classes=names,
-            mean=o.numbers("--mean", mean) if mean is not None else None,
-            std=o.numbers("--std", std) if std is not None else None,
-            shape=o.integers("--shape", shape) if shape is not None else None, compact=compact,
+            mean=o.numbers("--mean", mean) if mean else None,
+            std=o.numbers("--std", std) if std else None,
+            shape=o.integers("--shape", shape) if shape else None, compact=compact,
         )  # fmt: skip
         set_aside_report(made.path)
     if json:

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from fggp_deploy.exporters.latency import Latency, LatencyPlan
     from fggp_deploy.training.result import RunResult, TargetResult
 
+_TARGET = [str(DEFAULT_TARGET)]
+
 
 @ends_cleanly
 def prune(
     ctx: typer.Context,
-    target: Annotated[str, typer.Option(help=RULES["target"].help)] = str(DEFAULT_TARGET),
+    target: Annotated[
+        list[str], typer.Option(metavar=o.NUMBERS, help=RULES["target"].help)
+    ] = _TARGET,
     checkpoint: o.Checkpoint = None,
     weights: o.Weights = None,
     model: o.Model = Default.model,

@@ -11,6 +11,8 @@ import typer
 from . import options as o
 from .endings import ends_cleanly
 
+_SPARSITIES = ["0.5,0.8,0.9,0.95"]
+
 
 @ends_cleanly
 def sensitivity(
@@ -22,8 +24,9 @@ def sensitivity(
         ),
     ] = None,
     sparsities: Annotated[
-        str, typer.Option(help="Sparsities of the one layer, with commas between.")
-    ] = "0.5,0.8,0.9,0.95",
+        list[str],
+        typer.Option(metavar=o.NUMBERS, help="Sparsities of the one layer, with commas between."),
+    ] = _SPARSITIES,
     tolerance: Annotated[
         float, typer.Option(help="Points that a layer may cost before it is to be kept dense.")
     ] = 1.0,
@@ -67,7 +70,7 @@ def sensitivity(
     packed = SparseModel.open(path)
     if images is not None and images < 1:
         raise ConfigError(f"--images must be at least 1, got {images}")
-    levels = o.numbers("--sparsities", sparsities) or ()
+    levels = o.numbers("--sparsities", sparsities)
     with working("pruning one layer at a time") as progress:
         loaded = images_for(path, data, data_dir, parts=("val",), progress=progress)
         if loaded is None:

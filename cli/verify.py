@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fggp_deploy.verify.document import Report
     from fggp_deploy.verify.gates import Verdict
 
+_BATCHES = ["1,8"]
+
 
 @ends_cleanly
 def verify(
@@ -72,15 +74,19 @@ def verify(
         typer.Option("--strict", help="Gates judge the bad end of the 95% interval instead."),
     ] = False,
     threads: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
+            metavar=o.NUMBERS,
             help="Threads of ONNX Runtime, as 4,1; gates judge the first. Default: the physical "
-            "cores, and 1."
+            "cores, and 1.",
         ),
     ] = None,
     batch: Annotated[
-        str, typer.Option(help="Images in a timed run, as 1,8; gates judge the first.")
-    ] = "1,8",
+        list[str],
+        typer.Option(
+            metavar=o.NUMBERS, help="Images in a timed run, as 1,8; gates judge the first."
+        ),
+    ] = _BATCHES,
     seconds: Annotated[
         float, typer.Option(help="Time for latency where gates judge it; a fifth elsewhere.")
     ] = 10.0,
@@ -146,7 +152,7 @@ def verify(
     if no_data and data:
         raise ConfigError("--data and --no-data exclude each other")
     path = packed(model)
-    counts = None if threads is None else o.integers("--threads", threads)
+    counts = o.integers("--threads", threads) if threads else None
     if check is not None:
         recheck(path, check, threads=counts[0] if counts else 1, json=json)
         return

@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.cli.options import numbers
+from fggp_deploy.errors import ConfigError
 
 
 def test_prune_removes_exactly_what_was_asked(demo_run):
@@ -94,6 +96,22 @@ def test_help_is_fast_and_imports_nothing_heavy(program):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [("0.9", (0.9,)), ("0.9,0.95", (0.9, 0.95)), (["0.9", "0.95,0.98"], (0.9, 0.95, 0.98))],
+)
+def test_a_repeated_option_adds_to_the_list(given, read):
+    assert numbers("--target", given) == read
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("0,9", "0.9"), ("0,9,0,95", "0.9,0.95"), (["0.9", "0,95"], "0.95")]
+)
+def test_a_decimal_comma_is_named(given, meant):
+    with pytest.raises(ConfigError, match=f"with a decimal point: {meant}$"):
+        numbers("--target", given)
 
 
 def test_doctor_knows_this_machine(program):

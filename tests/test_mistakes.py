@@ -94,6 +94,8 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint
         (["inspect", "nowhere"], "nowhere does not exist"),
         (["prune", "--model", "resnet19"], "unknown model 'resnet19'; did you mean 'resnet1"),
         (["prune", "--model", "resnet21"], "unknown model 'resnet21'; did you mean 'resnet20'"),
+        (["prune", "--target", "0,9"], "'0,9'; write numbers with a decimal point: 0.9"),
+        (["prune", "--target", "0.95", "--target", "0.9"], "must increase, got [0.95, 0.9]"),
         (["prune", "--target", "98%"], "got '98%'; write 98% as 0.98"),
         (
             ["verify", "foreign.onnx", "--check", "full"],

@@ -87,7 +87,7 @@ RULES: Mapping[str, Rule] = {
         kind=float, many=True, single=True, above=0, below=1,
         hint="0.98 means 98% of weights removed",
         help="Fraction of prunable weights to remove, in (0, 1). Several, as 0.90,0.95,0.98: "
-        "one run that stops at each, the masks nested.",
+        "one run that stops at each, the masks nested; repeating the option adds targets too.",
     ),
     "target_latency": Rule(
         kind=float, above=0, optional=True,
