@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from onnx import ModelProto
 from typer.testing import CliRunner
 
 from cli.main import app
-from fggp_deploy import kernels
+from fggp_deploy import kernels, timing
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.bench import cost_table, report, subject
 from fggp_deploy.bench.cost_table import CostTable
 from fggp_deploy.bench.report import bench
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
-from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime import compiler
@@ -71,6 +72,16 @@ def test_four_contenders_at_every_setting(packed: Path) -> None:
     assert plain["schema_version"] == 1
     assert plain["machine"]["usable_cores"] >= 1
     assert plain["provenance"]["hardware"]["cpu"]
+
+
+def test_a_busy_machine_is_noted(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = itertools.count()
+    monkeypatch.setattr(timing, "waited_seconds", lambda: 3600.0 * next(reads))
+    found = bench(packed, batches=(1, 2), int8=False, **BRIEF)
+    busy = [note for note in found.notes if "too busy to measure speed" in note]
+    assert [note.partition(":")[0] for note in busy] == ["1 thread, batch 1", "1 thread, batch 2"]
+    with pytest.warns(FggpWarning, match="too busy to measure speed"):
+        cost_table.network_ms(packed.read_bytes(), on_kernels=False)
 
 
 @needs_library

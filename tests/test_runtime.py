@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fggp_deploy.runtime.plan import DENSE, Choice, Compiled, Plan, choose
 from fggp_deploy.runtime.regions import find
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.timing import Watch
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 
@@ -166,6 +168,24 @@ def test_a_damaged_cache_is_made_again(
         model.write_bytes(model.read_bytes()[:-9])
     assert disk.load(kept) is None
     assert runtime.uses_kernels(runtime.session(path, threads=1))
+    assert disk.load(kept) is not None
+
+
+@needs_library
+def test_a_plan_made_on_a_busy_machine_is_made_again_after_an_hour(
+    tmp_path: Path, own_cache: Path, chosen: Any
+) -> None:
+    chosen["choice"] = Choice("whole", 2.0, 3.0, busy=True)
+    path = tmp_path / "m.onnx"
+    onnx.save(residual_net(), path)
+    assert "measured on a busy machine" in runtime.explain(runtime.session(path, threads=1))
+    (kept,) = own_cache.rglob("*.json")
+    assert disk.load(kept) is not None
+    long_ago = kept.stat().st_mtime - disk.BUSY_SECONDS - 60
+    os.utime(kept, (long_ago, long_ago))
+    assert disk.load(kept) is None
+    kept.write_text(kept.read_text().replace('"busy": true', '"busy": false'))
+    os.utime(kept, (long_ago, long_ago))
     assert disk.load(kept) is not None
 
 
@@ -373,6 +393,16 @@ def test_faster_in_two_fresh_sessions() -> None:
 def test_faster_only_in_one_session(second: float) -> None:
     found = Sessions(dense=[2.0, second], whole=[1.0, 1.0]).choose()
     assert found == Choice(None, second, second)
+
+
+@pytest.mark.parametrize("waited", [0.0, 0.5])
+def test_a_choice_on_a_busy_machine_says_so(waited: float) -> None:
+    def measure(runs: Any, *, watch: Watch, **_: Any) -> dict[str, list[float]]:
+        watch.record("whole", waited=waited, took=1.0)
+        return {name: [3.0 if name == DENSE else 1.0] * 6 for name in runs}
+
+    contenders = {DENSE: lambda: None, "whole": lambda: None}
+    assert choose(contenders, measure=measure) == Choice("whole", 3.0, 3.0, busy=bool(waited))
 
 
 def test_more_rounds_while_the_interval_holds_one() -> None:

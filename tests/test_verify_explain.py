@@ -96,6 +96,14 @@ def test_the_parent_in_int8_is_a_candidate_but_nothing_pruned(runs):
     assert "dense int8" not in [c.name for c in plain.candidates]
 
 
+def test_reports_from_a_busy_machine_are_noted(runs):
+    assert not any("too busy" in note for note in compare(runs).notes)
+    told = json.loads((runs[1] / "report.json").read_text())
+    told["latency"]["timings"]["model"]["held_up"] = 0.9
+    (runs[1] / "report.json").write_text(json.dumps(told))
+    assert any(note.startswith("1 of the reports") for note in compare(runs).notes)
+
+
 def test_files_measured_on_different_images_are_not_ranked(runs):
     told = json.loads((runs[1] / "report.json").read_text())
     told["accuracy"]["data"] = "others"

@@ -69,6 +69,18 @@ def test_a_verdict_says_how():
     assert strict.how == "lower end of the 95% interval of the ratio of medians"
 
 
+def test_no_gate_on_speed_passes_on_a_busy_machine():
+    limits = Gates(min_speedup=1.1, max_latency_ms=9.0, max_bytes=10)
+    arguments = {"paired": [], "speedup": SPEEDUP, "timing": TIMING, "file_bytes": 1}
+    assert all(v.passed for v in judge(limits, **arguments))
+    found = judge(limits, **arguments, too_busy="the machine was too busy")
+    assert {v.name: (v.passed, v.how) for v in found} == {
+        "min_speedup": (False, "the machine was too busy"),
+        "max_latency_ms": (False, "the machine was too busy"),
+        "max_bytes": (True, "size of the file"),
+    }
+
+
 def test_the_worst_way_to_run_a_file_is_judged():
     share = Proportion(940, 1000, 0.94, 0.92, 0.95)
     worse = dataclasses.replace(PAIRED, drop_points=1.4, agreement=share)

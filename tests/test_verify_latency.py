@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.timing import Watch
 from fggp_deploy.verify.latency import MIN_SESSIONS, N_SESSIONS, latency, measure, speedup, timing
+from fggp_deploy.verify.notes import busy_notes
 from fggp_deploy.verify.words import speedup as speedup_in_words
+from fggp_deploy.verify.words import too_busy as too_busy_in_words
 
 
 class Clock:
@@ -157,3 +160,28 @@ def test_words_for_slower_and_faster():
     assert speedup_in_words(speedup(one, two, rng)).startswith(
         "slower than the dense parent, 0.50×"
     )
+
+
+@pytest.mark.parametrize(("stolen", "says"), [(0.0, ""), (0.5, "in 100% of the rounds")])
+def test_rounds_that_are_held_up_are_told(stolen, says):
+    clock, waited = Clock(), [0.0]
+
+    def open_session():
+        run = clock.contender("a", 4)()
+
+        def held_up() -> None:
+            before = clock.now
+            run()
+            waited[0] += stolen * (clock.now - before)
+
+        return held_up
+
+    watch, rng = Watch(lambda: waited[0]), np.random.default_rng(0)
+    samples = measure({"a": open_session}, seconds=0.01, rng=rng, clock=clock, watch=watch)
+    found = latency(samples, reference=None, threads=1, batch=1, rng=rng, watch=watch)
+    assert found.timings["a"].held_up == 2 * stolen
+    assert found.too_busy == bool(says)
+    assert says in too_busy_in_words(found)
+    notes = busy_notes([found])
+    assert len(notes) == bool(says)
+    assert all(note.startswith("1 thread, batch 1: the machine was too busy") for note in notes)

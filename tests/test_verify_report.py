@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from fggp_deploy import timing
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
@@ -410,6 +412,24 @@ def test_data_that_does_not_fit(folder, quick, data, match):
 def test_options_out_of_domain(folder, options):
     with pytest.raises(ConfigError):
         verify(folder / "model.onnx", **options)
+
+
+def always_held_up(monkeypatch) -> None:
+    """Threads wait for a core in every timed run, for an hour."""
+    reads = itertools.count()
+    monkeypatch.setattr(timing, "waited_seconds", lambda: 3600.0 * next(reads))
+
+
+def test_a_busy_machine_fails_the_gates_on_speed(folder, quick, monkeypatch):
+    always_held_up(monkeypatch)
+    gates = Gates(max_latency_ms=1e9, min_speedup=1e-9, max_bytes=10**6)
+    found = quick(folder / "model.onnx", gates=gates)
+    failed = {v.name: v.how for v in found.verdicts if not v.passed}
+    assert set(failed) == {"max_latency_ms", "min_speedup"}
+    assert all("too busy to measure" in how for how in failed.values())
+    assert sum("too busy to measure" in note for note in found.notes) == 1
+    assert "too busy to measure" in markdown(found)
+    assert quick(folder / "model.onnx").passed  # without such a gate it is a note
 
 
 def test_every_setting_is_measured_and_gates_judge_the_first(folder, quick):

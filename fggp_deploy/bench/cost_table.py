@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
+from fggp_deploy.errors import ConfigError, FggpWarning, MachineError, ModelFileError
 from fggp_deploy.files import check_readable
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.onnx_unpacking import unpack
@@ -22,7 +23,7 @@ from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers, random_feeds
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.timing import rounds
+from fggp_deploy.timing import Watch, rounds
 
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SECONDS = 2.0  # of timing one network
@@ -163,16 +164,28 @@ def by_cost(
 
 
 def network_ms(model: bytes, *, on_kernels: bool = True) -> float:
-    """Median milliseconds of one image on one thread, through runtime.session or plain."""
+    """Median milliseconds of one image on one thread, through runtime.session or plain.
+
+    Warns if the machine was too busy to measure them.
+    """
     with reading("the model"):
         graph = unpack(ModelProto.FromString(model))
     feeds = random_feeds(graph, 1)
     fast = partial(runtime.session, threads=1, cache=False)
     session = (fast if on_kernels else Options(1).open)(model)
+    watch = Watch()
     ms = rounds(
         {"it": partial(session.run, None, feeds)},
         seconds=SECONDS,
         rng=np.random.default_rng(0),
         least=10,
+        watch=watch,
     )["it"]
+    if watch.too_busy:
+        warnings.warn(
+            "the machine was too busy to measure speed: other programs held up "
+            f"{watch.share('it'):.0%} of the runs; run this again when nothing else runs",
+            FggpWarning,
+            stacklevel=2,
+        )
     return float(np.median(ms))

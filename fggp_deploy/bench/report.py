@@ -34,6 +34,7 @@ from fggp_deploy.verify.latency import (
 from fggp_deploy.verify.machine import machine
 from fggp_deploy.verify.material import N_CALIBRATION
 from fggp_deploy.verify.network import SESSION_CONFIG
+from fggp_deploy.verify.notes import busy_notes
 
 N_TEST = 1000  # images to compare answers on
 
@@ -88,11 +89,12 @@ def bench(
         notes.append(f"Batch {', '.join(map(str, skipped))} left out: the model takes {fixed}.")
     cells: list[Cell] = []
     for n, batch in product(threads, possible):
-        found, plan = _setting(
+        found, plan, busy = _setting(
             subject, rivals, n, batch,
             seconds=seconds, sessions=sessions, seed=seed, progress=progress,
         )  # fmt: skip
         cells += found
+        notes += busy
         plans.append(Planned(n, batch, plan))
     scored = _top1(subject, rivals, threads[0], possible[0])
     costs = _layers(subject, threads[0], possible[0], progress) if layers else None
@@ -146,8 +148,8 @@ def _setting(
     sessions: int,
     seed: int,
     progress: Progress,
-) -> tuple[list[Cell], str]:
-    """Cells of one setting, and what the kernels' plan is."""
+) -> tuple[list[Cell], str, list[str]]:
+    """Cells of one setting, what the kernels' plan is, and a note if the machine was too busy."""
     feeds = subject.feeds(batch)
     outputs: dict[str, list[Array]] = {}
     plan = ""
@@ -177,7 +179,7 @@ def _setting(
         Cell(name, threads, batch, timed, found.speedups.get(name), differs[name])
         for name, timed in found.timings.items()
     ]
-    return cells, plan
+    return cells, plan, busy_notes([found])
 
 
 def _check_agreement(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fggp_deploy.runtime.plan import Compiled, Plan
 
 VERSION = 2
 MAX_PLAN_BYTES = 1 << 16
+BUSY_SECONDS = 3600.0  # for so long a plan counts that was made on a busy machine
 KEPT = 64  # entries; the oldest beyond that are removed
 
 
@@ -54,12 +56,15 @@ def path_of(model_sha256: str, *, threads: int, batch: int, shape: tuple[int, ..
 
 
 def load(path: Path) -> Compiled | None:
-    """What was kept there, or None where there is nothing whole."""
+    """What was kept there, or None if there is nothing whole or it was measured badly long ago."""
     try:
-        if path.stat().st_size > MAX_PLAN_BYTES:
+        found = path.stat()
+        if found.st_size > MAX_PLAN_BYTES:
             return None
         stored = json.loads(path.read_text())
         plan = _plan(stored["plan"])
+        if plan.busy and time.time() - found.st_mtime > BUSY_SECONDS:
+            return None
         if not plan.sparse:
             return Compiled(plan)
         model = path.with_suffix(".onnx").read_bytes()
@@ -87,6 +92,8 @@ def _plan(fields: Any) -> Plan:
     ratio, seconds = plan.ratio, plan.tuning_seconds
     if not (isinstance(plan.sparse, bool) and isinstance(plan.reason, str)):
         raise TypeError("sparse must be a boolean and reason a string")
+    if not isinstance(plan.busy, bool):
+        raise TypeError("busy must be a boolean")
     if not (isinstance(seconds, float) and math.isfinite(seconds)):
         raise TypeError("tuning_seconds must be a finite number")
     if ratio is not None and not (isinstance(ratio, float) and math.isfinite(ratio)):

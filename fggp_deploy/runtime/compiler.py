@@ -183,6 +183,12 @@ def _plain(reason: str) -> Compiled:
     return Compiled(Plan(False, reason))
 
 
+def _plan(sparse: bool, reason: str, found: plans.Choice, seconds: float) -> Plan:
+    if found.busy:
+        reason += ", measured on a busy machine, to be planned again"
+    return Plan(sparse, reason, found.low, seconds, found.busy)
+
+
 def _share_of_zeros(regions: list[BuiltRegion]) -> float:
     """Zeros among the weights, without those of one input channel, which stay dense everywhere."""
     every = [x.learned for r in regions for x in r.region.layers if x.learned is not None]
@@ -237,12 +243,12 @@ class _Planner:
         if found.name is None:
             costs = [replace(c, on_kernels=False) for c in costs]
             reason = f"no faster beyond doubt, ratio {found.low:.2f} to {found.high:.2f}"
-            return Compiled(Plan(False, reason, found.low, seconds), None, costs)
+            return Compiled(_plan(False, reason, found, seconds), None, costs)
         regions, model = chosen[found.name]
         if found.name == CUT:
             costs = [replace(c, on_kernels=c.output not in proposed) for c in costs]
         reason = f"{_size(regions)}, at least {found.low:.2f} times dense, tuned for {seconds:g} s"
-        return Compiled(Plan(True, reason, found.low, seconds), model, costs)
+        return Compiled(_plan(True, reason, found, seconds), model, costs)
 
     def tune(self) -> None:
         """Measure variants of every layer; a region gets time for each of its steps."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fggp_deploy.timing import Run, median_interval, rounds
+from fggp_deploy.timing import Run, Watch, median_interval, rounds
 
 if TYPE_CHECKING:
     from fggp_deploy.runtime.costs import LayerCost
@@ -25,13 +25,15 @@ class Plan:
     """`sparse`: the compiled model takes the place of the file, for the `reason` given.
 
     `ratio` is dense time over sparse time, the lower end of its 95% interval, None where nothing
-    was timed; `tuning_seconds` is the time that the search for kernel variants was given.
+    was timed; `tuning_seconds` is the time that the search for kernel variants was given. `busy`:
+    other programs held the measurement up, so that it should be repeated later.
     """
 
     sparse: bool
     reason: str
     ratio: float | None = None
     tuning_seconds: float = 0.0
+    busy: bool = False
 
     def __str__(self) -> str:
         return f"{'kernels' if self.sparse else 'plain'}: {self.reason}"
@@ -52,11 +54,12 @@ class Compiled:
 @dataclass(frozen=True)
 class Choice:
     """The fastest contender where it beats `DENSE` beyond doubt, else None; [low, high] of its
-    ratio, the median of dense time over its own."""
+    ratio, the median of dense time over its own. `busy`: the machine was too busy to be sure."""
 
     name: str | None
     low: float
     high: float
+    busy: bool = False
 
 
 def choose(
@@ -64,6 +67,7 @@ def choose(
     *,
     seconds: float = MAX_SECONDS,
     measure: Callable[..., dict[str, list[float]]] = rounds,
+    watch: Watch | None = None,
 ) -> Choice:
     """Take a contender only where two sessions, each opened afresh, both say that it is faster.
 
@@ -71,21 +75,28 @@ def choose(
     in the second the best of them again; in each the 95% interval of the paired ratios must lie
     above 1. Where it holds 1, more rounds are taken, within `seconds` a session.
     """
-    rng = np.random.default_rng(0)
+    rng, watch = np.random.default_rng(0), watch or Watch()
     fast = [name for name in contenders if name != DENSE]
     lows, highs = [], []
     for _ in range(2):
         runs = {name: contenders[name]() for name in (DENSE, *fast)}
         ms = measure(
-            runs, seconds=seconds, rng=rng, least=LOOKS[0], most=LOOKS[-1], warmup=2, enough=_clear
+            runs,
+            seconds=seconds,
+            rng=rng,
+            least=LOOKS[0],
+            most=LOOKS[-1],
+            warmup=2,
+            enough=_clear,
+            watch=watch,
         )
         fast = [_fastest(ms)]
         low, high = _ratio(ms, fast[0])
         if not low > 1:
-            return Choice(None, low, high)
+            return Choice(None, low, high, watch.too_busy)
         lows.append(low)
         highs.append(high)
-    return Choice(fast[0], min(lows), max(highs))
+    return Choice(fast[0], min(lows), max(highs), watch.too_busy)
 
 
 def _fastest(ms: Mapping[str, Sequence[float]]) -> str:

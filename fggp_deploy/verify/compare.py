@@ -10,6 +10,7 @@ from typing import Any
 from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PACKED
+from fggp_deploy.timing import MOST_HELD_UP
 from fggp_deploy.verify.page import Glance, Lines, Page, Section, Table
 from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import REPORT, read_report
@@ -272,9 +273,18 @@ def _notes(reports: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         "Latencies come from separate runs of verify; differences of some percent may be the "
         "machine's state."
     )
+    if busy := [r for r in reports if any(map(_held_up, r["latency"]["timings"].values()))]:
+        notes.append(
+            f"{len(busy)} of the reports were measured on a machine that was too busy to measure "
+            "speed; verify those files again when nothing else runs."
+        )
     if failed := [r["model"]["name"] for r in reports if not r["passed"]]:
         notes.append(f"{len(failed)} of the reports failed a check or gate.")
     return tuple(notes)
+
+
+def _held_up(timing: dict[str, Any]) -> bool:
+    return float(timing.get("held_up", 0.0)) > MOST_HELD_UP
 
 
 def _share(p: dict[str, Any]) -> Measure:

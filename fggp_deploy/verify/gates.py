@@ -25,6 +25,7 @@ class Gates:
     largest mean excess error under corruptions, in percentage points. The point estimate decides;
     with `strict` the bad end of its 95% interval does. Lost accuracy and agreement must hold on
     stock onnxruntime and on the sparse kernels, where the file runs on them; the latency is theirs.
+    Limits on speed fail if the machine was too busy to measure it.
     """
 
     max_drop_points: float | None = None
@@ -128,10 +129,12 @@ def judge(
     timing: Timing,
     file_bytes: int,
     robustness: Robustness | None = None,
+    too_busy: str = "",
 ) -> tuple[Verdict, ...]:
     """Judge every limit that is set; `require` must have held, or ConfigError is raised.
 
     `paired` is each way of running the file against the reference: the worst of them is judged.
+    `too_busy` says why speed could not be measured: then no gate on it passes.
     """
     gates.require(
         data=bool(paired),
@@ -163,7 +166,7 @@ def judge(
         )
     if gates.min_speedup is not None and speedup is not None:
         value, how = _decide(gates, speedup.value, speedup.low, "ratio of medians", "lower")
-        passed = value >= gates.min_speedup
+        passed, how = value >= gates.min_speedup and not too_busy, too_busy or how
         verdicts.append(Verdict("min_speedup", gates.min_speedup, value, "×", passed, how))
     if gates.max_bytes is not None:
         passed = file_bytes <= gates.max_bytes
@@ -174,7 +177,7 @@ def judge(
         value, how = _decide(
             gates, timing.median_ms, timing.median_high_ms, "median latency", "upper"
         )
-        passed = value <= gates.max_latency_ms
+        passed, how = value <= gates.max_latency_ms and not too_busy, too_busy or how
         verdicts.append(Verdict("max_latency_ms", gates.max_latency_ms, value, "ms", passed, how))
     return tuple(verdicts)
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.progress import Progress, silent
-from fggp_deploy.timing import Run, median_interval, rounds
+from fggp_deploy.timing import MOST_HELD_UP, Run, Watch, median_interval, rounds
 
 N_SESSIONS = 10
 MIN_SESSIONS = 6  # fewer have no 95% interval of their median
@@ -36,7 +36,8 @@ class Timing:
 
     `median_ms` is the median of the sessions' medians and [median_low_ms, median_high_ms] its 95%
     interval by order statistics; `p90_ms` and `p99_ms` are over all rounds, and so are
-    `percentiles_ms`, the 0th to the 100th in steps of 2.
+    `percentiles_ms`, the 0th to the 100th in steps of 2. `held_up` is the share of the rounds in
+    which its threads waited for a core that other programs had; see timing.Watch.
     """
 
     n: int
@@ -47,6 +48,7 @@ class Timing:
     p90_ms: float
     p99_ms: float
     percentiles_ms: tuple[float, ...]
+    held_up: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Latency:
     speedups: dict[str, Speedup]
     plan: str = ""
 
+    @property
+    def too_busy(self) -> bool:
+        """Whether other programs held up so many rounds that no speed was measured."""
+        return any(t.held_up > MOST_HELD_UP for t in self.timings.values())
+
 
 def measure(
     contenders: Mapping[str, Callable[[], Run]],
@@ -92,12 +99,13 @@ def measure(
     sessions: int = N_SESSIONS,
     progress: Callable[[int, int], None] = lambda done, total: None,
     clock: Callable[[], float] = time.perf_counter,
+    watch: Watch | None = None,
 ) -> dict[str, Milliseconds]:
     """Time every contender in interleaved rounds: name → ms for each session [rounds].
 
     A contender is a function that opens a session and returns what runs it once. `seconds` are
     shared by the sessions, without loading and warm-up; each has 3 to 1,000 rounds (see `rounds`).
-    `progress(done, total)` counts sessions.
+    `progress(done, total)` counts sessions. `watch` is told which rounds were held up.
     """
     if sessions < MIN_SESSIONS:
         raise ConfigError(f"sessions must be at least {MIN_SESSIONS}, got {sessions}")
@@ -108,7 +116,7 @@ def measure(
     for session in range(sessions):
         progress(session, sessions)
         runs = {names[i]: contenders[names[i]]() for i in rng.permutation(len(names))}
-        timed = rounds(runs, seconds=seconds / sessions, rng=rng, clock=clock)
+        timed = rounds(runs, seconds=seconds / sessions, rng=rng, clock=clock, watch=watch)
         for name, ms in timed.items():
             samples[name].append(np.asarray(ms))
     progress(sessions, sessions)
@@ -147,14 +155,16 @@ def latency(
     threads: int,
     batch: int,
     rng: np.random.Generator,
+    watch: Watch | None = None,
 ) -> Latency:
-    """Summarise what `measure` returned; the speed-ups are those over the contender `reference`."""
+    """Summarise what `measure` returned and told `watch`; speed-ups are over `reference`."""
+    watch = watch or Watch()
     speedups = {
         name: speedup(samples[reference], ms, rng)
         for name, ms in samples.items()
         if reference is not None and name != reference
     }
-    timings = {name: timing(ms) for name, ms in samples.items()}
+    timings = {name: replace(timing(ms), held_up=watch.share(name)) for name, ms in samples.items()}
     return Latency(threads, batch, timings, speedups)
 
 
@@ -169,20 +179,24 @@ def at_setting(
     sessions: int = N_SESSIONS,
     plan: str = "",
     progress: Progress = silent,
+    watch: Watch | None = None,
 ) -> Latency:
     """Time every contender at one setting and summarise it, as `measure` and `latency` do.
 
-    `progress` is told the setting and (session, sessions).
+    `progress` is told the setting and (session, sessions), `watch` which rounds were held up.
     """
-    rng = np.random.default_rng(seed)
+    rng, watch = np.random.default_rng(seed), watch or Watch()
     samples = measure(
         {name: partial(opener, threads, batch) for name, opener in openers.items()},
         seconds=seconds,
         sessions=sessions,
         rng=rng,
         progress=partial(progress, f"latency, {setting(threads, batch)}"),
+        watch=watch,
     )
-    found = latency(samples, reference=reference, threads=threads, batch=batch, rng=rng)
+    found = latency(
+        samples, reference=reference, threads=threads, batch=batch, rng=rng, watch=watch
+    )
     return replace(found, plan=plan)
 
 

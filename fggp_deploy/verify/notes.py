@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.verify import words
+from fggp_deploy.verify.latency import Latency, setting
 from fggp_deploy.verify.subject import Subject
 
 
@@ -37,6 +40,15 @@ def notes(subject: Subject, *, preprocessing_checked: bool) -> tuple[str, ...]:
     if subject.packed.metadata.selftest is None:
         notes.append("The file brings no self-test, so no recorded logits were checked.")
     return tuple(notes)
+
+
+def busy_notes(measured: Iterable[Latency]) -> list[str]:
+    """A note for each setting at which the machine was too busy to measure speed."""
+    return [
+        f"{setting(lat.threads, lat.batch).capitalize()}: {why}."
+        for lat in measured
+        if (why := words.too_busy(lat))
+    ]
 
 
 def parent_sparsity(reference: Path) -> float:

@@ -18,7 +18,7 @@ from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.progress import Progress, silent
-from fggp_deploy.verify import sections
+from fggp_deploy.verify import sections, words
 from fggp_deploy.verify import subject as names
 from fggp_deploy.verify.answers import (
     answered,
@@ -51,7 +51,7 @@ from fggp_deploy.verify.html import html
 from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
 from fggp_deploy.verify.network import SESSION_CONFIG, Floats, Network
-from fggp_deploy.verify.notes import notes
+from fggp_deploy.verify.notes import busy_notes, notes
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.report_files import set_aside, stem_for
 from fggp_deploy.verify.robustness import EXTENTS
@@ -153,6 +153,7 @@ def verify(
         timing=timed.timings[best],
         file_bytes=sized.file_bytes,
         robustness=disturbed,
+        too_busy=words.too_busy(timed),
     )
     asked: dict[str, Any] = {"settings": [list(s) for s in settings], "seconds": seconds}
     asked |= {"seed": seed, "robustness": robustness, "int8": int8}
@@ -163,7 +164,12 @@ def verify(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
         reference=_file(reference) if reference else None,
         verdicts=tuple(verdicts),
-        notes=(*missed, *notes(subject, preprocessing_checked=check_preprocessing), *no_torch),
+        notes=(
+            *missed,
+            *notes(subject, preprocessing_checked=check_preprocessing),
+            *busy_notes((timed, *others)),
+            *no_torch,
+        ),
         self_test=tested,
         parity=compared,
         kernels_parity=found.kernels,

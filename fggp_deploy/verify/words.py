@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from fggp_deploy.verify.latency import Speedup
+from fggp_deploy.verify.latency import Latency, Speedup
 from fggp_deploy.verify.proportions import Proportion
 
 T = TypeVar("T")
@@ -68,6 +68,18 @@ def ratio(s: Speedup | None) -> str:
     if not s.measured:
         return f"no difference [{s.low:.2f}, {s.high:.2f}]"
     return f"{s.value:.2f}× [{s.low:.2f}, {s.high:.2f}]"
+
+
+def too_busy(measured: Latency) -> str:
+    """Why no speed was measured; empty if the machine was idle enough."""
+    if not measured.too_busy:
+        return ""
+    held_up = max(t.held_up for t in measured.timings.values())
+    return (
+        "the machine was too busy to measure speed: in "
+        f"{held_up:.0%} of the rounds other programs held the network up; run this again when "
+        "nothing else runs"
+    )
 
 
 def speedup(s: Speedup) -> str:
