@@ -49,6 +49,9 @@ def prune(
     updates: Annotated[int, typer.Option(help=RULES["updates"].help)] = Default.updates,
     rate: Annotated[float, typer.Option(help=RULES["rate"].help)] = Default.rate,
     pattern: Annotated[str | None, typer.Option(help=RULES["pattern"].help)] = None,
+    min_layer_density: Annotated[
+        float, typer.Option(help=RULES["min_layer_density"].help)
+    ] = Default.min_layer_density,
     int8_aware: Annotated[bool, typer.Option("--int8-aware", help=RULES["int8_aware"].help)] = (
         Default.int8_aware
     ),

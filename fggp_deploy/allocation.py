@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, LayerCollapse
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+MIN_LAYER_DENSITY = 0.001  # a twentieth of the mean density of a network that is 98% sparse
 
 
 def uniform(shapes: Shapes, sparsity: float) -> dict[str, int]:
@@ -90,6 +92,65 @@ def within(keep: Mapping[str, int], alive: Mapping[str, int]) -> dict[str, int]:
             break
         kept[name] += min(left, alive[name] - kept[name])
     return kept
+
+
+def floors(shapes: Shapes, sparsity: float, density: float) -> dict[str, int]:
+    """Number of weights that each layer keeps at least when `sparsity` of all are removed.
+
+    That is the larger of ⌈density·size⌉ and one weight per output (the first dimension), but no
+    more than the layer would keep if all layers lost the same share, and at least one. A density
+    of 0 means no floor. Raises ConfigError unless density is a share, and LayerCollapse if
+    `sparsity` leaves fewer weights than there are layers.
+
+    >>> floors({"wide": (10, 100), "small": (4, 5)}, 0.9, 0.001)
+    {'wide': 10, 'small': 2}
+    """
+    if not 0 <= density < 1:
+        raise ConfigError(f"--min-layer-density must be in [0, 1), got {density:g}")
+    size = {name: math.prod(shape) for name, shape in shapes.items()}
+    total = sum(size.values())
+    n_keep = total - round(sparsity * total)
+    if density == 0:
+        return dict.fromkeys(shapes, 0)
+    if len(shapes) > n_keep:
+        raise LayerCollapse(
+            f"a target of {sparsity:g} leaves {n_keep} of {total} weights for {len(shapes)} "
+            f"layers, and each needs one; give a target of at most {1 - len(shapes) / total:.6g}"
+        )
+    least = {
+        name: max(1, min(max(math.ceil(density * n), shapes[name][0]), n * n_keep // total))
+        for name, n in size.items()
+    }
+    for name in sorted(least, key=lambda n: -least[n]):  # the ones of tiny layers may be too many
+        surplus = sum(least.values()) - n_keep
+        least[name] -= min(max(surplus, 0), least[name] - 1)
+    return least
+
+
+def at_least(keep: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int]:
+    """`keep` with no layer below its floor, the total the same.
+
+    What that needs comes from the layers that are furthest above their floors. Raises LayerCollapse
+    if the total is less than all floors together.
+
+    >>> at_least({"a": 0, "b": 9, "c": 4}, {"a": 2, "b": 1, "c": 1})
+    {'a': 2, 'b': 7, 'c': 4}
+    """
+    kept = {n: max(k, least[n]) for n, k in keep.items()}
+    for name in sorted(kept, key=lambda n: least[n] - kept[n]):
+        surplus = sum(kept.values()) - sum(keep.values())
+        kept[name] -= min(surplus, kept[name] - least[name])
+    if sum(kept.values()) > sum(keep.values()):
+        raise too_few(sum(keep.values()), least)
+    return kept
+
+
+def too_few(n_keep: int, least: Mapping[str, int]) -> LayerCollapse:
+    """The error for floors that need more weights than the target leaves."""
+    return LayerCollapse(
+        f"the target leaves {n_keep} weights, and the floors of {len(least)} layers need "
+        f"{sum(least.values())}; lower the target or --min-layer-density"
+    )
 
 
 def _check(shapes: Shapes, sparsity: float) -> None:

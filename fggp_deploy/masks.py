@@ -73,6 +73,11 @@ class MaskSet(Mapping[str, Tensor]):
         counts = torch.stack([m.count_nonzero() for m in self._masks.values()]).tolist()
         return {n: m.numel() - c for (n, m), c in zip(self._masks.items(), counts, strict=True)}
 
+    @property
+    def n_alive(self) -> dict[str, int]:
+        """Number of weights kept of each parameter."""
+        return {n: m.numel() - self.removed_by_layer[n] for n, m in self._masks.items()}
+
     @cached_property
     def removed(self) -> dict[str, Tensor]:
         """The masks' complement, True = removed, for the parameters that lose any weight."""

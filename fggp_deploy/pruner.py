@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fggp_deploy.allocation import MIN_LAYER_DENSITY
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import ConfigError, TargetBelowStart
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods import Measured, Method
-from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.methods.gradual import GLOBAL, Gradual
 from fggp_deploy.methods.state import PruningState
 from fggp_deploy.schedules import Schedule
 
@@ -103,7 +104,11 @@ class Pruner:
     """Prunes a model while anybody's loop trains it.
 
     `method`: a Criterion (then `schedule` is needed, and it prunes gradually) or any Method.
-    `pattern` "1x4" lets the criterion drop four successive inputs at once; see Gradual.
+    `pattern` "1x4" lets the criterion drop four successive inputs at once, and `allocation` says
+    how many weights each layer loses; see Gradual.
+    `min_layer_density`: no layer keeps less than this share of its weights or one weight per
+    output, whichever is more (see allocation.floors); a warning names each layer that reaches that
+    floor. 0 means no floor: then LayerCollapse ends a run that would empty a layer.
     `masks`: what is kept at the start; by default the non-zero weights, so that a sparse
     checkpoint's zeros stay zero. Zeros of other Conv/Linear weights stay zero too.
     Steps count optimiser steps: one that a GradScaler skips is not counted. Where processes of
@@ -125,6 +130,8 @@ class Pruner:
         masks: Mapping[str, torch.Tensor] | None = None,
         prune_first: bool = False,
         keep_dense: Sequence[str] = (),
+        allocation: str = GLOBAL,
+        min_layer_density: float = MIN_LAYER_DENSITY,
         begin: bool = True,
     ) -> None:
         self._weights = weights = weight_parameters(model)
@@ -139,6 +146,7 @@ class Pruner:
             fixed_params={n: weights[n] for n in fixed},
             fixed=fixed,
             model=model.module if isinstance(model, DistributedDataParallel) else model,
+            min_layer_density=min_layer_density,
         )
         if optimizer is not None:
             theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -148,11 +156,14 @@ class Pruner:
                 )
         if schedule is not None:
             check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
-            self.method: Method = Gradual(cast(Criterion, method), schedule, pattern=pattern)
+            self.method: Method = Gradual(
+                cast(Criterion, method), schedule, pattern=pattern, allocation=allocation
+            )
         elif hasattr(method, "drop"):
             raise ConfigError("a criterion needs a schedule: Pruner(model, FGGP(), Cubic(...))")
-        elif pattern is not None:
-            raise ConfigError("a pattern is for a criterion; give a method its own, if it has one")
+        elif pattern is not None or allocation != GLOBAL:
+            what = "an allocation" if pattern is None else "a pattern"
+            raise ConfigError(f"{what} is for a criterion; give a method its own, if it has one")
         else:
             self.method = method
         self.step = 0
@@ -221,6 +232,7 @@ class Pruner:
             "step": self.step,
             "changed_at": self.changed_at,
             "stepped": self._stepped,
+            "at_floor": sorted(self.state.at_floor),
             "method": self.method.state_dict(),
             "masks": dict(self.state.masks),
             "fixed": dict(self.state.fixed),
@@ -243,6 +255,7 @@ class Pruner:
             setattr(self.state, key, MaskSet(_kept(params, masks)))
         self.step, self._stepped = int(state["step"]), bool(state["stepped"])
         self.changed_at = int(state.get("changed_at", 0))
+        self.state.at_floor = set(state.get("at_floor", ()))
         self.method.load_state_dict(state["method"])
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:

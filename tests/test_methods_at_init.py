@@ -210,7 +210,7 @@ class Blind(nn.Module):
 def test_a_layer_that_would_vanish_is_an_error():
     data = [(torch.randn(4, 3, generator=seeded()), torch.tensor([0, 1, 2, 0]))]
     with pytest.raises(LayerCollapse, match=r"the start would remove every weight of b\.weight"):
-        Pruner(Blind(), SNIP(0.5, lambda: data), optimizer=None)
+        Pruner(Blind(), SNIP(0.5, lambda: data), optimizer=None, min_layer_density=0)
 
 
 def two_layers() -> nn.Module:
@@ -226,7 +226,8 @@ def test_synflow_of_two_layers():
     # R = 5·(1 + 2) + 1·(3 + 4)
     assert scores["0.weight"].tolist() == [[5.0, 10.0], [3.0, 4.0]]
     assert scores["1.weight"].tolist() == [[15.0, 7.0]]
-    pruner = Pruner(two_layers(), SynFlow(0.5, (2,), rounds=1), optimizer=None)
+    method = SynFlow(0.5, (2,), rounds=1)
+    pruner = Pruner(two_layers(), method, optimizer=None, min_layer_density=0)
     assert pruner.masks["0.weight"].tolist() == [[False, True], [False, False]]
     assert pruner.masks["1.weight"].tolist() == [[True, True]]
     # one by one: 3 goes, then of two with a flow of 4 the first, and what follows has none left
@@ -271,8 +272,12 @@ def test_synflow_empties_no_layer_where_one_round_does():
         sizes = [(30, 200), (200, 200), (200, 5)]
         return nn.Sequential(*[nn.Linear(a, b, bias=False) for a, b in sizes])
 
-    masks = Pruner(net(), SynFlow(0.999, (30,), rounds=100), optimizer=None).masks
+    def pruner(rounds: int) -> Pruner:
+        method = SynFlow(0.999, (30,), rounds=rounds)
+        return Pruner(net(), method, optimizer=None, min_layer_density=0)
+
+    masks = pruner(100).masks
     assert masks.empty_layers() == []
     assert masks.n_removed == round(0.999 * masks.n_total)
     with pytest.raises(LayerCollapse):
-        Pruner(net(), SynFlow(0.999, (30,), rounds=1), optimizer=None)
+        pruner(1)

@@ -253,8 +253,10 @@ def test_a_layer_that_would_lose_all_its_blocks_is_named():
     net = make()
     with torch.no_grad():
         net.fc.weight.mul_(1e-6)
-    schedule = Cubic(0.9, steps=1, updates=1)
-    pruner = Pruner(net, Magnitude(), schedule, pattern="1x4", optimizer=sgd(net))
+    pruner = Pruner(
+        net, Magnitude(), Cubic(0.9, steps=1, updates=1), pattern="1x4", optimizer=sgd(net),
+        min_layer_density=0,
+    )  # fmt: skip
     with pytest.raises(LayerCollapse, match=r"every weight of fc\.weight"):
         steps(net, pruner, 1)
 

@@ -147,8 +147,9 @@ def test_a_layer_that_would_vanish_is_an_error_that_names_it():
     net = make()
     with torch.no_grad():
         net.fc.weight.mul_(1e-6)
-    pruner = Pruner(net, Magnitude(), Cubic(0.9, steps=1, updates=1), optimizer=sgd(net))
-    with pytest.raises(LayerCollapse, match=r"every weight of fc\.weight; keep it"):
+    schedule = Cubic(0.9, steps=1, updates=1)
+    pruner = Pruner(net, Magnitude(), schedule, optimizer=sgd(net), min_layer_density=0)
+    with pytest.raises(LayerCollapse, match=r"of fc\.weight; give --min-layer-density above 0, ke"):
         steps(net, pruner, 1)
     assert pruner.masks.n_removed == 0  # nothing was half done
 

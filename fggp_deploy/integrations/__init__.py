@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fggp_deploy.allocation import MIN_LAYER_DENSITY
 from fggp_deploy.criteria import FGGP, Criterion
 from fggp_deploy.errors import ConfigError, FggpWarning
+from fggp_deploy.methods.gradual import GLOBAL
 from fggp_deploy.pruner import Pruner, initial_masks
 from fggp_deploy.schedules import Cubic
 
@@ -22,14 +24,16 @@ class Pruning:
     """What a callback is told when it is made; the rest is known when training begins.
 
     `target`: the fraction of the prunable weights to remove, in (0, 1), on the cubic schedule in
-    `updates` mask updates over the first 80% of the training steps. `pattern`: see Pruner.
-    `prune_first`, `keep_dense`: see pruner.prunable_parameters.
+    `updates` mask updates over the first 80% of the training steps. `pattern`, `allocation` and
+    `min_layer_density`: see Pruner. `prune_first`, `keep_dense`: see pruner.prunable_parameters.
     """
 
     target: float
     criterion: Criterion = field(default_factory=FGGP)
     updates: int = 50
     pattern: str | None = None
+    allocation: str = GLOBAL
+    min_layer_density: float = MIN_LAYER_DENSITY
     prune_first: bool = False
     keep_dense: tuple[str, ...] = ()
 
@@ -55,7 +59,14 @@ class Pruning:
             self.target, steps=int(steps), start=min(start, self.target), updates=self.updates
         )
         pruner = Pruner(
-            model, self.criterion, schedule, optimizer=optimizer, pattern=self.pattern, **of
+            model,
+            self.criterion,
+            schedule,
+            optimizer=optimizer,
+            pattern=self.pattern,
+            allocation=self.allocation,
+            min_layer_density=self.min_layer_density,
+            **of,
         )
         if state is not None:
             pruner.load_state_dict(state)

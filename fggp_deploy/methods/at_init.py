@@ -17,7 +17,7 @@ from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet, random_masks
-from fggp_deploy.methods.at_start import AtStart, flat, without_smallest
+from fggp_deploy.methods.at_start import AtStart, flat
 from fggp_deploy.methods.method import Batch, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.state import PruningState
@@ -47,8 +47,7 @@ class RandomMasks(AtStart):
         """Draw them; raises ConfigError where the network is sparse already."""
         if state.masks.n_removed:
             raise ConfigError("random masks need a dense network; this one is sparse already")
-        shapes = {n: tuple(m.shape) for n, m in state.masks.items()}
-        keep = ALLOCATIONS[self.allocation](shapes, self.target)
+        keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
         return random_masks(state.params, keep, generator=self.generator)
 
 
@@ -69,7 +68,7 @@ class SNIP(AtStart):
         """Score once, over all layers."""
         grads = mean_gradients(state, self.batches())
         scores = {n: (g * state.params[n]).abs() for n, g in grads.items()}
-        return without_smallest(state.masks, flat(state.masks, scores), n_drop)
+        return self.drop_smallest(state, flat(state.masks, scores), n_drop)
 
 
 class GraSP(AtStart):
@@ -95,7 +94,7 @@ class GraSP(AtStart):
             alive = {n: g * state.masks[n] for n, g in grads.items()}
             products = mean_gradients(state, batches, along=alive, temperature=self.temperature)
         scores = {n: state.params[n] * hg for n, hg in products.items()}
-        return without_smallest(state.masks, flat(state.masks, scores), n_drop)
+        return self.drop_smallest(state, flat(state.masks, scores), n_drop)
 
 
 class SynFlow(AtStart):
@@ -129,7 +128,7 @@ class SynFlow(AtStart):
             )
             scores = synaptic_flow(linear, list(masks), self.input_shape)
             n_now = n_total - masks.n_removed - n_keep
-            masks = without_smallest(masks, flat(masks, scores), n_now)
+            masks = self.drop_smallest(state, flat(masks, scores), n_now, masks=masks)
             masks.apply_(dict(linear.named_parameters()))
         return masks
 

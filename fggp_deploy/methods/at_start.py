@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,18 @@ from torch import Tensor
 from fggp_deploy.criteria import indices, smallest
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods.floors import drop_above_floors, located, positions
 from fggp_deploy.methods.state import PruningState
+
+_AT_START = "pruning at the start"
 
 
 class AtStart:
     """Chooses all masks at the start, exactly round(target·N*) of N* weights removed.
 
     Nothing to choose where the network is as sparse already. Raises LayerCollapse where a layer
-    would be empty, and ConfigError where the network is sparser than the target, or `choose` misses
-    it.
+    would be empty (`choose` keeps it at its floor with `drop_smallest`), and ConfigError where the
+    network is sparser than the target, or `choose` misses it.
     """
 
     def __init__(self, target: float) -> None:
@@ -30,6 +33,14 @@ class AtStart:
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """The masks with n_drop weights less than `state.masks`; each method has its own."""
         raise NotImplementedError
+
+    def drop_smallest(
+        self, state: PruningState, score: Tensor, n_drop: int, *, masks: MaskSet | None = None
+    ) -> MaskSet:
+        """`masks` (None: the state's) less the n_drop smallest scores, [P], above all floors."""
+        return without_smallest_above_floors(
+            state, masks or state.masks, score, n_drop, target=self.target, when=_AT_START
+        )[0]
 
     def start(self, state: PruningState) -> None:
         """Choose, and set what goes to zero."""
@@ -47,7 +58,7 @@ class AtStart:
                     f"{type(self).__name__} removes {masks.n_removed} of {masks.n_total} weights "
                     f"where the target {self.target:g} is {self.n_wanted(state)}"
                 )
-            state.set_masks(masks, when="pruning at the start")
+            state.set_masks(masks, when=_AT_START)
         state.zero_removed_()
 
     def n_wanted(self, state: PruningState) -> int:
@@ -77,9 +88,32 @@ class AtStart:
 def without_smallest(masks: MaskSet, score: Tensor, n_drop: int) -> MaskSet:
     """Masks less the n_drop alive weights with the smallest score, [P], over all layers."""
     alive = masks.flatten()
-    idx = indices(alive)
-    alive[idx[smallest(score[idx], n_drop)]] = False
+    alive[_smallest_alive(score, alive, n_drop)] = False
     return MaskSet.unflatten(alive, masks)
+
+
+def without_smallest_above_floors(
+    state: PruningState, masks: MaskSet, score: Tensor, n_drop: int, *, target: float, when: str
+) -> tuple[MaskSet, list[str]]:
+    """The same, but no layer falls below its floor on the way to `target`; and who is held there.
+
+    See floors.drop_above_floors.
+    """
+    alive, layers = masks.flatten(), state.layers
+    least = state.floors(target, masks=masks)
+
+    def choose(names: Sequence[str], n: int) -> Tensor:
+        where = positions([layers[name] for name in names], alive.device)
+        return located(_smallest_alive(score[where], alive[where], n), where)
+
+    gone, held = drop_above_floors(choose, alive, layers, least, n_drop)
+    state.hold(held, least, when=when)
+    return MaskSet.unflatten(alive & ~gone, masks), held
+
+
+def _smallest_alive(score: Tensor, alive: Tensor, n: int) -> Tensor:
+    idx = indices(alive)
+    return idx[smallest(score[idx], n)]
 
 
 def flat(masks: MaskSet, scores: Mapping[str, Tensor]) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fggp_deploy.criteria import smallest
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet
+from fggp_deploy.methods.at_start import flat, without_smallest_above_floors
 from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.state import PruningState
@@ -54,7 +54,8 @@ class Feather:
     """Thresholds a copy of the weights for the forward pass; gradients reach every weight.
 
     A step's network has f(w) = sign(w)·max(|w|ᵖ − Tᵖ, 0)^(1/p) in place of w, with T the largest
-    of the round(s_t·N*) smallest |w| over all layers at sparsity s_t of `schedule`. The gradient
+    of the round(s_t·N*) smallest |w| over all layers at sparsity s_t of `schedule`; a layer that is
+    held at its floor (allocation.floors) has a smaller T of its own. The gradient
     of f(w) goes to w unchanged, times `theta` for weights below the threshold, so that they can
     come back. T is chosen anew every `every` steps and stays between. After step `last_update` the
     mask stays, and f(w) becomes the weight. With θ = 0 and p = ∞ a weight below the threshold does
@@ -88,11 +89,12 @@ class Feather:
         self.every = every
         self._all: MaskSet | None = None  # what the network came with
         self._dense: dict[str, Tensor] = {}  # w; empty once the mask is fixed
-        self._threshold = 0.0
+        self._thresholds: dict[str, float] = {}
         self._lent = False
 
     def start(self, state: PruningState) -> None:
         """Apply the masks that the run starts from, and keep the weights."""
+        state.floors(self._end)  # raises if the target leaves too few weights
         state.zero_removed_()
         self._all = state.masks
         self._dense = {n: state.params[n].detach().clone() for n in state.masks}
@@ -128,10 +130,9 @@ class Feather:
         if last or step % self.every == 0 or self.schedule.is_update(step):
             self._choose(state, step)
         else:
-            keep = {n: (w.abs() > self._threshold) & self._all[n] for n, w in self._dense.items()}
-            state.set_masks(MaskSet(keep), when=f"step {step}")
+            self._follow(state, step)
         for name, w in self._dense.items():
-            state.params[name].copy_(shrink(w, self._threshold, self.power))
+            state.params[name].copy_(shrink(w, self._thresholds.get(name, 0.0), self.power))
         state.masks.apply_(state.params)
         if last:
             self._dense = {}
@@ -146,25 +147,43 @@ class Feather:
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights, the threshold, and the masks that the network came with."""
+        """The weights, the thresholds, and the masks that the network came with."""
         assert self._all is not None  # set by start or load_state_dict
-        return {"dense": self._dense, "threshold": self._threshold, "all": dict(self._all)}
+        return {"dense": self._dense, "thresholds": self._thresholds, "all": dict(self._all)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from what `state_dict` gave."""
         self._dense = {n: t.clone() for n, t in state["dense"].items()}
-        self._threshold = float(state["threshold"])
+        self._thresholds = dict(state["thresholds"])
         self._all = MaskSet(state["all"])
+
+    def _follow(self, state: PruningState, step: int) -> None:
+        """Set the masks to the weights above T, or choose T anew below a floor."""
+        assert self._all is not None  # set by start or load_state_dict
+        above = {n: w.abs() > self._thresholds.get(n, 0.0) for n, w in self._dense.items()}
+        masks = MaskSet({n: keep & self._all[n] for n, keep in above.items()})
+        least = state.floors(self._end, masks=self._all)
+        if any(alive < least[n] for n, alive in masks.n_alive.items()):
+            self._choose(state, step)
+        else:
+            state.set_masks(masks, when=f"step {step}")
 
     def _choose(self, state: PruningState, step: int) -> None:
         """Set T and the masks so that exactly round(s·N*) weights are removed."""
-        sizes = torch.cat([w.reshape(-1) for w in self._dense.values()]).abs_()
-        n_removed = round(self.schedule.sparsity(step) * sizes.numel())
-        gone = smallest(sizes, n_removed)
-        alive = torch.ones_like(sizes, dtype=torch.bool)
-        alive[gone] = False
-        self._threshold = float(sizes[gone].max()) if n_removed else 0.0
-        state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
+        assert self._all is not None  # set by start or load_state_dict
+        n_drop = round(self.schedule.sparsity(step) * self._all.n_total) - self._all.n_removed
+        sizes = flat(self._all, self._dense).abs_()
+        masks, held = without_smallest_above_floors(
+            state, self._all, sizes, max(0, n_drop), target=self._end, when=f"step {step}"
+        )
+        tops = {n: float((w.abs() * ~masks[n]).max()) for n, w in self._dense.items()}
+        all_compete = max((t for n, t in tops.items() if n not in held), default=0.0)
+        self._thresholds = {n: t if n in held else all_compete for n, t in tops.items()}
+        state.set_masks(masks, when=f"step {step}")
+
+    @property
+    def _end(self) -> float:
+        return self.schedule.sparsity(self.schedule.last_update)
 
 
 def _make(o: FeatherOptions, task: Task) -> Method:

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fggp_deploy.allocation import ALLOCATIONS, Given, within
+from fggp_deploy.allocation import ALLOCATIONS, Given
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods.blocking import of_inputs
+from fggp_deploy.methods.choice import Choice
+from fggp_deploy.methods.floors import drop_above_floors
 from fggp_deploy.methods.in_blocks import InBlocks
 from fggp_deploy.methods.method import Task
 from fggp_deploy.methods.options import Options, setting
@@ -91,36 +92,47 @@ class Gradual:
         self.reinit = Reinit(NONE)
         self._pending = False
         self._remarked = False
+        self._told_unused = False
         self._due = False
 
     def start(self, state: PruningState) -> None:
-        """Apply the masks that the run starts from."""
+        """Apply the masks that the run starts from; raises if the target leaves too few weights."""
+        self._floors(state)
         state.zero_removed_()
         self.reinit.after_step(state, 0)
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """At an update step, choose and drop; raises LayerCollapse when a layer would be empty."""
+        """At an update step, choose and drop.
+
+        Raises LayerCollapse if the floors leave too few weights, or without floors a layer none.
+        """
         if not (self._pending or self.schedule.is_update(step)):
             return
         self._pending = not state.grads_are_finite()
         if self._pending:
             return
-        alive = state.masks.flatten()
         n_removed = state.masks.n_removed
         sparsity = self.schedule.sparsity(step)
-        n_drop = round(sparsity * alive.numel()) - n_removed
+        n_drop = round(sparsity * state.masks.n_total) - n_removed
         if n_drop <= 0:
             return
-        w, g = state.flat_weights(), self.gradients(state)
+        criterion, least, n_alive = (
+            self.criterion_at(step),
+            self._floors(state),
+            state.masks.n_alive,
+        )
+        choice = self._choice(criterion, state)
+        self._tell_of_unused(choice, step)
+        alive = choice.alive.clone()
         left = 0  # by what whole blocks fell short, which the next part makes good
-        for names, part, n in self._shares(state.masks, sparsity, n_drop):
-            part_alive = alive[part]
-            criterion = self.criterion_at(step)
-            self._remark(criterion, step, int(part_alive.count_nonzero()), n)
-            choose = self.on_units(criterion, state, names)
-            gone = choose.drop(w[part], g[part], part_alive, n + left)
-            part_alive[gone] = False
-            left += n - len(gone)
+        for layers, n in self._shares(state, sparsity, n_drop):
+            self._remark(criterion, step, sum(n_alive[name] for name in layers), n)
+            can = sum(n_alive[name] - least[name] for name in layers)
+            n_now = n + min(left, max(0, can - n))
+            gone, held = drop_above_floors(choice, choice.alive, layers, least, n_now)
+            state.hold(held, least, when=f"update at step {step}")
+            alive &= ~gone
+            left += n - int(gone.count_nonzero())
         if left < n_drop:
             state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
             self._due = self.reinitialises(step)
@@ -178,22 +190,47 @@ class Gradual:
         params = [state.params[n] for n in names]
         return InBlocks(criterion, [of_inputs(p, users.get(id(p)), self.width) for p in params])
 
+    def _floors(self, state: PruningState) -> dict[str, int]:
+        """Weights that each parameter keeps at least, to the schedule's end."""
+        return state.floors(self.schedule.sparsity(self.schedule.last_update))
+
+    def _choice(self, criterion: Criterion, state: PruningState) -> Choice:
+        return Choice(
+            on_units=lambda criterion, names: self.on_units(criterion, state, names),
+            criterion=criterion,
+            weights=state.flat_weights(),
+            gradients=self.gradients(state),
+            alive=state.masks.flatten(),
+            layers=state.layers,
+        )
+
+    def _tell_of_unused(self, choice: Choice, step: int) -> None:
+        if choice.unused and not self._told_unused:
+            self._told_unused = True
+            which, cure = ", ".join(sorted(choice.unused)), ""
+            if len(choice.unused) == len(choice.layers):
+                which = "every prunable weight"
+                cure = "; call after_backward() between backward() and zero_grad()"
+            warnings.warn(
+                f"update at step {step}: {which} has no gradient, so magnitude decides there{cure}",
+                FggpWarning,
+                stacklevel=4,
+            )
+
     def _shares(
-        self, masks: MaskSet, sparsity: float, n_drop: int
-    ) -> list[tuple[list[str], slice, int]]:
-        """Which parameters, which part of the flat weights that is, and how many they lose."""
+        self, state: PruningState, sparsity: float, n_drop: int
+    ) -> list[tuple[dict[str, slice], int]]:
+        """Which layers choose together, and how many weights they lose."""
+        layers = state.layers
         if self.allocation == GLOBAL:
-            return [(list(masks), slice(0, masks.n_total), n_drop)]
-        alive = {n: m.numel() - masks.removed_by_layer[n] for n, m in masks.items()}
-        shapes = {n: tuple(m.shape) for n, m in masks.items()}
+            return [(layers, n_drop)]
         own = self.allocation
-        allocate = own if isinstance(own, Given) else ALLOCATIONS[own]
-        keep = within(allocate(shapes, sparsity), alive)
-        ends = torch.tensor([m.numel() for m in masks.values()]).cumsum(0).tolist()
-        return [
-            ([n], slice(end - masks[n].numel(), end), alive[n] - keep[n])
-            for n, end in zip(masks, ends, strict=True)
-        ]
+        keep = state.kept_by(
+            own if isinstance(own, Given) else ALLOCATIONS[own],
+            sparsity,
+            target=self.schedule.sparsity(self.schedule.last_update),
+        )
+        return [({n: part}, state.masks.n_alive[n] - keep[n]) for n, part in layers.items()]
 
     def _remark(self, criterion: Criterion, step: int, n_alive: int, n_drop: int) -> None:
         remark = criterion.remark(n_alive, n_drop)

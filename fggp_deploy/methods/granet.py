@@ -62,8 +62,7 @@ class GraNet(Gradual):
                     f"start_sparsity {self.start_sparsity:g} asks for a random mask, but the "
                     f"network is {state.masks.sparsity:.2%} sparse already; leave one of the two"
                 )
-            shapes = {n: tuple(m.shape) for n, m in state.masks.items()}
-            keep = erk(shapes, self.start_sparsity)
+            keep = state.kept_by(erk, self.start_sparsity)
             state.set_masks(
                 random_masks(state.params, keep, generator=self.generator), when="the random mask"
             )

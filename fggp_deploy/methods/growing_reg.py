@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fggp_deploy.allocation import ALLOCATIONS, within
+from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet
-from fggp_deploy.methods.at_start import without_smallest
+from fggp_deploy.methods.at_start import without_smallest, without_smallest_above_floors
 from fggp_deploy.methods.filters import Channels, channels
 from fggp_deploy.methods.gradual import GLOBAL
 from fggp_deploy.methods.method import Method, MethodInfo, Task
@@ -142,6 +142,7 @@ class GrowingReg:
 
     def start(self, state: PruningState) -> None:
         """GReg-1: choose."""
+        state.floors(self.target)  # raises if the target leaves too few weights
         state.zero_removed_()
         if self.picks_at == 0:
             self._chosen = dict(self._choose(state))
@@ -213,11 +214,11 @@ class GrowingReg:
         if self.granularity == FILTER:
             return self._channels_of(state).without_smallest(masks, w, n_drop)
         if self.allocation == GLOBAL:
-            return without_smallest(masks, w, n_drop)
-        alive = {n: m.numel() - masks.removed_by_layer[n] for n, m in masks.items()}
-        shapes = {n: tuple(m.shape) for n, m in masks.items()}
-        keep = within(ALLOCATIONS[self.allocation](shapes, self.target), alive)
-        kept = {}
+            return without_smallest_above_floors(
+                state, masks, w, n_drop, target=self.target, when="choosing what goes"
+            )[0]
+        alive, kept = masks.n_alive, {}
+        keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
         for name, part in zip(masks, w.split([m.numel() for m in masks.values()]), strict=True):
             one = MaskSet({name: masks[name]})
             kept[name] = without_smallest(one, part, alive[name] - keep[name])[name]

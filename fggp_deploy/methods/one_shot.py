@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from fggp_deploy.allocation import ALLOCATIONS, within
+from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.criteria import smallest
 from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import ConfigError
@@ -123,7 +123,7 @@ class OneShot(AtStart):
     def _by_magnitude(self, state: PruningState, n_drop: int) -> MaskSet:
         masks = state.masks
         if self.allocation == GLOBAL:
-            return without_smallest(masks, state.flat_weights().abs(), n_drop)
+            return self.drop_smallest(state, state.flat_weights().abs(), n_drop)
         kept = {}
         for name, n in self._drops(state).items():
             one = MaskSet({name: masks[name]})
@@ -135,11 +135,8 @@ class OneShot(AtStart):
         """How many weights each layer loses, by its allocation."""
         if self.allocation == GLOBAL:
             return {}
-        masks = state.masks
-        alive = {n: m.numel() - masks.removed_by_layer[n] for n, m in masks.items()}
-        shapes = {n: tuple(m.shape) for n, m in masks.items()}
-        keep = within(ALLOCATIONS[self.allocation](shapes, self.target), alive)
-        return {n: alive[n] - keep[n] for n in masks}
+        keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
+        return {n: alive - keep[n] for n, alive in state.masks.n_alive.items()}
 
 
 def wanda(weight: Tensor, gram: Gram, n_drop: int) -> tuple[Tensor, Tensor]:

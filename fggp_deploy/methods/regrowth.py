@@ -139,8 +139,7 @@ class Dynamic:
         """Draw random masks, unless there are some; raises ConfigError where those do not fit."""
         masks = state.masks
         if not masks.n_removed:
-            shapes = {n: tuple(m.shape) for n, m in masks.items()}
-            keep = ALLOCATIONS[self.allocation](shapes, self.target)
+            keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
             state.set_masks(
                 random_masks(state.params, keep, generator=self.generator), when="the random mask"
             )

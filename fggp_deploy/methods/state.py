@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from fggp_deploy.errors import LayerCollapse
+from fggp_deploy.allocation import Shapes, at_least, floors, within
+from fggp_deploy.errors import FggpWarning, LayerCollapse
 from fggp_deploy.masks import MaskSet
 
 
@@ -18,7 +20,9 @@ class PruningState:
 
     `params`: name → prunable parameter. `masks`: their masks. `fixed`: masks of weights outside
     the prunable set that came as zeros and stay zero (`fixed_params` are those parameters).
-    `model`: the network itself, not wrapped for several devices.
+    `model`: the network itself, not wrapped for several devices. `min_layer_density`: see
+    allocation.floors; 0 lets a layer lose all its weights. `at_floor`: layers that have reached
+    their floors.
     """
 
     params: Mapping[str, nn.Parameter]
@@ -27,13 +31,63 @@ class PruningState:
     fixed_params: Mapping[str, nn.Parameter] = field(default_factory=dict)
     fixed: MaskSet = field(default_factory=lambda: MaskSet({}))
     model: nn.Module = field(default_factory=nn.Module)
+    min_layer_density: float = 0.0
+    at_floor: set[str] = field(default_factory=set)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The prunable parameters' shapes."""
+        return {n: tuple(m.shape) for n, m in self.masks.items()}
+
+    @property
+    def layers(self) -> dict[str, slice]:
+        """Where each prunable parameter is among the flat weights."""
+        parts, end = {}, 0
+        for name, mask in self.masks.items():
+            parts[name] = slice(end, end := end + mask.numel())
+        return parts
+
+    def floors(self, target: float, *, masks: MaskSet | None = None) -> dict[str, int]:
+        """Weights that each parameter keeps at least on the way to `target`.
+
+        No more than `masks` (None: those of now) keep. Raises what allocation.floors raises.
+        """
+        least = floors(self.shapes, target, self.min_layer_density)
+        return {n: min(least[n], k) for n, k in (masks or self.masks).n_alive.items()}
+
+    def kept_by(
+        self,
+        allocate: Callable[[Shapes, float], Mapping[str, int]],
+        sparsity: float,
+        *,
+        target: float | None = None,
+    ) -> dict[str, int]:
+        """Weights that each parameter keeps by an allocation, as far as it has as many left.
+
+        None keeps fewer than its floor on the way to `target` (None: `sparsity` is the target).
+        """
+        keep = within(allocate(self.shapes, sparsity), self.masks.n_alive)
+        return at_least(keep, self.floors(sparsity if target is None else target))
+
+    def hold(self, names: list[str], least: Mapping[str, int], *, when: str) -> None:
+        """Note layers that are held at their floors; each is told of once."""
+        if new := [n for n in names if n not in self.at_floor]:
+            self.at_floor.update(new)
+            told = ", ".join(f"{n} ({least[n]} of {self.masks[n].numel()})" for n in new)
+            warnings.warn(
+                f"{when}: at the least number of weights that a layer keeps: {told}; other layers "
+                f"lose more in their place. A layer this sparse may limit accuracy: see "
+                f"--min-layer-density, --keep-dense, or allocation=erk",
+                FggpWarning,
+                stacklevel=4,
+            )
 
     def set_masks(self, masks: MaskSet, *, when: str) -> None:
         """Take new masks; raises LayerCollapse, and changes nothing, where they empty a layer."""
         if empty := set(masks.empty_layers()) - set(self.masks.empty_layers()):
             raise LayerCollapse(
-                f"{when} would remove every weight of {', '.join(sorted(empty))}; keep it "
-                f"with --keep-dense, lower the target, or use more updates"
+                f"{when} would remove every weight of {', '.join(sorted(empty))}; give "
+                f"--min-layer-density above 0, keep it with --keep-dense, or lower the target"
             )
         self.masks = masks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from fggp_deploy.criteria import smallest
 from fggp_deploy.errors import ConfigError, LayerCollapse
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods.blocking import Blocking
+from fggp_deploy.methods.floors import drop_above_floors, positions
 from fggp_deploy.methods.gradual import GLOBAL
 from fggp_deploy.methods.method import Method, MethodInfo, Task
 from fggp_deploy.methods.options import Options, setting
@@ -66,6 +67,18 @@ def least_blocks(cost: Tensor, size: Tensor, n_weights: int) -> tuple[Tensor, in
     return gone, int(order[min(n_whole, len(order) - 1)]), left
 
 
+def without_least_blocks(x: Tensor, valid: Tensor, n_weights: int) -> Tensor:
+    """What is kept, bool [blocks, n], when n_weights go: whole blocks of the least Σx² a weight.
+
+    Where the last one would be too many, only its smallest weights go. valid: who is a weight.
+    """
+    gone, block, left = least_blocks((x * x).sum(1), valid.sum(1), n_weights)
+    kept = valid & ~gone.unsqueeze(1)
+    if left:
+        kept[block, smallest(x[block].abs().masked_fill(~valid[block], torch.inf), left)] = False
+    return kept
+
+
 def shared(blocks: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
     """Each block with one magnitude, the mean of its weights times their signs; the signs stay.
 
@@ -91,8 +104,9 @@ class Unification:
     is trained to the end, the signs in a block fixed relative to each other.
 
     Exactly round(target·N*) of N* weights go. Where those are no whole number of blocks, the rest,
-    fewer than a block has, are the smallest of one more block (of each layer, where `allocation` is
-    by layer), whose other weights stay free. Gradients must be unscaled.
+    fewer than a block has, are the smallest of one more block (of each layer, if `allocation` is
+    by layer, and of each that is held at its floor), whose other weights stay free. Gradients must
+    be unscaled.
 
     Source: Lin et al. 2021 (arXiv 2106.08301); ADMM as in Zhang et al. 2018 (arXiv 1804.03294). ρ
     is ours.
@@ -205,38 +219,55 @@ class Unification:
     def _project(self, x: Tensor, state: PruningState) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest choice of blocks for x: values and who stays, [blocks, n]; who is unified."""
         valid = self._is_weight(state)
-        size = valid.sum(1)
         one = shared(x, x < 0, valid)
-        to_zero, to_one = (x * x).sum(1), ((x - one) ** 2).sum(1)
+        cost = ((x - one) ** 2).sum(1) / valid.sum(1)
         kept = valid.clone()
-        unified = torch.zeros_like(to_zero, dtype=torch.bool)
-        for part, n_weights in self._shares(state):
-            gone, block, left = least_blocks(to_zero[part], size[part], n_weights)
-            part_kept = kept[part]  # a view
-            part_kept[gone] = False
-            may_unify = ~gone
-            if left:
-                magnitude = x[part][block].abs().masked_fill(~valid[part][block], torch.inf)
-                part_kept[block, smallest(magnitude, left)] = False
-                may_unify[block] = False
-            those = may_unify.nonzero().squeeze(1)
+        unified = torch.zeros_like(cost, dtype=torch.bool)
+        for part, n_weights in self._shares(x, state):
+            kept[part] = part_kept = without_least_blocks(x[part], valid[part], n_weights)
+            whole = (part_kept == valid[part]).all(1)
+            those = whole.nonzero().squeeze(1)
             n_unified = round(self.options.unified * len(those))
-            cost = (to_one[part] / size[part])[those]
-            unified[part][those[smallest(cost, n_unified)]] = True
+            alike = torch.zeros_like(whole)
+            alike[those[smallest(cost[part][those], n_unified)]] = True
+            unified[part] = alike
         return torch.where(unified.unsqueeze(1), one, x) * kept, kept, unified
 
-    def _shares(self, state: PruningState) -> list[tuple[slice, int]]:
-        """Which part of all blocks loses how many weights."""
-        blockings = self._blockings(state)
-        total = sum(b.n_blocks for b in blockings.values())
+    def _shares(self, x: Tensor, state: PruningState) -> list[tuple[slice | Tensor, int]]:
+        """Which part of all blocks loses how many weights.
+
+        By layer, or all together but for the layers that are held at their floors.
+        """
+        parts, end = {}, 0
+        for name, b in self._blockings(state).items():
+            parts[name] = slice(end, end := end + b.n_blocks)
         if self.options.allocation == GLOBAL:
-            return [(slice(0, total), round(self.target * state.masks.n_total))]
-        shapes = {n: b.shape for n, b in blockings.items()}
-        keep = ALLOCATIONS[self.options.allocation](shapes, self.target)
-        shares, end = [], 0
-        for name, b in blockings.items():
-            start, end = end, end + b.n_blocks
-            shares.append((slice(start, end), state.masks[name].numel() - keep[name]))
+            return self._all_compete(x, parts, state)
+        keep = state.kept_by(ALLOCATIONS[self.options.allocation], self.target)
+        return [(part, state.masks[name].numel() - keep[name]) for name, part in parts.items()]
+
+    def _all_compete(
+        self, x: Tensor, parts: Mapping[str, slice], state: PruningState
+    ) -> list[tuple[slice | Tensor, int]]:
+        valid, width = self._is_weight(state), x.shape[1]
+        least, left = state.floors(self.target), round(self.target * state.masks.n_total)
+
+        def choose(names: Sequence[str], n: int) -> Tensor:
+            where = positions([parts[name] for name in names], x.device)
+            gone = torch.zeros_like(valid)
+            gone[where] = valid[where] & ~without_least_blocks(x[where], valid[where], n)
+            return gone.view(-1).nonzero().squeeze(1)
+
+        places = {n: slice(p.start * width, p.stop * width) for n, p in parts.items()}
+        _, held = drop_above_floors(choose, valid.view(-1), places, least, left)
+        state.hold(held, least, when="choosing blocks")
+        shares: list[tuple[slice | Tensor, int]] = []
+        for name in held:
+            n = state.masks[name].numel() - least[name]
+            shares.append((parts[name], n))
+            left -= n
+        if others := [part for name, part in parts.items() if name not in held]:
+            shares.append((positions(others, x.device), left))
         return shares
 
     def _fix(self, x: Tensor, state: PruningState, when: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fggp_deploy.allocation import MIN_LAYER_DENSITY
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.rule import option
 from fggp_deploy.training.rules import RULES, plain
@@ -131,6 +132,7 @@ class PruneConfig(TrainConfig):
     updates: int = 50
     rate: float = 0.5
     pattern: str | None = None
+    min_layer_density: float = MIN_LAYER_DENSITY
     int8_aware: bool = False
     distill: float = 0.9
     epochs: int = 10
@@ -147,6 +149,12 @@ class PruneConfig(TrainConfig):
         object.__setattr__(self, "method_set", given)
         self._check_densities(info)
         self._check_pattern(info)
+        room = 1 - self.targets[-1]
+        if self.min_layer_density > max(room, MIN_LAYER_DENSITY) + 1e-9:
+            raise ConfigError(
+                f"--min-layer-density {self.min_layer_density:g} is more than --target "
+                f"{self.targets[-1]:g} leaves; give at most {room:.6g}"
+            )
         if len(self.targets) > 1 and not info.several_targets:
             from fggp_deploy import methods
 

@@ -113,6 +113,7 @@ def ready_to_prune(
         masks=start.masks,
         prune_first=config.prune_first,
         keep_dense=config.keep_dense,
+        min_layer_density=config.min_layer_density,
         begin=not going_on,
     )
     session = Session(

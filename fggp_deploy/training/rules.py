@@ -120,6 +120,11 @@ RULES: Mapping[str, Rule] = {
         f"at a kernel position, which an int8 dot product takes at once. Of {', '.join(PATTERNS)}. "
         "Default: single weights.",
     ),
+    "min_layer_density": Rule(
+        kind=float, least=0, below=1,
+        help="Least share of its weights that each layer keeps, and at least one weight per "
+        "output, so that no layer is emptied; 0: no floor.",
+    ),
     "int8_aware": Rule(
         kind=bool,
         help="From the last mask update on, compute with weights rounded as `export --values int8` "

@@ -80,6 +80,7 @@ def ready_to_train(
         masks=masks,
         prune_first=config.prune_first,
         keep_dense=config.keep_dense,
+        min_layer_density=0,  # the masks stay as they are
     )
     session = Session(
         model=model,
