@@ -28,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::vector<float*> out;
     for (const ValueShape& v : execution->outputs()) outputs.emplace_back(v.size());
     for (auto& o : outputs) out.push_back(o.data());
-    runner.run(*execution, inputs, 1, in.data(), out.data(), Threads());
+    runner.run(inputs, 1, in.data(), out.data(), Threads());
   } catch (const Error&) {
   }
   return 0;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 
 import numpy as np
 import pytest
@@ -19,10 +20,14 @@ from fggp_deploy.kernels.program import (
     GLOBAL_AVERAGE,
     MAX_POOL,
     REFERENCE,
+    RICE,
+    ROUND,
     Program,
     Step,
     encode,
 )
+from fggp_deploy.onnx_ops import parts
+from fggp_deploy.packing import to_int8
 
 try:
     ISAS = kernels.isas()
@@ -37,10 +42,18 @@ def weights(rng: np.random.Generator, shape: tuple[int, ...], density: float) ->
 
 
 def check(program: Program, inputs: list[np.ndarray], isa: str, tasks: int = 1) -> None:
+    """Whether an instruction set and the reference agree; NaN and infinities must match exactly."""
     wanted = program.run(inputs, isa=REFERENCE)
     for got, want in zip(program.run(inputs, isa=isa, tasks=tasks), wanted, strict=True):
-        scale = max(1.0, float(np.abs(want).max(initial=0)))
+        scale = float(np.abs(want).max(initial=1.0, where=np.isfinite(want)))
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * scale)
+
+
+def with_specials(rng: np.random.Generator, x: np.ndarray, n: int = 3) -> np.ndarray:
+    """A copy with NaN or an infinity in up to n places."""
+    x = x.copy()
+    x.flat[rng.integers(0, x.size, n)] = rng.choice([np.nan, np.inf, -np.inf], n)
+    return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +72,7 @@ class Case:
     clip: tuple[float, float] | None = None
     tasks: int = 1
     variant: tuple[int, int] = (-1, 1)
+    specials: bool = False  # NaN and infinities among the inputs
 
     def run(self, rng: np.random.Generator, isa: str) -> None:
         w = weights(rng, (self.cout, self.cin // self.group, *self.kernel), self.density)
@@ -82,6 +96,8 @@ class Case:
         if self.residual:
             out = self.out_size()
             inputs.append(rng.standard_normal((self.batch, self.cout, *out)).astype(np.float32))
+        if self.specials:
+            inputs = [with_specials(rng, x) for x in inputs]
         code = encode([step], n_inputs=len(inputs), outputs=[len(inputs)])
         check(Program(code, [w, bias]), inputs, isa, self.tasks)
 
@@ -142,6 +158,12 @@ CASES = {
     "relu6": Case(clip=(0.0, 6.0), cin=64),
     "threads": Case(cout=64, size=(32, 32), tasks=5),
     "offsets_past_16_bits": Case(cin=80, cout=8, size=(120, 120)),
+    "specials": Case(specials=True, size=(14, 14), density=0.05),
+    "specials_relu": Case(specials=True, clip=(0.0, float("inf")), residual=True, batch=3),
+    "specials_relu6": Case(specials=True, clip=(0.0, 6.0), size=(2, 2)),
+    "specials_onebyone": Case(specials=True, size=(14, 14), clip=(0.0, 6.0), **ONE),
+    "specials_grouped": Case(specials=True, cin=12, cout=18, group=3, size=(14, 14)),
+    "specials_depthwise": Case(specials=True, cin=6, cout=6, group=6, clip=(0.0, 6.0)),
     "wide_row": Case(size=(1, 50), kernel=(1, 3), pads=(0, 1, 0, 1)),
 }
 
@@ -191,6 +213,7 @@ def random_case(rng: np.random.Generator) -> Case:
         clip=(None, (0.0, float("inf")), (0.0, 6.0))[pick(0, 1, 2)],
         tasks=pick(1, 3),
         variant=(int(rng.integers(-1, 42)), pick(1, 1, 2, 4)),
+        specials=pick(0, 0, 1) == 1,
     )
 
 
@@ -239,7 +262,9 @@ def test_pooling(isa: str, op: int) -> None:
                     count_padding=count,
                 )
                 x = rng.standard_normal((2, 5, size, size)).astype(np.float32)
-                check(Program(encode([step], n_inputs=1, outputs=[1]), []), [x], isa)
+                program = Program(encode([step], n_inputs=1, outputs=[1]), [])
+                check(program, [x], isa)
+                check(program, [with_specials(rng, x)], isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -265,6 +290,7 @@ def test_chain(isa: str, size: int) -> None:
     program = Program(encode(steps, n_inputs=1, outputs=[4, 7, 8]), constants)
     x = rng.standard_normal((3, 12, size, size)).astype(np.float32)
     check(program, [x], isa)
+    check(program, [with_specials(rng, x, n=1)], isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -293,6 +319,7 @@ def test_sums(size: int, isa: str) -> None:
     program = Program(encode(steps, n_inputs=1, outputs=[2, 3, 7, 9, 13, 13]), constants)
     x = rng.standard_normal((2, 6, size, size)).astype(np.float32)
     check(program, [x], isa, tasks=3)
+    check(program, [with_specials(rng, x, n=1)], isa, tasks=3)
 
 
 def test_a_sum_in_the_head() -> None:
@@ -306,6 +333,86 @@ def test_a_sum_in_the_head() -> None:
             assert z.ravel().tolist() == [2.0, 0.0, 6.0, 2.5]
 
 
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("isa", [*ISAS, REFERENCE])
+def test_a_clamp_keeps_nan(isa: str) -> None:
+    x = np.array([[NAN, INF, -INF, 1, -1]], np.float32)
+    image = x.reshape(1, 5, 1, 1)
+    clip = (0.0, 6.0)
+    diagonal = [np.eye(5, dtype=np.float32), np.zeros(5, np.float32)]
+    everything = {"cout": 5, "cin": 5, "weights": DENSE, "clip": clip}
+    # 0 x NaN is NaN, and so is 0 x infinity: also where a weight is not stored
+    for step, constants, given, want in (
+        (Step(ADD, 0, clip=clip), [], x, [NAN, 6, 0, 1, 0]),
+        (Step(ADD, 0, clip=clip), [], image, [NAN, 6, 0, 1, 0]),
+        (Step(CONV, 0, group=5, **everything), [np.ones(5, np.float32), diagonal[1]], image,
+         [NAN, 6, 0, 1, 0]),
+        (Step(GEMM, 0, **everything), diagonal, x, [NAN] * 5),
+        (Step(CONV, 0, **everything), diagonal, image, [NAN] * 5),
+    ):  # fmt: skip
+        (y,) = Program(encode([step], n_inputs=1, outputs=[1]), constants).run([given], isa=isa)
+        np.testing.assert_array_equal(y.ravel(), np.float32(want))
+
+
+@pytest.mark.parametrize("isa", [*ISAS, REFERENCE])
+def test_special_values_in_a_window(isa: str) -> None:
+    """As ONNX Runtime on x86: NaN if the last value is, else the largest behind the last NaN."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("elsewhere NaN comes out wherever it is")
+    square = {"cout": 1, "cin": 1, "kernel": (2, 2)}
+    for window, largest, mean in (
+        ([9, NAN, 2, 3], 3, NAN),
+        ([9, 2, 3, NAN], NAN, NAN),
+        ([-INF, -INF, -INF, -INF], -INF, -INF),
+        ([INF, 1, 2, -INF], INF, NAN),
+    ):
+        x = np.float32(window).reshape(1, 1, 2, 2)
+        for op, want in ((MAX_POOL, largest), (AVERAGE_POOL, mean)):
+            (y,) = Program(encode([Step(op, 0, **square)], n_inputs=1, outputs=[1]), []).run(
+                [x], isa=isa
+            )
+            np.testing.assert_array_equal(y.ravel(), np.float32([want]))
+
+
+@pytest.mark.parametrize("isa", [*ISAS, REFERENCE])
+@pytest.mark.parametrize("zero", [0, 128])
+def test_bytes_of_special_values(isa: str, zero: int) -> None:
+    """NaN and minus infinity become the lowest byte, infinity the highest, as in QuantizeLinear."""
+    steps = [
+        Step(ROUND, 0, unit=0.5, constant=zero),
+        Step(CONV, 1, cout=5, cin=5, weights=RICE),
+    ]
+    diagonal = to_int8(np.eye(5, dtype=np.float32).reshape(5, 5, 1, 1))
+    constants = [*parts(diagonal).values(), np.zeros(5, np.float32)]
+    x = np.array([NAN, INF, -INF, 1, 2], np.float32).reshape(1, 5, 1, 1)
+    (y,) = Program(encode(steps, n_inputs=1, outputs=[2]), constants).run([x], isa=isa)
+    low, high = -zero / 2, (255 - zero) / 2
+    np.testing.assert_allclose(y.ravel(), [low, high, low, 1, 2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [2, 5, 16, 17, 50, 230])
+def test_many_rows(isa: str, n: int) -> None:
+    """Linear layers on many rows at once give what they give row by row."""
+    rng = np.random.default_rng(n)
+    relu = (0.0, INF)
+    steps = [
+        Step(GEMM, 0, cout=37, cin=20, weights=DENSE, clip=relu),
+        Step(GEMM, 2, cout=20, cin=37, weights=DENSE, constant=2),
+        Step(ADD, 3, residual=0, clip=(-1.0, 1.0)),
+        Step(ADD, 4, residual=1),
+    ]
+    constants = [weights(rng, (37, 20), 0.2), rng.standard_normal(37).astype(np.float32)]
+    constants += [weights(rng, (20, 37), 0.2), rng.standard_normal(20).astype(np.float32)]
+    program = Program(encode(steps, n_inputs=2, outputs=[5, 2]), constants)
+    inputs = [rng.standard_normal((n, 20)).astype(np.float32) for _ in range(2)]
+    for tasks in (1, 6):
+        check(program, inputs, isa, tasks)
+    check(program, [with_specials(rng, x, n=1) for x in inputs], isa)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("density", [0.05, 0.9, 1.0])
 @pytest.mark.parametrize("cin", [3, 40, 333])
@@ -314,7 +421,8 @@ def test_gemm(cin: int, density: float, isa: str) -> None:
     step = Step(GEMM, 0, cout=37, cin=cin, weights=DENSE)
     constants = [weights(rng, (37, cin), density), rng.standard_normal(37).astype(np.float32)]
     program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
-    check(program, [rng.standard_normal((2, cin)).astype(np.float32)], isa, tasks=2)
+    for n in (1, 2, 19):
+        check(program, [rng.standard_normal((n, cin)).astype(np.float32)], isa, tasks=2)
 
 
 def test_the_reference_is_torch_conv() -> None:

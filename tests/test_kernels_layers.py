@@ -164,6 +164,49 @@ def test_inside_one_region(name: str) -> None:
     check(make(), steps=[n_steps])
 
 
+def special_values(*, batch: int, size: int = 16) -> np.ndarray:
+    """Images of noise; the first has one NaN and one infinity."""
+    x = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+    x[0, 1, 4, 5], x[0, 2, 11, 2] = np.nan, -np.inf
+    return x
+
+
+# Not `pools`: ONNX Runtime's two layouts of a MaxPool differ on NaN, and the kernels do what the
+# usual one does. Not `shortcuts`: its slices are convolutions, which spread NaN over the channels.
+@pytest.mark.parametrize("name", sorted(INSIDE.keys() - {"pools", "shortcuts"}))
+@pytest.mark.parametrize("isa", kernels.isas())
+def test_special_values_as_on_a_stock_runtime(
+    name: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FGGP_ISA", isa)
+    model = INSIDE[name][0]()
+    fast = rewrite(model, find(model), threads=1).SerializeToString()
+    x = special_values(batch=2)
+    want = plain_run(model, x)
+    assert not all(np.isfinite(y).all() for y in want)
+    got = Options(threads=1).open(fast, on_kernels=True).run(None, {"x": x})
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("isa", kernels.isas())
+def test_special_values_through_a_residual_net(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolution, activation, max-pool, residual block and classifier at 16 channels."""
+    monkeypatch.setenv("FGGP_ISA", isa)
+    b = Builder()
+    x = b.op("Relu", b.conv("x", 16, 3, 3, 2))
+    x = b.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    x = b.op("Relu", b.op("Add", b.conv(b.op("Relu", b.conv(x, 16, 16)), 16, 16), x))
+    y = b.op("Gemm", b.op("Flatten", b.op("GlobalAveragePool", x)), b.weight(5, 16), transB=1)
+    model = b.model(x, y, size=48)
+    fast = Options(threads=1).open(
+        rewrite(model, find(model), threads=1).SerializeToString(), on_kernels=True
+    )
+    x = special_values(batch=2, size=48)
+    for g, w in zip(fast.run(None, {"x": x}), plain_run(model, x), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)
+
+
 def broadcast_sum(b: Builder, x: str) -> str:
     return b.op("Add", b.op("GlobalAveragePool", x), x)
 

@@ -117,10 +117,13 @@ def test_all_zero_weight() -> None:
     both(conv_model(np.zeros((4, 3, 3, 3), np.float32)), rand(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("shape", [(1, 40), (5, 40), (2, 3, 40), (40,)])
-def test_sparse_gemm(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "shape", [(1, 40), (5, 40), (2, 3, 40), (40,), (2, 0, 40), (1, 196, 40), (700, 40)]
+)
+def test_sparse_gemm(shape: tuple[int, ...], threads: int) -> None:
     w = sparse((17, 40))
-    both(model("SparseGemm", w, [None] * len(shape)), rand(*shape))
+    both(model("SparseGemm", w, [None] * len(shape)), rand(*shape), threads=threads)
 
 
 def test_weights_that_are_no_initializers() -> None:
@@ -132,6 +135,20 @@ def test_weights_that_are_no_initializers() -> None:
     (want,) = session(m, registered=False).run(None, feeds)
     (got,) = session(m, registered=True).run(None, feeds)
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", kernels.isas())
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_special_values(value: float, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removed weight is a zero, and 0 x NaN is NaN: the same outputs are not finite."""
+    monkeypatch.setenv("FGGP_ISA", isa)
+    x = rand(2, 16, 14, 14)
+    x[1, 3, 5, 6] = value
+    both(conv_model(sparse((24, 16, 3, 3), 0.05)), x)
+    tokens = rand(7, 40)
+    tokens[2, 11] = value
+    m = model("SparseGemm", sparse((17, 40)), [None, None])
+    both(m, tokens, tokens[2:3])
 
 
 def replace(m: ModelProto, name: str, array: np.ndarray) -> ModelProto:

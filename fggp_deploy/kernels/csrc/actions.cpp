@@ -230,10 +230,7 @@ void Execution::add_flat_sum(const Step& s, int out) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
-    for (size_t i = 0; i < n; i++) {
-      const float sum = add ? from[i] + add[i] : from[i];
-      to[i] = act.on ? std::min(std::max(sum, act.lo), act.hi) : sum;
-    }
+    for (size_t i = 0; i < n; i++) to[i] = act(add ? from[i] + add[i] : from[i]);
   });
 }
 

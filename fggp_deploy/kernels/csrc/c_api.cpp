@@ -96,7 +96,7 @@ FGGP_EXPORT int fggp_program_run(const void* program, int isa, int tasks, const 
     const std::vector<ValueShape> shapes = shapes_of(p, dims);
     if (isa >= 0) {
       Runner runner(p, isa_at(isa), tasks);
-      runner.run(*runner.execution(shapes), shapes, n, in, out, Threads());
+      runner.run(shapes, n, in, out, Threads());
       return;
     }
     const std::vector<ValueShape> values = infer_shapes(p, shapes);

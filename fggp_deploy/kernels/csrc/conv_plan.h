@@ -11,6 +11,13 @@ namespace fggp {
 struct Activation {
   bool on = false;
   float lo = 0, hi = 0;
+
+  // NaN stays NaN.
+  float operator()(float v) const {
+    if (!on) return v;
+    const float least = v < lo ? lo : v;
+    return hi < least ? hi : least;
+  }
 };
 
 // Which compiled block shape, and in how many blocks the input channels are taken.

@@ -3,7 +3,8 @@
 // A `Dots` type is a `Lanes` type that can also: load_quads, store_quads, quad (one word in all
 // lanes), dot (the sum of four products a lane: bytes of the first, less what `less` says, by
 // signed bytes of the second), byte (channel k of a quad), with_byte (puts it there, where zero
-// bits were), whole (floats to whole numbers, ties to even), to_float, max_bytes and keep_quads.
+// bits were), whole (floats to the nearest whole numbers between two, ties to even and NaN to the
+// lower one, as ONNX Runtime's QuantizeLinear does), to_float, max_bytes and keep_quads.
 
 namespace {
 
@@ -16,15 +17,14 @@ inline int word_of(const float* p) {
 // Floats to bytes from 0 to 255.
 template <class V>
 inline typename V::Quads to_bytes(typename V::Reg v, typename V::Reg units) {
-  return V::whole(V::min(V::max(V::mul(v, units), V::zero()), V::set1(255.0f)));
+  return V::whole(V::mul(v, units), V::zero(), V::set1(255.0f));
 }
 
 // The same, to bytes of which `zero` stands for 0.
 template <class V>
 inline typename V::Quads to_bytes(typename V::Reg v, typename V::Reg units, int zero) {
   const auto from = static_cast<float>(-zero), to = static_cast<float>(255 - zero);
-  const auto in_range = V::min(V::max(V::mul(v, units), V::set1(from)), V::set1(to));
-  return V::add_quads(V::whole(in_range), V::quad(zero));
+  return V::add_quads(V::whole(V::mul(v, units), V::set1(from), V::set1(to)), V::quad(zero));
 }
 
 template <class V, int G, int BH, int BW, int S, int U>
@@ -110,7 +110,7 @@ void dot_tile(const FggpConvTile* args) {
       if (a.clamp) {
         const Reg lo = V::set1(a.lo), hi = V::set1(a.hi);
 #pragma GCC unroll 32
-        for (int t = 0; t < T; t++) sum[t] = V::min(V::max(sum[t], lo), hi);
+        for (int t = 0; t < T; t++) sum[t] = clamped<V>(sum[t], lo, hi);
       }
       if (a.mask)
 #pragma GCC unroll 32

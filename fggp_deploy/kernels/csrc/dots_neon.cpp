@@ -28,7 +28,10 @@ struct Dots : V {
   static Quads with_byte(Quads v, Quads b, int k) {
     return vorrq_u32(v, vshlq_u32(b, vdupq_n_s32(8 * k)));
   }
-  static Quads whole(typename V::Reg v) { return vreinterpretq_u32_s32(vcvtnq_s32_f32(v)); }
+  static Quads whole(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
+    // Unlike vmaxq, vmaxnmq returns the number if the other operand is NaN.
+    return vreinterpretq_u32_s32(vcvtnq_s32_f32(vminnmq_f32(vmaxnmq_f32(v, from), to)));
+  }
   static typename V::Reg to_float(Quads v) { return vcvtq_f32_s32(vreinterpretq_s32_u32(v)); }
   static Quads max_bytes(Quads a, Quads b) {
     return vreinterpretq_u32_u8(vmaxq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b)));

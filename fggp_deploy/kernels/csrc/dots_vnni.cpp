@@ -18,7 +18,9 @@ struct Dots16 : Lanes16 {
   static Quads with_byte(Quads v, Quads b, int k) {
     return _mm512_or_si512(v, _mm512_sll_epi32(b, _mm_cvtsi32_si128(8 * k)));
   }
-  static Quads whole(Reg v) { return _mm512_cvtps_epi32(v); }
+  static Quads whole(Reg v, Reg from, Reg to) {
+    return _mm512_cvtps_epi32(min(max(v, from), to));
+  }
   static Reg to_float(Quads v) { return _mm512_cvtepi32_ps(v); }
   static Quads max_bytes(Quads a, Quads b) { return _mm512_max_epu8(a, b); }
   static Quads keep_quads(Quads v, uint32_t m) {

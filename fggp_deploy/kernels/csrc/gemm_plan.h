@@ -18,10 +18,11 @@ class GemmPlan {
 
  private:
   const FggpIsa* isa_;
-  std::shared_ptr<const SparseRows> rows_;
+  size_t cols_;
+  std::shared_ptr<const SparseRows> rows_;  // null: dense_
   std::shared_ptr<const std::vector<float>> bias_;
   Activation act_;
-  std::vector<float> dense_;  // all weights, where most are non-zero; else empty
+  std::vector<float> dense_;  // all weights, where many are non-zero
 };
 
 }  // namespace fggp

@@ -168,6 +168,21 @@ static inline const void* ahead(const T* p, size_t n) {
   return reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + n * sizeof(T));
 }
 
+// A vector between two limits. The value is the second operand, so that NaN stays NaN (isa_body.inl).
+template <class V>
+static inline typename V::Reg clamped(typename V::Reg v, typename V::Reg lo, typename V::Reg hi) {
+  return V::min(hi, V::max(lo, v));
+}
+
+// The maximum of two floats as the processor's instruction, and so ONNX Runtime, gives it: if one is
+// NaN, the second on x86 and NaN on Arm.
+static inline float larger(float a, float b) {
+#ifdef FGGP_ARM64
+  if (a != a) return a;
+#endif
+  return a > b ? a : b;
+}
+
 // Those compiled into this library, best first; `supported()` asks the processor.
 const FggpIsa* const* fggp_isas(int* n);
 // The best one that this processor has.

@@ -2,7 +2,8 @@
 // compiled with its own flags. Everything is in an unnamed namespace and no standard header is
 // used, so the linker can never merge a wide-instruction copy of an inline function into the rest.
 //
-// A `Lanes` type says how a vector of kLanes floats is held: kRegs registers of kWidth floats.
+// A `Lanes` type says how a vector of kLanes floats is held: kRegs registers of kWidth floats. Its
+// max(a, b) and min(a, b) return b if either is NaN, as x86 does; on Arm they return NaN.
 
 namespace {
 
@@ -82,7 +83,7 @@ void conv_tile(const FggpConvTile* args) {
       if (a.clamp) {
         const Reg lo = V::set1(a.lo), hi = V::set1(a.hi);
 #pragma GCC unroll 32
-        for (int t = 0; t < T; t++) acc[0][g][t] = V::min(V::max(acc[0][g][t], lo), hi);
+        for (int t = 0; t < T; t++) acc[0][g][t] = clamped<V>(acc[0][g][t], lo, hi);
       }
       if (a.mask) {
 #pragma GCC unroll 32
@@ -101,6 +102,8 @@ void conv_tile(const FggpConvTile* args) {
   }
 }
 
+// The maximum takes the taps in row-major order, the later one as the second operand, and skips those
+// outside the plane: so NaN and infinities come out as from ONNX Runtime's blocked max-pool.
 template <class V>
 void pool(const FggpPool* p) {
   constexpr int R = V::kRegs, L = V::kRegs * V::kWidth;
@@ -117,7 +120,7 @@ void pool(const FggpPool* p) {
           for (int b = 0; b < p->kernel_w; b++) {
             const uint32_t ok = static_cast<uint32_t>(valid[a * p->kernel_w + b]) >> (r * V::kWidth);
             const auto v = V::load(x + a * p->x_tap_row + b * p->x_tap + r * V::kWidth);
-            acc = p->scale ? V::add(acc, V::keep(v, ok)) : V::max(acc, V::select(v, lowest, ok));
+            acc = p->scale ? V::add(acc, V::keep(v, ok)) : V::select(V::max(acc, v), acc, ok);
           }
         if (p->scale)
           acc = V::mul(acc, V::load(p->scale + static_cast<size_t>(i * p->cols + j) * L +
@@ -133,7 +136,7 @@ template <class V>
 inline void depthwise_end(const FggpDepthwise& p, int i, int j, int part, typename V::Reg acc) {
   const ptrdiff_t at = static_cast<ptrdiff_t>(j) * (V::kRegs * V::kWidth) + part * V::kWidth;
   if (p.residual) acc = V::add(acc, V::load(p.residual + i * p.residual_row + at));
-  if (p.clamp) acc = V::min(V::max(acc, V::set1(p.lo)), V::set1(p.hi));
+  if (p.clamp) acc = clamped<V>(acc, V::set1(p.lo), V::set1(p.hi));
   if (p.mask)
     acc = V::keep(acc, static_cast<uint32_t>(p.mask[i * p.cols + j]) >> (part * V::kWidth));
   V::store(p.y + i * p.y_row + at, acc);

@@ -36,7 +36,7 @@ struct Lanes {
     return each([&](int i) { return a.v[i] * b.v[i]; });
   }
   static Reg max(Reg a, Reg b) {
-    return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+    return each([&](int i) { return larger(a.v[i], b.v[i]); });
   }
   static Reg min(Reg a, Reg b) {
     return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
@@ -96,10 +96,11 @@ struct Dots : V {
   static Quads with_byte(Quads q, Quads b, int k) {
     return every([&](int i) { return q.v[i] | b.v[i] << 8 * k; });
   }
-  static Quads whole(typename V::Reg v) {
-    // Adding 1.5 * 2^23 leaves no bits for fractions, and rounds ties to even.
+  static Quads whole(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
     return every([&](int i) {
-      volatile float shifted = v.v[i] + 12582912.0f;
+      const float least = v.v[i] > from.v[i] ? v.v[i] : from.v[i];
+      // Adding 1.5 * 2^23 leaves no bits for fractions, and rounds ties to even.
+      volatile float shifted = (least < to.v[i] ? least : to.v[i]) + 12582912.0f;
       return static_cast<int>(shifted - 12582912.0f);
     });
   }

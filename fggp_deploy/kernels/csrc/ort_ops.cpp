@@ -142,10 +142,10 @@ void Node::compute(ort::KernelContext* context) const {
     shapes.push_back(s);
     inputs.push_back(static_cast<const float*>(t.tensor.data));
   }
-  const auto execution = runner->execution(shapes);
+  const std::vector<ValueShape> made = runner->outputs(shapes);
   std::vector<float*> outputs;
-  for (size_t k = 0; k < execution->outputs().size(); k++) {
-    const ValueShape& s = execution->outputs()[k];
+  for (size_t k = 0; k < made.size(); k++) {
+    const ValueShape& s = made[k];
     std::vector<int64_t> dims = leading;
     dims.push_back(s.channels);
     if (!s.flat || s.keeps_rank) dims.insert(dims.end(), {s.height, s.width});
@@ -165,7 +165,7 @@ void Node::compute(ort::KernelContext* context) const {
     p.ort->call<ort::KernelContextParallelFor>(
         static_cast<const ort::KernelContext*>(p.context), fn, n_tasks, size_t{0}, arg);
   };
-  runner->run(*execution, shapes, n, inputs.data(), outputs.data(), threads);
+  runner->run(shapes, n, inputs.data(), outputs.data(), threads);
 }
 
 void fill(CustomOp& op, const OrtAccess& access, Kind kind, std::string name,

@@ -128,4 +128,14 @@ Program parse_program(const std::vector<int64_t>& code, const std::vector<Tensor
   return p;
 }
 
+Program with_zeros(const Program& program) {
+  Program p = program;
+  for (Step& s : p.steps) {
+    if (!s.rows) continue;
+    s.rows = std::make_shared<const SparseRows>(with_zeros(*s.rows, s.shape));
+    s.variant = Variant();
+  }
+  return p;
+}
+
 }  // namespace fggp

@@ -73,6 +73,9 @@ struct ValueShape {
 // Throws an Error that names the step and the rule that it breaks.
 Program parse_program(const std::vector<int64_t>& code, const std::vector<Tensor>& constants);
 
+// The same program with the zeros of its weights among their entries, as a dense one multiplies them.
+Program with_zeros(const Program& program);
+
 // The shape of every value of one image; throws an Error where a step does not fit what it reads.
 std::vector<ValueShape> infer_shapes(const Program& program,
                                      const std::vector<ValueShape>& inputs);

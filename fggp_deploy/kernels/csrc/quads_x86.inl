@@ -15,7 +15,9 @@ struct Quads4 : Lanes4 {
   static Quads with_byte(Quads v, Quads b, int k) {
     return _mm_or_si128(v, _mm_sll_epi32(b, _mm_cvtsi32_si128(8 * k)));
   }
-  static Quads whole(Reg v) { return _mm_cvtps_epi32(v); }
+  static Quads whole(Reg v, Reg from, Reg to) {
+    return _mm_cvtps_epi32(min(max(v, from), to));
+  }
   static Reg to_float(Quads v) { return _mm_cvtepi32_ps(v); }
   static Quads max_bytes(Quads a, Quads b) { return _mm_max_epu8(a, b); }
   static Quads keep_quads(Quads v, uint32_t m) {

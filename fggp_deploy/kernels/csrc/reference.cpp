@@ -29,8 +29,7 @@ Array conv(const Step& s, const ValueShape& in, const Array& x, const ValueShape
         }
         const auto at = static_cast<size_t>((o * out.height + i) * out.width + j);
         if (residual) total += (*residual)[at];
-        y[at] = static_cast<float>(total);
-        if (s.act.on) y[at] = std::min(std::max(y[at], s.act.lo), s.act.hi);
+        y[at] = s.act(static_cast<float>(total));
       }
   return y;
 }
@@ -39,7 +38,7 @@ Array add(const Step& s, const Array& x, const Array* residual) {
   Array y = x;
   for (size_t i = 0; i < y.size(); i++) {
     if (residual) y[i] += (*residual)[i];
-    if (s.act.on) y[i] = std::min(std::max(y[i], s.act.lo), s.act.hi);
+    y[i] = s.act(y[i]);
   }
   return y;
 }
@@ -61,7 +60,7 @@ Array pool(const Step& s, const ValueShape& in, const Array& x, const ValueShape
             if (!inside) continue;
             const float f = x[static_cast<size_t>((o * in.height + h) * in.width + v)];
             total += f;
-            largest = std::max(largest, f);
+            largest = larger(largest, f);
           }
         y[static_cast<size_t>((o * out.height + i) * out.width + j)] =
             s.op == Op::kMaxPool ? largest : static_cast<float>(total / count);
@@ -82,8 +81,9 @@ Array global_average(const ValueShape& in, const Array& x) {
 
 }  // namespace
 
-void run_reference(const Program& program, const std::vector<ValueShape>& inputs,
+void run_reference(const Program& sparse, const std::vector<ValueShape>& inputs,
                    const float* const* data, float* const* outputs) {
+  const Program program = with_zeros(sparse);
   const std::vector<ValueShape> shapes = infer_shapes(program, inputs);
   std::vector<Array> values;
   for (size_t i = 0; i < inputs.size(); i++)
@@ -121,7 +121,7 @@ void run_reference(const Program& program, const std::vector<ValueShape>& inputs
     const float zero = s.op == Op::kRound ? static_cast<float>(s.constant) : 0.0f;
     if (s.unit != 0.0f)
       for (float& v : y)
-        v = s.unit * std::clamp(std::nearbyint(v / s.unit), -zero, 255.0f - zero);
+        v = s.unit * std::fmin(std::fmax(std::nearbyint(v / s.unit), -zero), 255.0f - zero);
     values.push_back(std::move(y));
   }
   for (size_t k = 0; k < program.outputs.size(); k++) {

@@ -177,6 +177,27 @@ SparseRows from_dense(const Tensor& weight, const ConvShape& shape) {
   return m;
 }
 
+SparseRows with_zeros(const SparseRows& rows, const ConvShape& shape) {
+  const int64_t row_size = shape.cin / shape.group * shape.taps();
+  SparseRows out;
+  out.cols = rows.cols;
+  out.unit = rows.unit;
+  for (int64_t o = 0; o < shape.cout; o++) {
+    const auto row = static_cast<size_t>(o);
+    uint32_t e = rows.begin[row];
+    auto column = static_cast<uint32_t>(o / (shape.cout / shape.group) * row_size);
+    for (int64_t i = 0; i < row_size; i++, column++) {
+      const bool has = e < rows.begin[row + 1] && rows.column[e] == column;
+      out.column.push_back(column);
+      out.value.push_back(has ? rows.value[e] : 0.0f);
+      if (!rows.whole.empty()) out.whole.push_back(has ? rows.whole[e] : int8_t{0});
+      e += has;
+    }
+    out.begin.push_back(static_cast<uint32_t>(out.column.size()));
+  }
+  return out;
+}
+
 std::vector<float> decode_floats(const Tensor& t, size_t count, const char* what) {
   need_floats(t, what);
   if (t.count != count)

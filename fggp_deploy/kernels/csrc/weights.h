@@ -55,6 +55,8 @@ SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor&
                        const Tensor& low, const ConvShape& shape);
 // The non-zeros of a dense weight; throws an Error unless type and count fit the shape.
 SparseRows from_dense(const Tensor& weight, const ConvShape& shape);
+// The same with the zeros of each row among the entries: what multiplies them gives 0 x NaN = NaN.
+SparseRows with_zeros(const SparseRows& rows, const ConvShape& shape);
 // A float or float16 vector of exactly `count` elements, as float.
 std::vector<float> decode_floats(const Tensor& t, size_t count, const char* what);
 
