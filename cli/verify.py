@@ -32,8 +32,8 @@ def verify(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set to measure on, as for prune. Default: the one it was made with, from "
-            "config.yaml beside the model where there is one."
+            help="Data set to measure on, as for prune. Default: the one in the run's config.yaml "
+            "beside the model, or a built-in one that the model names."
         ),
     ] = None,
     data_dir: o.DataDir = None,

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fggp_deploy.errors import FileError, MachineError
@@ -22,7 +22,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     On any error the temporary is removed and what was at `path` before is untouched. A full disk,
     a missing permission or a read-only file system becomes a MachineError.
     """
-    tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    tmp = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
@@ -43,6 +43,45 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file atomically; text is UTF-8."""
     with atomic_path(path) as tmp:
         tmp.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def written_together(contents: Mapping[Path, bytes]) -> Iterator[None]:
+    """Write files as a set: after any error each is as it was before.
+
+    All are first written beside their places, then the block runs, then all are put in place.
+    """
+    temporary = {path: _beside(path, "tmp") for path in contents}
+    old = {path: _beside(path, "old") for path in contents}
+    replaced: list[Path] = []
+    path = next(iter(contents))
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+        yield
+        for path in contents:
+            if path.exists():
+                _link(path, old[path])
+        for path in contents:
+            temporary[path].replace(path)
+            replaced.append(path)
+        _sync_folder(path.parent)
+    except BaseException as e:
+        for done in replaced:
+            if old[done].exists():
+                old[done].replace(done)
+            else:
+                _remove(done)
+        if isinstance(e, OSError):
+            raise write_error(path, e) from e
+        raise
+    finally:
+        for left in (*temporary.values(), *old.values()):
+            _remove(left)
 
 
 def check_readable(path: Path, error: type[FileError] = FileError) -> int:
@@ -100,11 +139,24 @@ def write_error(path: Path, e: OSError) -> MachineError:
     return MachineError(f"cannot write {path}: {cure}")
 
 
+def _beside(path: Path, suffix: str) -> Path:
+    """A name that nothing has, in the folder of `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{suffix}")
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name; a copy on a file system that has no links."""
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copy2(path, name)
+
+
 def _replace_folder(new: Path, path: Path) -> None:
     if not path.exists():
         new.replace(path)
         return
-    old = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    old = _beside(path, "old")
     path.replace(old)
     try:
         new.replace(path)

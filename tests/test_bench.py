@@ -178,7 +178,7 @@ def test_without_its_data_inputs_are_random(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(with_metadata(residual_net()), path)
     found = bench(path, int8=False, **BRIEF)
-    assert any("unknown data set 'random'" in note for note in found.notes)
+    assert any("'random', which is opened only if you name it" in note for note in found.notes)
 
 
 @needs_library

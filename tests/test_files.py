@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fggp_deploy.errors import ConfigError, MachineError
-from fggp_deploy.files import atomic_path, sha256_file, write_atomic
+from fggp_deploy.files import atomic_path, sha256_file, write_atomic, written_together
 from fggp_deploy.folder import new_folder
 
 
@@ -54,6 +54,73 @@ def test_a_failed_write_says_why_and_keeps_the_old(tmp_path: Path, code: int, sa
         raise OSError(code, os.strerror(code))
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+OLD, NEW = {"a": b"old a", "b": b"old b"}, {"a": b"new a", "b": b"new b"}
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_set_is_written_together(tmp_path: Path):
+    for contents in (OLD, NEW):
+        with written_together({tmp_path / name: text for name, text in contents.items()}):
+            assert tmp_path.joinpath("a").exists() == (contents is NEW)
+        assert content_of(tmp_path) == contents
+
+
+@pytest.mark.parametrize("old", [OLD, {"a": b"old a"}, {}])
+@pytest.mark.parametrize("fails_at", range(4))
+@pytest.mark.parametrize("links", [True, False])
+def test_a_set_that_cannot_be_written_stays_as_it_was(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    old: dict[str, bytes],
+    fails_at: int,
+    links: bool,
+):
+    for name, text in old.items():
+        (tmp_path / name).write_bytes(text)
+    steps, sync, replace = iter(range(9)), os.fsync, Path.replace
+
+    def fail_at_a_step() -> None:
+        if next(steps) == fails_at:  # two files are written, then two are renamed
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fsync(fd: int) -> None:
+        fail_at_a_step()
+        sync(fd)
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            fail_at_a_step()
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", rename)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    with (
+        pytest.raises(MachineError, match="the disk is full"),
+        written_together({tmp_path / name: text for name, text in NEW.items()}),
+    ):
+        pass
+    assert content_of(tmp_path) == old
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_an_error_in_the_block_leaves_a_set_as_it_was(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"old a")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        written_together({tmp_path / name: text for name, text in NEW.items()}),
+    ):
+        raise KeyboardInterrupt
+    assert content_of(tmp_path) == {"a": b"old a"}
 
 
 def test_a_file_where_a_folder_must_be(tmp_path: Path):

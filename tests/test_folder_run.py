@@ -74,7 +74,9 @@ def test_prune_export_and_measure(tmp_path: Path, shirts: Path):
     with pytest.warns(FggpWarning, match="all of its 200 images are taken for testing"):
         assert len(images_for(alone, f"folder:{renamed}", progress=quiet).test) == 200
     renamed.rename(shirts)
-    with pytest.raises(DataError, match="shirts does not exist; --data folder:PATH"):
+    with pytest.raises(
+        DataError, match=r"'folder:shirts', which is opened only if you name it: give --data"
+    ):
         images_for(alone, progress=quiet)
 
 

@@ -19,7 +19,7 @@ from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
-from fggp_deploy.errors import ConfigError, DataError, FggpError, ModelFileError
+from fggp_deploy.errors import ConfigError, DataError, FggpError, MachineError, ModelFileError
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.files import sha256_file
@@ -159,6 +159,20 @@ def test_the_report_of_a_file_that_changed_is_set_aside(folder, quick):
     names = sorted(p.name for p in folder.glob("report*"))
     assert names == [f"report{n}.{s}" for n in ("-01234567", "") for s in ("html", "json", "md")]
     assert json.loads((folder / "report.json").read_text())["model"]["sha256"] == "abcdefabcd"
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(folder, quick):
+    found = quick(folder / "model.onnx")
+    write(found, folder)
+    old = {p: p.read_bytes() for p in folder.glob("report.*")}
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()  # cannot be replaced by a file
+    changed = dataclasses.replace(found, notes=("new",))
+    with pytest.raises(MachineError, match=r"cannot write .*report\.html"):
+        write(changed, folder)
+    for suffix in ("json", "md"):
+        assert (folder / f"report.{suffix}").read_bytes() == old[folder / f"report.{suffix}"]
+    assert not list(folder.glob(".report*"))
 
 
 def test_a_report_json_of_another_program_stays(folder, quick):

@@ -44,15 +44,17 @@ def images_of(
 ) -> Dataset | None:
     """Data set `name` for a network in `folder`, `parts` of it; None where the network names none.
 
-    By default it is the one that the run used, as the run's config.yaml in the folder says, or the
-    network itself. The network's own preprocessing and class names hold. Images that the run's
-    split.json holds out of the same data are the test part; without it they are chosen as the run
-    chose them. `parts`: those that are needed. `fetch` False: nothing is downloaded, and what does
-    not lie on this machine is a DataError. `options` are further fields of Reading.
+    By default it is the one that the run used, as the run's config.yaml in the folder says, or a
+    built-in one that the network names: what else a network names, as a folder or a set on a hub,
+    is opened only if the user names it too, and is a DataError otherwise. The network's own
+    preprocessing and class names hold. Images that the run's split.json holds out of the same data
+    are the test part; without it they are chosen as the run chose them. `parts`: those that are
+    needed. `fetch` False: nothing is downloaded, and what does not lie on this machine is a
+    DataError. `options` are further fields of Reading.
     """
     config = _config(folder / CONFIG)
     if name is None:
-        name = config.get("data") or meta.data
+        name = config.get("data") or _built_in(meta.data)
         data_dir = data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
     if name is None:
         return None
@@ -98,6 +100,16 @@ def with_training_images(
 def calibration_images(data: Dataset, preprocessing: Preprocessing) -> Floats:
     """N_CALIBRATION training images over all classes, or all if there are fewer, [N, C, H, W]."""
     return preprocessing(data.train.read(sample(data.train.labels, N_CALIBRATION)))
+
+
+def _built_in(name: str | None) -> str | None:
+    """The data set that a network's file names; DataError if it is not one of this package."""
+    if name is None or name in datasets.DATASETS:
+        return name
+    raise DataError(
+        f"the file says that its network was made with {name!r:.60}, which is opened only if you "
+        "name it: give --data (for verify, --no-data leaves accuracy out)"
+    )
 
 
 def _config(path: Path) -> dict[str, Any]:

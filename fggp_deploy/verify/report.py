@@ -16,7 +16,7 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
-from fggp_deploy.files import sha256_file, write_atomic
+from fggp_deploy.files import sha256_file, written_together
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify import sections, words
 from fggp_deploy.verify import subject as names
@@ -202,7 +202,7 @@ def verify(
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Write report.json, report.md and report.html into `folder`, each atomically; the last's path.
+    """Write report.json, report.md and report.html into `folder` as a set; the last's path.
 
     Those of another file than model.onnx are called NAME.report; see `report_files`. A report
     without accuracy does not take the place of one of the same file that has it: its name is
@@ -211,13 +211,18 @@ def write(report: Report, folder: Path) -> Path:
     stem = stem_for(folder, report.model.name)
     if report.accuracy is None and _tells_more(folder / f"{stem}.json", report.model.sha256):
         stem += "-no-data"
-    set_aside(folder, stem, report.model.sha256)
     page = sections.page(report)
-    write_atomic(folder / f"{stem}.json", json.dumps(report.to_dict(), indent=2) + "\n")
-    write_atomic(folder / f"{stem}.md", markdown(page).encode(errors="replace"))
-    path = folder / f"{stem}.html"
-    write_atomic(path, html(page).encode(errors="replace"))
-    return path
+    texts = {
+        ".json": json.dumps(report.to_dict(), indent=2) + "\n",
+        ".md": markdown(page),
+        ".html": html(page),
+    }
+    contents = {
+        folder / f"{stem}{suffix}": text.encode(errors="replace") for suffix, text in texts.items()
+    }
+    with written_together(contents):
+        set_aside(folder, stem, report.model.sha256)
+    return folder / f"{stem}.html"
 
 
 def _tells_more(path: Path, sha256: str) -> bool:
