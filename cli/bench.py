@@ -55,10 +55,15 @@ def bench(
     data_dir: o.DataDir = None,
     seconds: Annotated[float, typer.Option(help="Time to spend on each setting.")] = 6.0,
     sessions: Annotated[
-        int, typer.Option(help="Fresh sessions of each contender; the intervals are over them.")
+        int,
+        typer.Option(
+            help="Fresh sessions of each contender, at least 6; the intervals are over them."
+        ),
     ] = 10,
     seed: o.Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="File to write the JSON report to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write the JSON report to.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Time a model against its rivals: dense fp32, itself packed, the sparse kernels, dense int8.

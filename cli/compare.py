@@ -18,7 +18,9 @@ def compare(
         list[Path],
         typer.Argument(help="Run folders, model files or report.json files that verify wrote."),
     ],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path(
+        "compare.html"
+    ),
     json: o.Json = False,
 ) -> None:
     """Compare verified files: accuracy, latency and bytes, and which of them no other beats.

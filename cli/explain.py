@@ -19,7 +19,9 @@ def explain(
     seconds: Annotated[
         float, typer.Option(help="Time to spend on latency; 0 measures none.")
     ] = 3.0,
-    out: Annotated[Path | None, typer.Option(help="Write a page too, to this .html file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a page too, to this .html file.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Say why an ONNX file is not smaller or faster: where its zeros are, and what uses them.

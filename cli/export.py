@@ -54,7 +54,8 @@ def export(
     ] = None,
     data_dir: o.DataDir = None,
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: beside the checkpoint.")
+        Path | None,
+        typer.Option("--out", "-o", help="File to write. Default: beside the checkpoint."),
     ] = None,
     network: o.Network = None,
     trust_code: o.TrustCode = False,
@@ -66,11 +67,13 @@ def export(
     logits that it must give.
     """
     from fggp_deploy.errors import ConfigError
+    from fggp_deploy.exporters import exporter_options
     from fggp_deploy.folder import PRUNED, checkpoint_in, newest
 
     from .progress import working
     from .render import as_json, size, stdout
 
+    exporter_options(format, flat=flat, values=values, activations=activations)
     if activations == "fp32" and (data or data_dir):
         raise ConfigError("--data and --data-dir are for --activations int8, which needs images")
     checkpoint = run or newest(PRUNED)

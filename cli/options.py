@@ -73,12 +73,17 @@ Set = Annotated[
 MethodSet = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help=RULES["method_set"].help)
 ]
-Out = Annotated[Path | None, typer.Option(help="Where to write; by default a new folder in runs/.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Where to write; by default a new folder in runs/."),
+]
 RunFolder = Annotated[
     Path | None,
     typer.Option(
+        "--out",
+        "-o",
         help="The run's folder; by default a new one in runs/. One that holds a run that was cut "
-        "goes on with that run: its own options hold, and none may differ."
+        "goes on with that run: its own options hold, and none may differ.",
     ),
 ]
 

@@ -43,7 +43,8 @@ def sensitivity(
     data_dir: o.DataDir = None,
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="The page to write. Default: sensitivity.html beside it.")
+        Path | None,
+        typer.Option("--out", "-o", help="The page to write. Default: sensitivity.html beside it."),
     ] = None,
     json: o.Json = False,
 ) -> None:

@@ -126,8 +126,10 @@ def verify(
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             help="Folder of report.html, report.json and report.md; NAME.report.html and so on "
-            "for another file than its model.onnx. Default: the model's."
+            "for another file than its model.onnx. Default: the model's.",
         ),
     ] = None,
     json: o.Json = False,

@@ -14,11 +14,11 @@ from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_ops import Packing, ValueType, flatten, unpack
 from fggp_deploy.verify.network import load
 
-from . import Note, silent
+from . import VALUES, Note, silent
 from .onnx_dense import write
 
 DEFAULT_NAME = "model.onnx"
-VALUES: dict[str, ValueType] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+TYPES: dict[str, ValueType] = dict(zip(VALUES, (np.float32, np.float16, np.int8), strict=True))
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
     `note` hears of every weight that was left dense or fp32. Raises MachineError when the path
     cannot be written.
     """
-    packing = Packing.of(dense, values=VALUES[values])
+    packing = Packing.of(dense, values=TYPES[values])
     for name, why in packing.left_dense.items():
         note(f"left dense: {name}: {why}")
     for name, why in packing.left_fp32.items():

@@ -32,8 +32,9 @@ from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.packing import to_int8
 from fggp_deploy.runtime.sessions import Options, brief
 
+from . import VALUES
 from .compacting import Compacted, compacted
-from .onnx import VALUES
+from .onnx import TYPES
 from .proving import Proof, first_that_runs, run_both
 
 PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
@@ -105,7 +106,7 @@ def pack_file(
         about = None
         if compact:
             dense, about = _compacted(source, dense, shape)
-        packing = Packing.of(dense, values=VALUES[values])
+        packing = Packing.of(dense, values=TYPES[values])
         packed = [n for n in packing.model.graph.node if n.domain == DOMAIN]
         if not packed and not (about and about.n_removed):
             reasons = Counter(packing.left_dense.values()).most_common(1)
@@ -113,7 +114,7 @@ def pack_file(
             if reasons:
                 why = f"{reasons[0][1]} of {len(packing.left_dense)} weights: {reasons[0][0]}"
             raise ModelFileError(f"{source} has nothing to pack; {why}")
-        counts = _check_weights(dense, packing, VALUES[values])
+        counts = _check_weights(dense, packing, TYPES[values])
     proof = run_both(source, packing.model, shape, rounded=values != "fp32")
     if proof.test is None and compact:
         raise ModelFileError(

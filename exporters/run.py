@@ -19,7 +19,7 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
-from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, UnknownName
+from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import parent_of, run_of
 from fggp_deploy.progress import Progress
@@ -28,11 +28,10 @@ from fggp_deploy.training.start import restore
 from fggp_deploy.verify.material import images_of
 from fggp_deploy.verify.network import load as load_network
 
-from . import Note, load, silent, state_dict
+from . import STATE_DICT, Note, exporter_options, load, silent, state_dict
 from .activations import in_bytes
 from .compacting import Compacted, compacted, n_removable
 from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
-from .onnx import VALUES
 from .reference import refuse_to_replace, write_reference
 from .stale import set_aside_report
 from .torch_onnx import to_onnx
@@ -90,10 +89,9 @@ def export_run(
     that file. Raises CheckpointError, UnknownName, DataError, MachineError, and
     ModelFileError when the file under onnxruntime does not give the network's own logits.
     """
-    if activations != "fp32":
-        values = _check_activations(activations, values, format)
-    options = _options(format, flat, values)
-    if format == state_dict.FORMAT:
+    options = exporter_options(format, flat=flat, values=values, activations=activations)
+    values = options.get("values", "fp32")
+    if format == STATE_DICT:
         if compact:
             raise ConfigError(
                 "--compact is for ONNX formats; a state-dict keeps its network's shapes"
@@ -210,7 +208,7 @@ def _export_state_dict(
     sparsity = sparsity_of(info, content)
     return Exported(
         path=path,
-        format=state_dict.FORMAT,
+        format=STATE_DICT,
         values="fp32",
         file_bytes=path.stat().st_size,
         sha256=sha256_file(path),
@@ -239,36 +237,10 @@ def export_model(
     The file carries a self-test, as those of a run do, and is checked against it. `note` hears a
     line for every weight that was left dense. Raises as `export_run`.
     """
-    options = _options(format, False, values)
+    options = exporter_options(format, values=values)
     metadata = Metadata(preprocessing, tuple(classes), record(model.eval(), preprocessing))
     _write(to_onnx(model, metadata), metadata, path, format, options, note)
     return path
-
-
-def _options(format: str, flat: bool, values: str) -> dict[str, Any]:
-    """What the format is to be told; raises ConfigError for what it cannot do."""
-    if values not in VALUES:
-        raise UnknownName("type of values", values, VALUES)
-    options: dict[str, Any] = {}
-    if flat:
-        options["flat"] = True
-    if values != "fp32":
-        options["values"] = values
-    if options and format != "onnx":
-        given = " and ".join(f"--{name}" for name in options)
-        raise ConfigError(f"{given} belongs to --format onnx, not {format}")
-    return options
-
-
-def _check_activations(activations: str, values: str, format: str) -> str:
-    """The values that such activations go with."""
-    if activations != "int8":
-        raise UnknownName("type of activations", activations, ("fp32", "int8"))
-    if format != "onnx":
-        raise ConfigError(f"--activations belongs to --format onnx, not {format}")
-    if values == "fp16":
-        raise ConfigError("--activations int8 wants --values int8, which it implies")
-    return "int8"
 
 
 def _feeds(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:

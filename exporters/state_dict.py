@@ -11,7 +11,6 @@ import torch
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.files import atomic_path
 
-FORMAT = "state-dict"
 DEFAULT_NAME = "weights.pt"
 SUFFIXES = (".pt", ".pth", ".safetensors")
 

@@ -8,10 +8,13 @@ import sys
 
 import onnx
 import pytest
+import typer
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.cli.main import app
 from fggp_deploy.cli.options import numbers
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.verify.latency import MIN_SESSIONS
 
 
 def test_prune_removes_exactly_what_was_asked(demo_run):
@@ -85,10 +88,21 @@ def test_a_failed_gate_is_exit_code_1(demo_run):
     assert "FAIL  max_bytes" in ended.out
 
 
-def test_help_is_fast_and_imports_nothing_heavy(program):
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["prune", "--help"],
+        ["export", "none", "--format", "onx"],
+        ["export", "none", "--values", "fp8"],
+        ["export", "none", "--activations", "int4"],
+        ["export", "none", "--format", "csr", "--flat"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_mistakes_of_export_are_fast_and_import_nothing_heavy(args: list[str]):
     code = (
         "import sys, contextlib, io\n"
-        "sys.argv = ['fggp-deploy', 'prune', '--help']\n"
+        f"sys.argv = ['fggp-deploy', *{args}]\n"
         "from fggp_deploy.cli.main import run\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): run()\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'numpy'} & set(sys.modules)\n"
@@ -118,6 +132,20 @@ def test_doctor_knows_this_machine(program):
     ended = program("doctor", "--json")
     assert ended.code == 0
     assert {c["what"]: c["ok"] for c in ended.json["checks"]}["onnxruntime"]
+
+
+def test_every_out_has_the_same_short_name():
+    commands = typer.main.get_command(app).commands
+    of_out = {n: p.opts for n, c in commands.items() for p in c.params if p.name == "out"}
+    assert {"prune", "export", "pack", "compile", "verify", "bench"} <= set(of_out)
+    assert {n: opts for n, opts in of_out.items() if opts != ["--out", "-o"]} == {}
+
+
+def test_the_help_of_bench_names_its_least_number_of_sessions(program):
+    assert f"at least {MIN_SESSIONS};" in " ".join(program("bench", "--help").out.split())
+    refused = program("bench", "none.onnx", "--sessions", MIN_SESSIONS - 1)
+    assert refused.code == 2
+    assert f"sessions must be at least {MIN_SESSIONS}" in refused.err
 
 
 def test_version_and_exit_code_of_wrong_options(program):
