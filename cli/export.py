@@ -66,7 +66,7 @@ def export(
     The file runs on any ONNX Runtime from 1.20 and checks itself: it carries a seed and the
     logits that it must give.
     """
-    from fggp_deploy.errors import ConfigError
+    from fggp_deploy.errors import ConfigError, command
     from fggp_deploy.exporters import exporter_options
     from fggp_deploy.folder import PRUNED, checkpoint_in, newest
 
@@ -89,6 +89,7 @@ def export(
         )  # fmt: skip
     if json:
         return as_json(result)
+    verify = command("fggp-deploy", "verify", result.path)
     stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")
     if result.reference is not None and result.reference_bytes:
         share = result.file_bytes / result.reference_bytes
@@ -99,14 +100,14 @@ def export(
     if result.compaction is not None:
         stdout.print(result.compaction.sentence())
         if result.compaction.n_removed:
-            stdout.print(f"`fggp-deploy verify {result.path}` measures what that gives")
+            stdout.print(f"{verify} measures what that gives")
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
     if result.rounding_error is not None:
         what = f"{result.values} values{' and activations' * (activations != 'fp32')}"
         stdout.print(
             f"{what} change the self-test's logits by at most "
             f"{result.rounding_error:.1e}, the largest logit being {result.largest_logit:.3g}; "
-            f"`fggp-deploy verify {result.path}` measures the accuracy"
+            f"{verify} measures the accuracy"
         )
     for line in result.notes[:_MAX_NOTES]:
         stdout.print(f"note: {line}")

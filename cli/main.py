@@ -32,7 +32,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 ok, 1 a gate failed, 2 your input, 3 the environment, 130 interrupted.",
+    epilog="Exit codes: 0 ok, 1 a gate failed, 2 your input, 3 the environment, 70 a bug of ours, "
+    "130 interrupted. FGGP_DEBUG=1 in the environment shows the traceback of any error.",
 )
 
 

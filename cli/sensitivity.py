@@ -53,7 +53,7 @@ def sensitivity(
     On the held-out images, never on the test images; needs no torch and trains nothing.
     """
     from fggp_deploy.artifacts.sparse_model import SparseModel
-    from fggp_deploy.errors import ConfigError
+    from fggp_deploy.errors import ConfigError, quoted
     from fggp_deploy.files import write_atomic
     from fggp_deploy.folder import REFERENCE, newest
     from fggp_deploy.verify.html import html
@@ -90,5 +90,5 @@ def sensitivity(
         return
     show_page(replace(laid_out, notes=[]), target)
     if found.spared:
-        chosen = " ".join(f"--keep-dense {layer}.weight" for layer in found.spared)
-        stdout.print(f"fggp-deploy prune {chosen}", markup=False)
+        chosen = [word for layer in found.spared for word in ("--keep-dense", f"{layer}.weight")]
+        stdout.print(quoted("fggp-deploy", "prune", *chosen), markup=False)

@@ -19,9 +19,9 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
-from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError
+from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, command
 from fggp_deploy.files import sha256_file
-from fggp_deploy.folder import parent_of, run_of
+from fggp_deploy.folder import is_running, parent_of, run_of
 from fggp_deploy.progress import Progress
 from fggp_deploy.progress import silent as unseen
 from fggp_deploy.training.start import restore
@@ -170,11 +170,12 @@ def export_run(
 
 
 def _unfinished(savepoint: Path) -> str:
-    step = int(savepoint.stem.removeprefix("step-"))
-    return (
-        f"the run is not finished, this is its network after step {step}: "
-        f"go on with `prune --out {run_of(savepoint)}`, then export again"
-    )
+    step, run = int(savepoint.stem.removeprefix("step-")), run_of(savepoint)
+    if is_running(run):
+        cure = "it is still going; export again when it has ended"
+    else:
+        cure = f"resume with {command('fggp-deploy', 'prune', '--out', run)}, then export again"
+    return f"the run is not finished, this is its network after step {step}: {cure}"
 
 
 def _read(

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fggp_deploy import launch
-from fggp_deploy.errors import ConfigError, FggpError, MachineError, RankLost, RanksDiffer
+from fggp_deploy.errors import (
+    ConfigError,
+    FggpError,
+    MachineError,
+    RankLost,
+    RanksDiffer,
+    shortened,
+)
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # how long a process waits for one that lives but does not answer
@@ -245,4 +252,4 @@ def _lost(e: Exception) -> RankLost:
 def _line(e: Exception) -> str:
     """The sentence of torch's message that says something: no place in its source, no advice."""
     line = (str(e).splitlines() or [""])[0].partition(". ")[0]
-    return re.sub(r"^\[[^]]*\] ", "", line)[:150]
+    return shortened(re.sub(r"^\[[^]]*\] ", "", line), 150)

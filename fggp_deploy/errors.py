@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import signal
 from collections.abc import Iterable
 from os.path import commonprefix
@@ -43,6 +44,34 @@ class UnknownName(ConfigError):
         super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}{tail}")
 
 
+def command(*words: object) -> str:
+    """A command for a message, which can be pasted into a shell.
+
+    >>> command("fggp-deploy", "export", "my runs/a")
+    "`fggp-deploy export 'my runs/a'`"
+    """
+    return f"`{quoted(*words)}`"
+
+
+def quoted(*words: object) -> str:
+    """Words of a command line, quoted for the shell where they need it."""
+    return shlex.join(map(str, words))
+
+
+def shortened(text: object, limit: int = 120) -> str:
+    """A text as one line of at most `limit` characters, cut between words where that is possible.
+
+    >>> shortened("unexpected end of\\nfile", 20), shortened("unexpected end of file", 16)
+    ('unexpected end of …', 'unexpected end …')
+    """
+    line = " ".join(str(text).split())
+    if len(line) <= limit:
+        return line
+    room = limit - 2
+    cut = line[:room] if line[room] == " " else line[:room].rpartition(" ")[0] or line[:room]
+    return f"{cut.rstrip()} …"
+
+
 def _likeness(name: str, known: str) -> tuple[float, int]:
     ratio = difflib.SequenceMatcher(None, known, name).ratio()
     return ratio, len(commonprefix((name, known)))  # noqa: RUF071, names are no paths
@@ -62,7 +91,7 @@ class Stopped(FggpError):
     def __init__(self, signal: signal.Signals, step: int, n_steps: int, folder: object) -> None:
         super().__init__(
             f"stopped by {signal.name} after step {step} of {n_steps}, all is saved; "
-            f"--out {folder} goes on from there"
+            f"{quoted('--out', folder)} goes on from there"
         )
         self.exit_code = 128 + signal  # type: ignore[misc]
 

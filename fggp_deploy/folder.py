@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, command
 from fggp_deploy.files import write_error
 
 RUNS = Path("runs")
@@ -62,6 +62,21 @@ def held(folder: Path) -> Iterator[None]:
         os.close(fd)  # which lets go of it, as does the end of the process, however it comes
 
 
+def is_running(folder: Path) -> bool:
+    """True if a process works on a run in this folder now."""
+    try:
+        fd = os.open(folder / _LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process had begun to write into a run's folder; call it held."""
     for place in (folder, folder / RESUME):
@@ -76,10 +91,12 @@ def checkpoint_in(folder: Path) -> Path:
             return folder / name
     if saved := sorted((folder / RESUME).glob("step-*.safetensors")):
         return saved[-1]
+    if is_running(folder):
+        raise ConfigError(f"the run in {folder} is still going and has no savepoint yet; try later")
     if (folder / CONFIG).is_file():
         raise ConfigError(
-            f"the run in {folder} was cut before its first savepoint; `prune --out {folder}` (or "
-            f"train) goes on with it"
+            f"the run in {folder} was cut before its first savepoint; "
+            f"{command('fggp-deploy', 'prune', '--out', folder)} (or train) resumes it"
         )
     raise ConfigError(f"{folder} holds no checkpoint of a run ({PRUNED}, {DENSE})")
 
@@ -115,7 +132,7 @@ def packed(path: Path | None, runs: Path = RUNS) -> Path:
     if found:
         return max(found, key=lambda p: p.stat().st_mtime_ns)
     if path is not None:
-        raise ConfigError(f"{path} holds no {PACKED}; run `fggp-deploy export {path}`")
+        raise ConfigError(f"{path} holds no {PACKED}; run {command('fggp-deploy', 'export', path)}")
     return newest(PACKED, runs)
 
 

@@ -24,7 +24,7 @@ from onnx import (
 )
 
 from fggp_deploy.encodings import Array, Coo, checked_size
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.errors import ModelFileError, shortened
 from fggp_deploy.files import check_readable
 from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
@@ -59,8 +59,9 @@ def reading(what: str) -> Iterator[None]:
         RuntimeError,
         MemoryError,
     ) as e:
-        detail = " ".join(str(e).split())[:200]
-        raise ModelFileError(f"{what} is not valid ONNX ({type(e).__name__}: {detail})") from e
+        raise ModelFileError(
+            f"{what} is not valid ONNX ({type(e).__name__}: {shortened(e, 200)})"
+        ) from e
 
 
 def reject_foreign(model: ModelProto) -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy.data.torchvision_import import repair_on_import
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, shortened
+
+
+def raised(e: Exception) -> str:
+    """What the user's own code raised, and how to see where."""
+    return f"{type(e).__name__}: {shortened(e, 200)}; FGGP_DEBUG=1 shows the traceback"
 
 
 def load_function(spec: str, *, trust_code: bool) -> Callable[..., Any]:
@@ -35,7 +40,7 @@ def load_function(spec: str, *, trust_code: bool) -> Callable[..., Any]:
     try:
         module_spec.loader.exec_module(module)
     except Exception as e:  # the user's code may raise anything
-        raise ConfigError(f"{path} cannot be imported: {type(e).__name__}: {e}") from e
+        raise ConfigError(f"{path} cannot be imported: {raised(e)}") from e
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"{path} has no function {name!r}")

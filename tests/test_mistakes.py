@@ -21,6 +21,7 @@ from PIL import Image
 
 from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.folder import held
 
 
 @pytest.mark.parametrize(
@@ -218,3 +219,37 @@ def test_a_missing_package_is_the_environments_lack(program):
     ended = program.fresh("prune", PYTHONPATH=str(program.cwd))
     assert ended.code == 3
     assert ended.err == "error: this needs torch, which is not installed; pip install torch\n"
+
+
+def test_an_error_of_the_users_own_code_says_how_to_see_its_traceback(program):
+    (program.cwd / "net.py").write_text("def make():\n    return len(None)\n")
+    args = ("prune", "--model", "net.py:make", "--trust-code", "--checkpoint", "c.pt")
+    torch.save({"fc.weight": torch.ones(2, 2)}, program.cwd / "c.pt")
+    ended = program(*args)
+    assert ended.code == 2
+    assert "net.py:make fails: TypeError: object of type 'NoneType' has no len()" in ended.err
+    assert "FGGP_DEBUG=1 shows the traceback" in ended.err
+    assert ended.err.count("\n") == 1
+    shown = program(*args, FGGP_DEBUG="1")
+    assert "return len(None)" in shown.err
+
+
+def test_commands_in_messages_quote_paths_for_the_shell(program):
+    (program.cwd / "my runs").mkdir()
+    (program.cwd / "my runs" / "config.yaml").write_text("epochs: 1\n")
+    cut = program("export", "my runs")
+    assert cut.code == 2
+    assert "`fggp-deploy prune --out 'my runs'`" in cut.err
+    unexported = program("verify", "my runs")
+    assert "`fggp-deploy export 'my runs'`" in unexported.err
+    assert "--data 'folder:my runs'" in program("prune", "--data", "my runs").err
+
+
+def test_a_run_that_is_still_going_is_not_called_cut(program):
+    (program.cwd / "run").mkdir()
+    (program.cwd / "run" / "config.yaml").write_text("epochs: 1\n")
+    with held(program.cwd / "run"):
+        ended = program("export", "run")
+    assert ended.code == 2
+    assert "the run in run is still going and has no savepoint yet" in ended.err
+    assert "was cut before its first savepoint" in program("export", "run").err

@@ -346,7 +346,9 @@ def test_the_network_of_a_cut_run_is_exported_beside_its_folder(tmp_path, parent
     assert made.notes[0].startswith("the run is not finished, this is its network after step 7: ")
     for path in (out / "resume").glob("step-*"):
         path.unlink()
-    with pytest.raises(ConfigError, match=f"before its first savepoint; `prune --out {out}`"):
+    with pytest.raises(
+        ConfigError, match=f"before its first savepoint; `fggp-deploy prune --out {out}`"
+    ):
         checkpoint_in(out)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.types import Dataset, Preprocessing, Split, Stream
-from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.errors import ConfigError, UnknownName, quoted
 
 __all__ = ["DATASETS", "Dataset", "Preprocessing", "Reading", "Split", "Stream", "load",
            "short_name"]  # fmt: skip
@@ -55,7 +55,9 @@ def load(
 
         data = adapted(read(data_dir), reading)
     elif Path(name).is_dir():
-        raise ConfigError(f"{name!r} is a folder; for its images give --data folder:{name}")
+        raise ConfigError(
+            f"{name!r} is a folder; for its images give {quoted('--data', f'folder:{name}')}"
+        )
     else:
         raise UnknownName("data set", name, (*DATASETS, *KINDS))
     return data

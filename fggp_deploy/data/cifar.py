@@ -19,7 +19,7 @@ import numpy as np
 from fggp_deploy.data.cifar_classes import CIFAR10_CLASSES, CIFAR100_CLASSES
 from fggp_deploy.data.download import Download, located
 from fggp_deploy.data.types import Dataset, Images, Labels, Preprocessing, Split
-from fggp_deploy.errors import DataError
+from fggp_deploy.errors import DataError, shortened
 
 FOLDER, FOLDER_100 = "cifar-10-batches-py", "cifar-100-python"
 PREPROCESSING = Preprocessing(
@@ -132,7 +132,9 @@ def _batch(path: Path, key: bytes, n_classes: int) -> tuple[Images, Labels]:
         d = _unpickle(raw)
         images, labels = d[b"data"], np.asarray(d[key], np.int64)
     except Exception as e:  # an unpickler fed with garbage raises almost anything
-        raise DataError(f"{path} is damaged or no CIFAR batch ({e!s:.120}); fetch it again") from e
+        raise DataError(
+            f"{path} is damaged or no CIFAR batch ({shortened(e)}); fetch it again"
+        ) from e
     if (
         not isinstance(images, np.ndarray)
         or images.dtype != np.uint8

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.errors import DataError, MachineError
+from fggp_deploy.errors import DataError, MachineError, shortened
 
 _TIMEOUT_S = 30.0  # without a byte
 
@@ -84,7 +84,7 @@ def _fetch(download: Download, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _torchvision_fetch(download.torchvision, folder)
     except Exception as e:  # what torchvision and urllib raise has no common base
-        why = " ".join(str(e).split())[:120] or type(e).__name__
+        why = shortened(e) or type(e).__name__
         raise DataError(f"{download.name} cannot be downloaded ({why}); {by_hand}") from e
     finally:
         socket.setdefaulttimeout(before)

@@ -14,7 +14,7 @@ from fggp_deploy.data.assembling import assemble
 from fggp_deploy.data.reading import Reading, by_looking, class_index, safe_name
 from fggp_deploy.data.splits import hold_out
 from fggp_deploy.data.types import Dataset, Stream
-from fggp_deploy.errors import DataError, MachineError
+from fggp_deploy.errors import DataError, MachineError, shortened
 
 _PARTS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _LABELS = ("label", "labels", "fine_label", "class", "target")
@@ -32,7 +32,7 @@ class _Table:
             return ImageOps.exif_transpose(image)
         except Exception as e:  # decoders fed with garbage raise almost anything
             raise DataError(
-                f"{self.name(i)} cannot be decoded ({e!s:.120}); remove it from the data set"
+                f"{self.name(i)} cannot be decoded ({shortened(e)}); remove it from the data set"
             ) from e
 
     @cached_property
@@ -47,7 +47,7 @@ class _Table:
             image = self._files[i][self.column]
             return bytes(image["bytes"] or Path(image["path"]).read_bytes())
         except Exception as e:  # the hub's files may be gone
-            raise DataError(f"{self.name(i)} cannot be read ({e!s:.120})") from e
+            raise DataError(f"{self.name(i)} cannot be read ({shortened(e)})") from e
 
     def name(self, i: int) -> str:
         return f"image {i} of {self.title}"
@@ -114,7 +114,7 @@ def _tables(where: str) -> dict[str, Any]:
         on_disk = any((Path(where) / f).is_file() for f in ("dataset_dict.json", "state.json"))
         found = datasets.load_from_disk(where) if on_disk else datasets.load_dataset(where)
     except Exception as e:  # datasets, its hub client and pyarrow share no base
-        why = " ".join(str(e).split())[:160] or type(e).__name__
+        why = shortened(e, 160) or type(e).__name__
         raise DataError(
             f"datasets cannot load {where} ({why}); check the name, or give a folder that "
             f"save_to_disk wrote"

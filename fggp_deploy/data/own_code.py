@@ -21,7 +21,7 @@ from fggp_deploy.data.reading import PARTS, Reading, by_looking
 from fggp_deploy.data.splits import hold_out
 from fggp_deploy.data.types import Dataset, Labels, Stream
 from fggp_deploy.errors import DataError, FggpWarning
-from fggp_deploy.user_code import load_function
+from fggp_deploy.user_code import load_function, raised
 
 _READ_TWICE = 8  # training images that show whether reading repeats itself
 
@@ -65,7 +65,7 @@ class _Items:
         try:
             image, label = self.items[i]
         except Exception as e:  # the user's code may raise anything
-            raise DataError(f"{self.name(i)}: {type(e).__name__}: {e!s:.120}") from e
+            raise DataError(f"{self.name(i)}: {raised(e)}") from e
         return image, label
 
     def open(self, i: int) -> Image.Image:
@@ -98,7 +98,7 @@ def load(spec: str, name: str, reading: Reading) -> Dataset:
     try:
         made = function()
     except Exception as e:  # the user's code may raise anything
-        raise DataError(f"{spec} failed: {type(e).__name__}: {e}") from e
+        raise DataError(f"{spec} failed: {raised(e)}") from e
     if isinstance(made, Dataset):
         return adapted(made, reading)
     if not isinstance(made, Mapping) or not {"train", "test"} <= set(made):

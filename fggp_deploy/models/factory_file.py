@@ -11,7 +11,7 @@ from torch import nn
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.files import sha256_file
-from fggp_deploy.user_code import load_function
+from fggp_deploy.user_code import load_function, raised
 
 
 def is_spec(name: str) -> bool:
@@ -77,7 +77,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, trust_code: bool) ->
             given = {k: v for k, v in given.items() if k in takes}
         net = factory(**given)
     except Exception as e:  # somebody else's code raises anything
-        raise ConfigError(f"--model {spec} fails ({type(e).__name__}: {e})") from e
+        raise ConfigError(f"--model {spec} fails: {raised(e)}") from e
     if not isinstance(net, nn.Module):
         raise ConfigError(f"--model {spec} must return an nn.Module, got {type(net).__name__}")
     return net

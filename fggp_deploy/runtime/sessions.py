@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from fggp_deploy import kernels
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.errors import ModelFileError, shortened
 
 Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
@@ -91,4 +91,4 @@ def brief(e: Exception, *, limit: int = 160) -> str:
     """The first line of an onnxruntime error, without its code prefix, of at most `limit` signs."""
     line = (str(e).strip().splitlines() or [type(e).__name__])[0]
     line = line.removeprefix("[ONNXRuntimeError] : ").strip()
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return shortened(line, limit)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
-from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged
+from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged, command
 from fggp_deploy.folder import RESUME
 from fggp_deploy.masks import MaskSet, tensor_digest
 from fggp_deploy.models import recorded
@@ -164,9 +164,9 @@ class Run:
 
     def _what_is_left(self) -> str:
         if any((self.folder / RESUME).glob("*")):
+            prune = command("fggp-deploy", "prune", "--checkpoint", self.folder)
             return (
-                f"the last good state is kept: prune --checkpoint {self.folder} starts a new run "
-                f"from it, with other options"
+                f"the last good state is kept: {prune} starts a new run from it, with other options"
             )
         return f"nothing was saved yet (--save-every {self.session.config.save_every:g} minutes)"
 

@@ -19,7 +19,7 @@ from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import CheckpointError, ConfigError, FggpWarning
+from fggp_deploy.errors import CheckpointError, ConfigError, FggpWarning, command, quoted
 from fggp_deploy.files import check_readable, sha256_file
 from fggp_deploy.folder import run_of
 from fggp_deploy.masks import MaskSet
@@ -28,6 +28,7 @@ from fggp_deploy.models.loading import load_into
 from fggp_deploy.progress import Progress
 from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.training.config import TrainConfig
+from fggp_deploy.user_code import raised
 
 EMBEDDED_CHECKPOINT = Path(__file__).parents[1] / "models" / "resnet10s2-fashion-mnist.safetensors"
 
@@ -240,10 +241,9 @@ def _check_runs(model: nn.Module, name: str, data: Dataset) -> None:
     try:
         logits = model.eval()(torch.zeros(2, *shape, device=device))
     except Exception as e:  # whatever the network's own code raises
-        line = (str(e).splitlines() or [""])[0]
         raise ConfigError(
             f"{name} does not run on the images of {data.name}, {shape[0]}×{shape[1]}×{shape[2]} "
-            f"({type(e).__name__}: {line:.120}); give data of a size that it takes"
+            f"({raised(e)}); give data of a size that it takes"
         ) from e
     finally:
         model.train(training)
@@ -276,6 +276,6 @@ def _check_classes(info: CheckpointInfo, config: TrainConfig, data: Dataset, pat
     if len(info.classes) != len(data.classes) and not config.new_head:
         raise CheckpointError(
             f"{path} knows {len(info.classes)} classes but {data.name} has {len(data.classes)}; "
-            f"give --data {info.data}, or put a fresh head on it with `fggp-deploy train "
-            f"--checkpoint {path} --new-head` and prune that"
+            f"give {quoted('--data', info.data)}, or put a fresh head on it with "
+            f"{command('fggp-deploy', 'train', '--checkpoint', path, '--new-head')} and prune that"
         )

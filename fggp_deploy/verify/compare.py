@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.errors import ConfigError, FileError
+from fggp_deploy.errors import ConfigError, FileError, command
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PACKED
 from fggp_deploy.timing import MOST_HELD_UP
@@ -154,7 +154,8 @@ def _find(path: Path) -> tuple[Path, Path | None]:
     model = folder / PACKED if folder == path else path
     report = find_report(folder, model.name)
     if not report.is_file():
-        raise ConfigError(f"{path}: no {REPORT} is there; run `fggp-deploy verify {path}` first")
+        run = command("fggp-deploy", "verify", path)
+        raise ConfigError(f"{path}: no {REPORT} is there; run {run} first")
     return report, model if model.exists() else None
 
 
