@@ -67,12 +67,19 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def names_read_inside(graph: GraphProto) -> Iterator[str]:
-    """Names that the subgraphs of a graph's nodes read or give back."""
+    """Names inside the subgraphs of a graph's nodes, among them all that these read."""
     for node in graph.node:
-        for inner in subgraphs(node):
-            yield from (v.name for v in inner.output)
-            yield from (name for n in inner.node for name in n.input)
-            yield from names_read_inside(inner)
+        yield from names_inside(node)
+
+
+def names_inside(node: NodeProto) -> Iterator[str]:
+    """Names inside a node's subgraphs: values of the outer graph that they read, and their own."""
+    for inner in subgraphs(node):
+        yield from (v.name for v in (*inner.input, *inner.output))
+        yield from (t.name for t in inner.initializer)
+        for n in inner.node:
+            yield from (*n.input, *n.output)
+        yield from names_read_inside(inner)
 
 
 def _constant(node: NodeProto) -> TensorProto | None:

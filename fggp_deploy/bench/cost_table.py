@@ -20,8 +20,9 @@ from fggp_deploy.files import check_readable
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.onnx_unpacking import unpack
 from fggp_deploy.progress import Progress, silent
-from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers, random_feeds
+from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers
 from fggp_deploy.runtime.costs import LayerCost
+from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.timing import Watch, rounds
 

@@ -17,7 +17,7 @@ from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.onnx_activations import leave_activations_
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress
-from fggp_deploy.runtime.compiler import random_feeds
+from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats
 

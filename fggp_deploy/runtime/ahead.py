@@ -29,12 +29,8 @@ from fggp_deploy.onnx_ops import Packing, standard_opset, unpack
 from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.progress import Progress, silent
-from fggp_deploy.runtime.compiler import (
-    Request,
-    chosen_isa,
-    compile_model,
-    random_feeds,
-)
+from fggp_deploy.runtime.compiler import Request, chosen_isa, compile_model
+from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import Compiled
 from fggp_deploy.runtime.sessions import Array, Options, run
 

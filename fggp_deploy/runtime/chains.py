@@ -1,18 +1,20 @@
 """Regions: layers that touch, in the kernels' own layout from end to end.
 
-A region is convex: no path leaves it and comes back, because a layer behind a foreign node that
-reads a region belongs to a later stage.
+The layers of a region are connected by values, so that all have one batch. A region is convex: no
+path leaves it and comes back, because a layer behind a foreign node that reads a region belongs to
+a later stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from onnx import GraphProto
 
-from fggp_deploy.runtime.graph import Graph, Layer
+from fggp_deploy.onnx_lifting import names_inside
+from fggp_deploy.runtime.graph import Graph, Layer, Shapes
 from fggp_deploy.runtime.layers import match_layers
 
 
@@ -26,37 +28,56 @@ class Region:
 
 
 def find_regions(
-    graph: GraphProto, shapes: dict[str, list[int]], *, without: Collection[str] = ()
+    graph: GraphProto, shapes: Shapes, *, without: Collection[str] = ()
 ) -> list[Region]:
     """The regions of a topologically sorted graph of standard operators, in order.
 
-    `shapes` holds what is known of the shapes of float values, 0 for a dimension that is not.
-    Layers whose output is in `without` are left alone.
+    `shapes` are those of float values. Layers whose output is in `without` are left alone. What a
+    subgraph reads leaves the region that makes it.
     """
-    if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
-        return []  # a subgraph may read any value of ours
     g = Graph(graph, shapes)
     layers, owner = match_layers(g, without)
     stage: dict[str, tuple[int, bool]] = {}  # value -> stage, made by a layer
-    regions: dict[int, Region] = {}
+    stages: dict[int, list[Layer]] = defaultdict(list)
     done: set[int] = set()
     for node in graph.node:
         index = owner.get(node.output[0])
         if index is None:
-            at = max((s + ours for s, ours in _stages(node.input, stage)), default=0)
+            reads = (*node.input, *names_inside(node))
+            at = max((s + ours for s, ours in _stages(reads, stage)), default=0)
             stage.update(dict.fromkeys(node.output, (at, False)))
         elif node.output[0] == layers[index].output and index not in done:
             done.add(index)
             layer = layers[index]
             at = max((s for s, _ in _stages(layer.inputs, stage)), default=0)
             stage[layer.output] = (at, True)
-            regions.setdefault(at, Region([])).layers.append(layer)
-    for region in regions.values():
+            stages[at].append(layer)
+    regions = [Region(part) for _, together in sorted(stages.items()) for part in _parts(together)]
+    for region in regions:
         _find_borders(region, g)
-    return [r for _, r in sorted(regions.items()) if any(x.learned is not None for x in r.layers)]
+    return [r for r in regions if any(x.learned is not None for x in r.layers)]
 
 
-def _stages(names: Any, stage: dict[str, tuple[int, bool]]) -> list[tuple[int, bool]]:
+def _parts(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Layers that share no value, directly or through others, apart."""
+    parent: dict[str, str] = {}
+
+    def root(value: str) -> str:
+        while (above := parent.setdefault(value, value)) != value:
+            parent[value] = parent[above]
+            value = above
+        return value
+
+    for layer in layers:
+        for name in layer.inputs:
+            parent[root(name)] = root(layer.output)
+    parts: dict[str, list[Layer]] = defaultdict(list)
+    for layer in layers:
+        parts[root(layer.output)].append(layer)
+    return list(parts.values())
+
+
+def _stages(names: Iterable[str], stage: dict[str, tuple[int, bool]]) -> list[tuple[int, bool]]:
     return [stage[n] for n in names if n in stage]
 
 

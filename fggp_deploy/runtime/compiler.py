@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,18 @@ from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
+from fggp_deploy.runtime.feeds import random_feeds
+from fggp_deploy.runtime.graph import Shapes, is_known, sizes
 from fggp_deploy.runtime.plan import Compiled, Plan
-from fggp_deploy.runtime.regions import BuiltRegion, Shapes, find, value_shapes
+from fggp_deploy.runtime.regions import MAX_REGIONS, BuiltRegion, Sizes, find, unfit_layers
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Array, Options, run
+from fggp_deploy.runtime.shapes import measured_sizes, value_shapes
 from fggp_deploy.timing import Run
 
 # Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
 MIN_ZEROS = 0.4
+_UNFIT = "the kernels take none of its layers at these sizes"
 WHOLE, CUT = "whole", "cut"  # the contenders: every layer that the kernels know, or fewer
 
 
@@ -75,6 +79,10 @@ def compile_model(data: bytes, request: Request) -> Compiled:
             f"only {zeros:.0%} of its weights are zeros; the kernels can pay from {MIN_ZEROS:.0%}"
         )
     if not request.measure:
+        known = {name: sizes(dims) for name, dims in shapes.items() if is_known(dims[1:])}
+        regions, _ = _fitting(dense, shapes, regions, lambda _: known)
+        if not regions:
+            return _plain(_UNFIT)
         text = f"{_size(regions)}, by the cost model, not measured"
         return Compiled(Plan(True, text), _serialized(dense, regions, request))
     try:
@@ -113,6 +121,25 @@ def price_layers(data: bytes, request: Request) -> list[LayerCost]:
     return planner.price()[0]
 
 
+def _fitting(
+    dense: ModelProto,
+    shapes: Shapes,
+    regions: list[BuiltRegion],
+    sizes_of: Callable[[list[BuiltRegion]], Sizes],
+) -> tuple[list[BuiltRegion], set[str]]:
+    """The regions, planned for these sizes, and the outputs of layers that the library refuses."""
+    unfit: set[str] = set()
+    while True:
+        known = sizes_of(regions)
+        for region in regions:
+            region.plan_for(known)
+        more = unfit_layers(regions, known, chosen_isa())
+        if not more:
+            return regions, unfit
+        unfit |= more
+        regions = find(dense, shapes, without=unfit)
+
+
 def read_dense(data: bytes) -> ModelProto:
     """The dense model in standard operators after ONNX Runtime's basic optimisations.
 
@@ -147,33 +174,6 @@ def _dequantise_once_(model: ModelProto) -> None:
                 model.graph.node.remove(node)
 
 
-def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Normal random inputs; the first dimension is `batch` where the model leaves it open.
-
-    `shape` gives those after the first that are open. Raises ModelFileError for an input that is
-    not float or whose size is not known.
-    """
-    rng = np.random.default_rng(0)
-    feeds = {}
-    given = dict(enumerate((batch, *shape)))
-    constants = {t.name for t in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in constants:
-            continue
-        kind = value.type.tensor_type
-        if kind.elem_type != onnx.TensorProto.FLOAT:
-            raise ModelFileError(f"its input {value.name!r} is not float32")
-        dims = kind.shape.dim
-        sides = [d.dim_value if d.dim_value > 0 else given.get(i, 0) for i, d in enumerate(dims)]
-        if not sides or not all(sides):
-            open_ = [d.dim_value or d.dim_param or "?" for d in dims]
-            raise ModelFileError(
-                f"the size of its input {value.name!r} is not known: [{', '.join(map(str, open_))}]"
-            )
-        feeds[value.name] = rng.standard_normal(sides).astype(np.float32)
-    return feeds
-
-
 def chosen_isa() -> str:
     """The instruction set that the kernels use here; raises MachineError without the library."""
     return os.environ.get("FGGP_ISA") or kernels.isas()[0]
@@ -199,12 +199,25 @@ def _share_of_zeros(regions: list[BuiltRegion]) -> float:
 
 def _size(regions: list[BuiltRegion]) -> str:
     n_layers = sum(x.learned is not None for r in regions for x in r.region.layers)
-    return f"{n_layers} layers in {len(regions)} region{'s' * (len(regions) != 1)}"
+    text = f"{n_layers} layers in {len(regions)} region{'s' * (len(regions) != 1)}"
+    if len(regions) == MAX_REGIONS:
+        text += ", as many as there can be; smaller ones stay with onnxruntime"
+    return text
 
 
 def _serialized(dense: ModelProto, regions: list[BuiltRegion], request: Request) -> bytes:
     model: bytes = rewrite(dense, regions, threads=request.threads).SerializeToString()
     return model
+
+
+def _values_of(regions: list[BuiltRegion]) -> list[str]:
+    """The values whose sizes decide what regions cost."""
+    found: dict[str, None] = {}
+    for region in regions:
+        found |= dict.fromkeys(region.region.inputs)
+        for layer in region.region.layers:
+            found |= dict.fromkeys((layer.nodes[0].output[0], layer.output))
+    return list(found)
 
 
 class _Planner:
@@ -218,17 +231,25 @@ class _Planner:
         feeds: dict[str, Any],
         request: Request,
     ) -> None:
-        self.dense, self.shapes, self.regions = dense, shapes, regions
+        self.dense, self.shapes = dense, shapes
         self.feeds, self.request = feeds, request
         self.dense_bytes: bytes = dense.SerializeToString()
         self.isa = chosen_isa()
+        self.sizes: Sizes = {}
+        self.regions, self.unfit = _fitting(dense, shapes, regions, self._measure_sizes)
+
+    def _measure_sizes(self, regions: list[BuiltRegion]) -> Sizes:
+        self.sizes = measured_sizes(self.dense, _values_of(regions), self.feeds)
+        return self.sizes
 
     def run(self) -> Compiled:
+        if not self.regions:
+            return _plain(_UNFIT)
         self.tune()
         costs, proposed = self.price()
         chosen = {WHOLE: (self.regions, _serialized(self.dense, self.regions, self.request))}
         if proposed:
-            fewer = find(self.dense, self.shapes, without=proposed)
+            fewer = find(self.dense, self.shapes, without=proposed | self.unfit)
             variants = {
                 layer.output: [s.variant for s in region.steps[steps]]
                 for region in self.regions
@@ -264,7 +285,7 @@ class _Planner:
     def price(self) -> tuple[list[LayerCost], set[str]]:
         """What each layer costs, and the outputs of those that ONNX Runtime had better keep."""
         self.request.progress("comparing layers", 0, 1)
-        images = len(next(iter(self.feeds.values())))
+        images = next((len(x) for x in self.feeds.values() if x.ndim > 1), 1)
         values = {node.name for node in self.dense.graph.node}
         dense_us = dense_costs(self.dense_bytes, values, self.feeds)
         costs: list[LayerCost] = []
@@ -272,9 +293,10 @@ class _Planner:
         for region in self.regions:
             if region.shapes is None:
                 continue
-            own = layer_costs(region, self.shapes, dense_us, images=images, isa=self.isa)
+            own = layer_costs(region, self.sizes, dense_us, images=images, isa=self.isa)
             costs += own
-            left |= leave_to_ort(own, sum(math.prod(s) for s in region.shapes))
+            entering = region.images * sum(math.prod(s) for s in region.shapes)
+            left |= leave_to_ort(own, entering // images)
         return costs, left
 
     def _choose(self, models: Mapping[str, bytes]) -> plans.Choice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.graph import Layer
-from fggp_deploy.runtime.regions import BuiltRegion, Shapes
+from fggp_deploy.runtime.regions import BuiltRegion
 from fggp_deploy.runtime.sessions import Options, run
 
 DENSE_RUNS, KERNEL_RUNS = 5, 11
@@ -31,18 +32,18 @@ class LayerCost:
     """One layer with what is fused into it, on one thread, per image.
 
     `name` is the weight's, or the value that the layer makes; `shape` is the weight's, [] without;
-    `density` is the share of non-zeros; `macs` counts the dense multiply-accumulates, None where
-    the size is not known. `dense_us` is ONNX Runtime's time in the dense network, and `kernels_us`
-    the library's in its region, with its changes of layout. `variant` is the kernel's block:
-    output channels x rows x columns of vectors / blocks of input channels. `on_kernels` False: the
-    plan leaves the layer to ONNX Runtime.
+    `density` is the share of non-zeros; `macs` counts the dense multiply-accumulates of all rows.
+    `dense_us` is ONNX Runtime's time in the dense network, and `kernels_us` the library's in its
+    region, with its changes of layout. `variant` is the kernel's block: output channels x rows x
+    columns of vectors / blocks of input channels. `on_kernels` False: the plan leaves the layer to
+    ONNX Runtime.
     """
 
     name: str
     op: str
     shape: tuple[int, ...]
     density: float
-    macs: int | None
+    macs: int
     dense_us: float | None
     kernels_us: float
     variant: str
@@ -83,16 +84,23 @@ def _value_of(event: str, values: Collection[str]) -> str | None:
 
 
 def layer_costs(
-    region: BuiltRegion, shapes: Shapes, dense_us: Mapping[str, float], *, images: int, isa: str
+    region: BuiltRegion,
+    sizes: Mapping[str, list[int]],
+    dense_us: Mapping[str, float],
+    *,
+    images: int,
+    isa: str,
 ) -> list[LayerCost]:
-    """Costs of a region's layers in order; `dense_us` is for `images` images at once."""
+    """Costs of a region's layers in order; `dense_us` and `sizes` are for `images` at once."""
     assert region.shapes is not None
     program = region.program()
     own = program.profile(region.shapes, isa=isa, repeats=KERNEL_RUNS)
+    if region.images != images:  # rows of a matrix: many for each image
+        own *= _rows_over_one(program, region, max(float(own.sum()), 1e-3), isa) / images
     found = []
     for layer, steps in region.layers():
         dense = [dense_us[n.output[0]] for n in layer.nodes if n.output[0] in dense_us]
-        made = shapes.get(layer.output, [])[1:]
+        made = sizes[layer.output]
         weight = layer.learned
         found.append(
             LayerCost(
@@ -100,22 +108,40 @@ def layer_costs(
                 op=layer.nodes[0].op_type,
                 shape=() if weight is None else weight.shape,
                 density=1.0 if weight is None else np.count_nonzero(weight) / weight.size,
-                macs=_macs(layer, shapes),
+                macs=_macs(layer, sizes, images),
                 dense_us=sum(dense) / images if dense else None,
                 kernels_us=float(own[steps].sum()),
                 variant=_variant(region.steps[steps][0], isa),
                 output=layer.output,
-                elements=math.prod(made),
+                elements=math.prod(made) // images,
             )
         )
     return found
 
 
-def _macs(layer: Layer, shapes: Shapes) -> int | None:
+def _rows_over_one(program: p.Program, region: BuiltRegion, one_us: float, isa: str) -> float:
+    """How much longer the library takes for all rows than for one, which takes `one_us`."""
+    assert region.shapes is not None
+    rng = np.random.default_rng(0)
+    medians = []
+    for n in (1, region.images):
+        inputs = [rng.standard_normal((n, *s), dtype=np.float32) for s in region.shapes]
+        program.run(inputs, isa=isa)  # it prepares its buffers
+        times = []
+        for _ in range(KERNEL_RUNS):
+            began = time.perf_counter()
+            program.run(inputs, isa=isa)
+            times.append(time.perf_counter() - began)
+        medians.append(1e6 * float(np.median(times)))
+    call_us = max(0.0, medians[0] - one_us)
+    return max(1.0, (medians[1] - call_us) / one_us)
+
+
+def _macs(layer: Layer, sizes: Mapping[str, list[int]], images: int) -> int:
     if layer.learned is None:
         return 0
-    made = shapes.get(layer.nodes[0].output[0], [])[2:]
-    return int(layer.learned.size * math.prod(made)) or None
+    rows, _, *plane = sizes[layer.nodes[0].output[0]]
+    return int(layer.learned.size * math.prod(plane) * rows) // images
 
 
 def _variant(step: p.Step, isa: str) -> str:

@@ -10,8 +10,11 @@ import numpy.typing as npt
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from fggp_deploy.onnx_constants import constants
+from fggp_deploy.onnx_lifting import names_read_inside
 
 Array = npt.NDArray[Any]
+Dim = int | str  # a size, or the name of one that the graph leaves open
+Shapes = dict[str, list[Dim]]
 
 
 @dataclass
@@ -37,12 +40,9 @@ class Layer:
 
 
 class Graph:
-    """A graph with its constants and the readers of each value.
+    """A graph with its constants and the readers of each value; `shapes` are of float values."""
 
-    `shapes` holds what is known of the shapes of float values, 0 for a dimension that is not.
-    """
-
-    def __init__(self, graph: GraphProto, shapes: dict[str, list[int]]) -> None:
+    def __init__(self, graph: GraphProto, shapes: Shapes) -> None:
         self.proto = graph
         self.shapes = shapes
         self.constants = constants(graph)
@@ -53,7 +53,8 @@ class Graph:
         for node in graph.node:
             for name in node.input:
                 self.readers[name].append(node)
-        self.kept = {v.name for v in graph.output}
+        # what something outside of the graph's own nodes reads
+        self.kept = {v.name for v in graph.output} | set(names_read_inside(graph))
 
     def constant(self, name: str) -> Array | None:
         """The constant of that name, if it is one."""
@@ -61,13 +62,27 @@ class Graph:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def shape(self, value: str) -> list[int]:
-        """Its dimensions; empty where not even their number is known, or it is not of floats."""
-        return self.shapes.get(value, [])
+        """Its sizes, 0 for an open one; empty if the rank is unknown, or it is not of floats."""
+        return sizes(self.shapes.get(value, []))
+
+    def same_shape(self, a: str, b: str) -> bool:
+        """Whether two values of known rank have the same shape, whatever sizes are open."""
+        return a in self.shapes and self.shapes[a] == self.shapes.get(b)
 
     def only_reader(self, value: str) -> NodeProto | None:
         """The node that reads a value, if nothing else does."""
         readers = self.readers[value]
         return readers[0] if len(readers) == 1 and value not in self.kept else None
+
+
+def sizes(dims: list[Dim]) -> list[int]:
+    """The dimensions as numbers, 0 for an open one."""
+    return [d if isinstance(d, int) else 0 for d in dims]
+
+
+def is_known(dims: list[Dim]) -> bool:
+    """Whether no dimension is open."""
+    return all(isinstance(d, int) for d in dims)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _extend(layer: Layer, g: Graph, position: dict[str, int], owner: dict[str, i
 
 def _can_add(a: str, b: str, g: Graph) -> bool:
     """Whether two values are planes or vectors of one shape: the kernels do not broadcast."""
-    return b not in g.constants and g.shape(a) == g.shape(b) and len(g.shape(a)) in (2, 4)
+    return b not in g.constants and g.same_shape(a, b) and len(g.shape(a)) in (2, 4)
 
 
 def _limits(node: NodeProto, g: Graph) -> tuple[float, float] | None:

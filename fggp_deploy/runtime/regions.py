@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.kernels import program as p
@@ -19,19 +18,23 @@ from fggp_deploy.onnx_ops import parts
 from fggp_deploy.packing import to_gaps, to_int8
 from fggp_deploy.rice import Rice
 from fggp_deploy.runtime.chains import Region, find_regions
-from fggp_deploy.runtime.graph import Layer
+from fggp_deploy.runtime.graph import Layer, Shapes, sizes
+from fggp_deploy.runtime.shapes import value_shapes
 
 Array = npt.NDArray[Any]
-MAX_REGIONS = 64
-# Larger constants say nothing about shapes, and are kept from shape inference, which copies them.
-SHAPE_CONSTANT = 1024
+Sizes = Mapping[str, list[int]]  # by value, of a run that is planned for
+MAX_REGIONS = 256  # as kRegions in csrc/ort_ops.cpp
 # Above this share of non-zeros, gaps are no smaller than the dense weight.
 DENSE_ABOVE = 0.7
 
 
 @dataclass
 class BuiltRegion:
-    """A region as the library takes it; `shapes` are its inputs' for one image, or None."""
+    """A region as the library takes it.
+
+    `shapes` are its inputs' for one image, or None if they are not known; `images` is how many
+    images, or rows of a matrix, are planned to pass at once.
+    """
 
     name: str
     region: Region
@@ -39,6 +42,24 @@ class BuiltRegion:
     constants: list[Array]
     outputs: list[int]
     shapes: list[list[int]] | None
+    images: int = 1
+
+    def plan_for(self, sizes: Sizes) -> None:
+        """Take the sizes that its inputs have in the run that is planned for, if all are known."""
+        if sizes.keys() >= set(self.region.inputs):
+            own = [sizes[name] for name in self.region.inputs]
+            self.images = own[0][0]
+            self.shapes = _of_one_image(own)
+
+    def runs_on(self, isa: str) -> bool:
+        """Whether the library takes inputs of these sizes; nothing is computed."""
+        if self.shapes is None:
+            return True
+        try:
+            self.program().run([np.empty((0, *s), np.float32) for s in self.shapes], isa=isa)
+        except ModelFileError:
+            return False
+        return True
 
     def program(self) -> p.Program:
         """The region in the library; raises ModelFileError where the library refuses it."""
@@ -65,59 +86,73 @@ class BuiltRegion:
                 ]
 
 
-Shapes = dict[str, list[int]]
-
-
-def value_shapes(model: ModelProto) -> Shapes:
-    """What is known of the shapes of float values but constants; 0 for an unknown dimension."""
-    inferred = onnx.shape_inference.infer_shapes(_without_weights(model))
-    known = [*inferred.graph.value_info, *model.graph.input, *inferred.graph.output]
-    return {v.name: _shape(v) for v in known if _is_float(v)}
-
-
-def _without_weights(model: ModelProto) -> ModelProto:
-    """The model with its large constants as inputs, so that it is small."""
-    graph = model.graph
-    light = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    light.graph.name = graph.name
-    light.graph.node.extend(graph.node)
-    light.graph.output.extend(graph.output)
-    light.graph.value_info.extend(graph.value_info)
-    light.graph.input.extend(graph.input)
-    taken = {v.name for v in graph.input}
-    for t in graph.initializer:
-        if math.prod(t.dims) <= SHAPE_CONSTANT:
-            light.graph.initializer.append(t)
-        elif t.name not in taken:
-            light.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
-    return light
-
-
 def find(
     model: ModelProto, shapes: Shapes | None = None, *, without: Collection[str] = ()
 ) -> list[BuiltRegion]:
-    """The regions of a model of standard operators that the library accepts.
+    """The regions of a model of standard operators that the library accepts, MAX_REGIONS at most.
 
-    `shapes` is what `value_shapes` gives; layers whose output is in `without` are left alone.
+    Of more, those with the most multiply-accumulates are taken. `shapes` is what `value_shapes`
+    gives; layers whose output is in `without` are left alone.
     """
     shapes = value_shapes(model) if shapes is None else shapes
-    built: list[BuiltRegion] = []
-    for region in find_regions(model.graph, shapes, without=without)[:MAX_REGIONS]:
-        candidate = _build(f"Region_{len(built)}", region, shapes)
-        if candidate is not None:
-            built.append(candidate)
-    return built
+    left = set(without)
+    while True:
+        found = _largest(find_regions(model.graph, shapes, without=left), shapes)
+        built = [_build(f"Region_{i}", region, shapes) for i, region in enumerate(found)]
+        refused = [r for r, b in zip(found, built, strict=True) if b is None]
+        if not refused:
+            return [b for b in built if b is not None]
+        for region in refused:
+            left |= _refused(region, lambda alone: _build("Region_0", alone, {}) is not None)
 
 
-def _is_float(value: onnx.ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT)
+def _refused(region: Region, takes: Callable[[Region], bool]) -> set[str]:
+    """Outputs of the layers that the library does not take alone; of all if it takes each."""
+    alone = {x.output: Region([x], list(x.inputs), [x.output]) for x in region.layers}
+    return {output for output, one in alone.items() if not takes(one)} or set(alone)
 
 
-def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    return [max(0, d.dim_value) for d in value.type.tensor_type.shape.dim]
+def _of_one_image(sizes: list[list[int]]) -> list[list[int]] | None:
+    """Sizes without the first dimension; None if one of them is open or there is none."""
+    rest = [s[1:] for s in sizes]
+    return rest if all(s and all(s) for s in rest) else None
 
 
-def _build(name: str, region: Region, shapes: dict[str, list[int]]) -> BuiltRegion | None:
+def unfit_layers(regions: Iterable[BuiltRegion], sizes: Sizes, isa: str) -> set[str]:
+    """Outputs of the layers that the library refuses at these sizes, as a window that is too tall.
+
+    Of a region that it refuses although it takes each layer alone, all are.
+    """
+
+    def takes(alone: Region) -> bool:
+        built = _build("Region_0", alone, {})
+        if built is None:
+            return False
+        built.plan_for(sizes)
+        return built.runs_on(isa)
+
+    unfit: set[str] = set()
+    for region in regions:
+        if not region.runs_on(isa):
+            unfit |= _refused(region.region, takes)
+    return unfit
+
+
+def _largest(regions: list[Region], shapes: Shapes) -> list[Region]:
+    """The MAX_REGIONS of most multiply-accumulates, in order; open dimensions count as 1."""
+
+    def macs(index: int) -> int:
+        return sum(
+            x.learned.size * math.prod(s or 1 for s in sizes(shapes.get(x.output, []))[2:])
+            for x in regions[index].layers
+            if x.learned is not None
+        )
+
+    kept = sorted(range(len(regions)), key=macs, reverse=True)[:MAX_REGIONS]
+    return [regions[i] for i in sorted(kept)]
+
+
+def _build(name: str, region: Region, shapes: Shapes) -> BuiltRegion | None:
     numbers = {value: i for i, value in enumerate(region.inputs)}
     steps: list[p.Step] = []
     constants: list[Array] = []
@@ -133,14 +168,13 @@ def _build(name: str, region: Region, shapes: dict[str, list[int]]) -> BuiltRegi
             steps.append(p.Step(input=source, **extra))
             source = len(region.inputs) + len(steps) - 1
         numbers[layer.output] = source
-    static = [shapes.get(i, [])[1:] for i in region.inputs]
     built = BuiltRegion(
         name,
         region,
         steps,
         constants,
         [numbers[o] for o in region.outputs],
-        static if all(s and all(s) for s in static) else None,
+        _of_one_image([sizes(shapes.get(i, [])) for i in region.inputs]),
     )
     try:  # what the library refuses stays as it is
         built.program()

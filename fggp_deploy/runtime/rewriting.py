@@ -10,6 +10,7 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import program as p
 from fggp_deploy.onnx_constants import constants
 from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
+from fggp_deploy.onnx_lifting import names_inside, names_read_inside
 from fggp_deploy.onnx_regions import ATTRIBUTES
 from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
@@ -58,7 +59,7 @@ def _names_left(model: ModelProto, built: list[BuiltRegion], replaced: set[str])
     taken = {v.name for v in (*model.graph.input, *model.graph.output)}
     for node in model.graph.node:
         if id_of(node) not in replaced:
-            taken |= {*node.input, *node.output}
+            taken |= {*node.input, *node.output, *names_inside(node)}
     for b in built:
         taken |= {*b.region.inputs, *b.region.outputs}
     return taken
@@ -103,7 +104,8 @@ def _sorted(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
     while waiting:
         later = []
         for node in waiting:
-            if all(name in ready or name not in made for name in node.input):
+            reads = (*node.input, *names_inside(node))
+            if all(name in ready or name not in made for name in reads):
                 result.append(node)
                 ready.update(node.output)
             else:
@@ -117,6 +119,7 @@ def _sorted(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
 def _put(out: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto]) -> None:
     read = {name for node in nodes for name in node.input} | {v.name for v in out.graph.output}
     read |= {v.name for v in out.graph.input}  # of an input it is the default
+    read |= set(names_read_inside(out.graph))
     read -= {t.name for t in tensors}
     kept = [t for t in out.graph.initializer if t.name in read]
     del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]

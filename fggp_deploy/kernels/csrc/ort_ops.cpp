@@ -1,5 +1,5 @@
 // The custom operators of domain ai.fggp: SparseConv and SparseGemm, the same with int8 values,
-// and Region_0 … Region_63.
+// and Region_0 … Region_255.
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -11,7 +11,8 @@
 namespace fggp {
 namespace {
 
-constexpr int kRegions = 64;
+// As MAX_REGIONS in runtime/regions.py. Each takes about 50 us of every session that is opened.
+constexpr int kRegions = 256;
 // How a large step of an operator is cut when nobody said how many threads there are.
 constexpr int64_t kDefaultTasks = 4;
 
