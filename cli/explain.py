@@ -19,6 +19,10 @@ def explain(
     seconds: Annotated[
         float, typer.Option(help="Time to spend on latency; 0 measures none.")
     ] = 3.0,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="What the first input leaves open after the batch, as 3,224,224."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write a page too, to this .html file.")
     ] = None,
@@ -32,7 +36,7 @@ def explain(
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.files import write_atomic
     from fggp_deploy.verify.explain import explain as run
-    from fggp_deploy.verify.explanation import findings, page
+    from fggp_deploy.verify.explanation import findings, numbered, page, reasons
     from fggp_deploy.verify.html import html
 
     from .progress import working
@@ -42,19 +46,28 @@ def explain(
         raise ConfigError(
             f"--threads must be at least 1 and --seconds at least 0, got {threads} and {seconds}"
         )
+    sizes = o.integers("--shape", shape) if shape else ()
+    if not all(n > 0 for n in sizes):
+        raise ConfigError(f"--shape must be positive numbers, got {shape}")
     with working("explaining"):
-        found = run(model, threads=threads, seconds=seconds)
+        found = run(model, threads=threads, seconds=seconds, shape=sizes)
     laid_out = page(found)
     if out is not None:
         write_atomic(out, html(laid_out).encode(errors="replace"))
     if json:
         as_json({**asdict(found), "findings": findings(found)})
     else:
-        columns = ("weight", "zeros", "now", "packed", "why")
+        columns = ("weight", "read by", "zeros", "now", "packed", "why")
+        why = reasons(found)
         rows = [
-            (w.name, f"{w.sparsity:.1%}", size(w.stored_bytes), size(w.packed_bytes), w.why)
+            (
+                w.name, w.op, f"{w.sparsity:.2%}", size(w.stored_bytes), size(w.packed_bytes),
+                str(why.index(w.why) + 1),
+            )
             for w in found.weights
-        ]
+        ]  # fmt: skip
         table(str(model), columns, rows)
+        for line in numbered(found):
+            stdout.print(line, markup=False)
         for finding in findings(found):
             stdout.print(finding, markup=False)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.version_converter
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy.artifacts import outputs_test
@@ -24,18 +23,20 @@ from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
+from fggp_deploy.graph.opset import raised, standard_opset
 from fggp_deploy.onnx_constants import unlist_initializers_
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET
 from fggp_deploy.onnx_lifting import lift_weights
-from fggp_deploy.onnx_ops import Packing, ValueType, standard_opset, unpack
+from fggp_deploy.onnx_ops import Packing, ValueType, unpack
 from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.packing import to_int8
-from fggp_deploy.runtime.sessions import Options, brief
+from fggp_deploy.runtime.probing import first_that_runs
+from fggp_deploy.runtime.sessions import Options
 
 from . import VALUES
 from .compacting import Compacted, compacted
 from .onnx import TYPES
-from .proving import Proof, first_that_runs, run_both
+from .proving import Proof, run_both
 
 PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
 
@@ -102,7 +103,7 @@ def pack_file(
     source_opset = standard_opset(model)
     listed = unlist_initializers_(model)
     with reading(str(source)):
-        dense = _raised(unpack(model), source)
+        dense = raised(unpack(model), MIN_OPSET, name=str(source))
         about = None
         if compact:
             dense, about = _compacted(source, dense, shape)
@@ -206,20 +207,6 @@ def _read(source: Path) -> ModelProto:
             f"{source} is packed already; `fggp-deploy export` has --compact, --values and --flat"
         )
     return model
-
-
-def _raised(dense: ModelProto, source: Path) -> ModelProto:
-    """The model at the opset of our functions; raises ModelFileError where it cannot be."""
-    opset = standard_opset(dense)
-    if opset >= MIN_OPSET:
-        return dense
-    try:
-        return onnx.version_converter.convert_version(dense, MIN_OPSET)
-    except Exception as e:  # the converter's exceptions have no common base
-        raise ModelFileError(
-            f"{source} cannot be raised from opset {opset} to {MIN_OPSET} ({brief(e)}); export it "
-            f"again with opset {MIN_OPSET}"
-        ) from e
 
 
 def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> tuple[int, int, int]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto
 
 from fggp_deploy import kernels
@@ -18,15 +16,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_reading import read_model
-from fggp_deploy.runtime.sessions import Options, brief
-
-# What open sides of an input are tried with, so that the network can be run at all.
-SIDES = (64, 224, 512, 16)
-_DTYPES = {
-    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
-    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16",
-    "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(bool)": "bool",
-}  # fmt: skip
+from fggp_deploy.runtime.probing import answers_of, first_that_runs
+from fggp_deploy.runtime.sessions import Options
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Proof:
         """Names and shapes of the inputs."""
         if self.test is None:
             return ()
-        return tuple(f"{i.name} {'×'.join(map(str, i.shape))}" for i in self.inputs)
+        return tuple(map(str, self.inputs))
 
 
 def run_both(
@@ -115,51 +106,6 @@ def _in_order(
 ) -> tuple[list[Array], list[Array]]:
     """The outputs of both, in the order of `want`."""
     return [got[name] for name in want], list(want.values())
-
-
-def first_that_runs(
-    session: ort.InferenceSession, shape: Sequence[int] | None
-) -> tuple[tuple[Input, ...], dict[str, Array] | None, str]:
-    """Inputs that the network takes with its answers, or why there are none."""
-    why = ""
-    for side in SIDES:
-        try:
-            inputs = _inputs(session, shape, side)
-            if sum(math.prod(i.shape) for i in inputs) > outputs_test.MAX_ELEMENTS:
-                return (), None, "its inputs are too large"
-            return inputs, answers_of(session, outputs_test.feeds(0, inputs)), ""
-        except ModelFileError as e:
-            why = why or str(e)
-        if all(isinstance(d, int) for i in session.get_inputs() for d in i.shape[1:]):
-            break
-    return (), None, why
-
-
-def _inputs(
-    session: ort.InferenceSession, shape: Sequence[int] | None, side: int
-) -> tuple[Input, ...]:
-    found = []
-    for k, value in enumerate(session.get_inputs()):
-        if value.type not in _DTYPES:
-            raise ModelFileError(f"its input {value.name!r} is {value.type}")
-        given = dict(enumerate(shape or (), start=1)) if k == 0 else {}
-        sides = []
-        for axis, d in enumerate(value.shape):
-            default = 1 if axis == 0 else side
-            sides.append(d if isinstance(d, int) and d > 0 else given.get(axis, default))
-        found.append(Input(value.name, _DTYPES[value.type], tuple(sides)))
-    return tuple(found)
-
-
-def answers_of(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs that are tensors of numbers, by name."""
-    names = [o.name for o in session.get_outputs()]
-    try:
-        answers = session.run(names, dict(feeds))
-    except Exception as e:  # onnxruntime's exceptions have no common base
-        raise ModelFileError(f"it does not run on made-up inputs: {brief(e)}") from e
-    found = {n: y for n, y in zip(names, answers, strict=True) if isinstance(y, np.ndarray)}
-    return {n: y for n, y in found.items() if y.dtype.kind in "fiub"}
 
 
 def check_outputs(path: Path) -> dict[str, bool]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx.inliner
-import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.blocks import Blocks, choose_blocks
 from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.graph.opset import raised, standard_opset
 from fggp_deploy.onnx_constants import constants, replaceable
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
 from fggp_deploy.onnx_lifting import lift_weights, names_read_inside, subgraphs
@@ -26,7 +26,7 @@ from fggp_deploy.onnx_uses import CONV, GEMM, GEMM_TRANSPOSED, Use, bias_behind,
 from fggp_deploy.packing import NODE_BYTES, choose, to_int8, to_rice
 from fggp_deploy.rice import Rice
 
-__all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "standard_opset", "unpack"]
+__all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "unpack"]
 
 LARGEST_FLOAT16 = 65504.0
 REPLACEABLE = (
@@ -71,9 +71,7 @@ class Packing:
         """
         if any(n.domain == DOMAIN for n in model.graph.node):
             raise ModelFileError("the model is packed already; unpack it first")
-        if standard_opset(model) < MIN_OPSET:
-            model = onnx.version_converter.convert_version(model, MIN_OPSET)
-        return _Packer(model, values).run()
+        return _Packer(raised(model, MIN_OPSET), values).run()
 
 
 def pack(model: ModelProto) -> ModelProto:
@@ -88,11 +86,6 @@ def flatten(model: ModelProto) -> ModelProto:
     del flat.opset_import[:]
     flat.opset_import.extend(kept)
     return flat
-
-
-def standard_opset(model: ModelProto) -> int:
-    """Version of the standard operator set that a model imports; 0 when it imports none."""
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ class Input:
         if not all(isinstance(d, int) and 0 < d <= MAX_ELEMENTS for d in self.shape):
             raise ModelFileError(f"a self-test's input {self.name!r:.60} has shape {self.shape}")
 
+    def __str__(self) -> str:
+        """Its name and size for people, as `x 1×3×224×224`."""
+        return f"{self.name} {'×'.join(map(str, self.shape))}".strip()
+
 
 @dataclass(frozen=True)
 class Output:

@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto
 
 from fggp_deploy.errors import MachineError, ModelFileError
-from fggp_deploy.onnx_ops import standard_opset
+from fggp_deploy.graph.opset import raised
 from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import brief
 from fggp_deploy.verify.network import Floats
@@ -52,8 +52,7 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
         def get_next(self) -> dict[str, Any] | None:
             return next(self.left, None)
 
-    if standard_opset(dense) < MIN_OPSET:
-        dense = onnx.version_converter.convert_version(dense, MIN_OPSET)
+    dense = raised(dense, MIN_OPSET)
     with tempfile.TemporaryDirectory(prefix="fggp-int8-") as folder, _quiet():
         source, out = Path(folder) / "dense.onnx", Path(folder) / "int8.onnx"
         onnx.save(dense, source)

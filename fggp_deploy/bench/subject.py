@@ -53,9 +53,15 @@ class Subject:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The batch that the model insists on, None where it takes any."""
+        """The batch that the model insists on, None if it takes any.
+
+        The first dimension of fixed size is a batch only beside those of images [N, C, H, W] or of
+        vectors [N, C]: one image [C, H, W] is a batch of 1.
+        """
         dims = self.dense.graph.input[0].type.tensor_type.shape.dim
-        return dims[0].dim_value if dims and dims[0].dim_value > 0 else None
+        if dims and dims[0].dim_value < 1:
+            return None
+        return dims[0].dim_value if len(dims) in (2, 4) else 1
 
     def feeds(self, batch: int) -> dict[str, Any]:
         """Random inputs of `batch` images; ConfigError where a size is open."""

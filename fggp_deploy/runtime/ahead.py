@@ -23,9 +23,10 @@ from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
+from fggp_deploy.graph.opset import raised
 from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_functions import MIN_OPSET
-from fggp_deploy.onnx_ops import Packing, standard_opset, unpack
+from fggp_deploy.onnx_ops import Packing, unpack
 from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.progress import Progress, silent
@@ -96,7 +97,7 @@ def compile_file(
     model = _read(source)
     options = Options(threads)
     with reading(str(source)):
-        dense = _raised(unpack(model))
+        dense = raised(unpack(model), MIN_OPSET, name=str(source))
         content: bytes = dense.SerializeToString()
     compiled = compile_model(content, Request(options, batch, measure, seconds, progress))
     if compiled.model is None:
@@ -133,13 +134,6 @@ def _read(source: Path) -> ModelProto:
     if is_compiled(model):
         raise ModelFileError(f"{source} is compiled already; give the file that it was made from")
     return model
-
-
-def _raised(dense: ModelProto) -> ModelProto:
-    """The model at the least opset that our functions are written in."""
-    if standard_opset(dense) >= MIN_OPSET:
-        return dense
-    return onnx.version_converter.convert_version(dense, MIN_OPSET)
 
 
 def _about(source: Path, compiled: Compiled, threads: int, batch: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.graph import Shapes, is_known, sizes
 from fggp_deploy.runtime.plan import Compiled, Plan
+from fggp_deploy.runtime.reasons import why_no_layer
 from fggp_deploy.runtime.regions import MAX_REGIONS, BuiltRegion, Sizes, find, unfit_layers
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Array, Options, run
@@ -72,7 +73,7 @@ def compile_model(data: bytes, request: Request) -> Compiled:
     shapes = value_shapes(dense)
     regions = find(dense, shapes)
     if not regions:
-        return _plain("it has no layer that the kernels know")
+        return _plain(why_no_layer(dense, shapes))
     zeros = _share_of_zeros(regions)
     if zeros < MIN_ZEROS:
         return _plain(

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import ModelProto, numpy_helper
 
-from fggp_deploy import kernels, runtime
+from fggp_deploy import runtime
+from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.blocks import choose_blocks
 from fggp_deploy.compaction import compact
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.opset import raised
+from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.onnx_activations import leave_activations_
 from fggp_deploy.onnx_constants import replaceable
+from fggp_deploy.onnx_functions import MIN_OPSET
 from fggp_deploy.onnx_ops import REPLACEABLE, Packing, pack, unpack
-from fggp_deploy.onnx_reading import infer_shapes, one_image, reading
+from fggp_deploy.onnx_reading import fix_open_sides_, infer_shapes, one_image, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
+from fggp_deploy.runtime.probing import first_that_runs, open_sides
+from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify import latency
-from fggp_deploy.verify.network import SESSION_CONFIG, load
+from fggp_deploy.verify.network import SESSION_CONFIG
 
 MAX_BYTES = 2 << 30
 WORTH = 0.05  # a smaller share of zeros saves nothing
@@ -33,12 +42,15 @@ _KINDS = ("Conv", "Gemm", "MatMul")
 class Weight:
     """One weight tensor: what it holds, what it costs here, what it would cost packed.
 
-    `dead_channels` counts output channels that are zero throughout. `macs` are dense ones for one
-    image, None where shapes are not known. `why` says in words what its zeros gain or do not.
+    `of_layer`: a convolution, linear or recurrent layer multiplies it; other constants, such as
+    anchors, count as no weights. `dead_channels` counts output channels that are zero throughout.
+    `macs` are dense ones for one image, None where shapes are not known. `why` says in words what
+    its zeros gain or do not.
     """
 
     name: str
     op: str
+    of_layer: bool
     shape: tuple[int, ...]
     dtype: str
     sparsity: float
@@ -51,17 +63,20 @@ class Weight:
 
 @dataclass(frozen=True)
 class Speed:
-    """Median latency on stock onnxruntime and, where they run it, on the kernels; one image.
+    """Median latency on stock onnxruntime and, if they run it, on the kernels; a batch of one.
 
-    `ratio` is stock over kernels with its 95% interval, measured; None where nothing was.
+    `inputs` are names and sizes of what it was run on. `plan` is what `runtime.explain` says of the
+    kernels. `ratio` is stock over kernels with its 95% interval; None if the kernels do not run.
     """
 
     threads: int
+    inputs: tuple[str, ...]
+    plan: str
     stock_ms: float
-    kernels_ms: float | None
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
+    kernels_ms: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,13 +94,14 @@ class Compact:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All weights, exact sizes, and the speed where it was measured.
+    """All weights, exact sizes, and the speed, or in `not_measured` why there is none.
 
     `packed`: some weights are stored packed. `packed_bytes` is the size of the file that `pack`
     makes, by making it, `int8_bytes` that with int8 values, and `compaction` what leaving dead
     channels out gives, None where none can leave. `in_bytes`: activations are rounded to bytes.
     `macs_left` is the share of multiply-accumulates that meet a non-zero: its inverse is an
-    estimate of the gain that no kernel exceeds by skipping zeros alone.
+    estimate of the gain that no kernel exceeds by skipping zeros alone. `sparsity` is over the
+    weights of layers. `cannot_pack` says why `pack` would refuse the file, if it would.
     """
 
     model: str
@@ -100,10 +116,16 @@ class Explanation:
     macs_left: float | None
     weights: tuple[Weight, ...]
     speed: Speed | None
+    not_measured: str
+    cannot_pack: str
 
 
-def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanation:
+def explain(
+    path: Path, *, threads: int = 1, seconds: float = 3.0, shape: Sequence[int] = ()
+) -> Explanation:
     """Explain any ONNX file; `seconds` 0 measures nothing.
+
+    `shape` gives what the first input leaves open after its first dimension.
 
     Raises ModelFileError for what is no ONNX file in one piece, or breaks the packed format.
     """
@@ -112,18 +134,25 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
         model = ModelProto.FromString(content)
         parts = split(model)
         dense = unpack(model)
-        packed_bytes = min(pack(dense).ByteSize(), dense.ByteSize())
-        int8_bytes = min(Packing.of(dense, values=np.int8).model.ByteSize(), packed_bytes)
+        packed_bytes, int8_bytes, cannot_pack = _packed_sizes(dense)
         calm = ModelProto.FromString(dense.SerializeToString())
         in_bytes = leave_activations_(calm)  # compaction comes before rounding
         smaller = _compacted(calm)
-        shapes = infer_shapes(one_image(dense))
+        single = one_image(dense)
+        fix_open_sides_(single, dict(enumerate(shape, start=1)))
+        shapes = infer_shapes(single)
         weights = _weights(dense, shapes, {n: w.stored_bytes for n, w in parts.weights.items()})
-    total = sum(math.prod(w.shape) for w in weights)
-    zeros = sum(w.sparsity * math.prod(w.shape) for w in weights)
+    counted = [w for w in weights if w.of_layer]
+    total = sum(math.prod(w.shape) for w in counted)
+    zeros = sum(w.sparsity * math.prod(w.shape) for w in counted)
     macs = [(w.macs, w.sparsity) for w in weights if w.macs]
     left = sum(m * (1 - s) for m, s in macs) / sum(m for m, _ in macs) if macs else None
-    speed = _speed(path.name, content, dense, threads, seconds) if seconds > 0 else None
+    speed, why = None, "--seconds is 0"
+    if seconds > 0:
+        try:
+            speed, why = _speed(path.name, content, threads, seconds, shape), ""
+        except ModelFileError as e:
+            why = str(e)
     return Explanation(
         model=path.name,
         packed=bool(parts.weights),
@@ -137,6 +166,8 @@ def explain(path: Path, *, threads: int = 1, seconds: float = 3.0) -> Explanatio
         macs_left=left,
         weights=weights,
         speed=speed,
+        not_measured=why,
+        cannot_pack=cannot_pack,
     )
 
 
@@ -149,13 +180,24 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{path} cannot be read ({e.strerror or e})") from e
 
 
+def _packed_sizes(dense: ModelProto) -> tuple[int, int, str]:
+    """Bytes of the packed file, and with int8 values; and why it cannot be packed, if it cannot."""
+    size = dense.ByteSize()
+    try:
+        current = raised(dense, MIN_OPSET)
+    except ModelFileError as e:
+        return size, size, str(e)
+    exact = min(pack(current).ByteSize(), size)
+    return exact, min(Packing.of(current, values=np.int8).model.ByteSize(), exact), ""
+
+
 def _compacted(dense: ModelProto) -> Compact | None:
     done = compact(dense)
     if not done.n_removed:
         return None
     before, after = done.macs
     left = after / before if before and after is not None else None
-    return Compact(done.n_removed, left, pack(done.model).ByteSize())
+    return Compact(done.n_removed, left, _packed_sizes(done.model)[0])
 
 
 def _weights(
@@ -168,6 +210,7 @@ def _weights(
             readers.setdefault(transposed.get(name, name), []).append(node)
     constants = {t.name: t for t in dense.graph.initializer}
     given = replaceable(dense.graph)
+    layers = layer_weights(dense.graph, constants)
     found = []
     for name in readers:  # in the graph's order
         if name not in constants:
@@ -183,6 +226,7 @@ def _weights(
             Weight(
                 name=layer_name(name),
                 op=op,
+                of_layer=name in layers,
                 shape=w.shape,
                 dtype=str(w.dtype),
                 sparsity=sparsity,
@@ -240,38 +284,45 @@ def _why(op: str, dtype: np.dtype, sparsity: float, *, packed: bool) -> str:
     return "its zeros are stored as numbers and multiplied by stock onnxruntime"
 
 
-def _speed(
-    name: str, content: bytes, dense: ModelProto, threads: int, seconds: float
-) -> Speed | None:
-    """Time one image, stock and kernels interleaved; None where the input is not one image."""
-    stock = load(name, content, threads=threads).session
-    (value, *others) = stock.get_inputs()
-    shape = [1 if i == 0 and not isinstance(d, int) else d for i, d in enumerate(value.shape)]
-    if others or value.type != "tensor(float)" or not all(isinstance(d, int) for d in shape):
-        return None
-    rng = np.random.default_rng(0)
-    feed = {value.name: rng.standard_normal(shape).astype(np.float32)}
-    outputs = [o.name for o in stock.get_outputs()]
+def _speed(name: str, content: bytes, threads: int, seconds: float, shape: Sequence[int]) -> Speed:
+    """Time stock and kernels interleaved; raises ModelFileError if the network cannot be run."""
+    options = Options(threads, SESSION_CONFIG)
+    stock = options.open(content, name=name)
+    if why := open_sides(stock, shape):
+        raise ModelFileError(why)
+    inputs, answers, why = first_that_runs(stock, shape)
+    if answers is None:
+        raise ModelFileError(why)
+    feeds = outputs_test.feeds(0, inputs)
+
+    def opened() -> ort.InferenceSession:
+        return runtime.session(content, threads=threads, shape=shape, config=SESSION_CONFIG)
 
     def plain() -> latency.Run:
-        session = load(name, content, threads=threads).session
-        return lambda: session.run(outputs, feed)
+        return partial(options.open(content, name=name).run, None, feeds)
 
+    def sparse() -> latency.Run:
+        return partial(opened().run, None, feeds)
+
+    fast = opened()
     contenders = {"stock": plain}
-    fast = None
-    if kernels.library_path() is not None:
-        fast = runtime.session(content, threads=threads, config=SESSION_CONFIG)
-    if fast is not None and runtime.uses_kernels(fast):
-
-        def sparse() -> latency.Run:
-            session = runtime.session(content, threads=threads, config=SESSION_CONFIG)
-            return lambda: session.run(outputs, feed)
-
+    if runtime.uses_kernels(fast):
         contenders["kernels"] = sparse
+    rng = np.random.default_rng(0)
     samples = latency.measure(contenders, seconds=seconds, rng=rng)
-    stock_ms = latency.timing(samples["stock"]).median_ms
+    found = Speed(
+        threads=threads,
+        inputs=tuple(map(str, inputs)),
+        plan=runtime.explain(fast),
+        stock_ms=latency.timing(samples["stock"]).median_ms,
+    )
     if "kernels" not in samples:
-        return Speed(threads, stock_ms, None, None, None, None)
+        return found
     ratio = latency.speedup(samples["stock"], samples["kernels"], rng)
-    fast_ms = latency.timing(samples["kernels"]).median_ms
-    return Speed(threads, stock_ms, fast_ms, ratio.value, ratio.low, ratio.high)
+    return replace(
+        found,
+        kernels_ms=latency.timing(samples["kernels"]).median_ms,
+        ratio=ratio.value,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
+    )

@@ -9,6 +9,7 @@ from fggp_deploy.verify.page import Bars, Page, Section, Table
 
 def page(e: Explanation) -> Page:
     """Lay out an explanation."""
+    why = reasons(e)
     rows = [
         (
             w.name,
@@ -19,7 +20,7 @@ def page(e: Explanation) -> Page:
             f"{w.stored_bytes:,}",
             f"{w.packed_bytes:,}",
             "–" if w.macs is None else f"{w.macs:,}",
-            w.why,
+            str(why.index(w.why) + 1),
         )
         for w in e.weights
     ]
@@ -40,16 +41,28 @@ def page(e: Explanation) -> Page:
     said = findings(e)
     sections = [
         Section("Findings", said),
-        Section("Weights", [Table("Counted in the file; exact.", head, rows, chart)]),
+        Section("Weights", [Table("Counted in the file; exact.", head, rows, chart), *numbered(e)]),
     ]
     return Page(f"Why {e.model} is as large and as fast as it is", said[0], None, [], [], sections)
+
+
+def reasons(e: Explanation) -> list[str]:
+    """What the zeros of a weight gain or do not: every sentence once, in the weights' order."""
+    return list(dict.fromkeys(w.why for w in e.weights))
+
+
+def numbered(e: Explanation) -> list[str]:
+    """The reasons as lines for below a table that says only their numbers."""
+    return [f"Why {i}: {why}." for i, why in enumerate(reasons(e), start=1)]
 
 
 def findings(e: Explanation) -> tuple[str, ...]:
     """The same in sentences, each saying whether it was measured or estimated."""
     said = []
     gain = e.file_bytes / e.packed_bytes
-    if gain > 1.02:
+    if e.cannot_pack:
+        said.append(f"Size: it cannot be packed: {e.cannot_pack}.")
+    elif gain > 1.02:
         said.append(
             f"Size: packing would make the file {gain:.2f}× smaller, {words.size(e.file_bytes)} to "
             f"{words.size(e.packed_bytes)} (measured, by packing it)."
@@ -66,11 +79,12 @@ def findings(e: Explanation) -> tuple[str, ...]:
             f"Size: {_with('--values int8', e)} would make it {words.size(e.int8_bytes)} "
             "(measured, by packing it); values are rounded, and `verify` says what that changes."
         )
-    dense = [w for w in e.weights if w.sparsity < WORTH]
+    counted = [w for w in e.weights if w.of_layer]
+    dense = [w for w in counted if w.sparsity < WORTH]
     if dense:
         n_bytes = sum(w.stored_bytes for w in dense)
         said.append(
-            f"Dense layers: {len(dense)} of {len(e.weights)} weights have no zeros to save on and "
+            f"Dense layers: {len(dense)} of {len(counted)} weights have no zeros to save on and "
             f"hold {n_bytes / e.file_bytes:.0%} of the file: {_listed([w.name for w in dense])}."
         )
     others = sorted({w.dtype for w in e.weights if w.dtype != "float32" and w.sparsity >= WORTH})
@@ -86,7 +100,7 @@ def findings(e: Explanation) -> tuple[str, ...]:
             f"zeros can gain at most {1 / max(e.macs_left, 1e-9):.1f}× in these layers (estimate, "
             "from counts)." + " Its activations are bytes, which gains besides." * e.in_bytes
         )
-    said.append(_speed_in_words(e.speed))
+    said.append(_speed_in_words(e.speed, e.not_measured))
     return tuple(said)
 
 
@@ -108,14 +122,17 @@ def _with(option: str, e: Explanation) -> str:
     return f"`pack {option}`"
 
 
-def _speed_in_words(s: Speed | None) -> str:
+def _speed_in_words(s: Speed | None, not_measured: str) -> str:
     if s is None:
-        return "Speed: not measured."
-    text = f"Speed, {s.threads} thread(s), one image: {s.stock_ms:.3f} ms on stock onnxruntime"
+        return f"Speed: not measured, because {not_measured}."
+    text = (
+        f"Speed, {s.threads} thread(s), {', '.join(s.inputs)}: {s.stock_ms:.3f} ms on stock "
+        "onnxruntime"
+    )
     if s.kernels_ms is None:
         return (
             f"{text} (measured), which makes sparse weights dense at load. The sparse kernels are "
-            "not used: they are missing here, know none of the layers, or are no faster."
+            f"not used: {s.plan.removeprefix('plain: ')}."
         )
     return (
         f"{text}, which multiplies the zeros, and {s.kernels_ms:.3f} ms on the sparse kernels: "

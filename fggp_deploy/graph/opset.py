@@ -1,0 +1,51 @@
+"""The version of the standard operator set that a model is written in, and raising it."""
+
+from __future__ import annotations
+
+import onnx.version_converter
+from onnx import ModelProto, helper
+
+from fggp_deploy.errors import ModelFileError
+
+# The first version in which a Resize says how it maps coordinates; before, it was asymmetric.
+_RESIZE_WITH_COORDINATES = 11
+
+
+def standard_opset(model: ModelProto) -> int:
+    """Version of the standard operator set that a model imports; 0 when it imports none."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def raised(model: ModelProto, minimum: int, *, name: str = "the model") -> ModelProto:
+    """The same network in opset `minimum`, or the model itself if it is as new.
+
+    Raises ModelFileError if ONNX's version converter cannot convert it.
+    """
+    opset = standard_opset(model)
+    if opset >= minimum:
+        return model
+    try:
+        converted = onnx.version_converter.convert_version(model, minimum)
+    except Exception as e:  # the converter's exceptions have no common base
+        detail = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+        raise ModelFileError(
+            f"{name} cannot be raised from opset {opset} to {minimum} ({detail}); export it again "
+            f"with opset {minimum}"
+        ) from e
+    if opset < _RESIZE_WITH_COORDINATES:
+        _state_coordinates_(converted)
+    return converted
+
+
+def _state_coordinates_(model: ModelProto) -> None:
+    """Let each Resize compute what it did before: the converter leaves the new default to it."""
+    for node in model.graph.node:
+        if node.op_type != "Resize" or any(
+            a.name == "coordinate_transformation_mode" for a in node.attribute
+        ):
+            continue
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
+        new = {"coordinate_transformation_mode": "asymmetric"}
+        if mode == b"nearest":
+            new["nearest_mode"] = "floor"
+        node.attribute.extend(helper.make_attribute(*item) for item in new.items())

@@ -1,0 +1,38 @@
+"""Which constants of a graph are weights of its layers: what every count of weights is over."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+
+from onnx import GraphProto, NodeProto
+
+# The inputs of each operator that are multiplied with what flows through the network.
+_WEIGHT_INPUTS = {
+    "Conv": (1,), "ConvTranspose": (1,), "ConvInteger": (1,), "QLinearConv": (3,),
+    "Gemm": (0, 1), "MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3),
+    "RNN": (1, 2), "GRU": (1, 2), "LSTM": (1, 2),
+}  # fmt: skip
+# Operators that a weight may pass on its way to its layer.
+_PASSED = (
+    "Transpose", "DequantizeLinear", "Cast", "Reshape", "Identity", "Squeeze", "Unsqueeze",
+)  # fmt: skip
+
+
+def layer_weights(graph: GraphProto, constants: Collection[str]) -> dict[str, list[NodeProto]]:
+    """The constants that convolutions, linear and recurrent layers multiply, and these layers.
+
+    In the graph's order. Anchors, positions, masks, biases and embeddings are no such weights.
+    `constants` are the names to look at; a weight may be transposed or dequantised on its way.
+    """
+    source = {name: name for name in constants}
+    found: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in graph.node:  # a graph is sorted: what makes a value comes before its readers
+        if node.op_type in _PASSED and node.input and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
+            continue
+        inputs = _WEIGHT_INPUTS.get(node.op_type, ())
+        for name in {node.input[i]: None for i in inputs if i < len(node.input)}:
+            if name in source:
+                found[source[name]].append(node)
+    return dict(found)

@@ -1,0 +1,41 @@
+"""Why the kernels find nothing to do in a network, in words for its user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx import ModelProto, NodeProto
+
+from fggp_deploy.graph.weights import layer_weights
+
+
+def why_no_layer(model: ModelProto, shapes: Mapping[str, Sequence[object]]) -> str:
+    """Why no layer of a graph of standard operators is one for the kernels.
+
+    `shapes` holds what is known of the shapes of float values.
+    """
+    graph = model.graph
+    readers = layer_weights(graph, {t.name for t in graph.initializer})
+    if not readers:
+        return "it has no convolution or linear layer with a constant weight"
+    unknown = [n for nodes in readers.values() for n in nodes if not shapes.get(n.input[0])]
+    if unknown and (source := _where_shapes_end(graph.node, shapes, unknown[0].input[0])):
+        return (
+            f"the shapes behind {source.op_type} {source.output[0]!r:.60} are not known; export "
+            "the network with fixed sizes"
+        )
+    return "it has no layer that the kernels know"
+
+
+def _where_shapes_end(
+    nodes: Sequence[NodeProto], shapes: Mapping[str, Sequence[object]], value: str
+) -> NodeProto | None:
+    """The node before `value` whose output has no known shape although its input has."""
+    made_by = {o: n for n in nodes for o in n.output}
+    node = made_by.get(value)
+    while node is not None and node.input and not shapes.get(node.input[0]):
+        before = made_by.get(node.input[0])
+        if before is None:
+            break
+        node = before
+    return node
