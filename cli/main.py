@@ -64,10 +64,25 @@ for command in COMMANDS:
     app.command()(command)
 
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Have OpenMP's threads sleep at barriers, unless the user has chosen how they wait.
+
+    By default they spin for a while, and if another job needs the cores, the thread that all wait
+    for gets none. OpenMP reads this once, when torch is imported.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
 def run() -> None:
     """Entry point: our warnings as one line on stderr, other people's not at all."""
     from fggp_deploy import launch
     from fggp_deploy.errors import FggpWarning
+
+    _let_waiting_threads_sleep()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from killing import Quiet, config, dense, saved_step
 from torch import nn
 
-from fggp_deploy import FGGP, Cubic, Pruner, distributed
+from fggp_deploy import FGGP, Cubic, Pruner
 from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed import Ranks, joined
 from fggp_deploy.methods.arms import MeanGradient
@@ -303,13 +303,18 @@ def not_averaged(folder: Path) -> Any:
 
 @job(2)
 def silent(folder: Path) -> Any:
-    """One process lives but does not answer."""
-    distributed.PATIENCE = timedelta(seconds=0.5)
+    """One process lives but does not answer, until the other has given up."""
+    given_up = folder / "given-up"
     with joined(CPU) as ranks:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=0.5))
         if ranks.rank:
-            time.sleep(2)
+            while not given_up.exists():
+                time.sleep(0.05)
             os._exit(0)
-        ranks.gather("anybody?")
+        try:
+            ranks.gather("anybody?")
+        finally:
+            given_up.touch()
 
 
 def shares(folder: Path) -> Any:

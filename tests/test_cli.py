@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -151,3 +152,32 @@ def test_the_help_of_bench_names_its_least_number_of_sessions(program):
 def test_version_and_exit_code_of_wrong_options(program):
     assert program("--version").out.startswith("fggp-deploy 0.")
     assert program("prune", "--no-such-option").code == 2
+
+
+WAITING = """
+import os, sys
+from fggp_deploy.cli import main
+assert "torch" not in sys.modules  # which reads the policy when it is imported
+sys.argv = ["fggp-deploy", "--version"]
+try:
+    main.run()
+finally:
+    print(os.environ.get("OMP_WAIT_POLICY"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "policy"),
+    [
+        ({}, "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "active"}, "active"),
+        ({"GOMP_SPINCOUNT": "1000"}, "None"),
+        ({"KMP_BLOCKTIME": "5"}, "None"),
+    ],
+)
+def test_threads_that_wait_sleep_unless_the_user_says_how(said: dict[str, str], policy: str):
+    kept = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING], env=kept | said, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == policy, done.stderr

@@ -30,7 +30,7 @@ from fggp_deploy.data.images import SUFFIXES, check, frame, recolored, upright
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.errors import FggpError
 
-SECONDS = 20  # for one file
+SECONDS = 20  # of this process's own CPU time, for one file
 GIGABYTES = 6  # of address space beyond what the process has
 P = Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3, resize=8)
 # words that length fields and counts are overwritten with
@@ -70,17 +70,17 @@ def limits() -> Iterator[None]:
     """Fail on a file that takes too long or too much memory."""
 
     def late(*_):
-        raise TimeoutError(f"more than {SECONDS} s for one file")
+        raise TimeoutError(f"more than {SECONDS} s of CPU time for one file")
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     old = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + (GIGABYTES << 30), old[1]))
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGPROF, late)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         resource.setrlimit(resource.RLIMIT_AS, old)
 
 
@@ -96,7 +96,7 @@ def fuzz(
             rng = random.Random(f"{seed}/{i}")
             name, raw = originals[i % len(originals)]
             raw = mutated(raw, rng)
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 read(name, raw)
                 outcomes["read"] += 1
@@ -237,7 +237,6 @@ def test_a_hundred_mutants_of_each_kind(kind: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_twelve_thousand_mutants(kind: str, tmp_path: Path):
     originals, reader, share = KINDS[kind]
@@ -286,7 +285,7 @@ def forest(root: Path, n: int, seed: int) -> Counter[str]:
                 skip_unreadable=rng.random() < 0.3, stream=rng.random() < 0.5, workers=0,
                 **({"parts": ("test",), "classes": ("A", "a", "b c")} if i % 3 == 0 else {}),
             )  # fmt: skip
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 d = data.load(f"folder:{tree}", reading=reading)
                 assert len(d.test.read(slice(0, 99))) == min(99, len(d.test))
@@ -307,7 +306,6 @@ def test_sixty_random_trees(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_a_thousand_random_trees(tmp_path: Path):
     print(f"\ntrees: {dict(forest(tmp_path, 1000, seed=1))}")
 

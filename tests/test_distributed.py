@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import killing
 import pytest
 import ranks
 import torch
-from conftest import Program
+from conftest import Program, started
 from killing import config, dense
 from torch import nn
 
@@ -39,8 +40,7 @@ def run_jobs(folder: Path, *jobs: str) -> dict[str, list[dict[str, Any]]]:
     """What each rank of each job found; see ranks.py."""
     done = subprocess.run(
         [sys.executable, ranks.__file__, folder, *jobs], capture_output=True, text=True,
-        timeout=250,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -282,14 +282,11 @@ def test_batch_norms_are_synced_on_a_gpu_alone(monkeypatch):
     assert list(synced.state_dict()) == list(net().state_dict())
 
 
-def torchrun(folder: Path, *args: object, n: int = 2) -> subprocess.Popen[str]:
-    """The documented line."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
-         "--master-port", str(ranks.free_port()), "-m", "fggp_deploy.cli", *map(str, args)],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def torchrun(folder: Path, *args: object) -> AbstractContextManager[subprocess.Popen[str]]:
+    """The documented line, with two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2,
+               "--master-port", ranks.free_port(), "-m", "fggp_deploy.cli", *args]  # fmt: skip
+    return started(command, folder)
 
 
 @pytest.mark.slow
@@ -300,7 +297,8 @@ def test_torchrun_prunes_and_one_process_speaks(tmp_path, cifar):
     args = ["prune", "--model", "resnet20", "--checkpoint", tmp_path / "net.pt", "--data",
             "cifar10", "--data-dir", cifar, "--epochs", 1, "--batch-size", 24, "--target", 0.9,
             "--distill", 0, "--out", "run", "--json"]  # fmt: skip
-    out, err = torchrun(tmp_path, *args).communicate(timeout=120)
+    with torchrun(tmp_path, *args) as process:
+        out, err = process.communicate()
     result = json.loads(out)  # of one process, or this would not be JSON
     assert result["n_removed"] == round(0.9 * result["n_prunable"]), err
     assert err.count("writing to run") == 1
@@ -310,24 +308,27 @@ def test_torchrun_prunes_and_one_process_speaks(tmp_path, cifar):
 @pytest.mark.slow
 def test_torchrun_kills_what_is_left_of_a_run_and_it_goes_on(tmp_path):
     args = ["prune", "--target", 0.9, "--epochs", 1, "--save-every", 0.01, "--json", "--out"]
-    whole, _ = torchrun(tmp_path, *args, "whole").communicate(timeout=250)
-    process = torchrun(tmp_path, *args, "run")
-    while not list((tmp_path / "run" / "resume").glob("step-*")):
-        assert process.poll() is None
-        time.sleep(0.1)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    with torchrun(tmp_path, *args, "whole") as process:
+        whole, _ = process.communicate()
+    with torchrun(tmp_path, *args, "run") as process:
+        while not list((tmp_path / "run" / "resume").glob("step-*")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        _, err = process.communicate()
     assert process.returncode != 0
     assert err.count("error: another process of this run ended") == 1
-    again, _ = torchrun(tmp_path, *args, "run").communicate(timeout=250)
+    with torchrun(tmp_path, *args, "run") as process:
+        again, _ = process.communicate()
     assert json.loads(again)["digest"] == json.loads(whole)["digest"]
 
 
 @pytest.mark.slow
 def test_two_ranks_are_as_accurate_as_one(tmp_path):
     args = ["--target", 0.95, "--epochs", 1, "--json"]
-    two, err = torchrun(tmp_path, "prune", *args).communicate(timeout=280)
+    with torchrun(tmp_path, "prune", *args) as process:
+        two, err = process.communicate()
     one = Program(tmp_path)("prune", *args)
     assert one.code == 0, err
     # seed 0 gave 92.70% with two, 92.40% with one, and seed 1 with one 93.15% (n = 2,000)
@@ -339,7 +340,7 @@ def test_the_example_of_a_loop_of_your_own():
     out = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
          str(ranks.free_port()), Path(__file__).parent.parent / "examples" / "ddp_loop.py"],
-        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
     n = 16 * 64 * 9 + 2560

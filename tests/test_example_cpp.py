@@ -37,7 +37,7 @@ def run_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logits(run_model: Path, *args: object) -> np.ndarray:
-    done = subprocess.run([run_model, *map(str, args)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([run_model, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return np.array([line.split() for line in done.stdout.splitlines()], np.float32)
 

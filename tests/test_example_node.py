@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "node" / "run_model
 
 def node(*args: object) -> subprocess.CompletedProcess[str]:
     command = ["node", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=EXAMPLE.parent)
+    return subprocess.run(command, capture_output=True, text=True, cwd=EXAMPLE.parent)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from fractions import Fraction
@@ -16,7 +15,7 @@ import onnx
 import pytest
 import safetensors.numpy
 import torch
-from conftest import tiny
+from conftest import started, tiny
 from PIL import Image
 
 from fggp_deploy import models
@@ -153,17 +152,15 @@ def test_format_names_get_a_suggestion(program):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_sparse):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fggp_deploy.cli", "prune", "--checkpoint", half_sparse,
-         *map(str, tiny(cifar)), "--epochs", "500", "--target", "0.9", "--out", "run"],
-        cwd=program.cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    metrics = program.cwd / "run" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text()):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=240)
+    command = [sys.executable, "-m", "fggp_deploy.cli", "prune", "--checkpoint", half_sparse,
+               *tiny(cifar), "--epochs", "500", "--target", "0.9", "--out", "run"]  # fmt: skip
+    with started(command, program.cwd) as process:
+        metrics = program.cwd / "run" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.read_text()):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
     assert process.returncode == 130
     assert err.splitlines()[-1].startswith("stopped by SIGINT after step ")
     assert "all is saved; --out run goes on from there" in err

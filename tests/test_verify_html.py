@@ -260,7 +260,7 @@ def opened(page: str, place: Path, *, width: int, scheme: str) -> tuple[list[str
          f"--user-data-dir={place / 'profile'}",
          f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
          f"--window-size={width},2000", f"--screenshot={shot}", f"file://{place}/frame.html"],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line], shot
