@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import warnings
@@ -17,6 +16,7 @@ from .compare import compare
 from .compile import compile
 from .demo import demo
 from .doctor import doctor
+from .encoding import tolerate_any_character
 from .explain import explain
 from .export import export
 from .inspect import inspect
@@ -91,9 +91,8 @@ def run() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     leads = launch.rank() == 0
     if not leads:  # of torchrun's processes one speaks; errors may come from any
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open to the end of the process
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open to the end of the process
+    tolerate_any_character()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always" if leads else "ignore", FggpWarning)

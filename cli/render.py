@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .encoding import has_unicode
+
 if TYPE_CHECKING:
     from fggp_deploy.verify.page import Page
 
-# 80 columns, which rich assumes where there is no terminal, would fold every table
-_width = None if sys.stdout.isatty() else 120
+# 80 columns, which rich assumes without a terminal, would fold many tables
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+
+
+_LEAST_NAME = 12  # characters of a name in one line of a table; a longer one is folded
 
 
 class _Stdout(Console):
@@ -30,24 +37,68 @@ stdout = _Stdout(highlight=False, soft_wrap=True, width=_width, emoji=False, mar
 
 def as_json(value: Any) -> None:
     """Print a dataclass or plain structure as one JSON object."""
-    print(json_text(value))
+    print(json_text(value, ascii_only=not has_unicode(sys.stdout.encoding)))
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, *, ascii_only: bool = False) -> str:
     """A dataclass or plain structure as indented JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
-    return json.dumps(value, indent=2, default=_plain, ensure_ascii=False)
+    return json.dumps(value, indent=2, default=_plain, ensure_ascii=ascii_only)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are figures."""
-    t = Table(*columns[:1], title=title, title_justify="left")
-    for name in columns[1:]:
-        t.add_column(name, justify="right")
+    """Print a table that fits the terminal; the first column is text, the others are figures.
+
+    Long cells are wrapped between words, names in the first column also within one. Without room
+    for its lines the table has none; without room for the figures, each row becomes a list.
+    """
+    rows, n = list(rows), len(columns)
+    t = Table(title=title, title_justify="left")
+    widths = column_widths(columns, rows, room=stdout.width - 3 * n - 1)
+    if widths is None:
+        t.box, t.padding, t.pad_edge = None, (0, 2, 0, 0), False
+        widths = column_widths(columns, rows, room=stdout.width - 2 * n + 2)
+    if widths is None:
+        return _listed(title, columns, rows)
+    for i, (name, width) in enumerate(zip(columns, widths, strict=True)):
+        t.add_column(name, justify="right" if i else "left", width=width, overflow="fold")
     for row in rows:
         t.add_row(*(Text(cell) for cell in row))  # a layer may be called [bold]
-    stdout.print(t)
+    return stdout.print(t)
+
+
+def column_widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, room: int
+) -> list[int] | None:
+    """How wide to make each column so that all fit in `room` characters; None if they cannot.
+
+    >>> column_widths(("layer", "why"), [("conv1", "too small to gain")], room=20)
+    [5, 15]
+    >>> column_widths(("layer", "why"), [("conv1", "too small to gain")], room=7) is None
+    True
+    """
+    cells = list(zip(columns, *rows, strict=True))
+    full = [max(map(cell_len, column)) for column in cells]
+    least = [max(cell_len(word) for cell in column for word in [*cell.split(), ""])
+             for column in cells]  # fmt: skip
+    least[0] = min(least[0], _LEAST_NAME)
+    if sum(least) > room:
+        return None
+    widths = least
+    for i in sorted(range(len(full)), key=lambda i: full[i] - least[i]):  # the cheapest first
+        widths[i] = min(full[i], widths[i] + room - sum(widths))
+    return widths
+
+
+def _listed(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print each row as a paragraph, for a terminal that is too narrow for a table."""
+    lines = [title]
+    for row in rows:
+        lines.append(f"- {columns[0]} {row[0]}" if columns[0] else f"- {row[0]}")
+        lines += [f"  {name}: {cell}" for name, cell in zip(columns[1:], row[1:], strict=True)]
+    for line in lines:
+        stdout.print(line, soft_wrap=False, overflow="fold")
 
 
 def show_page(page: Page, written: Path | None) -> None:

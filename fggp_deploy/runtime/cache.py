@@ -61,7 +61,7 @@ def load(path: Path) -> Compiled | None:
         found = path.stat()
         if found.st_size > MAX_PLAN_BYTES:
             return None
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         plan = _plan(stored["plan"])
         if plan.busy and time.time() - found.st_mtime > BUSY_SECONDS:
             return None

@@ -64,7 +64,7 @@ def dense_costs(
         session = Options(1).open(model, profile=Path(folder) / "profile")
         for _ in range(DENSE_RUNS):
             run(session, feeds, "the model")
-        events = json.loads(Path(session.end_profiling()).read_text())
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

@@ -98,7 +98,7 @@ def peak_rss_bytes() -> int:
     """The largest resident set that this process has had so far."""
     if sys.platform.startswith("linux"):
         # ru_maxrss would include the parent's memory, which survives fork and exec there.
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
         raise MachineError("/proc/self/status has no VmHWM; peak memory cannot be measured here")
