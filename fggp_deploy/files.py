@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -39,9 +40,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _remove(tmp)
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file atomically; text is UTF-8."""
+def write_atomic(path: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Write a whole file atomically; text is UTF-8. `private`: only its owner may read it."""
     with atomic_path(path) as tmp:
+        if private:
+            tmp.touch(mode=0o600)
         tmp.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -126,6 +129,27 @@ def sha256_file(path: Path) -> str:
         return h.hexdigest()
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder for temporary files, removed at the end.
+
+    An OSError from making or using it becomes a MachineError, as `scratch_error` words it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+            yield Path(folder)
+    except OSError as e:
+        raise scratch_error(e.strerror or str(e)) from e
+
+
+def scratch_error(why: str) -> MachineError:
+    """The one line for temporary files that cannot be written, with its cure."""
+    return MachineError(
+        f"temporary files cannot be written ({why}); free some space, or let TMPDIR name a folder "
+        "that has room"
+    )
 
 
 def write_error(path: Path, e: OSError) -> MachineError:

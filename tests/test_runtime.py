@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +224,47 @@ def test_old_entries_leave_the_cache(own_cache: Path, monkeypatch: pytest.Monkey
 
 
 @needs_library
+def test_the_cache_is_for_its_owner_alone(tmp_path: Path, own_cache: Path, chosen: Any) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(residual_net(), path)
+    before = os.umask(0)  # as careless as can be
+    try:
+        runtime.session(path, threads=1)
+    finally:
+        os.umask(before)
+    (kept,) = own_cache.rglob("*.json")
+    modes = {p: p.stat().st_mode & 0o777 for p in (kept, kept.with_suffix(".onnx"), kept.parent)}
+    assert list(modes.values()) == [0o600, 0o600, 0o700]
+    assert disk.load(kept) is not None
+
+
+@needs_library
+@pytest.mark.parametrize("what", ["plan", "model", "folder", "link", "pipe", "owner"])
+def test_what_others_may_change_is_not_read_from_the_cache(
+    what: str, tmp_path: Path, own_cache: Path, chosen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(residual_net(), path)
+    runtime.session(path, threads=1)
+    (kept,) = own_cache.rglob("*.json")
+    if what == "owner":
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    elif what == "link":
+        kept.rename(tmp_path / "plan.json")
+        kept.symlink_to(tmp_path / "plan.json")
+    elif what == "pipe":
+        kept.unlink()
+        os.mkfifo(kept)
+    else:
+        changed = {"plan": kept, "model": kept.with_suffix(".onnx"), "folder": kept.parent}[what]
+        changed.chmod(0o777)
+    assert disk.load(kept) is None
+    assert runtime.uses_kernels(runtime.session(path, threads=1))
+    assert len(chosen["contenders"]) == 2  # it was planned again
+    assert (disk.load(kept) is not None) == (what != "owner")
+
+
+@needs_library
 def test_dense_where_sparse_does_not_pay(tmp_path: Path, chosen: Any) -> None:
     chosen["choice"] = Choice(None, 0.9, 1.1)
     path = tmp_path / "m.onnx"
@@ -316,6 +360,49 @@ def test_explain_a_session_of_somebody_else() -> None:
 def test_options_out_of_domain(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         runtime.session(b"", **wrong)
+
+
+LIMITED = """
+import resource, sys
+from fggp_deploy import runtime
+from fggp_deploy.errors import MachineError
+from fggp_deploy.runtime.ahead import compile_file
+from pathlib import Path
+
+path = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # as if the disk were full
+session = runtime.session(path, threads=1, cache=False)
+assert not runtime.uses_kernels(session)
+assert runtime.explain(session).startswith("plain: temporary files cannot be written ("), session
+try:
+    compile_file(path, measure=False)
+except MachineError as e:
+    assert "TMPDIR" in str(e)
+else:
+    raise AssertionError("it was compiled")
+"""
+
+
+@needs_library
+def test_a_full_folder_of_temporary_files_is_not_the_models_fault(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(residual_net(), path)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@needs_library
+def test_no_folder_for_temporary_files(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(residual_net(), path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    session = runtime.session(path, threads=1)
+    assert "plain: temporary files cannot be written" in runtime.explain(session)
+    assert not list(own_cache.rglob("*.json"))  # it may work the next time
 
 
 @pytest.mark.parametrize("what", ["nothing there", "empty", "noise"])

@@ -84,7 +84,10 @@ def session(
     from fggp_deploy.runtime.compiler import Request, compile_model
 
     data = source if isinstance(source, bytes) else source.read_bytes()
-    compiled = compile_model(data, Request(options, batch, measure, seconds, progress, sizes))
+    try:
+        compiled = compile_model(data, Request(options, batch, measure, seconds, progress, sizes))
+    except MachineError as e:  # planning needs temporary files; running does not
+        return _open(source, Compiled(Plan(False, str(e))), options)
     if cache and compiled.model is not data:
         disk.save(place, compiled)
     return _open(source, compiled, options)

@@ -2,6 +2,7 @@
 
 The key holds the model's hash and everything about this machine that a plan depends on. What is
 read back is checked: a file that is damaged, or is not the one the plan names, counts as absent.
+So does one that another user owns or may change: a compiled model is run as it is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,9 +26,10 @@ from fggp_deploy.errors import MachineError
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.runtime.plan import Compiled, Plan
 
-VERSION = 2
+VERSION = 3
 MAX_PLAN_BYTES = 1 << 16
 BUSY_SECONDS = 3600.0  # for so long a plan counts that was made on a busy machine
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 KEPT = 64  # entries; the oldest beyond that are removed
 
 
@@ -58,16 +61,15 @@ def path_of(model_sha256: str, *, threads: int, batch: int, shape: tuple[int, ..
 def load(path: Path) -> Compiled | None:
     """What was kept there, or None if there is nothing whole or it was measured badly long ago."""
     try:
-        found = path.stat()
-        if found.st_size > MAX_PLAN_BYTES:
+        if not all(map(_is_ours, _folders(path))):
             return None
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(_read(path, at_most=MAX_PLAN_BYTES))
         plan = _plan(stored["plan"])
-        if plan.busy and time.time() - found.st_mtime > BUSY_SECONDS:
+        if plan.busy and time.time() - path.stat().st_mtime > BUSY_SECONDS:
             return None
         if not plan.sparse:
             return Compiled(plan)
-        model = path.with_suffix(".onnx").read_bytes()
+        model = _read(path.with_suffix(".onnx"))
         return Compiled(plan, model) if sha256_of(model) == stored["model_sha256"] else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -77,14 +79,52 @@ def save(path: Path, compiled: Compiled) -> None:
     """Keep what was compiled; a cache that cannot be written is no error."""
     stored: dict[str, Any] = {"plan": asdict(compiled.plan), "model_sha256": None}
     with contextlib.suppress(MachineError, OSError):
+        for folder in _folders(path):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(folder.stat().st_mode & ~OTHERS_WRITE)
+            if not _is_ours(folder):
+                return
+        path.parent.chmod(0o700)
         if compiled.model is not None:
             stored["model_sha256"] = sha256_of(compiled.model)
-            write_atomic(path.with_suffix(".onnx"), compiled.model)
-        write_atomic(path, json.dumps(stored))
+            write_atomic(path.with_suffix(".onnx"), compiled.model, private=True)
+        write_atomic(path, json.dumps(stored), private=True)
         entries = sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime)
         for old in entries[:-KEPT]:
             old.with_suffix(".onnx").unlink(missing_ok=True)
             old.unlink(missing_ok=True)
+
+
+def _folders(path: Path) -> tuple[Path, Path]:
+    """The folders of ours that a plan lies in: fggp-deploy and plans."""
+    return path.parent.parent, path.parent
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether no other user owns a folder or may write to it."""
+    return _private(path.stat(), stat.S_IFDIR)
+
+
+def _read(path: Path, *, at_most: int | None = None) -> bytes:
+    """The content of a file of ours; raises OSError for any other, or one that is too large."""
+    with open(path, "rb", opener=_no_links) as f:
+        found = os.fstat(f.fileno())
+        if not _private(found, stat.S_IFREG) or (at_most is not None and found.st_size > at_most):
+            raise PermissionError(f"{path} is no plan of this user")
+        return f.read()
+
+
+def _no_links(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _private(found: os.stat_result, kind: int) -> bool:
+    """Whether something is of that kind, of this user, and nobody else may write to it."""
+    if stat.S_IFMT(found.st_mode) != kind:
+        return False
+    if not hasattr(os, "geteuid"):  # Windows has no such owners and modes
+        return True
+    return found.st_uid == os.geteuid() and not found.st_mode & OTHERS_WRITE
 
 
 def _plan(fields: Any) -> Plan:

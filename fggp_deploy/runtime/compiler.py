@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from onnx import ModelProto
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.files import scratch_error, scratch_folder
 from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_ops import unpack
@@ -145,19 +144,28 @@ def read_dense(data: bytes) -> ModelProto:
     """The dense model in standard operators after ONNX Runtime's basic optimisations.
 
     Constants and batch norms are folded then, and nodes named by their outputs. Raises
-    ModelFileError.
+    ModelFileError, and MachineError if ONNX Runtime cannot write that model to a temporary file.
     """
     with reading("the model"):
         model = unpack(onnx.load_model_from_string(data))
-    with tempfile.TemporaryDirectory(prefix="fggp-compile-") as folder:
-        path = Path(folder) / "basic.onnx"
-        Options(1).open(model.SerializeToString(), optimized=path)
-        del model
-        dense = onnx.load(path)
+    content: bytes = model.SerializeToString()
+    del model
+    dense = _optimized(content)
     _dequantise_once_(dense)
     for node in dense.graph.node:
         node.name = node.output[0]  # what a profile calls it
     return dense
+
+
+def _optimized(model: bytes) -> ModelProto:
+    with scratch_folder("fggp-compile-") as folder:
+        path = folder / "basic.onnx"
+        try:
+            Options(1).open(model, optimized=path)
+        except ModelFileError as e:
+            Options(1).open(model)  # raises if it is the model that is at fault, not the file
+            raise scratch_error(f"{folder.parent} may be full") from e
+        return onnx.load(path)
 
 
 def _dequantise_once_(model: ModelProto) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fggp_deploy.files import scratch_error, scratch_folder
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
@@ -58,13 +58,17 @@ def dense_costs(
     """Microseconds of each node of a model under ONNX Runtime on one thread, by its output.
 
     `values` are the outputs, and also the names, of the model's nodes. Medians from ONNX Runtime's
-    profiler; the time of nodes that were fused stands at one of their outputs.
+    profiler; the time of nodes that were fused stands at one of their outputs. Raises MachineError
+    if the profile cannot be written to a temporary file.
     """
-    with tempfile.TemporaryDirectory(prefix="fggp-profile-") as folder:
-        session = Options(1).open(model, profile=Path(folder) / "profile")
+    with scratch_folder("fggp-profile-") as folder:
+        session = Options(1).open(model, profile=folder / "profile")
         for _ in range(DENSE_RUNS):
             run(session, feeds, "the model")
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        try:
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        except ValueError as e:  # it was cut
+            raise scratch_error(f"{folder.parent} may be full") from e
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
