@@ -84,7 +84,16 @@ def _inside(path: Path, content: Any) -> Mapping[Any, Any]:
 
 
 def _plain(path: Path, content: Mapping[Any, Any], size: int) -> dict[str, Tensor]:
-    state = {str(n): t.detach() for n, t in content.items() if isinstance(t, Tensor)}
+    state: dict[str, Tensor] = {}
+    for name, t in content.items():
+        if not isinstance(t, Tensor):
+            continue
+        if hidden := sorted(a for a in vars(t) if hasattr(Tensor, a)):
+            raise CheckpointError(
+                f"{path}: {str(name)!r:.100} brings its own {hidden[0]!r:.40}, which hides a "
+                "tensor's; save model.state_dict()"
+            )
+        state[str(name)] = t.detach()
     if not state:
         raise CheckpointError(f"{path} holds no tensors; save model.state_dict()")
     for name, t in state.items():

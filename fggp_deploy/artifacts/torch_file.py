@@ -11,12 +11,14 @@ import itertools
 import pickletools
 import re
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from fggp_deploy.artifacts.file_type import ZIP, is_checkpoint
+from fggp_deploy.artifacts.pickle_scan import Scan, scan
 from fggp_deploy.errors import CheckpointError
 
 # Before 1.6 torch.save wrote four pickles (magic number, protocol, machine, content), then numbers.
@@ -75,8 +77,10 @@ def read_torch(path: Path, size: int) -> Any:
         raise CheckpointError(f"{path} is an ONNX file; give the checkpoint that it was made from")
     try:
         with path.open("rb") as f:
-            names = _names_in_zip(path, f, size) if f.read(2) == ZIP else _names_in_stream(f)
-            _refuse_objects(path, names)
+            scans = _scan_zip(path, f, size) if f.read(2) == ZIP else _scan_stream(f)
+            for found in scans:
+                _refuse_objects(path, found.names)
+                _refuse_codecs(path, found)
             f.seek(0)
             inert: list[Any] = [(_Nothing, n) for n in _LITTER] + [(_Dict, n) for n in _DICTS]
             with torch.serialization.safe_globals(inert):
@@ -92,7 +96,7 @@ def read_torch(path: Path, size: int) -> Any:
         ) from e
 
 
-def _names_in_zip(path: Path, f: BinaryIO, size: int) -> set[str]:
+def _scan_zip(path: Path, f: BinaryIO, size: int) -> list[Scan]:
     with zipfile.ZipFile(f) as z:
         parts = z.infolist()
         if any(p.filename.endswith("constants.pkl") for p in parts):
@@ -110,34 +114,20 @@ def _names_in_zip(path: Path, f: BinaryIO, size: int) -> set[str]:
             raise CheckpointError(
                 f"{path} is a packed archive, which torch.save never writes; unpack or save it anew"
             )
-        return _globals(io.BytesIO(z.read(inside[0])))
+        return [scan(io.BytesIO(z.read(inside[0])))]
 
 
-def _names_in_stream(f: BinaryIO) -> set[str]:
+def _scan_stream(f: BinaryIO) -> list[Scan]:
     f.seek(0)
     first = list(itertools.islice(pickletools.genops(f), _N_OPCODES_OF_MAGIC))
     if not any(argument == _LEGACY_MAGIC for _, argument, _ in first):
         f.seek(0)
-        return _globals(f)
+        return [scan(f)]
     f.seek((first[-1][2] or 0) + 1)  # behind its STOP
-    return set().union(*(_globals(f) for _ in range(_N_AFTER_MAGIC)))
+    return [scan(f) for _ in range(_N_AFTER_MAGIC)]
 
 
-def _globals(f: BinaryIO) -> set[str]:
-    """The dotted names that a pickle wants to look up, without looking any up."""
-    names: set[str] = set()
-    strings = ["", ""]  # the last two, which STACK_GLOBAL takes
-    for op, argument, _ in pickletools.genops(f):
-        if op.name in ("GLOBAL", "INST"):
-            names.add(str(argument).replace(" ", ".", 1).replace("__builtin__.", "builtins.", 1))
-        elif op.name == "STACK_GLOBAL":
-            names.add(".".join(strings))
-        elif isinstance(argument, str):
-            strings = [strings[1], argument]
-    return names
-
-
-def _refuse_objects(path: Path, names: set[str]) -> None:
+def _refuse_objects(path: Path, names: Collection[str]) -> None:
     foreign = sorted(n for n in names if not _PLAIN.fullmatch(n) and n not in _LITTER + _DICTS)
     if not foreign:
         return
@@ -156,3 +146,19 @@ def _refuse_objects(path: Path, names: set[str]) -> None:
         f"{path} holds Python objects ({foreign[0]}) that would run code when loaded; it is "
         f"refused. Where you made it, save the weights alone: {save}"
     )
+
+
+def _refuse_codecs(path: Path, found: Scan) -> None:
+    """Raise CheckpointError for text in another encoding than torch.save uses for bytes.
+
+    Some of Python's codecs take time that grows with the square of the text's length.
+    """
+    for name, arguments in found.calls:
+        if name != "_codecs.encode":
+            continue
+        codec = arguments[1:] if isinstance(arguments, tuple) else None
+        if codec != ("latin1",):
+            raise CheckpointError(
+                f"{path} holds text in an encoding that torch.save never writes; it is refused. "
+                "Where you made it, save the weights alone"
+            )
