@@ -111,19 +111,15 @@ def given(ctx: typer.Context) -> dict[str, Any]:
 
 def settings(name: str, texts: list[str]) -> dict[str, Any]:
     """Read KEY=VALUE texts, values as in YAML; raises ConfigError."""
-    import yaml
-
     from fggp_deploy.errors import ConfigError
+    from fggp_deploy.yaml_files import parse_yaml
 
     values = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        try:
-            if not equals:
-                raise ValueError
-            values[key.strip()] = yaml.safe_load(value)
-        except (ValueError, yaml.YAMLError) as e:
-            raise ConfigError(f"{name} takes key=value, got {text!r}") from e
+        if not equals:
+            raise ConfigError(f"{name} takes key=value, got {text!r:.100}")
+        values[key.strip()] = parse_yaml(value, what=f"the value of {name} {text!r:.100}")
     return dict(RULES[name.strip("-").replace("-", "_")].read(name.strip("-"), values))
 
 

@@ -111,8 +111,8 @@ def test_errors_name_the_key_the_rule_and_the_nearest(
     ("text", "says"),
     [
         ("- 1\n- 2", "must map keys to values"),
-        ("a: [", "is no YAML file"),
-        ("!!python/object/apply:os.system [true]", "is no YAML file"),
+        ("a: [", "cannot be read as YAML"),
+        ("!!python/object/apply:os.system [true]", "cannot be read as YAML"),
         ("", "must map keys to values"),
     ],
 )
@@ -126,7 +126,11 @@ def test_hostile_files(tmp_path: Path, text: str, says: str):
 
 @pytest.mark.parametrize(
     ("setting", "says"),
-    [("lr", "--set takes key=value"), ("lrr=1", "did you mean 'lr'"), ("lr=[", "no YAML")],
+    [
+        ("lr", "--set takes key=value"),
+        ("lrr=1", "did you mean 'lr'"),
+        ("lr=[", "cannot be read as YAML"),
+    ],
 )
 def test_wrong_settings(setting: str, says: str):
     with pytest.raises(ConfigError, match=says):

@@ -46,5 +46,5 @@ def test_what_is_no_policy(tmp_path, content, match):
 
 
 def test_a_missing_policy(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="does not exist"):
         read_policy(tmp_path / "absent.yaml")

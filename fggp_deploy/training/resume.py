@@ -17,6 +17,7 @@ from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import CONFIG, SUMMARY
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from fggp_deploy.training.session import Session
@@ -42,10 +43,7 @@ def earlier_run(folder: Path | None) -> EarlierRun | None:
     if folder is None or not (folder / CONFIG).is_file():
         return None
     path = folder / CONFIG
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path} cannot be read ({' '.join(str(e).split())})") from e
+    config = read_yaml(path, what=str(path))
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is no run's configuration; choose another --out")
     return EarlierRun(folder, config, (folder / SUMMARY).is_file())

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fggp_deploy import data as datasets
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.sparse_model import SparseModel
@@ -16,9 +14,10 @@ from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset, Preprocessing
-from fggp_deploy.errors import DataError
+from fggp_deploy.errors import ConfigError, DataError
 from fggp_deploy.progress import Progress
 from fggp_deploy.verify.network import Floats
+from fggp_deploy.yaml_files import read_yaml
 
 N_CALIBRATION = 128  # training images for the ranges of int8
 CONFIG = "config.yaml"  # of the run, beside the model
@@ -115,7 +114,7 @@ def _built_in(name: str | None) -> str | None:
 def _config(path: Path) -> dict[str, Any]:
     """A run's options as far as they are strings; {} where there are none."""
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        read = read_yaml(path, what=str(path))
+    except ConfigError:
         return {}
     return {k: v for k, v in read.items() if isinstance(v, str)} if isinstance(read, dict) else {}

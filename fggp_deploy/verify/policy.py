@@ -6,10 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.verify.gates import Gates
+from fggp_deploy.yaml_files import read_yaml
 
 # The names in the file are those of the options.
 _FIELDS = {
@@ -25,10 +24,7 @@ def read_policy(path: Path) -> Gates:
     `version: 1` and any of max_drop, min_speedup, max_bytes, max_latency_ms, max_excess_error,
     min_agreement, strict.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
-        raise ConfigError(f"the policy {path} cannot be read as YAML ({type(e).__name__})") from e
+    content = read_yaml(path, what=f"the policy {path}")
     if not isinstance(content, dict) or content.pop("version", None) != 1:
         raise ConfigError(f"the policy {path} must be a mapping with version: 1")
     given: dict[str, Any] = {}

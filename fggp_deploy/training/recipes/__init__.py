@@ -8,12 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.resume import earlier_run, refuse_changes
 from fggp_deploy.training.rules import plain, read_keys
+from fggp_deploy.yaml_files import parse_yaml, read_yaml
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -74,16 +73,11 @@ def recipe_values(name: str, kind: type[TrainConfig]) -> dict[str, Any]:
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
     text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return read_keys(yaml.safe_load(text), kind, where=f"recipe {name}")
+    return read_keys(parse_yaml(text, what=f"recipe {name}"), kind, where=f"recipe {name}")
 
 
 def _read_file(path: Path, kind: type[TrainConfig]) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise ConfigError(f"--config {path} does not exist") from e
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise ConfigError(f"--config {path} is no YAML file ({' '.join(str(e).split())})") from e
+    values = read_yaml(path, what=f"--config {path}")
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path} must map keys to values, as `epochs: 10`")
     return read_keys(values, kind, where=str(path))
@@ -95,8 +89,5 @@ def _read_settings(settings: Iterable[str], kind: type[TrainConfig]) -> dict[str
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set takes key=value, got {setting!r}")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"--set {setting!r}: the value is no YAML") from e
+        values[key.strip()] = parse_yaml(text, what=f"the value of --set {setting!r:.100}")
     return read_keys(values, kind, where="--set")
