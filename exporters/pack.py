@@ -30,7 +30,7 @@ from fggp_deploy.onnx_lifting import lift_weights
 from fggp_deploy.onnx_ops import Packing, ValueType, unpack
 from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.packing import to_int8
-from fggp_deploy.runtime.probing import first_that_runs
+from fggp_deploy.runtime.probing import first_run_apart, first_that_runs
 from fggp_deploy.runtime.sessions import Options
 
 from . import VALUES
@@ -104,6 +104,7 @@ def pack_file(
     listed = unlist_initializers_(model)
     with reading(str(source)):
         dense = raised(unpack(model), MIN_OPSET, name=str(source))
+        first_run_apart(source, shape, name=source.name)
         about = None
         if compact:
             dense, about = _compacted(source, dense, shape)

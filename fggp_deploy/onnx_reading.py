@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from onnx import (
     TensorProto,
 )
 
+from fggp_deploy.confined import GRAPH_PASS, confined
 from fggp_deploy.encodings import Array, Coo, checked_size
 from fggp_deploy.errors import ModelFileError, shortened
 from fggp_deploy.files import check_readable
@@ -30,6 +31,8 @@ from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
 Shapes = dict[str, tuple[int | None, ...]]
 MAX_BYTES = 2 << 30  # a protobuf is no larger
+MAX_NODES = 1 << 18  # of a graph with its functions inlined
+MAX_DEPTH = 64  # of functions that call functions
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype("<f4"),
@@ -56,6 +59,7 @@ def reading(what: str) -> Iterator[None]:
         UnicodeDecodeError,
         ValueError,
         TypeError,
+        OverflowError,
         RuntimeError,
         MemoryError,
     ) as e:
@@ -81,6 +85,37 @@ def reject_foreign(model: ModelProto) -> None:
         raise ModelFileError("the file defines a function twice")
 
 
+def check_functions(model: ModelProto) -> None:
+    """Raise ModelFileError unless the graph with its functions inlined has MAX_NODES nodes at most.
+
+    A few functions that each call the next one twice would otherwise unfold to any size.
+    """
+    for name in (text for f in model.functions for text in (f.domain, f.name)):
+        if not isinstance(name, str):  # protobuf gives bytes that are no UTF-8 as they are
+            raise ModelFileError(f"its function {name!r:.60} has a name that is not UTF-8 text")
+    functions = {(f.domain, f.name): f for f in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[NodeProto], depth: int = 0) -> int:
+        if depth > MAX_DEPTH:
+            raise ModelFileError(
+                f"its functions call each other more than {MAX_DEPTH} deep, or in a circle"
+            )
+        total = 0
+        for node in _nodes_of(nodes):
+            key = (node.domain, node.op_type)
+            if key in functions and key not in sizes:
+                sizes[key] = count(functions[key].node, depth + 1)
+            total += sizes.get(key, 1)
+        return total
+
+    total = count(model.graph.node)
+    if total > MAX_NODES:
+        raise ModelFileError(
+            f"its functions unfold to {total:.1e} nodes; at most {MAX_NODES:,} are read"
+        )
+
+
 def read_model(path: Path) -> ModelProto:
     """An ONNX file in one piece with at least one node; raises ModelFileError."""
     if check_readable(path, ModelFileError) > MAX_BYTES:
@@ -89,6 +124,10 @@ def read_model(path: Path) -> ModelProto:
         model = onnx.load_model_from_string(path.read_bytes())
     if not model.graph.node:
         raise ModelFileError(f"{path} is truncated, corrupt or no ONNX file: it has no graph")
+    try:
+        check_functions(model)
+    except ModelFileError as e:
+        raise ModelFileError(f"{path}: {e}") from e
     return model
 
 
@@ -114,9 +153,25 @@ def fix_open_sides_(model: ModelProto, sides: Mapping[int, int]) -> None:
         value.type.tensor_type.ClearField("shape")
 
 
+def inferred(model: ModelProto) -> GraphProto:
+    """Inputs, inner values and outputs of the graph with the types and shapes that ONNX infers.
+
+    ONNX works in a child process, since it can crash. Raises ModelFileError.
+    """
+
+    def work() -> bytes:
+        with reading("the graph"):
+            full = onnx.shape_inference.infer_shapes(model).graph
+        values = GraphProto(input=full.input, value_info=full.value_info, output=full.output)
+        content: bytes = values.SerializeToString()
+        return content
+
+    return GraphProto.FromString(confined(work, what="ONNX shape inference", limits=GRAPH_PASS))
+
+
 def infer_shapes(model: ModelProto) -> Shapes:
     """Shapes that ONNX infers, by tensor name; None for a side that is not a number."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = inferred(model)
     shapes: Shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):
@@ -158,6 +213,15 @@ def integers(node: NodeProto, key: str) -> tuple[int, ...]:
         if attribute.name == key and attribute.type == AttributeProto.INTS:
             return tuple(attribute.ints)
     raise ModelFileError(f"{node.op_type} {node.name!r} must have integers {key}")
+
+
+def _nodes_of(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes_of(graph.node)
 
 
 def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:

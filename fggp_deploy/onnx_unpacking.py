@@ -33,6 +33,7 @@ from fggp_deploy.onnx_functions import (
 from fggp_deploy.onnx_inlined import find_decoders
 from fggp_deploy.onnx_reading import (
     Shapes,
+    check_functions,
     infer_shapes,
     integers,
     reading,
@@ -83,6 +84,7 @@ def unpack(model: ModelProto) -> ModelProto:
 def split(model: ModelProto) -> Unpacked:
     """The same, with the sparse weights still packed and apart from the graph."""
     with reading("the model"):
+        check_functions(model)
         onnx.checker.check_model(model)
         model = _listing_only_inputs(expand(model))
         reject_foreign(model)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import fuzz_files
 import golden_files as golden
@@ -14,6 +16,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from fggp_deploy.artifacts.selftest import MAX_BATCH, SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.encodings import (
     ELEMENTS_PER_BYTE,
@@ -25,7 +28,9 @@ from fggp_deploy.encodings import (
     check_expansion,
 )
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.kernels.program import Program
 from fggp_deploy.onnx_ops import unpack
+from fggp_deploy.onnx_reading import MAX_DEPTH, MAX_NODES, check_functions, read_model
 
 
 def fuzz(count: int, seed: int) -> dict[str, int]:
@@ -211,3 +216,143 @@ def test_every_encoding_knows_its_bytes():
     assert Bitmask(one, np.uint8([1, 0]), shape).stored_bytes == 6
     assert Coo(one, np.zeros(1, np.int64), shape).stored_bytes == 12
     assert Csr(one, at, np.int32([0, 1, 1]), shape).stored_bytes == 4 + 4 + 12
+
+
+def with_slice_of_nothing() -> onnx.ModelProto:
+    """ONNX's shape inference aborts the process on it: a side is 2 - 5 + 1."""
+    model = onnx.load(golden.ONNX)
+    bounds = {"start": 1, "end": 5, "axis": 2}
+    for name, value in bounds.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+    kernel = numpy_helper.from_array(np.zeros((1, 1, 5, 5), np.float32), "kernel")
+    small = numpy_helper.from_array(np.zeros((1, 1, 2, 2), np.float32), "small")
+    model.graph.initializer.extend([kernel, small])
+    nodes = [
+        helper.make_node("Conv", ["small", "kernel"], ["negative"]),
+        helper.make_node("Slice", ["negative", *bounds], ["sliced"]),
+    ]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+    return model
+
+
+def with_functions(calls: dict[str, list[str]]) -> onnx.ModelProto:
+    """The golden network with functions of one input, each of which calls others in turn."""
+    model = onnx.load(golden.ONNX)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    for name, called in calls.items():
+        values = ["x", *(f"v{i}" for i in range(len(called)))]
+        nodes = [
+            helper.make_node(c, [values[i]], [values[i + 1]], domain="own" if c in calls else "")
+            for i, c in enumerate(called)
+        ]
+        f = helper.make_function("own", name, ["x"], [values[-1]], nodes, opsets)
+        model.functions.append(f)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node.append(helper.make_node("F0", ["input"], ["unused"], domain="own"))
+    return model
+
+
+def doubling(depth: int) -> dict[str, list[str]]:
+    inner = {f"F{i}": [f"F{i + 1}"] * 2 for i in range(depth)}
+    return inner | {f"F{depth}": ["Relu"]}
+
+
+def chained(depth: int) -> dict[str, list[str]]:
+    return {f"F{i}": [f"F{i + 1}"] for i in range(depth)} | {f"F{depth}": ["Relu"]}
+
+
+UNFOLDING = {
+    "doubling": (doubling(40), "unfold to 1.1e\\+12 nodes"),
+    "itself": ({"F0": ["F0"]}, "in a circle"),
+    "circle": ({"F0": ["F1"], "F1": ["F0"]}, "in a circle"),
+    "deep": (chained(MAX_DEPTH), "more than 64 deep"),
+}
+
+
+@pytest.mark.parametrize("case", UNFOLDING)
+def test_functions_that_unfold_without_end(tmp_path, case):
+    calls, says = UNFOLDING[case]
+    (tmp_path / "f.onnx").write_bytes(with_functions(calls).SerializeToString())
+    with pytest.raises(ModelFileError, match=says):
+        SparseModel.open(tmp_path / "f.onnx")
+    with pytest.raises(ModelFileError, match=says):
+        read_model(tmp_path / "f.onnx")
+
+
+def test_functions_within_the_limit_are_counted_exactly():
+    check_functions(with_functions(chained(MAX_DEPTH - 1)))
+    fits = doubling(10) | {"F10": ["Relu"] * ((MAX_NODES >> 10) - 1)}
+    check_functions(with_functions(fits))
+    with pytest.raises(ModelFileError, match="unfold"):
+        check_functions(with_functions(fits | {"F10": ["Relu"] * ((MAX_NODES >> 10) + 1)}))
+
+
+def test_a_function_in_no_alphabet(tmp_path):
+    content = with_functions({"F0": ["Relu"]}).SerializeToString().replace(b"F0", b"F\xd3")
+    (tmp_path / "f.onnx").write_bytes(content)
+    with pytest.raises(ModelFileError, match="not UTF-8"):
+        read_model(tmp_path / "f.onnx")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork the abort ends the process")
+def test_a_crash_of_shape_inference(tmp_path):
+    path = tmp_path / "abort.onnx"
+    path.write_bytes(with_slice_of_nothing().SerializeToString())
+    with pytest.raises(ModelFileError, match=r"shape inference crashed \(SIGABRT\)"):
+        SparseModel.open(path)
+
+
+def endless(tmp_path) -> Path:
+    """A network of one image whose Loop has 2^62 steps."""
+    image = helper.make_tensor_value_info("input", 1, [1, 3, 4, 4])
+    keep = helper.make_node("Identity", ["go_on"], ["going_on"])
+    body = helper.make_graph(
+        [keep, helper.make_node("Relu", ["v"], ["w"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", 7, []),
+            helper.make_tensor_value_info("go_on", 9, []),
+            helper.make_tensor_value_info("v", 1, [1, 3, 4, 4]),
+        ],
+        [
+            helper.make_tensor_value_info("going_on", 9, []),
+            helper.make_tensor_value_info("w", 1, [1, 3, 4, 4]),
+        ],
+    )
+    loop = helper.make_node("Loop", ["steps", "", "input"], ["y"], body=body)
+    output = helper.make_tensor_value_info("y", 1, [1, 3, 4, 4])
+    steps = numpy_helper.from_array(np.array(2**62), "steps")
+    graph = helper.make_graph([loop], "endless", [image], [output], [steps])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = tmp_path / "endless.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork there is no limit")
+@pytest.mark.parametrize("command", ["explain", "pack", "bench"])
+def test_a_loop_without_end_is_ended(program, command):
+    ended = program(command, endless(program.cwd), FGGP_TRIAL_SECONDS="1", COLUMNS="500")
+    assert ended.code == (0 if command == "explain" else 2)  # explain says why it timed nothing
+    assert "a first run of endless.onnx did not end within 1 s" in ended.out + ended.err
+
+
+def test_the_rows_of_a_self_test_are_run_in_batches():
+    test = SelfTest(7, np.ones((2 * MAX_BATCH + 3, 2), np.float32))
+    whole, seen = test.probe((1, 2, 3)), []
+
+    def run(x: np.ndarray) -> np.ndarray:
+        seen.append(x)
+        return x.reshape(len(x), -1)[:, :2]
+
+    answers = test.answers(run, (1, 2, 3))
+    assert [len(x) for x in seen] == [MAX_BATCH, MAX_BATCH, 3]
+    assert np.array_equal(np.concatenate(seen), whole)
+    assert np.array_equal(answers, whole.reshape(len(whole), -1)[:, :2])
+    assert np.array_equal(test.first_batch().probe((1, 2, 3)), whole[:MAX_BATCH])
+
+
+def test_a_program_number_past_64_bits():
+    with pytest.raises(ModelFileError, match="64 bits"):
+        Program([2**63], [])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import BYTES_RTOL, SELF_TEST_ATOL, SELF_TEST_RTOL
 
 Floats = npt.NDArray[np.float32]
+MAX_BATCH = 64  # inputs of a self-test that are run at once
 
 
 def fmix32(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -28,10 +30,13 @@ def fmix32(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return x ^ (x >> np.uint32(16))
 
 
-def probe(seed: int, shape: tuple[int, ...]) -> Floats:
-    """Float32 of `shape` in [−1, 1): element i is (fmix32(seed + i) >> 8) / 2^23 − 1, exactly."""
-    count = int(np.prod(shape, dtype=np.int64))
-    i = (np.arange(count, dtype=np.uint64) + np.uint64(seed)).astype(np.uint32)
+def probe(seed: int, shape: tuple[int, ...], *, start: int = 0) -> Floats:
+    """Float32 of `shape` in [−1, 1): element i is (fmix32(seed + i) >> 8) / 2^23 − 1, exactly.
+
+    `start` is the i of the first element.
+    """
+    count = math.prod(shape)
+    i = np.arange(start + seed, start + seed + count, dtype=np.uint64).astype(np.uint32)
     unit = (fmix32(i) >> np.uint32(8)).astype(np.float32) / np.float32(2**23)
     return (unit - np.float32(1)).reshape(shape)
 
@@ -82,6 +87,25 @@ class SelfTest:
     def probe(self, input_shape: tuple[int, int, int]) -> Floats:
         """The inputs, float32 [batch, C, H, W], for an `input_shape` of (C, H, W)."""
         return probe(self.seed, (len(self.logits), *input_shape))
+
+    def first_batch(self) -> SelfTest:
+        """The same test of its first inputs only, for what must run them all at once."""
+        return replace(self, logits=self.logits[:MAX_BATCH])
+
+    def answers(
+        self, run: Callable[[Floats], npt.NDArray[Any]], input_shape: tuple[int, int, int]
+    ) -> npt.NDArray[Any]:
+        """What `run` (float32 [n, C, H, W] → [n, classes]) gives for all inputs.
+
+        It is given MAX_BATCH of them at a time, since the file decides how many there are.
+        """
+        size, n = math.prod(input_shape), len(self.logits)
+        return np.concatenate(
+            [
+                run(probe(self.seed, (min(MAX_BATCH, n - i), *input_shape), start=i * size))
+                for i in range(0, n, MAX_BATCH)
+            ]
+        )
 
     def passes(self, got: npt.NDArray[Any]) -> bool:
         """Whether `got` [batch, classes] lies within the tolerances; NaN never does."""

@@ -13,7 +13,7 @@ from fggp_deploy.bench.int8 import quantize, quantize_on
 from fggp_deploy.bench.subject import Subject
 from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import read_dense
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import Options, run, try_out
 from fggp_deploy.verify.network import SESSION_CONFIG
 
 DENSE, PACKED, KERNELS, INT8 = "dense", "packed", "kernels", "int8"
@@ -36,6 +36,8 @@ def contenders(subject: Subject, *, int8: bool, progress: Progress) -> list[Cont
     path = subject.path
     file_bytes = path.stat().st_size
     dense = subject.dense.SerializeToString() if subject.packed else path.read_bytes()
+    feeds = subject.feeds(1)
+    try_out(lambda: run(Options(1).open(dense, name=path.name), feeds, path.name), path.name)
     made = [Contender(DENSE, "dense fp32, stock onnxruntime", len(dense), _stock(dense, DENSE))]
     if subject.packed:
         packed = path.read_bytes()

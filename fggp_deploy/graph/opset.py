@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx.version_converter
 from onnx import ModelProto, helper
 
+from fggp_deploy.confined import GRAPH_PASS, confined
 from fggp_deploy.errors import ModelFileError
 
 # The first version in which a Resize says how it maps coordinates; before, it was asymmetric.
@@ -24,8 +25,15 @@ def raised(model: ModelProto, minimum: int, *, name: str = "the model") -> Model
     opset = standard_opset(model)
     if opset >= minimum:
         return model
+
+    def work() -> bytes:  # in a child process, since it can crash
+        content: bytes = onnx.version_converter.convert_version(model, minimum).SerializeToString()
+        return content
+
     try:
-        converted = onnx.version_converter.convert_version(model, minimum)
+        converted = ModelProto.FromString(
+            confined(work, what="ONNX opset conversion", limits=GRAPH_PASS)
+        )
     except Exception as e:  # the converter's exceptions have no common base
         detail = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
         raise ModelFileError(

@@ -100,7 +100,10 @@ class Program:
         tensors = (_Tensor * len(arrays))(
             *(_Tensor(a.ctypes.data, a.size, _TYPES.get(a.dtype, 0)) for a in arrays)
         )
-        code = np.array(self.code, np.int64)
+        try:
+            code = np.array(self.code, np.int64)
+        except OverflowError as e:  # sums of a file's attributes, as of pads
+            raise ModelFileError("a number of the program does not fit 64 bits") from e
         error = ctypes.create_string_buffer(512)
         self._handle = (
             load().fggp_program_new(

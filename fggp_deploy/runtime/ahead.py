@@ -190,7 +190,7 @@ def _check(
     test = None
     if PREFIX + "format_version" in props:
         meta = Metadata.from_props(props)
-        test = meta.selftest
+        test = meta.selftest.first_batch() if meta.selftest is not None else None
     elsewise = None
     if test is None and KEY in props:
         elsewise = OutputsTest.parse(props[KEY])

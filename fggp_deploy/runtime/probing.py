@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -11,7 +12,7 @@ import onnxruntime as ort
 from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.artifacts.outputs_test import Array, Input
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.runtime.sessions import brief
+from fggp_deploy.runtime.sessions import Options, brief, try_out
 
 # What open sides of an input are tried with, so that the network can be run at all.
 SIDES = (64, 224, 512, 16)
@@ -41,6 +42,14 @@ def first_that_runs(
         if all(isinstance(d, int) for i in session.get_inputs() for d in i.shape[1:]):
             break
     return (), None, why
+
+
+def first_run_apart(model: Path | bytes, shape: Sequence[int] | None, *, name: str) -> None:
+    """Load a network and run it as `first_that_runs` does, in a child process with limits.
+
+    To be called before a file that nobody vouches for is run in this process; see `try_out`.
+    """
+    try_out(lambda: first_that_runs(Options(1).open(model, name=name), shape), name)
 
 
 def open_sides(session: ort.InferenceSession, shape: Sequence[int]) -> str:

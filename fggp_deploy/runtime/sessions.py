@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from fggp_deploy import kernels
-from fggp_deploy.errors import ModelFileError, shortened
+from fggp_deploy.confined import Limits, confined
+from fggp_deploy.errors import ConfigError, ModelFileError, shortened
 
 Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
 # They turn weights beside byte activations into int8 ones of their own, and quantise values again.
 _NOT_OURS = ["WeightBiasQuantization", "QDQPropagationTransformer"]
+TRIAL_SECONDS = 60.0  # for a model's first run; the variable overrides it
+_TRIAL_VARIABLE = "FGGP_TRIAL_SECONDS"
 MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 
 
@@ -77,6 +82,32 @@ class Options:
             )
         except Exception as e:  # onnxruntime's exceptions have no common base
             raise ModelFileError(f"onnxruntime cannot load {name}: {brief(e)}") from e
+
+
+def try_out(work: Callable[[], object], name: str) -> None:
+    """Do `work`, which loads and runs a model that nobody vouches for, in a child process first.
+
+    Raises ModelFileError if it raises that, crashes, needs more memory than is available, or takes
+    longer than TRIAL_SECONDS; ConfigError if the variable of the environment is no number.
+    """
+
+    def trial() -> bytes:
+        work()
+        return b""
+
+    cure = f"; if it is really so slow, set {_TRIAL_VARIABLE} to more seconds"
+    confined(trial, what=f"a first run of {name}", limits=Limits(_trial_seconds(), cure=cure))
+
+
+def _trial_seconds() -> float:
+    text = os.environ.get(_TRIAL_VARIABLE, str(TRIAL_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"{_TRIAL_VARIABLE} must be a number of seconds, got {text!r:.40}")
+    return seconds
 
 
 def run(session: ort.InferenceSession, feeds: Mapping[str, Any], name: str) -> list[Array]:

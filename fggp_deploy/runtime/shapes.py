@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from fggp_deploy.onnx_constants import constants
+from fggp_deploy.onnx_reading import inferred
 from fggp_deploy.runtime.graph import Dim, Shapes, attributes, is_known, sizes, window
 from fggp_deploy.runtime.sessions import Options, run
 
@@ -27,7 +27,7 @@ def value_shapes(model: ModelProto) -> Shapes:
     """The shapes of float values but constants, as far as their ranks are known."""
     light = _without_weights(model)
     declared = _name_inputs_(light)
-    graph = onnx.shape_inference.infer_shapes(light).graph
+    graph = inferred(light)
     known = [*graph.value_info, *graph.input, *graph.output]
     shapes = {v.name: _dims(v) for v in known if v.type.tensor_type.HasField("shape")}
     fixed = constants(model.graph)

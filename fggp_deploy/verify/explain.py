@@ -28,7 +28,7 @@ from fggp_deploy.onnx_ops import REPLACEABLE, Packing, pack, unpack
 from fggp_deploy.onnx_reading import fix_open_sides_, infer_shapes, one_image, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
-from fggp_deploy.runtime.probing import first_that_runs, open_sides
+from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify import latency
 from fggp_deploy.verify.network import SESSION_CONFIG
@@ -287,6 +287,7 @@ def _why(op: str, dtype: np.dtype, sparsity: float, *, packed: bool) -> str:
 def _speed(name: str, content: bytes, threads: int, seconds: float, shape: Sequence[int]) -> Speed:
     """Time stock and kernels interleaved; raises ModelFileError if the network cannot be run."""
     options = Options(threads, SESSION_CONFIG)
+    first_run_apart(content, shape, name=name)
     stock = options.open(content, name=name)
     if why := open_sides(stock, shape):
         raise ModelFileError(why)

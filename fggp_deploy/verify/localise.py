@@ -14,6 +14,7 @@ from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import RTOL, scale
 from fggp_deploy.onnx_functions import DOMAIN
+from fggp_deploy.onnx_reading import inferred
 from fggp_deploy.onnx_unpacking import layer_name, unpack
 from fggp_deploy.verify.network import Floats, brief
 
@@ -196,7 +197,7 @@ def _on_kernels(dense: ModelProto, output: str, x: Floats, threads: int) -> Floa
     del cut.graph.node[:], cut.graph.output[:], cut.graph.value_info[:]
     cut.graph.node.extend(reversed(kept))
     cut.graph.output.append(onnx.ValueInfoProto(name=output))
-    shapes = onnx.shape_inference.infer_shapes(dense).graph
+    shapes = inferred(dense)
     for value in (*shapes.value_info, *shapes.output):
         if value.name == output:
             cut.graph.output[0].CopyFrom(value)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fggp_deploy import runtime
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.progress import Progress, silent
-from fggp_deploy.runtime.sessions import Options, brief
+from fggp_deploy.runtime.sessions import Options, brief, try_out
 
 Floats = npt.NDArray[np.float32]
 
@@ -87,6 +87,14 @@ def load(name: str, model: bytes | Path, *, threads: int, optimize: bool = True)
         raise ConfigError(f"threads must be at least 1, got {threads}")
     session = Options(threads, SESSION_CONFIG).open(model, name=name, optimize=optimize)
     return Network(name, session)
+
+
+def run_once_apart(name: str, model: bytes | Path, x: Floats) -> None:
+    """Load a network and run it on x [N, C, H, W] in a child process with limits.
+
+    To be called before a file that nobody vouches for is run in this process; see `try_out`.
+    """
+    try_out(lambda: load(name, model, threads=1).logits(x), name)
 
 
 def open_by_runtime(

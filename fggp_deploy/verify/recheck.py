@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.gates import Verdict, agreement, equality
-from fggp_deploy.verify.network import load
+from fggp_deploy.verify.network import load, run_once_apart
 from fggp_deploy.verify.parity import Difference, difference
 from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import read_report
@@ -79,5 +81,8 @@ def _self_test(packed: SparseModel, threads: int) -> Difference | None:
     test, shape = packed.metadata.selftest, packed.metadata.preprocessing.input_shape
     if test is None:
         return None
-    y = load(packed.path.name, packed.runnable(), threads=threads).logits(test.probe(shape))
+    name, content = packed.path.name, packed.runnable()
+    run_once_apart(name, content, np.zeros((1, *shape), np.float32))
+    network = load(name, content, threads=threads)
+    y = test.answers(network.logits, shape)
     return difference(y, test.logits, rtol=test.rtol, atol=test.atol)

@@ -16,7 +16,14 @@ from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify.int8 import Quantised, quantised
-from fggp_deploy.verify.network import Floats, Network, load, open_by_runtime, open_compiled
+from fggp_deploy.verify.network import (
+    Floats,
+    Network,
+    load,
+    open_by_runtime,
+    open_compiled,
+    run_once_apart,
+)
 
 N_PROBES = 8  # random inputs where the file brings no self-test
 # The networks' names in the report.
@@ -68,9 +75,12 @@ def gather(
     meta = packed.metadata
     if data is not None:
         check_data(packed, data)
+    probe = np.zeros((1, *meta.preprocessing.input_shape), np.float32)
+    run_once_apart(packed.path.name, packed.runnable(), probe)
+    if reference is not None:
+        run_once_apart(reference.name, reference, probe)
     model = load(packed.path.name, packed.runnable(), threads=threads)
     parent = load(reference.name, reference, threads=threads) if reference else None
-    probe = np.zeros((1, *meta.preprocessing.input_shape), np.float32)
     for network in (model, parent):
         if network is not None and (n := network.logits(probe).shape[1]) != len(meta.classes):
             raise ModelFileError(
@@ -140,10 +150,10 @@ def find_unrounded(packed: SparseModel) -> Path | None:
 
 
 def probe_inputs(meta: Metadata, seed: int) -> Floats:
-    """The self-test's inputs, or normal noise where the file brings none: float32 [N, C, H, W]."""
+    """The self-test's first inputs, or normal noise if the file brings none: [N, C, H, W]."""
     shape = meta.preprocessing.input_shape
     if meta.selftest is not None:
-        return meta.selftest.probe(shape)
+        return meta.selftest.first_batch().probe(shape)
     return np.random.default_rng(seed).standard_normal((N_PROBES, *shape), dtype=np.float32)
 
 
