@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One weight tensor. `macs`: dense multiply-accumulates an image; `n_bytes`: as stored."""
+    """One weight tensor. `macs`: dense multiply-accumulates an image; `n_bytes`: as stored.
+
+    `of_layer` is False for a constant that is no weight of a layer, and is not counted as one.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -27,6 +30,7 @@ class Row:
     macs: int | None
     encoding: str
     prunable: bool | None
+    of_layer: bool = True
 
 
 @ends_cleanly
@@ -48,12 +52,13 @@ def inspect(
     if path.is_dir() and path.suffix != ".csr":
         path = checkpoint_in(path)
     rows, about = _read(path)
-    counted = [r for r in rows if r.prunable] or rows
+    weights = [r for r in rows if r.of_layer]
+    counted = [r for r in weights if r.prunable] or weights
     total = {
         "n_prunable": sum(r.n_total for r in counted),
         "n_removed": sum(r.n_removed for r in counted),
-        "n_all_weights": sum(r.n_total for r in rows),
-        "n_all_removed": sum(r.n_removed for r in rows),
+        "n_all_weights": sum(r.n_total for r in weights),
+        "n_all_removed": sum(r.n_removed for r in weights),
     }
     if json:
         as_json({"path": path, **about, **total, "layers": [asdict(r) for r in rows]})
@@ -65,7 +70,7 @@ def inspect(
         ("weight", "shape", "sparsity", "kept", "MACs", "bytes", "stored as"),
         [
             (
-                r.name + ("" if r.prunable is not False else " (dense by choice)"),
+                r.name + _remark(r),
                 "×".join(map(str, r.shape)),
                 f"{r.n_removed / max(r.n_total, 1):.2%}",
                 f"{r.n_total - r.n_removed:,}",
@@ -76,14 +81,23 @@ def inspect(
             for r in rows
         ],
     )
+    if any(r.prunable for r in weights):
+        stdout.print(
+            f"prunable weights: {total['n_removed']:,} of {total['n_prunable']:,} removed "
+            f"({total['n_removed'] / max(total['n_prunable'], 1):.4%})"
+        )
     stdout.print(
-        f"prunable weights: {total['n_removed']:,} of {total['n_prunable']:,} removed "
-        f"({total['n_removed'] / max(total['n_prunable'], 1):.4%})\n"
         f"all conv and linear weights: {total['n_all_removed']:,} of {total['n_all_weights']:,} "
         f"({total['n_all_removed'] / max(total['n_all_weights'], 1):.4%})"
     )
     for key, value in about.items():
         stdout.print(f"{key.replace('_', ' ')}: {value}")
+
+
+def _remark(row: Row) -> str:
+    if not row.of_layer:
+        return " (no weight of a layer)"
+    return " (dense by choice)" if row.prunable is False else ""
 
 
 def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
@@ -113,7 +127,17 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
     if path.is_file() and (found := foreign_layers(path)) is not None:
         rows = [
-            Row(x.name, x.shape, x.size, x.size - x.nnz, x.stored_bytes, x.macs, x.encoding, None)
+            Row(
+                x.name,
+                x.shape,
+                x.size,
+                x.size - x.nnz,
+                x.stored_bytes,
+                x.macs,
+                x.encoding,
+                None,
+                x.of_layer,
+            )
             for x in found
         ]
         return rows, {"file_bytes": path.stat().st_size}
@@ -127,6 +151,7 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
             layer.name, layer.shape, layer.size, layer.size - layer.nnz, layer.stored_bytes,
             layer.macs, layer.encoding,
             bool(prunable & {layer.name, f"{layer.name}.weight"}) if prunable else None,
+            layer.of_layer,
         )
         for layer in model.layers
     ]  # fmt: skip

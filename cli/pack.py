@@ -80,7 +80,7 @@ def pack(
     zeros = made.n_zeros / max(1, made.n_weights)
     stdout.print(
         f"{made.path}: {size(made.file_bytes)}, {share:.1%} of {made.source}; {made.n_packed} "
-        f"weights packed, {zeros:.1%} zeros"
+        f"tensors packed; {zeros:.2%} of all {made.n_weights:,} conv and linear weights are zero"
     )
     if made.compaction is not None:
         stdout.print(made.compaction.sentence())

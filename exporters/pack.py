@@ -24,6 +24,7 @@ from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.graph.opset import raised, standard_opset
+from fggp_deploy.graph.weights import count_weights
 from fggp_deploy.onnx_constants import unlist_initializers_
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET
 from fggp_deploy.onnx_lifting import lift_weights
@@ -36,7 +37,7 @@ from fggp_deploy.runtime.sessions import Options
 from . import VALUES
 from .compacting import Compacted, compacted
 from .onnx import TYPES
-from .proving import Proof, run_both
+from .proving import Proof, check_converted, run_both
 
 PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
 
@@ -45,7 +46,8 @@ PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
 class PackedFile:
     """What `pack_file` wrote.
 
-    `n_weights`, `n_zeros` count elements of the `n_packed` tensors that were packed. `ran` says on
+    `n_packed` tensors were packed. `n_weights` and `n_zeros` count the weights of all convolution,
+    linear and recurrent layers, packed or not, and no other constants. `ran` says on
     which inputs the file was run against its source, empty where it could not be: `why_not` says
     why, and the weights alone were compared, all of them. `bit_equal` and `error`, over the largest
     output, are of stock onnxruntime, `kernels_error` of the kernels, None where there are none.
@@ -105,6 +107,7 @@ def pack_file(
     with reading(str(source)):
         dense = raised(unpack(model), MIN_OPSET, name=str(source))
         first_run_apart(source, shape, name=source.name)
+        converted = dense if source_opset < MIN_OPSET else None
         about = None
         if compact:
             dense, about = _compacted(source, dense, shape)
@@ -116,7 +119,10 @@ def pack_file(
             if reasons:
                 why = f"{reasons[0][1]} of {len(packing.left_dense)} weights: {reasons[0][0]}"
             raise ModelFileError(f"{source} has nothing to pack; {why}")
-        counts = _check_weights(dense, packing, TYPES[values])
+        n_packed = _check_weights(dense, packing, TYPES[values])
+        n_weights, n_zeros = count_weights(unpack(packing.model))
+    if converted is not None:
+        check_converted(source, source_opset, converted, shape)
     proof = run_both(source, packing.model, shape, rounded=values != "fp32")
     if proof.test is None and compact:
         raise ModelFileError(
@@ -133,7 +139,8 @@ def pack_file(
     provenance = Provenance.of(setting, began).to_dict()
     provenance.pop("command")
     _write(path, packing.model, model, known, proof, provenance)
-    notes = [f"left dense: {n}: {why}" for n, why in packing.left_dense.items()]
+    notes = [f"{name} holds NaN or infinity, as in the source" for name in _not_finite(dense)]
+    notes += [f"left dense: {n}: {why}" for n, why in packing.left_dense.items()]
     notes += [f"left fp32: {n}: {why}" for n, why in packing.left_fp32.items()]
     if listed:
         notes.append(
@@ -147,9 +154,9 @@ def pack_file(
         source_bytes=source.stat().st_size,
         sha256=sha256_file(path),
         values=values,
-        n_packed=counts[0],
-        n_weights=counts[1],
-        n_zeros=counts[2],
+        n_packed=n_packed,
+        n_weights=n_weights,
+        n_zeros=n_zeros,
         opset=standard_opset(packing.model),
         source_opset=source_opset,
         ran=proof.ran,
@@ -210,10 +217,10 @@ def _read(source: Path) -> ModelProto:
     return model
 
 
-def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> tuple[int, int, int]:
-    """Every weight decodes to itself, rounded; counts of packed tensors, elements and zeros."""
+def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> int:
+    """Raise ModelFileError unless every weight decodes to itself, rounded; how many are packed."""
     before = {t.name: t for t in lift_weights(dense).graph.initializer}
-    n_packed = n_weights = n_zeros = 0
+    n_packed = 0
     parts = {t.name for t in packing.model.graph.initializer}
     for tensor in unpack(packing.model).graph.initializer:
         if f"{tensor.name}.values" not in parts:
@@ -222,9 +229,13 @@ def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> tu
         if not _rounds_to(got, want, np.float32 if tensor.name in packing.left_fp32 else values):
             raise ModelFileError(f"weight {tensor.name!r} does not decode to itself; report this")
         n_packed += 1
-        n_weights += got.size
-        n_zeros += int((got == 0).sum())
-    return n_packed, n_weights, n_zeros
+    return n_packed
+
+
+def _not_finite(model: ModelProto) -> list[str]:
+    """Names of the float initializers that hold NaN or infinity."""
+    arrays = ((t.name, numpy_helper.to_array(t)) for t in model.graph.initializer)
+    return [name for name, a in arrays if a.dtype.kind == "f" and not np.isfinite(a).all()]
 
 
 def _rounds_to(got: Array, want: Array, values: ValueType) -> bool:
@@ -235,7 +246,8 @@ def _rounds_to(got: Array, want: Array, values: ValueType) -> bool:
         rounded = [to_int8(want, axis).decode() for axis in (0, 1)]
     else:
         rounded = [want.astype(values).astype(np.float32)]
-    return any(np.array_equal(got, w) or np.array_equal(got, w.T) for w in rounded)
+    floats = got.dtype.kind == "f"
+    return any(np.array_equal(got, w, equal_nan=floats) for r in rounded for w in (r, r.T))
 
 
 def _metadata(

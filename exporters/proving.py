@@ -14,6 +14,7 @@ from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.artifacts.outputs_test import Array, Input, OutputsTest
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import agreement, relative_error
+from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_reading import read_model
 from fggp_deploy.runtime.probing import answers_of, first_that_runs
@@ -95,6 +96,37 @@ def run_both(
         errors.get("the kernels"),
         rounding,
     )
+
+
+def check_converted(
+    source: Path, opset: int, converted: ModelProto, shape: Sequence[int] | None
+) -> None:
+    """Raise ModelFileError if raising the source from `opset` changed what it computes.
+
+    A network that does not run on made-up inputs is not checked here.
+    """
+    options = Options(1)
+    given = options.open(source, name=source.name)
+    inputs, want, _ = first_that_runs(given, shape)
+    if want is None:
+        return
+    feeds = outputs_test.feeds(0, inputs)
+    if not _equal(want, answers_of(given, feeds)):
+        return  # it answers differently each time, which `run_both` reports
+
+    def unoptimized() -> list[Array]:
+        plain = options.open(source, name=source.name, optimize=False)
+        return list(answers_of(plain, feeds).values())
+
+    new = standard_opset(converted)
+    raised = options.open(converted.SerializeToString(), name=f"{source.name} in opset {new}")
+    found = agreement(*_in_order(answers_of(raised, feeds), want), unoptimized=unoptimized)
+    if not found.passed:
+        raise ModelFileError(
+            f"ONNX's version converter changed {source} when it was raised from opset {opset} to "
+            f"{new}: outputs differ by {found.error:.1e} of the largest; export the network again "
+            f"with opset {new}, nothing was written"
+        )
 
 
 def _equal(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:

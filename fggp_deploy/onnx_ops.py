@@ -176,7 +176,9 @@ class _Packer:
         name = tensor.name
         if tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT8):
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
-            return f"it is {kind}; only float is packed"
+            return (
+                f"it is {kind}; only float32 is packed, {_CURES.get(kind, 'convert it to float32')}"
+            )
         if name in self.replaceable:
             return REPLACEABLE
         if {f"{name}.{part}" for part in PARTS} & self.taken:
@@ -272,6 +274,8 @@ _OPERATORS = {CONV: CONV, GEMM: GEMM, GEMM_TRANSPOSED: GEMM, None: "Ungap"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
+_HALF = "export the network in float32 and pack with --values fp16, which stores the same bytes"
+_CURES = {"float16": _HALF, "bfloat16": "export the network in float32"}
 _QUANTISED = (TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
 
 

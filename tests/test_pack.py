@@ -15,18 +15,23 @@ from graphs import NETS, Builder, detector_net, residual_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
+from cli.main import app
 from fggp_deploy import kernels
+from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.artifacts.outputs_test import Input, OutputsTest
-from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.artifacts.sparse_model import SparseModel, foreign_layers
 from fggp_deploy.bench.int8 import quantize
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.exporters.proving import check_outputs
+from fggp_deploy.graph import opset
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.onnx_ops import flatten, unpack
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.verify.explain import explain
 
 MEAN = (0.5, 0.4, 0.3)
 
@@ -282,6 +287,105 @@ def test_scores_that_are_nearly_zero_are_packed(tmp_path: Path) -> None:
     made = pack_file(saved(detector_net(), tmp_path))
     assert made.bit_equal
     assert made.kernels_error is None or made.kernels_error < 0.5
+
+
+def with_anchors() -> ModelProto:
+    """A convolution, 90% zeros, and a larger constant, nearly all zeros, that is added."""
+    b = Builder()
+    y = b.conv("x", 32, 3)
+    return b.model(b.op("Add", y, b.weight(1, 32, 16, 16, density=0.01)))
+
+
+def test_anchors_are_packed_and_are_no_weights(tmp_path: Path) -> None:
+    model = with_anchors()
+    w = numpy_helper.to_array(model.graph.initializer[0])
+    path = saved(model, tmp_path)
+    made = pack_file(path)
+    assert made.n_packed == 2
+    assert (made.n_weights, made.n_zeros) == (w.size, int((w == 0).sum()))
+    for file in (path, made.path):  # the same count of the dense file and of the packed one
+        layers = foreign_layers(file)
+        assert layers is not None
+        weights = [x for x in layers if x.of_layer]
+        assert [(x.op, x.size, x.size - x.nnz) for x in weights] == [
+            ("Conv", made.n_weights, made.n_zeros)
+        ]
+        assert explain(file, seconds=0).sparsity == pytest.approx(made.n_zeros / made.n_weights)
+        told = CliRunner().invoke(app, ["inspect", str(file), "--json"])
+        assert json.loads(told.stdout)["n_all_weights"] == made.n_weights
+
+
+def class_of_each_pixel() -> ModelProto:
+    b = Builder()
+    model = b.model(b.conv("x", 12, 3))
+    model.graph.node.append(helper.make_node("ArgMax", ["v0"], ["y"], axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.INT64, None))
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def test_integer_outputs_are_proved(tmp_path: Path) -> None:
+    made = pack_file(saved(class_of_each_pixel(), tmp_path))
+    assert made.ran == ("x 1×3×16×16",)
+    assert made.bit_equal
+    assert set(check_outputs(made.path).values()) == {True}
+    model = onnx.load(made.path)
+    (test,) = (p for p in model.metadata_props if p.key == outputs_test.KEY)
+    told = json.loads(test.value)
+    told["outputs"][0]["values"] = [v + 1 for v in told["outputs"][0]["values"]]
+    test.value = json.dumps(told)
+    onnx.save(model, made.path)
+    assert set(check_outputs(made.path).values()) == {False}
+
+
+def test_nan_and_infinity_in_a_weight_are_packed_as_they_are(tmp_path: Path) -> None:
+    b = Builder()
+    model = b.model(b.conv("x", 32, 3))
+    tensor = model.graph.initializer[0]
+    w = numpy_helper.to_array(tensor).copy()
+    w[w != 0] = np.resize(np.float32([np.nan, np.inf, -np.inf, 1]), (w != 0).sum())
+    tensor.CopyFrom(numpy_helper.from_array(w, tensor.name))
+    made = pack_file(saved(model, tmp_path))
+    assert f"{tensor.name} holds NaN or infinity, as in the source" in made.notes
+    again = {t.name: t for t in unpack(onnx.load(made.path)).graph.initializer}
+    assert numpy_helper.to_array(again[tensor.name]).tobytes() == w.tobytes()
+
+
+def of_opset_10(*, mode: str) -> ModelProto:
+    b = Builder()
+    y = b.op(
+        "Resize", b.conv(b.conv("x", 32, 3), 12, 32), b.tensor(np.float32([1, 1, 2, 2])), mode=mode
+    )
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 16])
+    z = helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 12, 32, 32])
+    graph = helper.make_graph(b.nodes, "g", [x], [z], b.tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_an_old_resize_computes_the_same_when_it_is_raised(mode: str, tmp_path: Path) -> None:
+    made = pack_file(saved(of_opset_10(mode=mode), tmp_path))
+    assert (made.source_opset, made.opset, made.bit_equal) == (10, 18, True)
+
+
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_what_the_converter_changed_is_said(
+    values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opset, "_state_coordinates_", lambda model: None)
+    path = saved(of_opset_10(mode="linear"), tmp_path)
+    with pytest.raises(ModelFileError, match=r"converter changed .* from opset 10 to 18.*again"):
+        pack_file(path, values=values)
+    assert not list(tmp_path.glob("*packed*"))
+
+
+def test_half_weights_name_the_cure(tmp_path: Path) -> None:
+    b = Builder()
+    w = b.tensor(np.eye(64, dtype=np.float16))
+    y = b.op("MatMul", b.op("Cast", "x", to=TensorProto.FLOAT16), w)
+    y = b.op("Cast", y, to=TensorProto.FLOAT)
+    with pytest.raises(ModelFileError, match="float32 and pack with --values fp16"):
+        pack_file(saved(b.model(y, size=64), tmp_path))
 
 
 def test_a_wrong_answer_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

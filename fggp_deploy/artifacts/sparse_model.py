@@ -15,6 +15,7 @@ from fggp_deploy.artifacts.metadata import PREFIX, Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_reading import Shapes, infer_shapes, reading
 from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
@@ -27,7 +28,9 @@ class Layer:
     """A weight of the network as the file stores it.
 
     `encoding` is dense, bitmask, gaps8, gaps16, blocks, rice8 (int8 values) or csr; `macs` counts
-    the dense multiply-accumulates for one image, None where the graph does not tell.
+    the dense multiply-accumulates for one image, None where the graph does not tell. `of_layer` is
+    False for a packed constant, such as anchors, that no convolution, linear or recurrent layer
+    multiplies.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Layer:
     nnz: int
     stored_bytes: int
     macs: int | None
+    of_layer: bool = True
 
     @property
     def size(self) -> int:
@@ -184,20 +188,17 @@ def _sides(value: ValueInfoProto) -> tuple[int | str, ...]:
 
 
 def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
-    """One entry for each weight in the graph's order: every packed one, and layers' dense ones."""
+    """An entry for each weight of a layer, in the graph's order, then for other packed tensors."""
     graph = content.graph.graph
-    dense = {t.name: t for t in graph.initializer}
-    transposed = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose"}
-    users: dict[str, list[NodeProto]] = {}
+    dense = {t.name: t for t in graph.initializer if len(t.dims) > 1}
+    weights = layer_weights(graph, content.weights.keys() | dense.keys())
+    others: dict[str, list[NodeProto]] = {}
     for node in graph.node:
-        if node.op_type == "Transpose":
-            continue
-        for i, read in enumerate(node.input):
-            name = transposed.get(read, read)
-            if name in content.weights or (i == 1 and name in dense and node.op_type in _LAYERS):
-                users.setdefault(name, []).append(node)
+        for name in node.input:
+            if name in content.weights and name not in weights:
+                others.setdefault(name, []).append(node)
     layers = []
-    for name, nodes in users.items():
+    for name, nodes in (*weights.items(), *others.items()):
         counts = [_macs(node, shapes) for node in nodes]
         macs = None if None in counts else sum(c for c in counts if c is not None)
         if name in content.weights:
@@ -208,7 +209,7 @@ def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
             how = (w.shape, "dense", int(np.count_nonzero(w)), w.nbytes)
         if not math.prod(how[0]):
             raise ModelFileError(f"weight {name!r} has no elements")
-        layers.append(Layer(layer_name(name), nodes[0].op_type, *how, macs))
+        layers.append(Layer(layer_name(name), nodes[0].op_type, *how, macs, name in weights))
     return tuple(layers)
 
 

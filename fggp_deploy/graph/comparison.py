@@ -36,6 +36,7 @@ EPSILONS = 4  # an output of a short type, such as float16, may differ by so man
 # |difference| ≤ atol·max(1, largest value) + rtol·|value|.
 SELF_TEST_RTOL = 1e-3
 SELF_TEST_ATOL = 1e-4
+SELF_TEST_INTEGER_SHARE = 0.05  # of at most 64 recorded values
 
 Outputs = Sequence[Array]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 
-from onnx import GraphProto, NodeProto
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 # The inputs of each operator that are multiplied with what flows through the network.
 _WEIGHT_INPUTS = {
@@ -36,3 +37,14 @@ def layer_weights(graph: GraphProto, constants: Collection[str]) -> dict[str, li
             if name in source:
                 found[source[name]].append(node)
     return dict(found)
+
+
+def count_weights(model: ModelProto) -> tuple[int, int]:
+    """How many weights of two or more dimensions the layers of a dense model have, and zeros."""
+    constants = {t.name: t for t in model.graph.initializer if len(t.dims) > 1}
+    n = n_zeros = 0
+    for name in layer_weights(model.graph, constants):
+        w = numpy_helper.to_array(constants[name])
+        n += w.size
+        n_zeros += w.size - int(np.count_nonzero(w))
+    return n, n_zeros

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fggp_deploy.verify import words
 from fggp_deploy.verify.explain import WORTH, Explanation, Speed
 from fggp_deploy.verify.page import Bars, Page, Section, Table
@@ -73,13 +75,15 @@ def findings(e: Explanation) -> tuple[str, ...]:
             f"{words.size(e.dense_bytes)} instead of {words.size(e.file_bytes)} (measured)."
         )
     else:
-        said.append(f"Size: packing would save nothing; {e.sparsity:.1%} of the weights are zero.")
+        said.append("Size: packing would save nothing.")
     if e.int8_bytes < 0.9 * min(e.packed_bytes, e.file_bytes):
         said.append(
             f"Size: {_with('--values int8', e)} would make it {words.size(e.int8_bytes)} "
             "(measured, by packing it); values are rounded, and `verify` says what that changes."
         )
     counted = [w for w in e.weights if w.of_layer]
+    n_counted = sum(math.prod(w.shape) for w in counted)
+    said.append(f"Zeros: {e.sparsity:.2%} of all {n_counted:,} conv and linear weights.")
     dense = [w for w in counted if w.sparsity < WORTH]
     if dense:
         n_bytes = sum(w.stored_bytes for w in dense)

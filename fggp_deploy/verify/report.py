@@ -158,7 +158,8 @@ def verify(
     asked: dict[str, Any] = {"settings": [list(s) for s in settings], "seconds": seconds}
     asked |= {"seed": seed, "robustness": robustness, "int8": int8}
     asked |= {"check_preprocessing": check_preprocessing}
-    n_weights = sum(layer.size for layer in packed.layers)
+    weights = [layer for layer in packed.layers if layer.of_layer]
+    n_weights = sum(layer.size for layer in weights)
     mismatch, missed = first_mismatch(subject, checks, trusted, threads=n_threads)
     return Report(
         model=File(model_path.name, sha256_file(model_path), sized.file_bytes),
@@ -189,7 +190,7 @@ def verify(
         kernel_layers=kernel_layers(subject, batch=batch, progress=progress),
         layer_times=layer_times(subject, threads=n_threads, batch=batch, seed=seed),
         processes=processes(subject, threads=n_threads, batch=batch, progress=progress),
-        sparsity=1 - sum(layer.nnz for layer in packed.layers) / max(1, n_weights),
+        sparsity=1 - sum(layer.nnz for layer in weights) / max(1, n_weights),
         layers=tuple(packed.layers),
         certificate=certified,
         history=history(model_path.parent),
