@@ -158,6 +158,14 @@ CASES = {
     "relu6": Case(clip=(0.0, 6.0), cin=64),
     "threads": Case(cout=64, size=(32, 32), tasks=5),
     "offsets_past_16_bits": Case(cin=80, cout=8, size=(120, 120)),
+    "stride_past_the_plane": Case(size=(4, 4), strides=(1_000_000, 1), **ONE),
+    "stride_past_the_window": Case(cin=3, size=(9, 6), strides=(7, 1000), residual=True),
+    "whole_plane": Case(cin=3, size=(20, 7), kernel=(20, 7), pads=(0, 0, 0, 0)),
+    "padded_whole_plane": Case(cin=3, size=(5, 3), kernel=(7, 5), pads=(1, 1, 1, 1), batch=2),
+    "whole_row": Case(cin=2, size=(30, 6), kernel=(11, 6), pads=(0, 0, 0, 0), clip=(0.0, 6.0)),
+    "whole_plane_depthwise": Case(
+        cin=6, cout=6, group=6, size=(7, 7), kernel=(7, 7), pads=(0, 0, 0, 0), density=1.0
+    ),
     "specials": Case(specials=True, size=(14, 14), density=0.05),
     "specials_relu": Case(specials=True, clip=(0.0, float("inf")), residual=True, batch=3),
     "specials_relu6": Case(specials=True, clip=(0.0, 6.0), size=(2, 2)),
@@ -245,7 +253,7 @@ def test_pooling(isa: str, op: int) -> None:
     for size in (2, 4, 7, 14, 16, 31, 56):
         for kernel, stride, pad, dilation in (
             *((2, 2, 0, 1), (3, 2, 1, 1), (3, 1, 1, 1), (2, 1, 0, 1), (1, 2, 0, 1)),
-            *((2, 3, 1, 1), (3, 1, 0, 3), (2, 2, 0, 2)),
+            *((2, 3, 1, 1), (3, 1, 0, 3), (2, 2, 0, 2), (2, 1_000_000, 0, 1)),
         ):
             if size <= dilation * (kernel - 1) - 2 * pad:
                 continue
@@ -531,6 +539,18 @@ def test_padding_that_would_take_gigabytes() -> None:
     program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
     with pytest.raises(ModelFileError, match="a plane is too large"):
         program.run([np.zeros((1, step.cin, 4, 4), np.float32)], isa=ISAS[0])
+
+
+def test_windows_larger_than_their_plane() -> None:
+    one = [np.ones(1, np.float32), np.ones(1, np.uint8), ONES2]  # a single weight
+    large = dataclasses.replace(GAP_CONV, kernel=(500, 500), pads=(250,) * 4)
+    program = Program(encode([large], n_inputs=1, outputs=[1]), one)
+    with pytest.raises(ModelFileError, match="times its memory"):
+        program.run([np.zeros((1, 2, 4, 4), np.float32)], isa=ISAS[0])
+    tall = dataclasses.replace(GAP_CONV, cin=128, kernel=(130, 1))
+    program = Program(encode([tall], n_inputs=1, outputs=[1]), one)
+    with pytest.raises(ModelFileError, match="a plane of 131 x 16 would take 643 times"):
+        program.run([np.zeros((1, 128, 131, 16), np.float32)], isa=ISAS[0])
 
 
 def test_sums_of_different_shapes() -> None:

@@ -109,6 +109,12 @@ def test_sparse_conv_attributes() -> None:
     both(m, rand(2, 8, 17, 13))
 
 
+def test_a_stride_past_the_plane() -> None:
+    """With one output, the tiles must not be as large as the stride."""
+    m = conv_model(sparse((64, 64, 1, 1)), strides=[1_000_000, 1], pads=[0] * 4)
+    both(m, rand(1, 64, 4, 4))
+
+
 def test_threads_agree() -> None:
     both(conv_model(sparse((96, 64, 3, 3))), rand(1, 64, 28, 28), threads=2)
 

@@ -9,6 +9,9 @@ namespace fggp {
 namespace {
 
 constexpr size_t kMaxArena = size_t{1} << 34;  // floats
+// Tiles with their halos may take this many times the floats of the largest value, and so many floats
+// in any case. Few networks take ten times as many.
+constexpr size_t kMaxWaste = 64, kFreeFloats = size_t{1} << 22;
 
 }  // namespace
 
@@ -25,9 +28,40 @@ Execution::Execution(const Program& program, const FggpIsa& isa,
     values_.back().shape = shape;
   }
   for (int o : program.outputs) output_shapes_.push_back(value(o).shape);
-  plan_layouts(program);
-  plan_actions(program);
+  const Program planned = fitted(program);
+  plan_layouts(planned);
+  check_layouts();
+  plan_actions(planned);
   place_buffers();
+}
+
+// The same program for these sizes. Along an axis with a single output the stride has no meaning, so it
+// may be as large as the input, and so large that there is no second output: then one tile holds the
+// whole input, which has the smallest halo.
+Program Execution::fitted(const Program& program) {
+  Program p = program;
+  for (size_t i = 0; i < p.steps.size(); i++) {
+    Step& s = p.steps[i];
+    if (s.op != Op::kConv && s.op != Op::kMaxPool && s.op != Op::kAveragePool) continue;
+    const ValueShape& in = value(s.input).shape;
+    const ValueShape& out = value(p.n_inputs + static_cast<int>(i)).shape;
+    if (out.height == 1) s.shape.stride_h = std::max(in.height, s.shape.room_h(in.height) + 1);
+    if (out.width == 1) s.shape.stride_w = std::max(in.width, s.shape.room_w(in.width) + 1);
+  }
+  return p;
+}
+
+// Windows that are large against their plane have halos that are many times as large.
+void Execution::check_layouts() const {
+  size_t largest = 0;
+  for (const Value& v : values_) largest = std::max(largest, v.shape.size());
+  for (const Value& v : values_)
+    for (const Place& p : v.places)
+      if (p.layout.size() > kFreeFloats && p.layout.size() / kMaxWaste > largest)
+        throw Error("the tiles of a plane of " + std::to_string(v.shape.height) + " x " +
+                    std::to_string(v.shape.width) + " would take " +
+                    std::to_string(p.layout.size() / v.shape.size()) +
+                    " times its memory: a window or a stride is too large for it");
 }
 
 void Execution::need(int i, const Layout& wanted) {

@@ -79,6 +79,8 @@ class Execution {
   using Action = std::function<void(const Context&)>;
 
   // execution.cpp: where values lie.
+  Program fitted(const Program& program);
+  void check_layouts() const;
   void plan_layouts(const Program& program);
   ConvShape window(const Step& s);
   void choose_own(const Program& program);

@@ -69,18 +69,18 @@ void ConvShape::check() const {
     throw Error("a weight has 2^31 elements or more");
 }
 
-int64_t ConvShape::out_h(int64_t h) const {
+int64_t ConvShape::room_h(int64_t h) const {
   if (h < 1 || h >= kMaxDim) throw Error("an input is " + text(h) + " high");
   const int64_t room = h + top + bottom - dilation_h * (kh - 1) - 1;
   if (room < 0) throw Error("a kernel is higher than its padded input of " + text(h));
-  return room / stride_h + 1;
+  return room;
 }
 
-int64_t ConvShape::out_w(int64_t w) const {
+int64_t ConvShape::room_w(int64_t w) const {
   if (w < 1 || w >= kMaxDim) throw Error("an input is " + text(w) + " wide");
   const int64_t room = w + left + right - dilation_w * (kw - 1) - 1;
   if (room < 0) throw Error("a kernel is wider than its padded input of " + text(w));
-  return room / stride_w + 1;
+  return room;
 }
 
 SparseRows decode_gaps(const Tensor& values, const Tensor& gaps, const ConvShape& shape) {

@@ -25,9 +25,12 @@ struct ConvShape {
   int64_t taps() const { return kh * kw; }
   // Throws an Error unless every value is sane and products of them fit 63 bits.
   void check() const;
-  // The output's height and width for an input of h x w; throws where there is none.
-  int64_t out_h(int64_t h) const;
-  int64_t out_w(int64_t w) const;
+  // How far the window can move over an input of h x w; throws where it does not fit.
+  int64_t room_h(int64_t h) const;
+  int64_t room_w(int64_t w) const;
+  // The output's height and width for an input of h x w.
+  int64_t out_h(int64_t h) const { return room_h(h) / stride_h + 1; }
+  int64_t out_w(int64_t w) const { return room_w(w) / stride_w + 1; }
 };
 
 // Rows of non-zeros; a column is (input channel, kernel row, kernel column), row-major.
