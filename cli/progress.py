@@ -74,17 +74,25 @@ def watch(beginning: str = "") -> Iterator[_Watcher]:
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for named parts of a longer job, or a line a part: call it with (part, done, total)."""
+def working(
+    what: str, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for named parts of a longer job; call it with (part, done, total).
+
+    Without a terminal it prints a line when a part begins, and then one every 20 seconds.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
         task = progress.add_task(what, total=None)
-        told = set[str]()
+        told: dict[str, float] = {}
 
         def update(part: str, done: int, total: int) -> None:
             if not stderr.is_terminal and part not in told:
-                told.add(part)
+                told[part] = clock()
                 stderr.print(f"{what}: {part}", markup=False)
+            elif not stderr.is_terminal and clock() - told[part] > _TELL_EVERY_S:
+                told[part] = clock()
+                stderr.print(f"{what}: {part}, {done:,} of {total:,}", markup=False)
             progress.update(task, description=f"{what}: {part}", completed=done, total=total)
 
         yield update

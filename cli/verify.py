@@ -93,7 +93,10 @@ def verify(
     seed: o.Seed = 0,
     robustness: Annotated[
         str | None,
-        typer.Option(help="Noise and corruptions too: quick (seconds) or full (minutes)."),
+        typer.Option(
+            help="Noise and corruptions too: quick (seconds; a minute or two for large images) or "
+            "full (minutes to hours)."
+        ),
     ] = None,
     int8: Annotated[
         bool | None,

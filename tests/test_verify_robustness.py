@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 from fggp_deploy.data.types import Preprocessing, Split
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.verify import corruptions
-from fggp_deploy.verify.robustness import EPSILONS, excess_interval, noisy, robustness
+from fggp_deploy.verify.robustness import EPSILONS, EXTENTS, excess_interval, noisy, robustness
 
 PLAIN = Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3)
 
@@ -123,7 +123,7 @@ def test_a_network_that_light_upsets_has_excess_error():
     assert shift.excess_points == pytest.approx(100 * shift.model_error.value)
     mean = np.mean([s.excess_points for s in found.shifts])
     assert found.excess_points == pytest.approx(mean)
-    assert [v.epsilon for v in found.noise] == list(EPSILONS)
+    assert [v.epsilon for v in found.noise] == [0.0, 0.2, 0.4, 0.6]
     assert found.noise[0].agreement.value == 1
 
 
@@ -142,6 +142,22 @@ def test_a_network_against_itself_has_none():
     found = robustness(net, net, split, PLAIN, extent="quick")
     assert found.excess_points == found.excess_low == found.excess_high == 0
     assert all(v.agreement.value == 1 and v.softmax_distance == 0 for v in found.noise)
+
+
+def test_quick_takes_fewer_of_large_images():
+    quick, full = EXTENTS["quick"], EXTENTS["full"]
+    assert [quick.n_images(side, side) for side in (28, 64, 128, 224)] == [500, 500, 125, 64]
+    assert full.n_images(224, 224) == 2000
+    assert full.epsilons == EPSILONS
+
+
+def test_progress_counts_every_image_that_a_network_sees():
+    split = Split(photographs(30), np.zeros(30, np.int64))
+    told: list[tuple[int, int]] = []
+    net = Brightness(0.4)
+    robustness(net, net, split, PLAIN, extent="quick", progress=lambda *at: told.append(at))
+    n_passes = 2 * (4 + 1 + len(corruptions.kinds(3)))  # noise, as they are, corruptions
+    assert told == [(30 * i, 30 * n_passes) for i in range(1, n_passes + 1)]
 
 
 def test_an_unknown_extent_names_those_there_are():

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fggp_deploy.data.types import Part, Preprocessing, Split
+from fggp_deploy.data.types import Images, Part, Preprocessing, Split
 from fggp_deploy.errors import UnknownName
 from fggp_deploy.verify import accuracy, corruptions
 from fggp_deploy.verify.network import Floats, Network
@@ -25,13 +25,29 @@ N_RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured: `n` test images over all classes, at these severities."""
+    """How much is measured: at most `n` test images over all classes, at these levels.
+
+    Of large images fewer are taken, so that all have at most `pixels` together, but `LEAST` of
+    them.
+    """
 
     n: int
     severities: tuple[int, ...]
+    epsilons: tuple[float, ...]
+    pixels: int | None = None
+
+    def n_images(self, height: int, width: int) -> int:
+        """How many images of this size are taken."""
+        if self.pixels is None:
+            return self.n
+        return min(self.n, max(LEAST, self.pixels // (height * width)))
 
 
-EXTENTS = {"quick": Extent(500, (3,)), "full": Extent(2_000, corruptions.SEVERITIES)}
+LEAST = 64
+EXTENTS = {
+    "quick": Extent(500, (3,), EPSILONS[::2], pixels=500 * 64 * 64),
+    "full": Extent(2_000, corruptions.SEVERITIES, EPSILONS),
+}
 
 
 @dataclass(frozen=True)
@@ -111,23 +127,37 @@ def robustness(
 ) -> Robustness:
     """Measure both networks on the same disturbed images; `extent` is "quick" or "full".
 
-    Raises UnknownName for another extent, DataError for an empty split.
+    `progress(done, total)` counts images that went through a network. Raises UnknownName for
+    another extent, DataError for an empty split.
     """
     if extent not in EXTENTS:
         raise UnknownName("robustness", extent, EXTENTS)
     size = EXTENTS[extent]
-    part = split.sample(size.n, seed=seed)
+    n = size.n_images(preprocessing.height, preprocessing.width)
+    part = split.sample(n, seed=seed)
     some = Split(part.read(slice(None)), part.labels)
     kinds = corruptions.kinds(some.images.shape[-1])
-    total = len(EPSILONS) + len(kinds) * len(size.severities)
+    n_passes = 2 * (len(size.epsilons) + 1 + len(kinds) * len(size.severities))
+    passes = iter(range(n_passes))
+
+    def logits(network: Network, images: Split, prepare: accuracy.Prepare) -> Floats:
+        before = next(passes) * len(images)
+
+        def told(done: int, _: int) -> None:
+            progress(before + done, n_passes * len(images))
+
+        return accuracy.logits(network, images, prepare, told)
+
     levels = []
-    for i, epsilon in enumerate(EPSILONS):
-        progress(i, total)
-        rng = np.random.default_rng([seed, i])
-        levels.append(_noise(model, reference, some, preprocessing, epsilon, rng))
+    for epsilon in size.epsilons:
+        y, expected = (
+            logits(network, some, _Noisy(preprocessing, epsilon, (seed, EPSILONS.index(epsilon))))
+            for network in (model, reference)
+        )
+        levels.append(_noise(epsilon, y, expected))
 
     def wrong(network: Network, images: Split) -> npt.NDArray[np.int64]:
-        y = accuracy.logits(network, images, preprocessing)
+        y = logits(network, images, preprocessing)
         return (~accuracy.hits(y, images.labels, 1)).astype(np.int64)
 
     clean, reference_clean = wrong(model, some), wrong(reference, some)
@@ -136,7 +166,6 @@ def robustness(
     for kind in kinds:
         of_kind = np.zeros(len(some))
         for severity in size.severities:
-            progress(len(levels) + len(shifts), total)
             rng = np.random.default_rng([seed, kinds.index(kind), severity])
             moved = Split(_corrupt(some, kind, severity, rng), some.labels)
             own, others = wrong(model, moved), wrong(reference, moved)
@@ -147,7 +176,6 @@ def robustness(
         by_kind.append(
             Kind(kind, len(size.severities), *_mean_points(of_kind / len(size.severities)))
         )
-    progress(total, total)
     mean, low, high = _mean_points(excess / len(shifts))
     return Robustness(
         extent=extent,
@@ -182,24 +210,26 @@ def excess_interval(
     return float(low), float(high)
 
 
-def _noise(
-    model: Network,
-    reference: Network,
-    split: Split,
-    preprocessing: Preprocessing,
-    epsilon: float,
-    rng: np.random.Generator,
-) -> NoiseLevel:
-    same, distance = 0, []
-    for i in range(0, len(split), accuracy.MAX_BATCH):
-        x = noisy(preprocessing(split.images[i : i + accuracy.MAX_BATCH]), epsilon, rng)
-        y, expected = model.logits(x), reference.logits(x)
-        same += int((y.argmax(1) == expected.argmax(1)).sum())
-        gap = special.softmax(y, axis=1) - special.softmax(expected, axis=1)
-        distance.append(np.linalg.norm(gap.astype(np.float64), axis=1))
-    all_of_them = np.concatenate(distance)
-    mean, low, high = _mean_interval(all_of_them)
-    return NoiseLevel(epsilon, proportion(same, len(split)), mean, low, high)
+class _Noisy:
+    """A preprocessing with noise on top; a new one of the same seed draws the same noise."""
+
+    def __init__(self, own: Preprocessing, epsilon: float, seed: tuple[int, ...]) -> None:
+        self.own, self.epsilon = own, epsilon
+        self._rng = np.random.default_rng(seed)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.own.input_shape
+
+    def __call__(self, images: Images) -> Floats:
+        return noisy(self.own(images), self.epsilon, self._rng)
+
+
+def _noise(epsilon: float, y: Floats, expected: Floats) -> NoiseLevel:
+    same = int((y.argmax(1) == expected.argmax(1)).sum())
+    gap = special.softmax(y, axis=1) - special.softmax(expected, axis=1)
+    mean, low, high = _mean_interval(np.linalg.norm(gap.astype(np.float64), axis=1))
+    return NoiseLevel(epsilon, proportion(same, len(y)), mean, low, high)
 
 
 def _mean_interval(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:

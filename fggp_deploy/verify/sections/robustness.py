@@ -15,9 +15,9 @@ def robustness(r: Report) -> Section:
         text = "Not measured; `--robustness quick|full` measures it, with data and a dense parent."
         return Section("Robustness", [text])
     intro = (
-        f"After Liebenwein et al., Lost in Pruning, 2021; {d.extent}: the first {d.n} test images. "
-        "Common corruptions stand in for the paper's other shifts (new test sets), which need "
-        "other data. Kinds after Hendrycks and Dietterich, 2019; code and strengths are "
+        f"After Liebenwein et al., Lost in Pruning, 2021; {d.extent}: {d.n} test images over all "
+        "classes. Common corruptions stand in for the paper's other shifts (new test sets), which "
+        "need other data. Kinds after Hendrycks and Dietterich, 2019; code and strengths are "
         f"fggp-deploy's own; left out: {', '.join(d.left_out)}."
     )
     clean = (
