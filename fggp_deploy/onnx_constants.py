@@ -26,6 +26,21 @@ def replaceable(graph: GraphProto) -> set[str]:
     return {t.name for t in graph.initializer} & {v.name for v in graph.input}
 
 
+def without_defaults(model: ModelProto) -> ModelProto:
+    """The model without the values of inputs that a caller may replace; as it is if there are none.
+
+    So that shape inference does not rely on them.
+    """
+    given = replaceable(model.graph)
+    if not given:
+        return model
+    out = ModelProto()
+    out.CopyFrom(model)
+    del out.graph.initializer[:]
+    out.graph.initializer.extend(t for t in model.graph.initializer if t.name not in given)
+    return out
+
+
 def unlist_initializers_(model: ModelProto) -> list[str]:
     """Take the initializers of a model of IR version 3 or older off its inputs; their names.
 

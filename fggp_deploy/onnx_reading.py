@@ -27,6 +27,7 @@ from fggp_deploy.confined import GRAPH_PASS, confined
 from fggp_deploy.encodings import Array, Coo, checked_size
 from fggp_deploy.errors import ModelFileError, shortened
 from fggp_deploy.files import check_readable
+from fggp_deploy.onnx_constants import without_defaults
 from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
 Shapes = dict[str, tuple[int | None, ...]]
@@ -171,7 +172,7 @@ def inferred(model: ModelProto) -> GraphProto:
 
 def infer_shapes(model: ModelProto) -> Shapes:
     """Shapes that ONNX infers, by tensor name; None for a side that is not a number."""
-    graph = inferred(model)
+    graph = inferred(without_defaults(model))
     shapes: Shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):

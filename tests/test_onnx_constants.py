@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import Builder, residual_net
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.compaction import compact
@@ -18,8 +18,10 @@ from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.onnx_constants import constants, replaceable, unlist_initializers_
 from fggp_deploy.onnx_functions import DOMAIN
 from fggp_deploy.onnx_ops import REPLACEABLE, flatten, pack, unpack
+from fggp_deploy.onnx_reading import infer_shapes
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.shapes import value_shapes
 from fggp_deploy.verify.explain import explain
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
@@ -176,3 +178,17 @@ def test_a_sparse_initializer_that_is_an_input_is_refused() -> None:
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, w.shape))
     with pytest.raises(ModelFileError, match="sparse initializer 't2' is a graph input too"):
         unpack(model)
+
+
+def test_shapes_do_not_rely_on_a_default() -> None:
+    b = Builder()
+    y = b.op("Reshape", "x", b.tensor(np.array([0, 3, 256])))
+    model = b.model(y)
+    assert infer_shapes(model)[y] == (None, 3, 256)
+    assert value_shapes(model)[y][1:] == [3, 256]
+    model = listed(model, 8)
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(y, TensorProto.FLOAT, [None, None, None])
+    )
+    assert infer_shapes(model)[y] == (None, None, None)
+    assert not any(isinstance(d, int) for d in value_shapes(model)[y])

@@ -274,3 +274,13 @@ def test_a_layer_that_the_library_refuses_does_not_take_the_others_along(
     x = numbers(1, 3, dilation + 8, 1100)
     want = Options(1).open(content).run(None, {"x": x})[0]
     np.testing.assert_allclose(session.run(None, {"x": x})[0], want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "layers"), [(7, 1), (20, 2)])
+def test_a_window_larger_than_what_it_makes_is_left_where_nothing_is_measured(
+    size: int, layers: int
+) -> None:
+    b = Builder()
+    y = b.op("Conv", b.op("Relu", b.conv("x", 8, 3)), b.weight(8, 8, 7, 7))
+    model = open_model(b, {"x": ["N", 3, size, size]}, y)
+    assert f"kernels: {layers} layers" in same_as_stock(model, {"x": numbers(2, 3, size, size)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,7 +29,14 @@ from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.graph import Shapes, is_known, sizes
 from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.reasons import why_no_layer
-from fggp_deploy.runtime.regions import MAX_REGIONS, BuiltRegion, Sizes, find, unfit_layers
+from fggp_deploy.runtime.regions import (
+    MAX_REGIONS,
+    BuiltRegion,
+    Sizes,
+    find,
+    outgrown_layers,
+    unfit_layers,
+)
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Array, Options, run
 from fggp_deploy.runtime.shapes import measured_sizes, value_shapes
@@ -80,7 +87,10 @@ def compile_model(data: bytes, request: Request) -> Compiled:
         )
     if not request.measure:
         known = {name: sizes(dims) for name, dims in shapes.items() if is_known(dims[1:])}
-        regions, _ = _fitting(dense, shapes, regions, lambda _: known)
+        left = outgrown_layers(regions, known)
+        if left:
+            regions = find(dense, shapes, without=left)
+        regions, _ = _fitting(dense, shapes, regions, lambda _: known, left)
         if not regions:
             return _plain(_UNFIT)
         text = f"{_size(regions)}, by the cost model, not measured"
@@ -126,9 +136,13 @@ def _fitting(
     shapes: Shapes,
     regions: list[BuiltRegion],
     sizes_of: Callable[[list[BuiltRegion]], Sizes],
+    left: Collection[str] = (),
 ) -> tuple[list[BuiltRegion], set[str]]:
-    """The regions, planned for these sizes, and the outputs of layers that the library refuses."""
-    unfit: set[str] = set()
+    """The regions, planned for these sizes, and the outputs of layers that the library refuses.
+
+    `left` are those of layers that the regions leave alone already.
+    """
+    unfit = set(left)
     while True:
         known = sizes_of(regions)
         for region in regions:

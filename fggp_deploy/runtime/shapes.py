@@ -32,7 +32,7 @@ def value_shapes(model: ModelProto) -> Shapes:
     shapes = {v.name: _dims(v) for v in known if v.type.tensor_type.HasField("shape")}
     fixed = constants(model.graph)
     shapes |= {name: list(t.dims) for name, t in fixed.items()}
-    _name_the_rest_(graph.node, shapes, declared)
+    _name_the_rest_(light.graph.node, shapes, declared)
     kept = {v.name for v in known if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     kept -= fixed.keys()
     return {name: shape for name, shape in shapes.items() if name in kept}
