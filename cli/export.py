@@ -17,7 +17,10 @@ _MAX_NOTES = 10
 def export(
     run: Annotated[
         Path | None,
-        typer.Argument(help="A run folder or its checkpoint. Default: the newest run in runs/."),
+        typer.Argument(
+            help="A run folder or its checkpoint, or weights that were pruned elsewhere (give "
+            "--model). Default: the newest run in runs/."
+        ),
     ] = None,
     format: Annotated[
         str,
@@ -57,11 +60,33 @@ def export(
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: beside the checkpoint."),
     ] = None,
-    network: o.Network = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The network of weights that were pruned elsewhere, as for prune. For a run: your "
+            "own FILE.py:FACTORY, if the file has moved since.",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Of weights pruned elsewhere: side of the images in pixels."),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="The same: mean of the pixels in 0..1, a channel each, as 0.5,0.5,0.5."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="The same: their standard deviation.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="The same: text file of the classes' names, a line each.")
+    ] = None,
     trust_code: o.TrustCode = False,
     json: o.Json = False,
 ) -> None:
     """Write a pruned checkpoint as a file to deploy, and its parent as reference.onnx.
+
+    Weights that were pruned elsewhere need no data and no training here:
+    export FILE --model resnet20 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
 
     The file runs on any ONNX Runtime from 1.20 and checks itself: it carries a seed and the
     logits that it must give.
@@ -80,12 +105,19 @@ def export(
     if checkpoint.is_dir():
         checkpoint = checkpoint_in(checkpoint)
     with working("exporting") as progress:
+        from fggp_deploy.exporters.plain_weights import Images
         from fggp_deploy.exporters.run import export_run
 
+        images = Images(
+            classes=o.lines("--classes", classes) if classes is not None else None,
+            image_size=image_size,
+            mean=o.numbers("--mean", mean) if mean is not None else None,
+            std=o.numbers("--std", std) if std is not None else None,
+        )
         result = export_run(
             checkpoint, format=format, out=out, flat=flat, values=values, activations=activations,
-            compact=compact, data=data, data_dir=data_dir, network=network, trust_code=trust_code,
-            progress=progress,
+            compact=compact, data=data, data_dir=data_dir, network=network, images=images,
+            trust_code=trust_code, progress=progress,
         )  # fmt: skip
     if json:
         return as_json(result)

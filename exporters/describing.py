@@ -26,7 +26,7 @@ def metadata_of(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> 
         preprocessing=info.preprocessing,
         classes=info.classes,
         selftest=record(model, info.preprocessing),
-        data=info.data,
+        data=info.data or None,
         model=without_folder(info.model),
         sparsity=sparsity_of(info, content),
     )

@@ -19,7 +19,7 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
-from fggp_deploy.errors import CheckpointError, ConfigError, ModelFileError, command
+from fggp_deploy.errors import ConfigError, ModelFileError, command
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import is_running, parent_of, run_of
 from fggp_deploy.progress import Progress
@@ -28,10 +28,11 @@ from fggp_deploy.training.start import restore
 from fggp_deploy.verify.material import images_of
 from fggp_deploy.verify.network import load as load_network
 
-from . import STATE_DICT, Note, exporter_options, load, silent, state_dict
+from . import STATE_DICT, Note, exporter_options, load, plain_weights, silent, state_dict
 from .activations import in_bytes
 from .compacting import Compacted, compacted, n_removable
 from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
+from .plain_weights import UNKNOWN, Images
 from .reference import refuse_to_replace, write_reference
 from .stale import set_aside_report
 from .torch_onnx import to_onnx
@@ -76,10 +77,14 @@ def export_run(
     data: str | None = None,
     data_dir: Path | None = None,
     network: str | None = None,
+    images: Images = UNKNOWN,
     trust_code: bool = False,
     progress: Progress = unseen,
 ) -> Exported:
     """Write `checkpoint` in a format beside it, or at `out`, and check what was written.
+
+    It is a run's checkpoint, or plain weights that were pruned elsewhere, of which `network` says
+    the network and `images` the images.
 
     The parent that lies beside the checkpoint becomes `reference.onnx` beside the file. `flat` and
     `values` (fp32, fp16, int8) are for the format onnx. `activations` int8, which implies int8
@@ -96,7 +101,9 @@ def export_run(
             raise ConfigError(
                 "--compact is for ONNX formats; a state-dict keeps its network's shapes"
             )
-        return _export_state_dict(checkpoint, out=out, network=network, trust_code=trust_code)
+        return _export_state_dict(
+            checkpoint, out=out, network=network, images=images, trust_code=trust_code
+        )
     began = datetime.now(UTC)
     exporter = load(format)
     name = exporter.DEFAULT_NAME
@@ -105,16 +112,25 @@ def export_run(
         name = f"model{'.' * bool(kind)}{kind}{'.flat' if flat else ''}.onnx"
     if compact:
         name = name.replace("model", "model.compact", 1)
-    if checkpoint.stem.startswith("pruned-"):  # one of a run's several targets
+    ours = is_ours(checkpoint)
+    if not ours:
+        name = name.replace("model", checkpoint.stem, 1)
+    elif checkpoint.stem.startswith("pruned-"):  # one of a run's several targets
         name = name.replace("model", checkpoint.stem.replace("pruned", "model"))
     if out is not None and out.suffix != Path(name).suffix:
         raise ConfigError(f"--out {out} must end in {Path(name).suffix} for --format {format}")
-    content, info, model = _read(checkpoint, network=network, trust_code=trust_code)
-    path = out or run_of(checkpoint) / name
-    parent = parent_of(checkpoint)
-    if path.parent != run_of(checkpoint):
-        refuse_to_replace(path.parent, parent)
-    reference = write_reference(parent, path.parent, network=network, trust_code=trust_code)
+    notes: list[str] = []
+    content, info, model = _read(
+        checkpoint, network=network, images=images, trust_code=trust_code, note=notes.append
+    )
+    folder = run_of(checkpoint) if ours else checkpoint.parent
+    path = out or folder / name
+    reference = None
+    if ours:
+        parent = parent_of(checkpoint)
+        if path.parent != folder:
+            refuse_to_replace(path.parent, parent)
+        reference = write_reference(parent, path.parent, network=network, trust_code=trust_code)
     setting = {
         "format": format, "flat": flat, "values": values, "activations": activations,
         "compact": compact,
@@ -122,11 +138,12 @@ def export_run(
     provenance = Provenance.of(setting, began).to_dict()
     metadata = dataclasses.replace(
         metadata_of(model, info, content),
-        checkpoint_sha256=sha256_file(checkpoint),
+        checkpoint_sha256=sha256_file(checkpoint) if ours else None,
         parent_sha256=sha256_file(reference) if reference else None,
         provenance={"export": to_ship(provenance), "prune": to_ship(info.provenance)},
     )
-    notes = [] if run_of(checkpoint) == checkpoint.parent else [_unfinished(checkpoint)]
+    if folder != checkpoint.parent:
+        notes.append(_unfinished(checkpoint))
     dense, about = to_onnx(model, metadata), None
     if compact:
         dense, about = compacted(dense, _feeds(dense, metadata))
@@ -179,27 +196,28 @@ def _unfinished(savepoint: Path) -> str:
 
 
 def _read(
-    checkpoint: Path, *, network: str | None, trust_code: bool
+    path: Path, *, network: str | None, images: Images, trust_code: bool, note: Note
 ) -> tuple[Checkpoint, CheckpointInfo, nn.Module]:
-    if not is_ours(checkpoint):
-        raise CheckpointError(
-            f"{checkpoint} does not say which network it is; export reads what prune or train "
-            f"wrote, so prune it first"
-        )
-    content = Checkpoint.open(checkpoint)
-    assert content.info is not None  # is_ours has seen it
-    model = restore(content, checkpoint, network=network, trust_code=trust_code)
+    if is_ours(path):
+        images.refuse_for(path)
+        content = Checkpoint.open(path)
+        model = restore(content, path, network=network, trust_code=trust_code)
+    else:
+        content, model = plain_weights.read(path, network, images, trust_code=trust_code, note=note)
+    assert content.info is not None  # is_ours has seen it, or plain_weights has made it
     return content, content.info, model
 
 
 def _export_state_dict(
-    checkpoint: Path, *, out: Path | None, network: str | None, trust_code: bool
+    checkpoint: Path, *, out: Path | None, network: str | None, images: Images, trust_code: bool
 ) -> Exported:
     if out is not None and out.suffix not in state_dict.SUFFIXES:
         raise ConfigError(
             f"--out {out} must end in {', '.join(state_dict.SUFFIXES)} for --format state-dict"
         )
-    content, info, model = _read(checkpoint, network=network, trust_code=trust_code)
+    content, info, model = _read(
+        checkpoint, network=network, images=images, trust_code=trust_code, note=silent
+    )
     path = state_dict.write(content, out or checkpoint.with_name(state_dict.DEFAULT_NAME))
     test = record(model, info.preprocessing)
     ours = {theirs: n for n, theirs in info.names.items()}

@@ -117,8 +117,13 @@ def for_any_images(
         return with_options(base, reading)
     one_size = len(sizes) and (sizes == sizes[0]).all() and sizes[0].max() <= LARGEST_AS_IT_IS
     height, width = map(int, sizes[0]) if one_size else (DEFAULT_SIZE, DEFAULT_SIZE)
-    mean, std = (GREY_MEAN, GREY_STD) if all_grey else (IMAGENET_MEAN, IMAGENET_STD)
-    return with_options(Preprocessing(height, width, mean, std, min(height, width)), reading)
+    return with_options(of_kind(height, width, grey=all_grey), reading)
+
+
+def of_kind(height: int, width: int, *, grey: bool) -> Preprocessing:
+    """Images of one size with the usual mean and std: ImageNet's for colour, 0.5, 0.25 for grey."""
+    mean, std = (GREY_MEAN, GREY_STD) if grey else (IMAGENET_MEAN, IMAGENET_STD)
+    return Preprocessing(height, width, mean, std, min(height, width))
 
 
 def by_looking(source: Source, labels: Rows, reading: Reading) -> Preprocessing:

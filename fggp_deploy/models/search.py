@@ -49,14 +49,9 @@ def without_memory(name: str, *, num_classes: int, in_channels: int) -> nn.Modul
 
 def fitting(state: Mapping[str, Tensor], translate: Translate) -> list[Fit]:
     """Every network of ours, or else of torchvision's, that `state` fits by names and shapes."""
-    weights = [t for t in state.values() if t.ndim >= 2]
-    if not weights:
+    if (found_sizes := sizes(state)) is None:
         return []
-    # the head is nearly always the last weight and the stem the first
-    num_classes = weights[-1].shape[0]
-    in_channels = next((t.shape[1] for t in weights if t.ndim == 4), 0)
-    if not (0 < num_classes < 100_000 and 0 < in_channels < 1_000):
-        return []
+    num_classes, in_channels = found_sizes
     for names in (MODELS, _of_size(state, num_classes)):
         found = [
             Fit(n, num_classes, in_channels)
@@ -66,6 +61,19 @@ def fitting(state: Mapping[str, Tensor], translate: Translate) -> list[Fit]:
         if found:
             return found
     return []
+
+
+def sizes(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Classes and channels that weights seem to be for; None if they do not look like an image's.
+
+    The head is nearly always the last weight and the stem the first.
+    """
+    weights = [t for t in state.values() if t.ndim >= 2]
+    num_classes = weights[-1].shape[0] if weights else 0
+    in_channels = next((t.shape[1] for t in weights if t.ndim == 4), 0)
+    if not (0 < num_classes < 100_000 and 0 < in_channels < 1_000):
+        return None
+    return num_classes, in_channels
 
 
 def _fits(

@@ -1,0 +1,164 @@
+"""A file of plain weights that was pruned elsewhere, read as if it were a checkpoint of a run.
+
+Such a file says neither which network it belongs to nor how images are prepared for it. The user
+names the network; the rest is given too, or assumed, and what is assumed is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fggp_deploy import models
+from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.artifacts.foreign import read_foreign
+from fggp_deploy.data import Preprocessing, Reading
+from fggp_deploy.data.reading import of_kind, with_options
+from fggp_deploy.errors import CheckpointError, ConfigError, UnknownName
+from fggp_deploy.masks import MaskSet
+from fggp_deploy.models.loading import load_into, translate
+from fggp_deploy.models.search import fitting, sizes
+from fggp_deploy.pruner import weight_parameters
+from fggp_deploy.training.start import count_macs, to_checkpoint
+
+from . import Note
+
+OUR_SIZE = 32  # pixels of the images that the networks of this package are made for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What plain weights do not say of their images; None for what is to be assumed."""
+
+    classes: tuple[str, ...] | None = None
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def refuse_for(self, path: Path) -> None:
+        """Raise ConfigError if anything is given, since `path` says it itself."""
+        if given := [f.name for f in fields(self) if getattr(self, f.name) is not None]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"{path} says itself what its images are; leave {options} out")
+
+
+UNKNOWN = Images()
+
+
+def read(
+    path: Path, network: str | None, images: Images, *, trust_code: bool, note: Note
+) -> tuple[Checkpoint, nn.Module]:
+    """The weights as a checkpoint, and the network with them in eval mode.
+
+    `note` hears what was assumed. Raises CheckpointError for what cannot be read or does not fit
+    the network, and ConfigError if something is needed that nobody says.
+    """
+    state = read_foreign(path).tensors
+    if network is None:
+        raise CheckpointError(
+            f"{path} holds plain weights and does not say which network they are for; give "
+            f"--model NAME, or --model FILE.py:FACTORY --trust-code{_what_fits(state)}"
+        )
+    models.check(network, trust_code=trust_code)
+    n_classes, channels = sizes(state) or (0, 0)
+    channels = len(images.mean) if images.mean else channels
+    n_classes = len(images.classes) if images.classes else n_classes
+    if channels not in (1, 3) or not n_classes:
+        raise ConfigError(
+            f"{path} does not show how many channels and classes {network} has (it seems to have "
+            f"{channels} and {n_classes}); give --mean and --std, one number a channel, and "
+            f"--classes"
+        )
+    model = models.build(
+        network, num_classes=n_classes, in_channels=channels, trust_code=trust_code
+    )
+    names = load_into(model, state, what=f"{path} in {network}")
+    prepare = _preprocessing(network, images, channels)
+    n_classes = _n_logits(model.eval(), network, prepare)
+    if images.classes is not None and len(images.classes) != n_classes:
+        raise ConfigError(
+            f"--classes names {len(images.classes)} classes, but {network} has {n_classes}"
+        )
+    _tell_assumed(images, prepare, n_classes, note)
+    info = CheckpointInfo(
+        model=models.without_folder(network),
+        data="",
+        classes=images.classes or tuple(map(str, range(n_classes))),
+        preprocessing=prepare,
+        prunable=tuple(weight_parameters(model)),
+        macs=count_macs(model, prepare.input_shape),
+        names=names,
+    )
+    return to_checkpoint(model, MaskSet({}), info), model
+
+
+def _what_fits(state: Mapping[str, Tensor]) -> str:
+    fits = " or ".join(f"--model {fit.name}" for fit in fitting(state, translate)[:3])
+    return f". It fits {fits}" if fits else ""
+
+
+def _preprocessing(network: str, images: Images, channels: int) -> Preprocessing:
+    """As given; else as the library publishes it for the network; else the usual one."""
+    base = _published(network)
+    if base is None or base.channels != channels:
+        if images.image_size is None and network not in models.MODELS:
+            raise ConfigError(
+                f"nobody says what images {network} takes; give --image-size, and --mean and "
+                f"--std if it was not trained with the usual ones"
+            )
+        base = of_kind(OUR_SIZE, OUR_SIZE, grey=channels == 1)
+    return with_options(
+        base, Reading(image_size=images.image_size, mean=images.mean, std=images.std)
+    )
+
+
+def _published(network: str) -> Preprocessing | None:
+    """What the images of a library's own weights for the network are; None without such."""
+    if (theirs := models.library(network)) is None:
+        return None
+    try:
+        known = theirs[0].published(theirs[1], "DEFAULT")
+    except UnknownName:
+        return None
+    return Preprocessing(
+        known.crop, known.crop, known.mean, known.std, known.resize, known.interpolation
+    )
+
+
+@torch.no_grad()
+def _n_logits(model: nn.Module, network: str, prepare: Preprocessing) -> int:
+    shape = prepare.input_shape
+    try:
+        logits = model(torch.zeros(1, *shape))
+    except Exception as e:  # whatever the network's own code raises
+        line = (str(e).splitlines() or [""])[0]
+        raise ConfigError(
+            f"{network} does not run on images of {shape[0]}×{shape[1]}×{shape[2]} "
+            f"({type(e).__name__}: {line:.120}); give the --image-size that it was trained with"
+        ) from e
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"{network} turns an image into {got}; a classifier must give logits [1, classes]"
+        )
+    return logits.shape[1]
+
+
+def _tell_assumed(images: Images, prepare: Preprocessing, n_classes: int, note: Note) -> None:
+    assumed = []
+    if images.image_size is None:
+        assumed.append(f"--image-size {prepare.height}")
+    if images.mean is None:
+        mean, std = (",".join(f"{v:g}" for v in of) for of in (prepare.mean, prepare.std))
+        assumed.append(f"--mean {mean} --std {std}")
+    if images.classes is None:
+        assumed.append(f"classes called 0 … {n_classes - 1} (--classes FILE names them)")
+    if assumed:
+        note(
+            f"assumed: {', '.join(assumed)}; if the network was trained with others, the file "
+            f"answers wrongly until you give them"
+        )
