@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import warnings
 from typing import Annotated
@@ -28,10 +29,13 @@ from .sensitivity import sensitivity
 from .train import train
 from .verify import verify
 
+_COLUMNS_OF_BOXES = 100  # what the longest names of options and values leave room for text in
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
     epilog="Exit codes: 0 ok, 1 a gate failed, 2 your input, 3 the environment, 70 a bug of ours, "
     "130 interrupted. FGGP_DEBUG=1 in the environment shows the traceback of any error.",
 )
@@ -77,6 +81,13 @@ def _let_waiting_threads_sleep() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
+def _fit_help(columns: int) -> None:
+    """In a narrow terminal, help without boxes: their columns would cut words."""
+    if columns < _COLUMNS_OF_BOXES:
+        app.rich_markup_mode = None
+        app.info.context_settings = _SETTINGS | {"terminal_width": columns}
+
+
 def run() -> None:
     """Entry point: our warnings as one line on stderr, other people's not at all."""
     from fggp_deploy import launch
@@ -97,6 +108,7 @@ def run() -> None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always" if leads else "ignore", FggpWarning)
         warnings.showwarning = show
+    _fit_help(shutil.get_terminal_size().columns)
     app(prog_name="fggp-deploy")
 
 

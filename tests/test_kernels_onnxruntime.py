@@ -217,3 +217,12 @@ def test_an_older_onnxruntime() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     sys.stdout.write(done.stdout)
+
+
+def test_registering_twice_says_whose_domain_it_is():
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(str(kernels.library_path()))
+    with pytest.raises(Exception, match=r"domain ai\.fggp is registered in these session options"):
+        options.register_custom_ops_library(str(kernels.library_path()))
+    others = ort.SessionOptions()
+    others.register_custom_ops_library(str(kernels.library_path()))

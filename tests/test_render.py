@@ -105,3 +105,12 @@ def test_json_stays_json_under_an_ascii_locale(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.decode("ascii"))["path"] == "modèle.onnx"
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "99"])
+def test_help_in_a_narrow_terminal_cuts_no_word(program, columns):
+    shown = program("verify", "--help", COLUMNS=columns)
+    assert shown.code == 0
+    assert "…" not in shown.out
+    assert max(map(len, shown.out.splitlines())) <= int(columns)
+    assert "Exit code 1 when" in " ".join(shown.out.split())

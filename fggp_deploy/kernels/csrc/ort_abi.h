@@ -60,8 +60,10 @@ using KernelContextGetOutput =
 using ReleaseStatus = Function<93, void(Status*)>;
 using ReleaseTensorTypeAndShapeInfo = Function<99, void(ShapeInfo*)>;
 // With a null array: only the size.
+using AddSessionConfigEntry = Function<130, Status*(Options*, const char* key, const char* value)>;
 using KernelInfoGetAttributeInt64s =
     Function<163, Status*(const KernelInfo*, const char*, int64_t* out, size_t* size)>;
+using HasSessionConfigEntry = Function<237, Status*(const Options*, const char* key, int* out)>;
 using KernelInfoGetConstantInput =
     Function<249, Status*(const KernelInfo*, size_t, int* is_constant, const Value** out)>;
 using KernelContextParallelFor =

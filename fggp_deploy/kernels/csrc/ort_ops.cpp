@@ -245,11 +245,19 @@ FGGP_EXPORT ort::Status* RegisterCustomOps(ort::Options* options, const ort::Api
   }
   const OrtAccess access(api);
   return access.guarded("RegisterCustomOps", [&] {
+    // ONNX Runtime would refuse the session with "Domain already set in registry".
+    const char* mark = "fggp.registered";
+    int again = 0;
+    access.call<ort::HasSessionConfigEntry>(static_cast<const ort::Options*>(options), mark, &again);
+    if (again)
+      throw Error("the domain ai.fggp is registered in these session options already; register "
+                  "libfggp_kernels once");
     static std::mutex mutex;
     static std::map<const void*, Registration*> registrations;
     const std::lock_guard<std::mutex> lock(mutex);
     Registration*& mine = registrations[api];
     if (!mine) mine = new Registration(access);
     access.call<ort::AddCustomOpDomain>(options, mine->domain);
+    access.call<ort::AddSessionConfigEntry>(options, mark, "1");
   });
 }
