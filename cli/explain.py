@@ -14,7 +14,7 @@ from .endings import ends_cleanly
 
 @ends_cleanly
 def explain(
-    model: Annotated[Path, typer.Argument(help="Any .onnx file in one piece.")],
+    model: Annotated[Path, typer.Argument(help="Any .onnx file.")],
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
     seconds: Annotated[
         float, typer.Option(help="Time to spend on latency; 0 measures none.")

@@ -124,6 +124,7 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
 def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
     from fggp_deploy.artifacts.metadata import removed_before_compaction
     from fggp_deploy.artifacts.sparse_model import SparseModel, foreign_layers
+    from fggp_deploy.onnx_reading import stored_bytes
 
     if path.is_file() and (found := foreign_layers(path)) is not None:
         rows = [
@@ -140,7 +141,7 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
             )
             for x in found
         ]
-        return rows, {"file_bytes": path.stat().st_size}
+        return rows, {"file_bytes": stored_bytes(path)}
     model = SparseModel.open(path)
     meta = model.metadata
     told = meta.sparsity.get("prunable")

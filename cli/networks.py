@@ -21,19 +21,14 @@ def trusted_network(
     FILE.py:FACTORY of the user's own if it has moved. Raises ModelFileError if it cannot be made,
     as of a network in the user's own file without `trust_code`.
     """
-    import onnx
-
     from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.errors import ModelFileError, UserError
     from fggp_deploy.onnx_ops import unpack
-    from fggp_deploy.onnx_reading import reading
+    from fggp_deploy.onnx_reading import read_model, reading
 
     if given is not None:
-        try:
-            with reading(str(given)):
-                return unpack(onnx.load(given))
-        except OSError as e:
-            raise ModelFileError(f"--trusted {given} cannot be read ({e.strerror or e})") from e
+        with reading(str(given)):
+            return unpack(read_model(given))
     if (found := restored(model, network=network, trust_code=trust_code)) is None:
         return None
     from fggp_deploy.exporters.torch_onnx import to_onnx

@@ -15,7 +15,7 @@ _MAX_NOTES = 10
 
 @ends_cleanly
 def pack(
-    model: Annotated[Path, typer.Argument(help="Any .onnx file in one piece.")],
+    model: Annotated[Path, typer.Argument(help="Any .onnx file.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: NAME.packed.onnx beside it."),

@@ -9,6 +9,7 @@ from pathlib import Path
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, network_ms, with_densities
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.onnx_reading import read_bytes
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.prune import ready_to_prune
@@ -114,7 +115,7 @@ def check_latency(
 ) -> Latency:
     """Export a run's checkpoint beside itself and time the file; `plan`: what was expected."""
     file = export_run(checkpoint, trust_code=trust_code).path
-    ms = network_ms(file.read_bytes())
+    ms = network_ms(read_bytes(file))
     off = ms / target_ms - 1
     why = ""
     if abs(off) > TOLERANCE:

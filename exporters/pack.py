@@ -29,7 +29,7 @@ from fggp_deploy.onnx_constants import unlist_initializers_
 from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET
 from fggp_deploy.onnx_lifting import lift_weights
 from fggp_deploy.onnx_ops import Packing, ValueType, unpack
-from fggp_deploy.onnx_reading import read_model, reading
+from fggp_deploy.onnx_reading import read_model, reading, stored_bytes
 from fggp_deploy.packing import to_int8
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs
 from fggp_deploy.runtime.sessions import Options
@@ -90,7 +90,7 @@ def pack_file(
     shape: Sequence[int] | None = None,
     compact: bool = False,
 ) -> PackedFile:
-    """Pack any ONNX file in one piece to `out` (`NAME.packed.onnx`), and check what was packed.
+    """Pack any ONNX file to `out` (`NAME.packed.onnx`), and check what was packed.
 
     `mean` and `std`, one for each channel, say how a classifier of images wants its pixels: with
     them the file is one that `verify` takes. Nothing is assumed where they are not given. `classes`
@@ -151,7 +151,7 @@ def pack_file(
         path=path,
         source=source,
         file_bytes=path.stat().st_size,
-        source_bytes=source.stat().st_size,
+        source_bytes=stored_bytes(source),
         sha256=sha256_file(path),
         values=values,
         n_packed=n_packed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import secrets
 import shutil
@@ -118,6 +119,15 @@ def check_readable(path: Path, error: type[FileError] = FileError) -> int:
     if not found.st_size:
         raise error(f"{path} is empty (0 bytes); copy it again")
     return found.st_size
+
+
+def contains(path: Path, text: bytes) -> bool:
+    """Whether a file holds these bytes; False for one that is missing, empty or no regular file."""
+    try:
+        with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text) >= 0
+    except (OSError, ValueError):
+        return False
 
 
 def sha256_file(path: Path) -> str:

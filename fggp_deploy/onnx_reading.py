@@ -26,12 +26,12 @@ from onnx import (
 from fggp_deploy.confined import GRAPH_PASS, confined
 from fggp_deploy.encodings import Array, Coo, checked_size
 from fggp_deploy.errors import ModelFileError, shortened
-from fggp_deploy.files import check_readable
+from fggp_deploy.files import check_readable, contains
+from fggp_deploy.graph.external_data import DATA_FILE, MAX_BYTES, embed_
 from fggp_deploy.onnx_constants import without_defaults
 from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
 Shapes = dict[str, tuple[int | None, ...]]
-MAX_BYTES = 2 << 30  # a protobuf is no larger
 MAX_NODES = 1 << 18  # of a graph with its functions inlined
 MAX_DEPTH = 64  # of functions that call functions
 
@@ -117,12 +117,41 @@ def check_functions(model: ModelProto) -> None:
         )
 
 
-def read_model(path: Path) -> ModelProto:
-    """An ONNX file in one piece with at least one node; raises ModelFileError."""
+def in_one_piece(content: bytes, folder: Path) -> bytes:
+    """The content of an ONNX file in `folder` with the tensors that it keeps in data files there.
+
+    Raises ModelFileError; see `graph.external_data`.
+    """
+    if DATA_FILE not in content:
+        return content
+    with reading("it is truncated, corrupt or no ONNX file: it"):
+        model = ModelProto.FromString(content)
+        return model.SerializeToString() if embed_(model, _all_tensors(model), folder) else content
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an ONNX file in one piece, also if it keeps tensors in data files beside it.
+
+    Raises ModelFileError.
+    """
     if check_readable(path, ModelFileError) > MAX_BYTES:
         raise ModelFileError(f"{path} is larger than 2 GiB, which no ONNX file in one piece is")
+    try:
+        return in_one_piece(path.read_bytes(), path.parent)
+    except ModelFileError as e:
+        raise ModelFileError(f"{path}: {e}") from e
+
+
+def stored_bytes(path: Path) -> int:
+    """Size of an ONNX file, with what it keeps in data files beside it, in bytes."""
+    return len(read_bytes(path)) if contains(path, DATA_FILE) else path.stat().st_size
+
+
+def read_model(path: Path) -> ModelProto:
+    """An ONNX file, with its data files, with at least one node; raises ModelFileError."""
+    content = read_bytes(path)
     with reading(f"{path} is truncated, corrupt or no ONNX file: it"):
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(content)
     if not model.graph.node:
         raise ModelFileError(f"{path} is truncated, corrupt or no ONNX file: it has no graph")
     try:

@@ -17,7 +17,7 @@ from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.onnx_activations import rounds_activations
-from fggp_deploy.onnx_reading import Shapes, infer_shapes, reading
+from fggp_deploy.onnx_reading import Shapes, in_one_piece, infer_shapes, reading
 from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
@@ -135,7 +135,7 @@ def _read_file(path: Path) -> bytes:
             raise ModelFileError("no such file; make one with `fggp-deploy export`")
         if path.stat().st_size > csr_folder.MAX_BYTES:
             raise ModelFileError("larger than 2 GiB, which no ONNX file in one piece can be")
-        return path.read_bytes()
+        return in_one_piece(path.read_bytes(), path.parent)
     except (OSError, MemoryError) as e:
         raise ModelFileError(f"cannot be read ({e})") from e
 

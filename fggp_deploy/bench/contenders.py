@@ -11,6 +11,7 @@ import onnxruntime as ort
 from fggp_deploy import runtime
 from fggp_deploy.bench.int8 import quantize, quantize_on
 from fggp_deploy.bench.subject import Subject
+from fggp_deploy.onnx_reading import read_bytes
 from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import Options, run, try_out
@@ -34,15 +35,15 @@ class Contender:
 def contenders(subject: Subject, *, int8: bool, progress: Progress) -> list[Contender]:
     """Dense first, then those that this file allows; see `missing` for the others."""
     path = subject.path
-    file_bytes = path.stat().st_size
-    dense = subject.dense.SerializeToString() if subject.packed else path.read_bytes()
+    content = read_bytes(path)
+    file_bytes = len(content)
+    dense = subject.dense.SerializeToString() if subject.packed else content
     feeds = subject.feeds(1)
     try_out(lambda: run(Options(1).open(dense, name=path.name), feeds, path.name), path.name)
     made = [Contender(DENSE, "dense fp32, stock onnxruntime", len(dense), _stock(dense, DENSE))]
     if subject.packed:
-        packed = path.read_bytes()
         what = "the packed file, stock onnxruntime"
-        made.append(Contender(PACKED, what, file_bytes, _stock(packed, path.name)))
+        made.append(Contender(PACKED, what, file_bytes, _stock(content, path.name)))
 
     def on_kernels(threads: int, batch: int) -> ort.InferenceSession:
         return runtime.session(

@@ -17,7 +17,7 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy import kernels, runtime
 from fggp_deploy.errors import ConfigError, FggpWarning, MachineError, ModelFileError
 from fggp_deploy.files import check_readable
-from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_unpacking import unpack
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers
@@ -89,7 +89,7 @@ def table_of(path: Path, *, progress: Progress = silent) -> CostTable:
     """The cost table of any ONNX file, packed or dense; raises as `cost_table`."""
     check_readable(path, ModelFileError)
     with reading(str(path)):
-        dense = unpack(ModelProto.FromString(path.read_bytes()))
+        dense = unpack(read_model(path))
     return cost_table(dense, progress=progress)
 
 

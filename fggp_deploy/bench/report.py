@@ -21,6 +21,7 @@ from fggp_deploy.bench.subject import Subject, read
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.files import sha256_file
 from fggp_deploy.graph.comparison import agreement, relative_error
+from fggp_deploy.onnx_reading import read_bytes
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.sessions import Array, Options, run
@@ -234,5 +235,5 @@ def _top1(
 def _layers(subject: Subject, threads: int, batch: int, progress: Progress) -> Layers:
     options = Options(threads, SESSION_CONFIG)
     request = Request(options, batch, progress=progress, shape=subject.shape)
-    compiled = compile_model(subject.path.read_bytes(), request)
+    compiled = compile_model(read_bytes(subject.path), request)
     return Layers(str(compiled.plan), tuple(compiled.layers))

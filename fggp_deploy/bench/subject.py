@@ -15,6 +15,7 @@ from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.onnx_activations import leave_activations_
+from fggp_deploy.onnx_reading import read_bytes
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.feeds import random_feeds
@@ -90,10 +91,7 @@ def read(
     """
     if shape is not None and not all(n > 0 for n in shape):
         raise ConfigError(f"shape must be positive numbers, got {','.join(map(str, shape))}")
-    try:
-        content = path.read_bytes()
-    except OSError as e:
-        raise ModelFileError(f"cannot read {path}: {e.strerror or e}") from e
+    content = read_bytes(path)
     with reading(str(path)):
         model = onnx.load_model_from_string(content)
         unpacked = split(model)

@@ -18,7 +18,7 @@ from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import Compiled, Plan
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import Options, with_data
 
 __all__ = ["TUNING_SECONDS", "compiled_file", "explain", "session", "uses_kernels"]
 
@@ -64,7 +64,7 @@ def session(
     sizes = tuple(shape)
     if any(size < 1 for size in sizes):
         raise ConfigError(f"shape must be positive numbers, got {sizes}")
-    source = model if isinstance(model, bytes) else Path(model)
+    source = model if isinstance(model, bytes) else with_data(Path(model))
     options = Options(threads, dict(config or {}))
     lost = _what_is_lost()
     if lost:
@@ -101,7 +101,7 @@ def compiled_file(
     None where it kept none: the plan is plain, or the cache cannot be written. Run it in a session
     that has the library of `fggp_deploy.kernels` registered.
     """
-    source = model if isinstance(model, bytes) else Path(model)
+    source = model if isinstance(model, bytes) else with_data(Path(model))
     place = disk.path_of(disk.sha256_of(source), threads=threads, batch=batch, shape=tuple(shape))
     found = disk.load(place)
     return None if found is None or found.model is None else place.with_suffix(".onnx")

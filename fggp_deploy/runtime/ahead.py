@@ -27,7 +27,7 @@ from fggp_deploy.graph.opset import raised
 from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_functions import MIN_OPSET
 from fggp_deploy.onnx_ops import Packing, unpack
-from fggp_deploy.onnx_reading import read_model, reading
+from fggp_deploy.onnx_reading import read_model, reading, stored_bytes
 from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, chosen_isa, compile_model
@@ -113,7 +113,7 @@ def compile_file(
         path=out,
         source=source,
         file_bytes=len(written),
-        source_bytes=source.stat().st_size,
+        source_bytes=stored_bytes(source),
         sha256=sha256_file(out),
         regions=sum(map(is_region, made.functions)),
         layers=_n_layers(made),

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from fggp_deploy import kernels
 from fggp_deploy.confined import Limits, confined
 from fggp_deploy.errors import ConfigError, ModelFileError, shortened
+from fggp_deploy.files import contains
 
 Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
@@ -75,13 +76,30 @@ class Options:
                 options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             if on_kernels:
                 options.register_custom_ops_library(str(kernels.library_path()))
-            source = model if isinstance(model, bytes) else str(model)
+            source = model if isinstance(model, bytes) else with_data(model)
             off = _NOT_OURS if optimized is not None else []
             return ort.InferenceSession(
-                source, options, providers=PROVIDERS, disabled_optimizers=off
+                source if isinstance(source, bytes) else str(source),
+                options,
+                providers=PROVIDERS,
+                disabled_optimizers=off,
             )
+        except ModelFileError:
+            raise
         except Exception as e:  # onnxruntime's exceptions have no common base
             raise ModelFileError(f"onnxruntime cannot load {name}: {brief(e)}") from e
+
+
+def with_data(model: Path) -> Path | bytes:
+    """An ONNX file, or its content in one piece if it keeps tensors in data files beside it.
+
+    ONNX Runtime would follow a file's own paths to its data. Raises ModelFileError.
+    """
+    if not contains(model, b"location"):
+        return model
+    from fggp_deploy.onnx_reading import read_bytes
+
+    return read_bytes(model)
 
 
 def try_out(work: Callable[[], object], name: str) -> None:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.errors import ModelFileError
 from fggp_deploy.files import sha256_file
-from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_unpacking import layer_name, unpack
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -144,11 +142,8 @@ def revived(own: Weights, parent: Weights) -> dict[str, int]:
 
 
 def _parent_weights(reference: Path) -> dict[str, npt.NDArray[np.float32]]:
-    try:
-        with reading(reference.name):
-            return weights(unpack(onnx.load(reference)))
-    except OSError as e:
-        raise ModelFileError(f"the reference {reference} cannot be read ({e})") from e
+    with reading(reference.name):
+        return weights(unpack(read_model(reference)))
 
 
 def _count(value: object) -> int | None:

@@ -25,7 +25,7 @@ from fggp_deploy.onnx_activations import leave_activations_
 from fggp_deploy.onnx_constants import replaceable
 from fggp_deploy.onnx_functions import MIN_OPSET
 from fggp_deploy.onnx_ops import REPLACEABLE, Packing, pack, unpack
-from fggp_deploy.onnx_reading import fix_open_sides_, infer_shapes, one_image, reading
+from fggp_deploy.onnx_reading import fix_open_sides_, infer_shapes, one_image, read_bytes, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides
@@ -33,7 +33,6 @@ from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify import latency
 from fggp_deploy.verify.network import SESSION_CONFIG
 
-MAX_BYTES = 2 << 30
 WORTH = 0.05  # a smaller share of zeros saves nothing
 _KINDS = ("Conv", "Gemm", "MatMul")
 
@@ -127,9 +126,9 @@ def explain(
 
     `shape` gives what the first input leaves open after its first dimension.
 
-    Raises ModelFileError for what is no ONNX file in one piece, or breaks the packed format.
+    Raises ModelFileError for what is no ONNX file or breaks the packed format.
     """
-    content = _read(path)
+    content = read_bytes(path)
     with reading(path.name):
         model = ModelProto.FromString(content)
         parts = split(model)
@@ -169,15 +168,6 @@ def explain(
         not_measured=why,
         cannot_pack=cannot_pack,
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ModelFileError(f"{path} is larger than 2 GiB, which no ONNX file in one piece is")
-        return path.read_bytes()
-    except OSError as e:
-        raise ModelFileError(f"{path} cannot be read ({e.strerror or e})") from e
 
 
 def _packed_sizes(dense: ModelProto) -> tuple[int, int, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fggp_deploy.bench.int8 import quantize_on
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import MachineError, ModelFileError
+from fggp_deploy.onnx_reading import read_bytes
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.verify.accuracy import Paired, Scores
 from fggp_deploy.verify.material import calibration_images
@@ -51,7 +52,7 @@ def quantised(
     try:
         progress("quantising the parent to int8", 0, 1)
         images = calibration_images(data, preprocessing)
-        content = quantize_on(reference.read_bytes(), images)
+        content = quantize_on(read_bytes(reference), images)
         progress("quantising the parent to int8", 1, 1)
         return Quantised(content, len(images)), ""
     except (ModelFileError, MachineError) as e:

@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
-from fggp_deploy.onnx_reading import reading
+from fggp_deploy.onnx_reading import reading, stored_bytes
 from fggp_deploy.packing import entropy_bound_bytes
 
 
@@ -47,7 +47,7 @@ def size(packed: SparseModel, reference: Path | None) -> Size:
     return Size(
         file_bytes=packed.file_bytes(),
         dense_bytes=dense_bytes,
-        reference_bytes=reference.stat().st_size if reference is not None else None,
+        reference_bytes=stored_bytes(reference) if reference is not None else None,
         bound_bytes=bound,
         encodings=encodings(packed.layers),
     )
