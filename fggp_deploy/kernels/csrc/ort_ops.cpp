@@ -248,7 +248,8 @@ FGGP_EXPORT ort::Status* RegisterCustomOps(ort::Options* options, const ort::Api
     // ONNX Runtime would refuse the session with "Domain already set in registry".
     const char* mark = "fggp.registered";
     int again = 0;
-    access.call<ort::HasSessionConfigEntry>(static_cast<const ort::Options*>(options), mark, &again);
+    const ort::Options* given = options;
+    access.call<ort::HasSessionConfigEntry>(given, mark, &again);
     if (again)
       throw Error("the domain ai.fggp is registered in these session options already; register "
                   "libfggp_kernels once");
