@@ -91,11 +91,8 @@ def pack(
         stdout.print(f"run on {', '.join(made.ran)}: {equal} on stock onnxruntime", markup=False)
         if made.kernels_error is not None:
             stdout.print(f"on the kernels: within {made.kernels_error:.1e}")
-        if made.rounding_error is not None:
-            stdout.print(
-                f"{made.values} values change the outputs on these inputs by up to "
-                f"{made.rounding_error:.1e} of the largest"
-            )
+        if made.rounding is not None:
+            stdout.print(made.rounding.sentence())
     else:
         stdout.print(f"not run, every weight compared: {made.why_not}", markup=False)
     if not made.preprocessing:

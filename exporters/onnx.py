@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import numpy as np
 from onnx import ModelProto
 
 from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import SelfTest
+from fggp_deploy.artifacts.selftest import SelfTest, probe
 from fggp_deploy.onnx_activations import rounds_activations
 from fggp_deploy.onnx_ops import Packing, ValueType, flatten, unpack
-from fggp_deploy.verify.network import load
+from fggp_deploy.verify.network import Network, load
 
 from . import VALUES, Note, silent
 from .onnx_dense import write
+from .rounding import N_INPUTS, Rounding, rounding, warn
 
 DEFAULT_NAME = "model.onnx"
 TYPES: dict[str, ValueType] = dict(zip(VALUES, (np.float32, np.float16, np.int8), strict=True))
@@ -35,27 +37,54 @@ def export(
     `flat` inlines the `ai.fggp` functions, for tools that know no model-local functions; sparse
     kernels then have nothing to take over. `values` fp16 and int8 round the packed weights; the
     file's self-test is then that of the rounded network, `unrounded` in its metadata the other.
-    `note` hears of every weight that was left dense or fp32. Raises MachineError when the path
+    `note` hears what rounding changes, and of every weight that was left dense or fp32. Warns if
+    rounding changes much. Raises MachineError when the path
     cannot be written.
     """
     packing = Packing.of(dense, values=TYPES[values])
+    if values != "fp32" and metadata.selftest is not None:
+        exact, rounded = (
+            load(name, model.SerializeToString(), threads=1)
+            for name, model in (
+                ("the network", dense),
+                ("the rounded network", unpack(packing.model)),
+            )
+        )
+        found = _rounding(values, exact, rounded, metadata)
+        note(found.sentence())
+        warn(found)
+        in_bytes = rounds_activations(dense)
+        metadata = replace(
+            metadata,
+            selftest=_self_test(rounded, metadata.selftest, metadata, in_bytes=in_bytes),
+            unrounded=metadata.selftest,
+        )
     for name, why in packing.left_dense.items():
         note(f"left dense: {name}: {why}")
     for name, why in packing.left_fp32.items():
         note(f"left fp32: {name}: {why}")
-    if values != "fp32" and metadata.selftest is not None:
-        rounded = _self_test(unpack(packing.model), metadata.selftest, metadata)
-        metadata = replace(metadata, selftest=rounded, unrounded=metadata.selftest)
     return write(flatten(packing.model) if flat else packing.model, metadata, path)
 
 
-def _self_test(model: ModelProto, like: SelfTest, metadata: Metadata) -> SelfTest:
+def _rounding(values: str, exact: Network, rounded: Network, metadata: Metadata) -> Rounding:
+    """What rounding changes on inputs as those of the self-test, but more of them."""
+    shape = metadata.preprocessing.input_shape
+    size = math.prod(shape)
+    inputs = ({"x": probe(0, (1, *shape), start=i * size)} for i in range(N_INPUTS))
+    return rounding(
+        values,
+        lambda feeds: [exact.logits(feeds["x"])],
+        lambda feeds: [rounded.logits(feeds["x"])],
+        inputs,
+    )
+
+
+def _self_test(network: Network, like: SelfTest, metadata: Metadata, *, in_bytes: bool) -> SelfTest:
     """The same self-test with the logits of another network."""
-    network = load("the rounded network", model.SerializeToString(), threads=1)
     return SelfTest.record(
         network.logits,
         metadata.preprocessing.input_shape,
         seed=like.seed,
         batch=len(like.logits),
-        in_bytes=rounds_activations(model),
+        in_bytes=in_bytes,
     )

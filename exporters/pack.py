@@ -38,6 +38,7 @@ from . import VALUES
 from .compacting import Compacted, compacted
 from .onnx import TYPES
 from .proving import Proof, check_converted, run_both
+from .rounding import Rounding
 
 PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
 
@@ -51,8 +52,8 @@ class PackedFile:
     which inputs the file was run against its source, empty where it could not be: `why_not` says
     why, and the weights alone were compared, all of them. `bit_equal` and `error`, over the largest
     output, are of stock onnxruntime, `kernels_error` of the kernels, None where there are none.
-    Where values were rounded these are against the rounded network, and `rounding_error` is what
-    the rounding changed on these inputs, over the largest output.
+    Where values were rounded these are against the rounded network, and `rounding` is what
+    rounding changed.
     `preprocessing` says whether the file knows how its images are prepared. `notes` are lines for
     the user, such as the weights that were left dense.
     """
@@ -73,7 +74,7 @@ class PackedFile:
     bit_equal: bool | None
     error: float | None
     kernels_error: float | None
-    rounding_error: float | None
+    rounding: Rounding | None
     preprocessing: bool
     notes: tuple[str, ...]
     compaction: Compacted | None = None
@@ -123,7 +124,7 @@ def pack_file(
         n_weights, n_zeros = count_weights(unpack(packing.model))
     if converted is not None:
         check_converted(source, source_opset, converted, shape)
-    proof = run_both(source, packing.model, shape, rounded=values != "fp32")
+    proof = run_both(source, packing.model, shape, values=values)
     if proof.test is None and compact:
         raise ModelFileError(
             f"{source}: {proof.why_not}, so nothing proves its compaction; leave --compact out"
@@ -164,7 +165,7 @@ def pack_file(
         bit_equal=proof.bit_equal,
         error=proof.error,
         kernels_error=proof.kernels_error,
-        rounding_error=proof.rounding_error,
+        rounding=proof.rounding,
         preprocessing=known is not None,
         notes=tuple(notes),
         compaction=about,

@@ -13,12 +13,14 @@ from fggp_deploy import kernels
 from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.artifacts.outputs_test import Array, Input, OutputsTest
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.comparison import agreement, relative_error
+from fggp_deploy.graph.comparison import agreement
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_reading import read_model
 from fggp_deploy.runtime.probing import answers_of, first_that_runs
 from fggp_deploy.runtime.sessions import Options
+
+from .rounding import N_INPUTS, Rounding, rounding
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Proof:
     bit_equal: bool | None = None
     error: float | None = None
     kernels_error: float | None = None
-    rounding_error: float | None = None
+    rounding: Rounding | None = None
 
     @property
     def ran(self) -> tuple[str, ...]:
@@ -43,7 +45,7 @@ class Proof:
 
 
 def run_both(
-    source: Path, packed: ModelProto, shape: Sequence[int] | None, *, rounded: bool
+    source: Path, packed: ModelProto, shape: Sequence[int] | None, *, values: str
 ) -> Proof:
     """Run source and packed model on the probe; raises ModelFileError where they disagree."""
     options = Options(1)
@@ -58,11 +60,17 @@ def run_both(
     if not _equal(want, answers_of(given, feeds)):
         return Proof(inputs, why_not="it answers the same inputs differently each time")
     expected: Path | bytes = source
-    rounding = None
-    if rounded:  # the packed network is another one: hold it against itself, unpacked
-        expected, exact = unpack(packed).SerializeToString(), want
-        want = answers_of(options.open(expected, name="the rounded network"), feeds)
-        rounding = relative_error(*_in_order(want, exact))
+    changed = None
+    if values != "fp32":  # the packed network is another one: hold it against itself, unpacked
+        expected = unpack(packed).SerializeToString()
+        other = options.open(expected, name="the rounded network")
+        want = answers_of(other, feeds)
+        changed = rounding(
+            values,
+            lambda x: list(answers_of(given, x).values()),
+            lambda x: list(answers_of(other, x).values()),
+            outputs_test.many_feeds(inputs, N_INPUTS),
+        )
     try:
         test = OutputsTest.record(inputs, lambda _: want)
     except ModelFileError as e:
@@ -86,16 +94,8 @@ def run_both(
             )
         errors[where] = found.error
     equal = _equal(want, got)
-    return Proof(
-        inputs,
-        test,
-        want,
-        "",
-        equal,
-        errors["stock onnxruntime"],
-        errors.get("the kernels"),
-        rounding,
-    )
+    found_errors = errors["stock onnxruntime"], errors.get("the kernels")
+    return Proof(inputs, test, want, "", equal, *found_errors, changed)
 
 
 def check_converted(

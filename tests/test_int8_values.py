@@ -18,8 +18,10 @@ from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.exporters import load
+from fggp_deploy.exporters.rounding import Rounding, rounding
+from fggp_deploy.exporters.run import export_model
 from fggp_deploy.kernels.program import CONV, RICE, Program, Step, encode
 from fggp_deploy.onnx_functions import DOMAIN, function
 from fggp_deploy.onnx_ops import parts, unpack
@@ -167,7 +169,9 @@ def test_an_exported_file(dense, tmp_path, flat):
     path = load("onnx").export(
         dense, METADATA, tmp_path / "m.onnx", values="int8", flat=flat, note=notes.append
     )
-    assert not notes
+    (told,) = notes
+    assert told.startswith("int8 values change the outputs by up to")
+    assert "on 16 made-up inputs and the top-1 class of" in told
     opened = SparseModel.open(path)
     assert {layer.encoding for layer in opened.layers} == {"rice8"}
     whole = {x.name: x for x in SparseModel.open(full).layers if x.encoding != "blocks"}
@@ -205,6 +209,44 @@ def test_a_damaged_file_is_refused_in_one_line(dense, tmp_path, part, damaged, s
     with pytest.raises(ModelFileError, match=says) as raised:
         SparseModel.open(path)
     assert "\n" not in str(raised.value)
+
+
+class NearlyTied(torch.nn.Module):
+    """Ten classes whose weights differ by less than a step of int8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3 * 8 * 8, 10, bias=False)
+        rng = torch.Generator().manual_seed(0)
+        common = torch.randn(192, generator=rng)
+        own = 1e-3 * torch.randn(10, 192, generator=rng)
+        self.fc.weight.data = common + own
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.flatten(1))
+
+
+def test_export_model_warns_if_rounding_changes_the_answers(tmp_path):
+    notes: list[str] = []
+    with pytest.warns(FggpWarning, match=r"top-1 class of \d+ of them; measure the accuracy"):
+        export_model(
+            NearlyTied(), tmp_path / "m.onnx", preprocessing=METADATA.preprocessing,
+            classes=tuple("0123456789"), values="int8", note=notes.append,
+        )  # fmt: skip
+    assert any("int8 values change the outputs" in line for line in notes)
+
+
+def test_rounding_by_hand():
+    before = [np.float32([[1, 2], [4, 0]])]
+    after = [np.float32([[1, 2], [1.9, 2]])]
+    found = rounding("int8", lambda _: before, lambda _: after, [{}, {}])
+    assert found == Rounding("int8", pytest.approx(2.1 / 4), 4, 2)
+    assert found.is_large
+    small = rounding("fp16", lambda _: before, lambda _: [before[0] + np.float32(0.01)], [{}])
+    assert (small.n_changed, small.is_large) == (0, False)
+    maps = rounding("int8", lambda _: [np.ones((1, 2, 3))], lambda _: [np.ones((1, 2, 3))], [{}])
+    assert (maps.n, maps.n_changed) == (1, None)
+    assert "top-1" not in maps.sentence()
 
 
 def test_a_weight_that_int8_cannot_say_stays_float(dense, tmp_path):

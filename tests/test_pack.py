@@ -449,8 +449,10 @@ def test_refusals(how: str, match: str, tmp_path: Path) -> None:
 def test_rounded_values(tmp_path: Path, name: str, values: str) -> None:
     made = pack_file(saved(NETS[name](), tmp_path), values=values)
     assert made.bit_equal
-    assert made.rounding_error is not None
-    assert 0 < made.rounding_error < 0.03
+    assert made.rounding is not None
+    assert 0 < made.rounding.error < 0.03
+    assert made.rounding.n == 16
+    assert (made.rounding.n_changed is None) == (name == "split")
     assert set(check_outputs(made.path).values()) == {True}
 
 

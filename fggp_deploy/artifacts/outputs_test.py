@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +164,12 @@ class OutputsTest:
             return cls(*made, float(d["rtol"]), float(d["atol"]))
         except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise ModelFileError(f"the self-test of the outputs is damaged ({e})") from e
+
+
+def many_feeds(inputs: Sequence[Input], n: int) -> Iterator[dict[str, Array]]:
+    """`feeds` of `n` seeds, whose sequences do not overlap."""
+    size = sum(math.prod(i.shape) for i in inputs)
+    return (feeds(k * size, inputs) for k in range(n))
 
 
 def feeds(seed: int, inputs: Sequence[Input]) -> dict[str, Array]:
