@@ -25,7 +25,7 @@ from fggp_deploy.artifacts.sparse_model import SparseModel, foreign_layers
 from fggp_deploy.bench.int8 import quantize
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.exporters.proving import check_outputs
+from fggp_deploy.exporters.proving import _to_record, check_outputs
 from fggp_deploy.graph import opset
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.onnx_ops import flatten, unpack
@@ -336,6 +336,12 @@ def test_integer_outputs_are_proved(tmp_path: Path) -> None:
     test.value = json.dumps(told)
     onnx.save(model, made.path)
     assert set(check_outputs(made.path).values()) == {False}
+
+
+def test_integers_that_stock_does_not_keep_are_not_recorded() -> None:
+    want = {"order": np.array([3, 1]), "class": np.array([2]), "scores": np.float32([0.5])}
+    again = [np.array([1, 3]), np.array([2]), np.float32([0.4])]
+    assert list(_to_record(want, lambda: again)) == ["class", "scores"]
 
 
 def test_nan_and_infinity_in_a_weight_are_packed_as_they_are(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def structure(r: Report) -> Section:
     sparsities = Bars(
         "Sparsity by layer", names, {"sparsity": [100 * x.sparsity for x in r.layers]}, "% removed"
     )
+    weights = [x for x in r.layers if x.of_layer]
     blocks: list[str | Table] = [
-        f"Over all {len(r.layers)} weight tensors, the sparsity is {r.sparsity:.4f}.",
+        f"Over all {len(weights)} conv and linear weights, the sparsity is {r.sparsity:.4f}.",
         Table("The layers, counted in the file.", head, rows, sparsities),
     ]
     if known := [x for x in r.layers if x.macs is not None]:
