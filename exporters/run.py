@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from typing import Any
 
 from onnx import ModelProto
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo, is_ours
 from fggp_deploy.artifacts.foreign import read_foreign
@@ -19,14 +22,17 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
-from fggp_deploy.errors import ConfigError, ModelFileError, command
+from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError, command
 from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import is_running, parent_of, run_of
 from fggp_deploy.progress import Progress
 from fggp_deploy.progress import silent as unseen
-from fggp_deploy.training.start import restore
+from fggp_deploy.training.start import check_runs, restore
+from fggp_deploy.verify.certificate import weights
 from fggp_deploy.verify.material import images_of
 from fggp_deploy.verify.network import load as load_network
+from fggp_deploy.weights import NO_SHAPE
+from fggp_deploy.wrappers import unwrap_parts_, unwrapped
 
 from . import STATE_DICT, Note, exporter_options, load, plain_weights, silent, state_dict
 from .activations import in_bytes
@@ -36,6 +42,8 @@ from .plain_weights import UNKNOWN, Images
 from .reference import refuse_to_replace, write_reference
 from .stale import set_aside_report
 from .torch_onnx import to_onnx
+
+_FEW_ZEROS = 0.001  # of the weights, below which a network counts as dense
 
 
 @dataclass(frozen=True)
@@ -253,13 +261,39 @@ def export_model(
 ) -> Path:
     """Write any pruned network of your own, [N, C, H, W] images → [N, classes] logits.
 
-    The file carries a self-test, as those of a run do, and is checked against it. `note` hears a
-    line for every weight that was left dense. Raises as `export_run`.
+    It may be wrapped (torch.compile, DataParallel, DDP, AveragedModel), on any device, and in half
+    precision; the file computes in float32. The model itself is not changed. The file carries a
+    self-test, as those of a run do, and is checked against it. `note` hears a line for every weight
+    that was left dense; a warning says so if the network has no zeros at all. Raises as
+    `export_run`, and ConfigError if the network does not turn images into logits.
     """
     options = exporter_options(format, values=values)
-    metadata = Metadata(preprocessing, tuple(classes), record(model.eval(), preprocessing))
-    _write(to_onnx(model, metadata), metadata, path, format, options, note)
+    network = _plain(model)
+    check_runs(network, type(network).__name__, preprocessing.input_shape, len(classes))
+    metadata = Metadata(preprocessing, tuple(classes), record(network, preprocessing))
+    dense = to_onnx(network, metadata)
+    _warn_if_dense(dense)
+    _write(dense, metadata, path, format, options, note)
     return path
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy of the network without wrappers, on the CPU, in float32 and eval mode."""
+    if lazy := [n for n, p in model.named_parameters() if is_lazy(p)]:
+        raise ConfigError(f"{lazy[0]} {NO_SHAPE}")
+    return unwrap_parts_(copy.deepcopy(unwrapped(model))).cpu().float().eval()
+
+
+def _warn_if_dense(dense: ModelProto) -> None:
+    layers = weights(dense).values()
+    if sum(int((w == 0).sum()) for w in layers) < _FEW_ZEROS * sum(w.size for w in layers):
+        warnings.warn(
+            "the network has no zeros to speak of, so its file is as large as a dense one; if it "
+            "was pruned, this is another copy of the weights, as a moving average is: give it to "
+            "Pruner(also=[…]), or set its zeros with pruner.finish().apply_(model)",
+            FggpWarning,
+            stacklevel=3,
+        )
 
 
 def _feeds(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:

@@ -18,8 +18,9 @@ from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
 from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.errors import CheckpointError
+from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.onnx_unpacking import layer_name
+from fggp_deploy.user_code import raised
 
 OPSET = 18
 MAX_IR_VERSION = 10  # the newest that onnxruntime 1.20 loads
@@ -32,7 +33,8 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
     Batch norms that follow a convolution are folded into it, and a zero weight stays exactly zero.
     Initializers have the torch parameters' names, also where a MatMul holds a linear layer's weight
     transposed, as [in, out]; nodes with weights have the layers' names. The model itself is not
-    changed. Raises CheckpointError for a weight that is NaN or infinite.
+    changed. Raises CheckpointError for a weight that is NaN or infinite, and ConfigError if
+    torch.onnx cannot export the network.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     for name, tensor in model.state_dict().items():
@@ -42,6 +44,15 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
             )
     example = torch.zeros(2, *metadata.preprocessing.input_shape)  # 1 would be specialised
     with _quiet(), torch.no_grad():
+        traced = _traced(model, example)
+        folded = rewrite(traced, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
+    _name_transposed(folded.graph, model)
+    return tidy(folded)
+
+
+def _traced(model: torch.nn.Module, example: torch.Tensor) -> ModelProto:
+    """What torch.onnx.export makes of a network; raises ConfigError with the cause if it fails."""
+    try:
         program = torch.onnx.export(
             model,
             (example,),
@@ -53,11 +64,17 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
             external_data=False,
             verbose=False,
         )
-        if program is None:
-            raise RuntimeError("torch.onnx.export returned nothing")
-        folded = rewrite(program.model_proto, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
-    _name_transposed(folded.graph, model)
-    return tidy(folded)
+    except Exception as e:  # the exporter, and the network's own code, may raise anything
+        cause = e
+        while isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        raise ConfigError(
+            f"torch.onnx cannot export this network ({raised(cause)}); write its forward() so that "
+            f"torch.export.export(model, (images,)) traces it for any number of images"
+        ) from e
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    return program.model_proto
 
 
 def _name_transposed(graph: GraphProto, model: torch.nn.Module) -> None:

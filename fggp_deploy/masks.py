@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.wrappers import unwrapped
 
 
 class MaskSet(Mapping[str, Tensor]):
@@ -89,10 +90,16 @@ class MaskSet(Mapping[str, Tensor]):
         return self.n_removed / self.n_total if self.n_total else 0.0
 
     @torch.no_grad()
-    def apply_(self, params: Mapping[str, Tensor]) -> None:
-        """Set the removed weights to zero, in place."""
+    def apply_(self, params: Mapping[str, Tensor] | nn.Module) -> None:
+        """Set the removed weights of tensors by name, or of a network, to zero, in place.
+
+        The network may be wrapped (see wrappers.unwrapped). Raises ConfigError if it lacks one.
+        """
+        tensors = named_tensors(params)
         for name, removed in self.removed.items():
-            params[name].masked_fill_(removed, 0)
+            if name not in tensors:
+                raise ConfigError(f"there is no weight {name!r} to set to zero; is it the network?")
+            tensors[name].masked_fill_(removed.to(tensors[name].device), 0)
 
     def dropped_since(self, older: MaskSet) -> dict[str, Tensor]:
         """What `older` kept and this does not, bool per parameter."""
@@ -109,6 +116,11 @@ class MaskSet(Mapping[str, Tensor]):
     def digest(self) -> str:
         """Hex SHA-256 over (name, dtype, shape, bytes) of every mask, in order."""
         return tensor_digest(self._masks)
+
+
+def named_tensors(of: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
+    """Tensors by name: a mapping of them as it is, of a network its parameters."""
+    return dict(unwrapped(of).named_parameters()) if isinstance(of, nn.Module) else of
 
 
 def random_masks(

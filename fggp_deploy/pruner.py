@@ -7,76 +7,31 @@
 
 from __future__ import annotations
 
-import fnmatch
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from fggp_deploy.allocation import MIN_LAYER_DENSITY
 from fggp_deploy.criteria import Criterion
 from fggp_deploy.distributed import Ranks
-from fggp_deploy.errors import ConfigError, TargetBelowStart
-from fggp_deploy.masks import MaskSet
+from fggp_deploy.errors import ConfigError, FggpWarning, TargetBelowStart
+from fggp_deploy.masks import MaskSet, named_tensors
 from fggp_deploy.methods import Measured, Method
 from fggp_deploy.methods.gradual import GLOBAL, Gradual
 from fggp_deploy.methods.state import PruningState
 from fggp_deploy.schedules import Schedule
+from fggp_deploy.weights import (
+    left_out,
+    many_left_out,
+    prunable_parameters,
+    weight_parameters,
+)
+from fggp_deploy.wrappers import unwrapped
 
-_CONV = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
-)  # fmt: skip
-
-
-def weight_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name → weight of every Conv* and Linear, in the modules' order; a shared weight once.
-
-    Names are those of the model itself where it is wrapped for several devices. Raises ConfigError
-    where a weight is no parameter but computed from others.
-    """
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
-    named = {id(p): (n, p) for n, p in model.named_parameters()}
-    out: dict[str, nn.Parameter] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, (*_CONV, nn.Linear)):
-            continue
-        if id(module.weight) not in named:
-            raise ConfigError(
-                f"the weight of {name} is no parameter but computed from others, as weight_norm "
-                f"does; make it one, with torch.nn.utils.parametrize.remove_parametrizations"
-            )
-        out.update([named[id(module.weight)]])
-    return out
-
-
-def prunable_parameters(
-    model: nn.Module, *, prune_first: bool = False, keep_dense: Sequence[str] = ()
-) -> dict[str, nn.Parameter]:
-    """Name → prunable parameter: every Conv*/Linear weight but the first convolution's.
-
-    `keep_dense`: shell patterns over parameter names (`layer1.*`, `fc.weight`) that stay out.
-    Raises ConfigError when a pattern matches nothing or nothing is left.
-    """
-    weights = weight_parameters(model)
-    out: set[str] = set()
-    if not prune_first:
-        convs = (m.weight for m in model.modules() if isinstance(m, _CONV))
-        first = next(convs, None)
-        out |= {n for n, p in weights.items() if p is first}
-    for pattern in keep_dense:
-        hits = [n for n in weights if fnmatch.fnmatchcase(n, pattern)]
-        if not hits:
-            raise ConfigError(
-                f"--keep-dense {pattern!r} matches no weight; the weights are: {', '.join(weights)}"
-            )
-        out |= set(hits)
-    prunable = {n: p for n, p in weights.items() if n not in out and p.requires_grad}
-    if not prunable:
-        raise ConfigError("no prunable weight is left; relax --keep-dense or use --prune-first")
-    return prunable
+__all__ = ["Pruner", "check_reachable", "initial_masks", "prunable_parameters", "weight_parameters"]
 
 
 def initial_masks(
@@ -111,6 +66,11 @@ class Pruner:
     floor. 0 means no floor: then LayerCollapse ends a run that would empty a layer.
     `masks`: what is kept at the start; by default the non-zero weights, so that a sparse
     checkpoint's zeros stay zero. Zeros of other Conv/Linear weights stay zero too.
+    `also`: other copies of the weights, such as a moving average: networks with the same names, or
+    tensors by name. Whenever the masks change, and at finish(), the copies get the zeros too.
+    `model` and copies may be wrapped: DDP, DataParallel, torch.compile, AveragedModel.
+    Attribute `left_out`: the parameters that are never pruned, by name, with the reason; a warning
+    says so if they hold more than 1% of the weights.
     Steps count optimiser steps: one that a GradScaler skips is not counted. Where processes of
     torch.distributed train one model, each has a Pruner, and all check at every update that their
     masks are the same; RanksDiffer when not.
@@ -126,6 +86,7 @@ class Pruner:
         schedule: Schedule | None = None,
         *,
         optimizer: torch.optim.Optimizer | None,
+        also: Sequence[nn.Module | Mapping[str, torch.Tensor]] = (),
         pattern: str | None = None,
         masks: Mapping[str, torch.Tensor] | None = None,
         prune_first: bool = False,
@@ -135,6 +96,9 @@ class Pruner:
         begin: bool = True,
     ) -> None:
         self._weights = weights = weight_parameters(model)
+        self.left_out = left_out(model)
+        self._copies = [copy_of(self._weights, other) for other in also]
+        self._copied: MaskSet | None = None  # the masks that the copies have
         start = initial_masks(model, masks, prune_first=prune_first, keep_dense=keep_dense)
         fixed = MaskSet(
             {n: m for n, m in _kept(weights, masks).items() if n not in start and not m.all()}
@@ -145,7 +109,7 @@ class Pruner:
             optimizer=optimizer,
             fixed_params={n: weights[n] for n in fixed},
             fixed=fixed,
-            model=model.module if isinstance(model, DistributedDataParallel) else model,
+            model=unwrapped(model),
             min_layer_density=min_layer_density,
         )
         if optimizer is not None:
@@ -166,6 +130,8 @@ class Pruner:
             raise ConfigError(f"{what} is for a criterion; give a method its own, if it has one")
         else:
             self.method = method
+        if (schedule is None or schedule.last_update) and (told := many_left_out(model)):
+            warnings.warn(told, FggpWarning, stacklevel=2)
         self.step = 0
         self.changed_at = 0  # the step of the latest mask update
         self._stepped = optimizer is None
@@ -221,6 +187,13 @@ class Pruner:
         self._stepped = self.state.optimizer is None
         self.step += 1
         self.method.after_step(self.state, self.step)
+        if self._copied is not self.state.masks:
+            self._mask_copies()
+
+    def _mask_copies(self) -> None:
+        self._copied = self.state.masks
+        for tensors in self._copies:
+            self.all_masks().apply_(tensors)
 
     def all_masks(self) -> MaskSet:
         """The masks, and those of weights outside the prunable set that stay zero."""
@@ -263,8 +236,25 @@ class Pruner:
         return self.method.metrics() if isinstance(self.method, Measured) else {}
 
     def finish(self) -> MaskSet:
-        """The final masks, applied to the weights."""
-        return self.method.finish(self.state)
+        """The final masks, applied to the weights and to their other copies."""
+        masks = self.method.finish(self.state)
+        self._mask_copies()
+        return masks
+
+
+def copy_of(
+    weights: Mapping[str, nn.Parameter], other: nn.Module | Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The tensors of another copy of these weights, by name; raises ConfigError if it is none."""
+    tensors = named_tensors(other)
+    for name, p in weights.items():
+        if name not in tensors or tensors[name].shape != p.shape:
+            got = tuple(tensors[name].shape) if name in tensors else "missing"
+            raise ConfigError(
+                f"a copy in `also` must have the network's weights: {name} is {got}, not "
+                f"{tuple(p.shape)}"
+            )
+    return tensors
 
 
 def check_reachable(masks: MaskSet, target: float) -> None:

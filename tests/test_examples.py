@@ -65,7 +65,7 @@ def test_the_commands_of_the_tutorial_run_in_order(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     page = (API.parent / "tutorial.md").read_text()
     blocks = re.findall(r"```(sh|python)\n(.*?)```", page, flags=re.DOTALL)
-    assert [kind for kind, _ in blocks].count("sh") == 6
+    assert [kind for kind, _ in blocks].count("sh") == 7
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for kind, block in blocks:
         command = ["sh", "-e", "-c", block] if kind == "sh" else [sys.executable, "-c", block]

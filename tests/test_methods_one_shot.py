@@ -248,7 +248,7 @@ def test_statistics_are_those_of_the_images():
 
 
 class Hidden(nn.Module):
-    """Attention calls no module of its output's weight; a head that trains alone is not called."""
+    """Attention calls no module of its own weights; a head that trains alone is not called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class Hidden(nn.Module):
         return self.fc(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
-HIDDEN = ("attention.out_proj.weight", "aux.weight")
+HIDDEN = ("attention.in_proj_weight", "attention.out_proj.weight", "aux.weight")
 
 
 def tokens() -> list[tuple[Tensor, Tensor]]:
@@ -332,7 +332,8 @@ def test_magnitude_without_a_refit_takes_any_layer():
     method = OneShot(0.5, tokens, ridge=0, refresh=False, allocation="uniform")
     masks = Pruner(net, method, optimizer=None, prune_first=True).masks
     assert masks.removed_by_layer == {
-        "0.weight": 48, "1.attention.out_proj.weight": 32, "1.fc.weight": 20, "1.aux.weight": 20
+        "0.weight": 48, "1.attention.in_proj_weight": 96, "1.attention.out_proj.weight": 32,
+        "1.fc.weight": 20, "1.aux.weight": 20,
     }  # fmt: skip
 
 

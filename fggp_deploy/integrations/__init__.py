@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,9 @@ class Pruning:
     """What a callback is told when it is made; the rest is known when training begins.
 
     `target`: the fraction of the prunable weights to remove, in (0, 1), on the cubic schedule in
-    `updates` mask updates over the first 80% of the training steps. `pattern`, `allocation` and
-    `min_layer_density`: see Pruner. `prune_first`, `keep_dense`: see pruner.prunable_parameters.
+    `updates` mask updates over the first 80% of the training steps. `pattern`, `allocation`,
+    `min_layer_density` and `also`: see Pruner. `prune_first`, `keep_dense`: see
+    weights.prunable_parameters.
     """
 
     target: float
@@ -36,6 +37,7 @@ class Pruning:
     min_layer_density: float = MIN_LAYER_DENSITY
     prune_first: bool = False
     keep_dense: tuple[str, ...] = ()
+    also: Sequence[nn.Module] = ()
 
     def begin(
         self,
@@ -66,6 +68,7 @@ class Pruning:
             pattern=self.pattern,
             allocation=self.allocation,
             min_layer_density=self.min_layer_density,
+            also=self.also,
             **of,
         )
         if state is not None:

@@ -67,8 +67,11 @@ class Reinit:
 def orthogonalise_(model: nn.Module, params: Mapping[str, nn.Parameter], masks: MaskSet) -> None:
     """Make the kept weights of each of these parameters orthogonal, group by group, in place."""
     groups = {id(m.weight): getattr(m, "groups", 1) for m in model.modules() if _weight(m)}
+    groups |= {  # the projections of queries, keys and values lie in one weight
+        id(m.in_proj_weight): 3 for m in model.modules() if isinstance(m, nn.MultiheadAttention)
+    }
     for name, p in params.items():
-        rows = p.reshape(groups[id(p)], -1, p[0].numel())
+        rows = p.reshape(groups.get(id(p), 1), -1, p[0].numel())
         kept = masks[name].reshape(rows.shape)
         new = torch.stack([orthogonal(w, k) for w, k in zip(rows, kept, strict=True)])
         p.copy_(new.reshape(p.shape))

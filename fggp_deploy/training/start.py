@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,13 @@ def new_model(config: TrainConfig, data: Dataset) -> nn.Module:
         in_channels=data.preprocessing.channels,
         trust_code=config.trust_code,
     )
-    _check_runs(model, config.model, data)
+    check_runs(
+        model,
+        config.model,
+        data.preprocessing.input_shape,
+        len(data.classes),
+        images=f"the images of {data.name}",
+    )
     return model
 
 
@@ -204,20 +211,44 @@ def to_checkpoint(model: nn.Module, masks: MaskSet, info: CheckpointInfo) -> Che
 
 @torch.no_grad()
 def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Dense multiply-accumulates of every Conv/Linear weight for one image, by one forward pass."""
+    """Dense multiply-accumulates of every prunable kind of weight for one image, by a forward pass.
+
+    Of attention only its projections: the products of activations hold no weights.
+    """
     names = {id(p): n for n, p in weight_parameters(model).items()}
     macs: dict[str, int] = {}
 
-    def hook(module: nn.Module, _: object, output: Tensor) -> None:
+    def add(weight: Tensor, positions: int) -> None:
+        name = names[id(weight)]
+        macs[name] = macs.get(name, 0) + weight.numel() * positions
+
+    def layer(module: nn.Module, _: object, output: Tensor) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)  # only Conv and Linear carry this hook
-        positions = output[0].numel() // weight.shape[0]
-        macs[names[id(weight)]] = macs.get(names[id(weight)], 0) + weight.numel() * positions
+        add(weight, output[0].numel() // weight.shape[0])
+
+    def attention(
+        module: nn.MultiheadAttention, args: tuple[Tensor, ...], given: Mapping[str, Any], _: object
+    ) -> None:
+        inputs = [*args, *(given[k] for k in ("query", "key", "value")[len(args) :])][:3]
+        tokens = [x.numel() // x.shape[-1] for x in inputs]
+        if module.in_proj_weight is None:
+            apart = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+            for weight, n in zip(apart, tokens, strict=True):
+                add(weight, n)
+        else:
+            add(module.in_proj_weight, sum(tokens) // 3)  # a third of it reads each input
+        add(module.out_proj.weight, tokens[0])  # which is not called as a module
 
     hooks = [
-        m.register_forward_hook(hook)
+        m.register_forward_hook(layer)
         for m in model.modules()
         if id(getattr(m, "weight", None)) in names
+    ]
+    hooks += [
+        m.register_forward_hook(attention, with_kwargs=True)
+        for m in model.modules()
+        if isinstance(m, nn.MultiheadAttention)
     ]
     training = model.training
     device = next(model.parameters()).device
@@ -234,26 +265,44 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 @torch.no_grad()
-def _check_runs(model: nn.Module, name: str, data: Dataset) -> None:
-    shape = data.preprocessing.input_shape
+def check_runs(
+    model: nn.Module,
+    name: str,
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    images: str = "images",
+) -> None:
+    """Raise ConfigError unless the network turns images [C, H, W] into one tensor of logits."""
     device = next(model.parameters()).device
     training = model.training
     try:
-        logits = model.eval()(torch.zeros(2, *shape, device=device))
+        logits = model.eval()(torch.zeros(2, *input_shape, device=device))
     except Exception as e:  # whatever the network's own code raises
         raise ConfigError(
-            f"{name} does not run on the images of {data.name}, {shape[0]}×{shape[1]}×{shape[2]} "
-            f"({raised(e)}); give data of a size that it takes"
+            f"{name} does not run on {images}, {'×'.join(map(str, input_shape))} ({raised(e)}); "
+            f"give data of a size that it takes"
         ) from e
     finally:
         model.train(training)
-    want = (2, len(data.classes))
+    want = (2, n_classes)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != want:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ConfigError(
-            f"{name} turns 2 images into {got}; a classifier for {data.name} must give a tensor of "
-            f"logits {want}"
+            f"{name} turns 2 images into {_described(logits)}; a classifier of {n_classes} classes "
+            f"must give one tensor of logits {want}: wrap it in an nn.Module whose forward() "
+            f"returns that"
         )
+
+
+def _described(outputs: Any) -> str:
+    """The type and the sizes of what a network gives."""
+    if isinstance(outputs, Tensor):
+        return str(tuple(outputs.shape))
+    if isinstance(outputs, Mapping):
+        return f"a {type(outputs).__name__} of {', '.join(map(str, outputs))}"
+    if isinstance(outputs, (tuple, list)):
+        return f"{len(outputs)} outputs"
+    return f"a {type(outputs).__name__}"
 
 
 def _check_model(info: CheckpointInfo, config: TrainConfig, path: Path) -> None:
