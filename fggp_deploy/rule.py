@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,18 @@ def _number(value: Any) -> Any:
         with contextlib.suppress(ValueError):
             return float(value)
     return value
+
+
+def check_counts(**counts: int | Sequence[int]) -> None:
+    """Raise ConfigError for the first option that is below 1, or a list that is empty.
+
+    >>> check_counts(threads=[2, 1], batch=1)
+    """
+    for name, given in counts.items():
+        values = [given] if isinstance(given, int) else given
+        if not values or (least := min(values)) < 1:
+            got = least if values else "none"
+            raise ConfigError(f"{option(name)} must be at least 1, got {got}")
 
 
 def option(name: str) -> str:

@@ -23,6 +23,7 @@ from fggp_deploy.files import sha256_file
 from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.onnx_reading import read_bytes
 from fggp_deploy.progress import Progress, silent
+from fggp_deploy.rule import check_counts
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.sessions import Array, Options, run
 from fggp_deploy.verify.accuracy import proportion
@@ -63,8 +64,7 @@ def bench(
     options out of their domain, ModelFileError for a file that cannot be read or run, and DataError
     for a data set that was asked for and is not there.
     """
-    if not threads or not batches or min(*threads, *batches) < 1:
-        raise ConfigError(f"threads and batch must be at least 1, got {threads} and {batches}")
+    check_counts(threads=threads, batch=batches)
     if not (math.isfinite(seconds) and seconds > 0):
         raise ConfigError(f"seconds must be positive and finite, got {seconds}")
     if sessions < MIN_SESSIONS or seed < 0:

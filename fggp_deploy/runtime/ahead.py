@@ -30,6 +30,7 @@ from fggp_deploy.onnx_ops import Packing, unpack
 from fggp_deploy.onnx_reading import read_model, reading, stored_bytes
 from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.progress import Progress, silent
+from fggp_deploy.rule import check_counts
 from fggp_deploy.runtime.compiler import Request, chosen_isa, compile_model
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import Compiled
@@ -83,11 +84,9 @@ def compile_file(
     nothing to compile or is no faster, ConfigError for options, and MachineError without the
     library.
     """
-    if threads < 1 or batch < 1 or not 0 <= seconds < 86_400:
-        raise ConfigError(
-            f"threads and batch must be at least 1 and seconds at least 0, got {threads}, {batch} "
-            f"and {seconds}"
-        )
+    check_counts(threads=threads, batch=batch)
+    if not 0 <= seconds < 86_400:
+        raise ConfigError(f"--seconds must be in [0, 86400), got {seconds:g}")
     kernels.load()
     out = out or source.with_name(f"{source.stem}.compiled.onnx")
     if out.suffix != ".onnx":

@@ -18,6 +18,7 @@ from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.files import sha256_file, written_together
 from fggp_deploy.progress import Progress, silent
+from fggp_deploy.rule import check_counts
 from fggp_deploy.verify import sections, words
 from fggp_deploy.verify import subject as names
 from fggp_deploy.verify.answers import (
@@ -257,10 +258,7 @@ def _in_torch(
 def _settings(threads: Sequence[int] | None, batches: Sequence[int]) -> list[tuple[int, int]]:
     """Pairs of threads and batch, each once, those of the first threads first."""
     threads = (default_threads(), 1) if threads is None else threads
-    if not threads or not batches or min(*threads, *batches) < 1:
-        raise ConfigError(
-            f"threads and batch must be at least 1, got {list(threads)} and {list(batches)}"
-        )
+    check_counts(threads=threads, batch=batches)
     return list(dict.fromkeys(product(threads, batches)))
 
 
