@@ -220,12 +220,12 @@ def show(report: Report, written: Path) -> None:
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
     """One line a verdict."""
+    from fggp_deploy.verify.words import verdict
+
     from .render import stdout
 
     for v in verdicts:
-        sign = "pass" if v.passed else "FAIL"
-        line = f"{sign}  {v.name}: {v.value:.4g} {v.unit}, limit {v.limit:.4g} ({v.how})"
-        stdout.print(line, markup=False)
+        stdout.print(f"{'pass' if v.passed else 'FAIL'}  {verdict(v)}", markup=False)
 
 
 def recheck(model: Path, report: Path, *, threads: int, json: bool) -> None:

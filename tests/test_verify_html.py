@@ -25,8 +25,10 @@ from test_verify_report import (  # noqa: F401
 )
 
 from fggp_deploy.exporters import onnx as packed_onnx
-from fggp_deploy.verify import charts
+from fggp_deploy.verify import charts, sections
+from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.html import html
+from fggp_deploy.verify.markdown import markdown
 from fggp_deploy.verify.page import Bars, Glance, Lines, Page, Section, Table
 from fggp_deploy.verify.report import verify, write
 from fggp_deploy.verify.schema import SCHEMA_FILE, schema
@@ -127,6 +129,59 @@ def test_every_chart_has_its_table_and_a_name(page):
         assert "#0000a" not in svg  # every colour follows light and dark
     tables = re.findall(r"<table.*?</table>", page, flags=re.S)
     assert all("<caption>" in t and 'scope="col"' in t and 'scope="row"' in t for t in tables)
+
+
+def test_no_two_tiles_have_one_title_and_a_failed_one_says_so(folder, quick):  # noqa: F811
+    gates = Gates(max_bytes=1, max_latency_ms=1e9)
+    report = quick(folder / "model.onnx", data=dataset(n=60), gates=gates)
+    with_kernels = dataclasses.replace(
+        report,
+        accuracy=dataclasses.replace(report.accuracy, kernels=report.accuracy.model),
+        latency=dataclasses.replace(
+            report.latency,
+            timings=report.latency.timings | {"kernels": report.latency.timings["model"]},
+        ),
+    )
+    titles = [g.what for g in sections.glance(with_kernels)]
+    assert len(set(titles)) == len(titles)
+    assert {"top-1 on the sparse kernels", "median latency on the sparse kernels"} == {
+        title.partition(",")[0] for title in titles if "on the sparse kernels" in title
+    }
+    failed = {g.what: g.failed for g in sections.glance(report) if g.failed}
+    assert failed == {"file": ("max_bytes",)}
+    laid_out = sections.page(report)
+    text = html(laid_out)
+    checked(text)
+    (reason,) = laid_out.failures
+    assert reason.startswith("max_bytes: ")
+    assert reason.endswith("bytes, limit 1 (size of the file)")
+    assert text.index(reason) < text.index("At a glance")
+    (tile,) = re.findall(r'<li class="failed">.*?</li>', text, flags=re.S)
+    assert "FAIL: max_bytes" in tile
+    assert "; FAIL: max_bytes" in markdown(laid_out)
+    assert f"- FAIL {reason}" in markdown(laid_out)
+
+
+def test_a_busy_machine_is_told_in_the_tile_of_the_latency(folder, quick):  # noqa: F811
+    report = quick(folder / "model.onnx")
+    held_up = {n: dataclasses.replace(t, held_up=1.0) for n, t in report.latency.timings.items()}
+    busy = dataclasses.replace(report, latency=dataclasses.replace(report.latency, timings=held_up))
+    (tile,) = [g for g in sections.glance(busy) if g.what.startswith("median latency")]
+    assert tile.difference.endswith("too busy to measure it")
+    assert "The machine was too busy to measure speed: in 100%" in html(sections.page(busy))
+
+
+def test_a_row_with_sentences_can_be_stacked_and_intervals_stay_whole():
+    long = "a sentence that is longer than any figure could be in a table"
+    rows = [("a", "12.50% (10.00 to 15.00)", long), ("b", "1", "<b>")]
+    table = Table("One.", ["what", "share", "why"], rows)
+    figures = Table("Two.", ["what", "share", "n"], [(*row[:2], "1") for row in rows])
+    text = html(Page("t", "", None, [], [], [Section("s", [table, figures])]))
+    checked(text)
+    assert text.count('class="stacks"') == 1
+    assert f'<td data-head="why" class="text">{long}</td>' in text
+    assert '12.50% <span class="whole">(10.00 to 15.00)</span>' in text
+    assert "<b>" not in text
 
 
 def test_the_verdict_comes_first_and_every_section_follows(page):

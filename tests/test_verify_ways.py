@@ -49,7 +49,7 @@ def test_kernels_and_the_compiled_file_are_compared_with_stock(folder, on_kernel
     assert "compiled file against stock, all test images" in text
     assert "was not run in torch" in text
     top1 = next(line for line in text.splitlines() if "top-1, " in line)
-    kernels = next(line for line in text.splitlines() if "the same on the sparse kernels" in line)
+    kernels = next(line for line in text.splitlines() if "top-1 on the sparse kernels, " in line)
     assert kernels.split("|")[2:] == top1.split("|")[2:]
 
 

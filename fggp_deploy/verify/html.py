@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -10,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fggp_deploy.verify import charts
-from fggp_deploy.verify.page import Page
+from fggp_deploy.verify.page import Page, Table
 
 
 def html(page: Page) -> str:
@@ -29,13 +30,21 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     style = resources.files(__package__).joinpath("templates", "page.css").read_text("utf-8")
-    environment.globals |= {"style": Markup(style), "draw": _draw}
+    environment.globals |= {"style": Markup(style), "draw": _draw, "breakable": _breakable}
     return environment
 
 
 def _draw(chart: Any, name: str) -> Markup | None:
     svg = charts.svg(chart, name)
     return None if svg is None else Markup(svg)
+
+
+def _breakable(cell: str) -> Markup | str:
+    """A cell's text, whose line may break before an interval in brackets but not inside it."""
+    found = re.fullmatch(r"([^ ([]+) ([([].*)", charts.visible(cell))
+    if found is None or Table.is_sentence(cell):
+        return cell
+    return Markup('{} <span class="whole">{}</span>').format(*found.groups())
 
 
 def _visible(value: Any) -> Any:

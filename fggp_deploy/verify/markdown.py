@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fggp_deploy.verify.page import Page, Section, Table
+from fggp_deploy.verify.page import Glance, Page, Section, Table
 
 
 def markdown(page: Page) -> str:
@@ -13,8 +13,10 @@ def markdown(page: Page) -> str:
     parts = [f"# {word}{_line(page.title)}"]
     if page.lead:
         parts.append(_line(page.lead))
+    if page.failures:
+        parts.append("\n".join(f"- FAIL {_line(failure)}" for failure in page.failures))
     if page.glance:
-        rows = [(g.what, g.reference, g.model, g.difference) for g in page.glance]
+        rows = [(g.what, g.reference, g.model, _difference(g)) for g in page.glance]
         parts.append(table(["", "dense parent", "this file", "difference"], rows))
     parts += [f"Note: {_line(note)}" for note in page.notes]
     parts += [_section(section) for section in page.sections]
@@ -25,6 +27,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; bars, tags and line breaks in cells are made harmless."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
+
+
+def _difference(g: Glance) -> str:
+    return g.difference + (f"; FAIL: {', '.join(g.failed)}" if g.failed else "")
 
 
 def _section(section: Section) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+LONG = 44  # characters of a cell
 Pairs = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -53,6 +54,16 @@ class Table:
     rows: Sequence[Sequence[str]]
     chart: Chart | None = None
 
+    @staticmethod
+    def is_sentence(cell: str) -> bool:
+        """Whether a cell is so long that its lines are broken."""
+        return len(cell) > LONG
+
+    @property
+    def has_sentences(self) -> bool:
+        """Whether any cell is so long; a narrow page then puts a row's cells below each other."""
+        return any(self.is_sentence(cell) for row in self.rows for cell in row[1:])
+
     @property
     def in_words(self) -> list[bool]:
         """For each column whether it holds words, not figures, and so begins at the left."""
@@ -70,17 +81,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Glance:
-    """A row of the summary: `what`, the dense parent's value, this file's, the difference."""
+    """A row of the summary: `what`, the dense parent's value, this file's, the difference.
+
+    `failed` are the names of the checks and gates on it that failed.
+    """
 
     what: str
     reference: str
     model: str
     difference: str
+    failed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page. `passed` is its verdict, None for a page without one."""
+    """A whole page. `passed` is its verdict, None for a page without one, `failures` why not."""
 
     title: str
     lead: str
@@ -88,3 +103,4 @@ class Page:
     glance: Sequence[Glance]
     notes: Sequence[str]
     sections: Sequence[Section]
+    failures: Sequence[str] = ()

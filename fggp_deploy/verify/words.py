@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from fggp_deploy.verify.gates import Verdict
 from fggp_deploy.verify.latency import Latency, Speedup
 from fggp_deploy.verify.proportions import Proportion
 
@@ -33,9 +34,14 @@ def by_network(found: Mapping[str, T]) -> dict[str, T]:
     return {name: found[key] for key, name in NETWORKS.items() if key in found}
 
 
+def percent(p: Proportion) -> str:
+    """A percentage with its interval."""
+    return f"{100 * p.value:.2f}% ({100 * p.low:.2f} to {100 * p.high:.2f})"
+
+
 def share(p: Proportion) -> str:
     """A percentage with its interval and n."""
-    return f"{100 * p.value:.2f}% ({100 * p.low:.2f} to {100 * p.high:.2f}, n = {p.n:,})"
+    return f"{percent(p).removesuffix(')')}, n = {p.n:,})"
 
 
 def points(value: float, low: float, high: float) -> str:
@@ -54,6 +60,12 @@ def size(n_bytes: float) -> str:
         if n_bytes >= scale:
             return f"{n_bytes / scale:.2f} {unit}"
     return f"{n_bytes:.0f} B"
+
+
+def verdict(v: Verdict) -> str:
+    """A check or gate in one line: its value, its limit, and how it was decided."""
+    unit = f" {v.unit}" if v.unit else ""
+    return f"{v.name}: {number(v.value)}{unit}, limit {number(v.limit)} ({v.how})"
 
 
 def probability(p: float) -> str:

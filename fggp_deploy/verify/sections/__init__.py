@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.page import Page
 from fggp_deploy.verify.sections.accuracy import accuracy
@@ -27,4 +28,5 @@ def page(report: Report) -> Page:
         glance=glance(report),
         notes=report.notes,
         sections=[section(report) for section in SECTIONS],
+        failures=[words.verdict(v) for v in report.verdicts if not v.passed],
     )

@@ -94,15 +94,17 @@ def _classes(a: Accuracy) -> list[str | Table]:
         )
     shown = sorted(a.classes, key=lambda c: -c.drop_points)[:MAX_CLASSES]
     caption = f"Top-1 by class, the largest loss first, {len(shown)} of {len(a.classes)} classes."
-    head = ["class", words.PARENT, words.FILE, "lost, gained", "drop, points", "p", "p after Holm"]
+    head = ["class", "images", words.PARENT, words.FILE, "lost, gained", "drop, points", "p",
+            "p after Holm"]  # fmt: skip
     return [text, Table(caption, head, [_row(c) for c in shown], _class_chart(shown))]
 
 
 def _row(c: ClassChange) -> tuple[str, ...]:
     return (
         c.name,
-        words.share(c.reference),
-        words.share(c.model),
+        f"{c.model.n:,}",
+        words.percent(c.reference),
+        words.percent(c.model),
         f"{c.lost}, {c.gained}",
         words.points(c.drop_points, c.drop_low, c.drop_high),
         words.probability(c.p_value),

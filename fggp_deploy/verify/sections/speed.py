@@ -24,6 +24,7 @@ def speed(r: Report) -> Section:
         "adds the sparse kernels to it. Each session loads every network afresh, warms up, and "
         "times interleaved rounds in shuffled order; the median is that of the sessions' medians, "
         "and the interval of the ratio a bootstrap over sessions.",
+        *([f"{busy[0].upper()}{busy[1:]}."] if (busy := words.too_busy(lat)) else []),
         *(said or ["No dense parent, so no speed-up."]),
         _latency(r),
         *([_settings(r)] if r.other_latencies else []),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fggp_deploy.verify import words
 from fggp_deploy.verify.accuracy import Accuracy, Paired, Scores
 from fggp_deploy.verify.document import Report
@@ -45,11 +47,23 @@ def verdict(r: Report) -> Section:
 
 def glance(r: Report) -> list[Glance]:
     """The first figures, "–" for what was not measured."""
+    return [*_accuracy(r), *_size(r), *_latency(r), *_rival(r), *_corruptions(r), *_process(r)]
+
+
+def _failed(r: Report, *names: str) -> tuple[str, ...]:
+    """Those of the checks and gates `names` that failed."""
+    return tuple(v.name for v in r.verdicts if v.name in names and not v.passed)
+
+
+def _accuracy(r: Report) -> list[Glance]:
     rows = []
     if (a := r.accuracy) is not None:
-        rows.append(_top1(f"top-1, {a.data} {a.split}, n = {a.n:,}", a, a.model, a.paired))
+        on, judged = f"{a.data} {a.split}, n = {a.n:,}", ("max_drop_points", "min_agreement")
+        failed = _failed(r, *judged, "preprocessing")
+        rows.append(replace(_top1(f"top-1, {on}", a, a.model, a.paired), failed=failed))
         if a.kernels is not None:
-            rows.append(_top1("the same on the sparse kernels", a, a.kernels, a.kernels_paired))
+            on_kernels = _top1(f"top-1 on the sparse kernels, {on}", a, a.kernels, a.kernels_paired)
+            rows.append(replace(on_kernels, failed=_failed(r, *judged)))
     if (rounded := r.rounding) is not None:
         pair = r.rounding_paired
         rows.append(
@@ -60,45 +74,68 @@ def glance(r: Report) -> list[Glance]:
                 f"{0 - pair.drop_points:+.2f} points, {pair.agreement.value:.2%} agree"
                 if pair
                 else f"top-1 of {rounded.n - rounded.top1_changed} of {rounded.n} the same",
+                _failed(r, "rounded values against fp32"),
             )
         )
+    return rows
+
+
+def _size(r: Report) -> list[Glance]:
     s = r.size
     smaller = f"{s.reference_bytes / s.file_bytes:.1f}× smaller" if s.reference_bytes else "–"
     parent = words.size(s.reference_bytes) if s.reference_bytes else "–"
-    rows.append(Glance("file", parent, words.size(s.file_bytes), smaller))
+    return [Glance("file", parent, words.size(s.file_bytes), smaller, _failed(r, "max_bytes"))]
+
+
+def _latency(r: Report) -> list[Glance]:
+    """The gates judge the kernels' latency if the file runs on them."""
+    rows = []
     times = r.latency.timings
     where = setting(r.latency.threads, r.latency.batch)
+    judged = "kernels" if "kernels" in times else "model"
     for name, what in (
         ("model", f"median latency, {where}"),
-        ("kernels", "the same on the sparse kernels"),
+        ("kernels", f"median latency on the sparse kernels, {where}"),
     ):
-        if name in times:
-            s_up = r.latency.speedups.get(name)
-            faster = "–"
-            if s_up is not None:
-                faster = words.ratio(s_up)
-            dense = f"{times['reference'].median_ms:.3f} ms" if "reference" in times else "–"
-            rows.append(Glance(what, dense, f"{times[name].median_ms:.3f} ms", faster))
-    rows += _rival(r)
-    if (d := r.robustness) is not None:
-        rows.append(
-            Glance(
-                f"error under corruptions, beyond the dense parent's, n = {d.n:,}",
-                "0 points",
-                f"{d.excess_points:+.2f} points [{d.excess_low:+.2f}, {d.excess_high:+.2f}]",
-                "–",
-            )
+        if name not in times:
+            continue
+        s_up = r.latency.speedups.get(name)
+        faster = "–" if s_up is None else words.ratio(s_up)
+        if r.latency.too_busy:
+            faster += ", but the machine was too busy to measure it"
+        dense = f"{times['reference'].median_ms:.3f} ms" if "reference" in times else "–"
+        failed = _failed(r, "min_speedup", "max_latency_ms") if name == judged else ()
+        rows.append(Glance(what, dense, f"{times[name].median_ms:.3f} ms", faster, failed))
+    return rows
+
+
+def _corruptions(r: Report) -> list[Glance]:
+    if (d := r.robustness) is None:
+        return []
+    return [
+        Glance(
+            f"error under corruptions, beyond the dense parent's, n = {d.n:,}",
+            "0 points",
+            f"{d.excess_points:+.2f} points [{d.excess_low:+.2f}, {d.excess_high:+.2f}]",
+            "–",
+            _failed(r, "max_excess_points"),
         )
+    ]
+
+
+def _process(r: Report) -> list[Glance]:
     theirs = r.processes.get("reference")
     on = "kernels" if "kernels" in r.processes else "model"
-    if (cost := r.processes.get(on)) is not None:
-        with_them = " with the sparse kernels" if on == "kernels" else ""
-        load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
-        rows.append(Glance(f"load time{with_them}", load, f"{cost.load_ms:.0f} ms", "–"))
-        peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
-        own = words.size(cost.peak_rss_bytes)
-        rows.append(Glance(f"peak memory of a process{with_them}", peak, own, "–"))
-    return rows
+    if (cost := r.processes.get(on)) is None:
+        return []
+    with_them = " with the sparse kernels" if on == "kernels" else ""
+    load = f"{theirs.load_ms:.0f} ms" if theirs else "–"
+    peak = words.size(theirs.peak_rss_bytes) if theirs else "–"
+    own = words.size(cost.peak_rss_bytes)
+    return [
+        Glance(f"load time{with_them}", load, f"{cost.load_ms:.0f} ms", "–"),
+        Glance(f"peak memory of a process{with_them}", peak, own, "–"),
+    ]
 
 
 def _top1(what: str, a: Accuracy, scores: Scores, drop: Paired | None) -> Glance:
