@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.rules import RULES
 
 NUMBERS = "N,N"  # how help shows what `numbers` and `integers` read
@@ -91,6 +92,12 @@ _LISTS = ("target", "mean", "std")
 _DECIMAL_COMMAS = re.compile(
     r"0,\d+(,0,\d+)*"
 )  # 0,9: no list of ours holds a 0 and a larger number
+
+
+def which_data(config: TrainConfig) -> str:
+    """The line that names a run's data set, and says so if it is the default one."""
+    default = ", the default; give --data for another" if config.data == TrainConfig.data else ""
+    return f"data: {config.data}{default}"
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def prune(
     from .progress import watch, working
     from .render import json_text
 
-    with watch(_beginning(options)) as observer:
+    with watch(f"{_beginning(options)}\n{o.which_data(options)}") as observer:
         result = run(options, observer=observer, out=out)
     if options.target_latency is None or launch.rank() > 0:
         return show(result, json=json)

@@ -73,6 +73,6 @@ def train(
     from .prune import show
 
     options = resolve(Default, file=config, settings=set or (), explicit=o.given(ctx), out=out)
-    with watch() as observer:
+    with watch(o.which_data(options)) as observer:
         result = run(options, observer=observer, out=out)
     show(result, json=json)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import torch
 from conftest import tiny
 
+from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.data import Dataset, Preprocessing, Split
 from fggp_deploy.methods.blocking import Blocking
+from fggp_deploy.training.run import warn_if_guessing
 
 
 def test_a_sparse_checkpoint_goes_on_from_its_zeros(program, cifar, half_sparse):
@@ -96,3 +102,51 @@ def test_several_targets_are_exported_one_by_one(program, cifar, half_sparse):
     again = program(*args, "--out", "run", "--json")  # the same command
     assert again.json == made.json
     assert "holds a finished run" in again.err
+
+
+OWN = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, 4))
+"""
+
+
+def test_the_data_set_in_use_is_named_and_that_it_is_the_default(program, cifar):
+    (program.cwd / "net.py").write_text(OWN)
+    own = ["--model", "net.py:make", "--trust-code"]
+    for command in ("train", "prune"):
+        weights = ["--method", "snip", "--start", "random"] if command == "prune" else []
+        ended = program(command, *own, *weights)  # --data is forgotten
+        assert ended.code == 2, ended.err
+        assert "net.py:make does not run on the images of fashion-mnist-12k, 1×28×28" in ended.err
+        assert ended.err.endswith(
+            "The data set is fashion-mnist-12k, the default; if that is not yours, give --data\n"
+        )
+    torch.save(models.build("resnet20", num_classes=4, in_channels=1).state_dict(),
+               program.cwd / "w.pt")  # fmt: skip
+    ended = program("prune", "--model", "resnet20", "--checkpoint", "w.pt")
+    assert ended.err.endswith("the default; if that is not yours, give --data\n")
+    ended = program("prune", "--model", "resnet20", "--checkpoint", "w.pt", *tiny(cifar)[2:])
+    assert "The data set is" not in ended.err
+
+
+def test_a_result_that_is_a_guess_is_told(program, cifar):
+    made = program("train", *tiny(cifar), "--lr", "1e-9", "--out", "run")
+    assert made.code == 0, made.err
+    assert "data: cifar10\n" in made.err
+    assert "warning: the result is no better than guessing: " in made.err
+    assert "of the test images of cifar10 are right, and always giving its most" in made.err
+
+
+def test_the_bound_of_a_guess():
+    prepare = Preprocessing(1, 1, (0.5,), (0.5,))
+    pixels = np.zeros((100, 1, 1, 1), np.uint8)
+    part = Split(pixels, np.repeat([0, 1, 2, 3], 25))
+    data = Dataset("squares", tuple("abcd"), part, part, part, prepare)
+    # a standard error of (1/4 · 3/4 / 100)^½ = 4.33 points: up to 33.66% is a guess
+    for right, guess in ((0.25, True), (0.33, True), (0.34, False), (0.9, False)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            warn_if_guessing(right, data)
+        assert bool(told) == guess

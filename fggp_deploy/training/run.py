@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import signal
 import time
@@ -13,8 +14,11 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from fggp_deploy.artifacts.checkpoint import CheckpointInfo
 from fggp_deploy.artifacts.provenance import Provenance
+from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged, command
 from fggp_deploy.folder import RESUME
 from fggp_deploy.masks import MaskSet, tensor_digest
@@ -111,10 +115,12 @@ class Run:
         model = settled_model(s, train)
         masks, weights = s.pruner.masks, dict(model.state_dict())
         warn_if_missed(stage.target, masks)
+        test_accuracy = accuracy(model, test)
+        warn_if_guessing(test_accuracy, s.data)
         metrics = {
             "target": stage.target,
             "val_accuracy": accuracy(model, s.batches(s.data.val)),
-            "test_accuracy": accuracy(model, test),
+            "test_accuracy": test_accuracy,
             "ensemble_test_accuracy": ensemble_accuracy(s, train, test),
             "n_test": len(s.data.test),
             "n_prunable": masks.n_total,
@@ -203,4 +209,22 @@ def warn_if_missed(target: float, masks: MaskSet) -> None:
             f"remove no more",
             FggpWarning,
             stacklevel=2,
+        )
+
+
+def warn_if_guessing(test_accuracy: float, data: Dataset) -> None:
+    """Say so if a network is no better than always giving the test images' most frequent class.
+
+    Within two standard errors of that, since a few test images show little.
+    """
+    n = len(data.test)
+    share = float(np.bincount(data.test.labels).max()) / n
+    if test_accuracy <= share + 2 * math.sqrt(share * (1 - share) / n):
+        warnings.warn(
+            f"the result is no better than guessing: {test_accuracy:.1%} of the test images of "
+            f"{data.name} are right, and always giving its most frequent class is right on "
+            f"{share:.1%} (n = {n:,}); check --data, the order of its classes, --mean, --std and "
+            f"--lr, and train longer",
+            FggpWarning,
+            stacklevel=3,
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import CheckpointError, ConfigError, FggpWarning, command, quoted
+from fggp_deploy.errors import (
+    CheckpointError,
+    ConfigError,
+    FggpWarning,
+    UserError,
+    command,
+    quoted,
+)
 from fggp_deploy.files import check_readable, sha256_file
 from fggp_deploy.folder import run_of
 from fggp_deploy.masks import MaskSet
@@ -116,17 +124,22 @@ def load_start(
     model = new_model(config, data)
     what = f"{path} in {config.model} for {data.name}"
     if ours is not None:
-        assert ours.info is not None
-        _check_classes(ours.info, config, data, path)
         state = {n: torch.from_numpy(a.copy()) for n, a in ours.tensors.items()}
         masks = {n: torch.from_numpy(m) for n, m in ours.masks.items()}
-        names = dict(ours.info.names)
-        load_into(model, state, what=what, new_head=config.new_head)
     else:
         foreign = read_foreign(path)
-        names = load_into(model, foreign.tensors, what=what, new_head=config.new_head)
+        state, masks = dict(foreign.tensors), dict(foreign.masks)
+    with _naming_default_data(config):
+        if ours is not None:
+            assert ours.info is not None
+            _check_classes(ours.info, config, data, path)
+        names = load_into(model, state, what=what, new_head=config.new_head)
+    if ours is not None:
+        assert ours.info is not None
+        names = dict(ours.info.names)
+    else:
         own = {theirs: n for n, theirs in names.items()}
-        masks = {own.get(n, n): m for n, m in foreign.masks.items()}
+        masks = {own.get(n, n): m for n, m in masks.items()}
     shapes = {n: p.shape for n, p in model.named_parameters()}
     masks = {n: m for n, m in masks.items() if shapes.get(n) == m.shape}  # not a head's that left
     return Start(model, data, MaskSet(masks) or None, path, sha256_file(path), names)
@@ -134,20 +147,38 @@ def load_start(
 
 def new_model(config: TrainConfig, data: Dataset) -> nn.Module:
     """The run's network with random weights, seen to turn the data's images into class logits."""
-    model = models.build(
-        config.model,
-        num_classes=len(data.classes),
-        in_channels=data.preprocessing.channels,
-        trust_code=config.trust_code,
-    )
-    check_runs(
-        model,
-        config.model,
-        data.preprocessing.input_shape,
-        len(data.classes),
-        images=f"the images of {data.name}",
-    )
+    with _naming_default_data(config):
+        model = models.build(
+            config.model,
+            num_classes=len(data.classes),
+            in_channels=data.preprocessing.channels,
+            trust_code=config.trust_code,
+        )
+        check_runs(
+            model,
+            config.model,
+            data.preprocessing.input_shape,
+            len(data.classes),
+            images=f"the images of {data.name}",
+        )
     return model
+
+
+@contextlib.contextmanager
+def _naming_default_data(config: TrainConfig) -> Iterator[None]:
+    """Have errors say that the data are the default ones, for a network that is not.
+
+    Whoever forgets --data would look for the fault in the network.
+    """
+    try:
+        yield
+    except UserError as e:
+        if config.data == TrainConfig.data and config.model != TrainConfig.model:
+            e.args = (
+                f"{e}. The data set is {config.data}, the default; if that is not yours, give "
+                f"--data",
+            )
+        raise
 
 
 def restore(
