@@ -35,7 +35,7 @@ from fggp_deploy.kernels.program import (
 from fggp_deploy.onnx_activations import leave_activations_, rounds_activations
 from fggp_deploy.onnx_ops import Packing, parts
 from fggp_deploy.packing import to_int8
-from fggp_deploy.runtime.compiler import read_dense
+from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.regions import find
 
 X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)

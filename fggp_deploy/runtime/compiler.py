@@ -15,16 +15,15 @@ from onnx import ModelProto
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.files import scratch_error, scratch_folder
 from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.onnx_activations import rounds_activations
-from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_reading import fix_open_sides_
 from fggp_deploy.onnx_regions import compiled_for, is_compiled
 from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
+from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.graph import Shapes, is_known, sizes
 from fggp_deploy.runtime.plan import Compiled, Plan
@@ -152,49 +151,6 @@ def _fitting(
             return regions, unfit
         unfit |= more
         regions = find(dense, shapes, without=unfit)
-
-
-def read_dense(data: bytes) -> ModelProto:
-    """The dense model in standard operators after ONNX Runtime's basic optimisations.
-
-    Constants and batch norms are folded then, and nodes named by their outputs. Raises
-    ModelFileError, and MachineError if ONNX Runtime cannot write that model to a temporary file.
-    """
-    with reading("the model"):
-        model = unpack(onnx.load_model_from_string(data))
-    content: bytes = model.SerializeToString()
-    del model
-    dense = _optimized(content)
-    _dequantise_once_(dense)
-    for node in dense.graph.node:
-        node.name = node.output[0]  # what a profile calls it
-    return dense
-
-
-def _optimized(model: bytes) -> ModelProto:
-    with scratch_folder("fggp-compile-") as folder:
-        path = folder / "basic.onnx"
-        try:
-            Options(1).open(model, optimized=path)
-        except ModelFileError as e:
-            Options(1).open(model)  # raises if it is the model that is at fault, not the file
-            raise scratch_error(f"{folder.parent} may be full") from e
-        return onnx.load(path)
-
-
-def _dequantise_once_(model: ModelProto) -> None:
-    """Let one node dequantise a value for all its readers; ONNX Runtime gives each its own."""
-    first: dict[tuple[str, ...], str] = {}
-    other: dict[str, str] = {}
-    outputs = {v.name for v in model.graph.output}
-    for node in list(model.graph.node):
-        node.input[:] = [other.get(name, name) for name in node.input]
-        if node.op_type == "DequantizeLinear" and node.output[0] not in outputs:
-            same = (*node.input, *(a.SerializeToString().hex() for a in node.attribute))
-            name = first.setdefault(same, node.output[0])
-            if name != node.output[0]:
-                other[node.output[0]] = name
-                model.graph.node.remove(node)
 
 
 def chosen_isa() -> str:
