@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
 from cli.main import app
+from fggp_deploy import timing
 from fggp_deploy.bench.report import bench
 from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.runtime.reasons import why_no_layer
@@ -96,6 +98,14 @@ def test_any_network_is_explained_and_timed(name: str, tmp_path: Path) -> None:
     assert found.speed.inputs == inputs
     assert found.weights
     assert "not built" in findings(found)[-1]  # the plan's own reason
+
+
+def test_a_busy_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(two_inputs(), tmp_path)
+    assert "too busy" not in findings(explain(path, seconds=BRIEF))[-1]
+    reads = itertools.count()
+    monkeypatch.setattr(timing, "waited_seconds", lambda: 3600.0 * next(reads))
+    assert "too busy to measure speed" in findings(explain(path, seconds=BRIEF))[-1]
 
 
 def test_open_sizes_are_asked_for_and_taken(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides
 from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.timing import Watch
 from fggp_deploy.verify import latency
 from fggp_deploy.verify.network import SESSION_CONFIG
 
@@ -66,6 +67,7 @@ class Speed:
 
     `inputs` are names and sizes of what it was run on. `plan` is what `runtime.explain` says of the
     kernels. `ratio` is stock over kernels with its 95% interval; None if the kernels do not run.
+    `too_busy`: other programs held up so many rounds that these figures mean little.
     """
 
     threads: int
@@ -76,6 +78,7 @@ class Speed:
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    too_busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -300,12 +303,14 @@ def _speed(name: str, content: bytes, threads: int, seconds: float, shape: Seque
     if runtime.uses_kernels(fast):
         contenders["kernels"] = sparse
     rng = np.random.default_rng(0)
-    samples = latency.measure(contenders, seconds=seconds, rng=rng)
+    watch = Watch()
+    samples = latency.measure(contenders, seconds=seconds, rng=rng, watch=watch)
     found = Speed(
         threads=threads,
         inputs=tuple(map(str, inputs)),
         plan=runtime.explain(fast),
         stock_ms=latency.timing(samples["stock"]).median_ms,
+        too_busy=watch.too_busy,
     )
     if "kernels" not in samples:
         return found

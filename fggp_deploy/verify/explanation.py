@@ -129,6 +129,11 @@ def _with(option: str, e: Explanation) -> str:
 def _speed_in_words(s: Speed | None, not_measured: str) -> str:
     if s is None:
         return f"Speed: not measured, because {not_measured}."
+    busy = (
+        " The machine was too busy to measure speed: run this again when nothing else runs."
+        if s.too_busy
+        else ""
+    )
     text = (
         f"Speed, {s.threads} thread(s), {', '.join(s.inputs)}: {s.stock_ms:.3f} ms on stock "
         "onnxruntime"
@@ -136,11 +141,11 @@ def _speed_in_words(s: Speed | None, not_measured: str) -> str:
     if s.kernels_ms is None:
         return (
             f"{text} (measured), which makes sparse weights dense at load. The sparse kernels are "
-            f"not used: {s.plan.removeprefix('plain: ')}."
+            f"not used: {s.plan.removeprefix('plain: ')}.{busy}"
         )
     return (
         f"{text}, which multiplies the zeros, and {s.kernels_ms:.3f} ms on the sparse kernels: "
-        f"{s.ratio:.2f}× [{s.ratio_low:.2f}, {s.ratio_high:.2f}] (measured)."
+        f"{s.ratio:.2f}× [{s.ratio_low:.2f}, {s.ratio_high:.2f}] (measured).{busy}"
     )
 
 
