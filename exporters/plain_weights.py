@@ -24,6 +24,7 @@ from fggp_deploy.models.loading import load_into, translate
 from fggp_deploy.models.search import fitting, sizes
 from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.training.start import count_macs, to_checkpoint
+from fggp_deploy.user_code import raised
 
 from . import Note
 
@@ -135,10 +136,9 @@ def _n_logits(model: nn.Module, network: str, prepare: Preprocessing) -> int:
     try:
         logits = model(torch.zeros(1, *shape))
     except Exception as e:  # whatever the network's own code raises
-        line = (str(e).splitlines() or [""])[0]
         raise ConfigError(
-            f"{network} does not run on images of {shape[0]}×{shape[1]}×{shape[2]} "
-            f"({type(e).__name__}: {line:.120}); give the --image-size that it was trained with"
+            f"{network} does not run on images of {shape[0]}×{shape[1]}×{shape[2]} ({raised(e)}); "
+            f"give the --image-size that it was trained with"
         ) from e
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -90,6 +90,9 @@ def test_a_network_of_the_users_own_needs_its_image_size(program):
     ended = program(*args)
     assert ended.code == 2
     assert "nobody says what images net.py:make takes; give --image-size" in ended.err
+    ended = program(*args, "--image-size", 2)
+    assert ended.code == 2
+    assert "net.py:make does not run on images of 3×2×2 (RuntimeError" in ended.err
     (program.cwd / "names.txt").write_text("a\nb\nc\nd\n")
     ended = program(*args, "--image-size", 24, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5",
                     "--classes", "names.txt")  # fmt: skip

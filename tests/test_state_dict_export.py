@@ -162,6 +162,10 @@ def test_a_run_with_a_network_of_the_users_own_can_be_moved(own, cifar):
     assert f"and that file is not at {own.cwd}/net.py; name the file" in ended.err
     assert "--model PATH/net.py:make --trust-code" in ended.err
     exported("old/runs/a", "--model", "code.py:make")
+    packed, code = home / "runs" / "a" / "model.onnx", f"{own.cwd}/code.py:make"
+    assert trusted_network(packed, None, network=code, trust_code=True) is not None
+    with pytest.raises(ModelFileError, match=r"that file is not at .*net\.py; name the file"):
+        trusted_network(packed, None, trust_code=True)
 
     new.mkdir()
     shutil.move(home / "runs", new / "runs")  # the run alone
