@@ -401,21 +401,22 @@ def test_bytes_of_special_values(isa: str, zero: int) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("density", [0.02, 0.9])
 @pytest.mark.parametrize("n", [2, 5, 16, 17, 50, 230])
-def test_many_rows(isa: str, n: int) -> None:
-    """Linear layers on many rows at once give what they give row by row."""
+def test_many_rows(isa: str, n: int, density: float) -> None:
+    """Linear layers on many rows, passing over zeros or multiplying them, as the cost is lower."""
     rng = np.random.default_rng(n)
     relu = (0.0, INF)
     steps = [
-        Step(GEMM, 0, cout=37, cin=20, weights=DENSE, clip=relu),
-        Step(GEMM, 2, cout=20, cin=37, weights=DENSE, constant=2),
+        Step(GEMM, 0, cout=137, cin=80, weights=DENSE, clip=relu),
+        Step(GEMM, 2, cout=80, cin=137, weights=DENSE, constant=2),
         Step(ADD, 3, residual=0, clip=(-1.0, 1.0)),
         Step(ADD, 4, residual=1),
     ]
-    constants = [weights(rng, (37, 20), 0.2), rng.standard_normal(37).astype(np.float32)]
-    constants += [weights(rng, (20, 37), 0.2), rng.standard_normal(20).astype(np.float32)]
+    constants = [weights(rng, (137, 80), density), rng.standard_normal(137).astype(np.float32)]
+    constants += [weights(rng, (80, 137), density), rng.standard_normal(80).astype(np.float32)]
     program = Program(encode(steps, n_inputs=2, outputs=[5, 2]), constants)
-    inputs = [rng.standard_normal((n, 20)).astype(np.float32) for _ in range(2)]
+    inputs = [rng.standard_normal((n, 80)).astype(np.float32) for _ in range(2)]
     for tasks in (1, 6):
         check(program, inputs, isa, tasks)
     check(program, [with_specials(rng, x, n=1) for x in inputs], isa)

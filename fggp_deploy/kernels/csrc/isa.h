@@ -106,6 +106,20 @@ typedef struct {
   const int32_t* lane;    // [terms][width] which of its lanes; negative: none, as before
 } FggpShuffle;
 
+// A panel of outputs of a linear layer on many rows: y[r][o] = bias[o] + sum of x[r][k] weight[k][o].
+typedef struct {
+  const float* x;
+  ptrdiff_t x_row;
+  const float* weight;  // [n][width]
+  const float* bias;    // [width]
+  size_t n, rows;
+  float* y;
+  ptrdiff_t y_row;
+  size_t cols;   // of the width, how many exist in y
+  float lo, hi;  // clamp, if any
+  int clamp;
+} FggpDense;
+
 typedef void (*FggpConvFn)(const FggpConvTile*);
 
 // A compiled form of the convolution: `group` output channels by a block of rows x cols vectors.
@@ -154,6 +168,8 @@ typedef struct {
   float (*sum4)(const float* x, ptrdiff_t row, int rows, int cols);
   // sum of weight[i] * x[column[i]], of weight[i] * x[i] where column is null
   float (*dot)(const float* weight, const uint32_t* column, size_t n, const float* x);
+  void (*dense)(const FggpDense*);
+  int dense_width;  // of a panel
 } FggpIsa;
 
 extern const FggpIsa fggp_avx512, fggp_avx2, fggp_neon, fggp_portable;

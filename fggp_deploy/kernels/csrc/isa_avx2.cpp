@@ -193,7 +193,7 @@ const FggpDots* const kDots[] = {&fggp_dots_avx2, nullptr};
 extern "C" const FggpIsa fggp_avx2 = {
     "avx2", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo_by_lane<4>, pack_by_element,
-    gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, dot,
+    gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 6, 1>, 16,
 };
 
 extern "C" const FggpDots fggp_dots_avx2 = {

@@ -146,5 +146,5 @@ const FggpDots* const kDots[] = {&fggp_dots_vnni, &fggp_dots_avx2, nullptr};
 extern "C" const FggpIsa fggp_avx512 = {
     "avx512", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather, shuffle, 16,
-    sum<Lanes16>, sum<Lanes4>, dot,
+    sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 14, 2>, 32,
 };

@@ -264,6 +264,59 @@ float dot_dense(const float* weight, size_t n, const float* x) {
   return total;
 }
 
+// ROWS rows of a panel of VECS vectors of sixteen outputs.
+template <class V, int ROWS, int VECS>
+void dense_block(const FggpDense& d, size_t row) {
+  constexpr int N = VECS * V::kRegs, W = V::kWidth;
+  const float* x = d.x + static_cast<ptrdiff_t>(row) * d.x_row;
+  const float* weight = d.weight;
+  typename V::Reg acc[ROWS][N];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 8
+    for (int v = 0; v < N; v++) acc[r][v] = V::load(d.bias + v * W);
+  for (size_t k = 0; k < d.n; k++, weight += N * W) {
+    typename V::Reg w[N];
+#pragma GCC unroll 8
+    for (int v = 0; v < N; v++) w[v] = V::load(weight + v * W);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+      const auto in = V::set1(x[static_cast<size_t>(r) * static_cast<size_t>(d.x_row) + k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < N; v++) acc[r][v] = V::fma(in, w[v], acc[r][v]);
+    }
+  }
+  alignas(64) float edge[N * W];
+  for (int r = 0; r < ROWS; r++) {
+    float* y = d.y + static_cast<ptrdiff_t>(row + static_cast<size_t>(r)) * d.y_row;
+    float* to = d.cols < N * W ? edge : y;
+#pragma GCC unroll 8
+    for (int v = 0; v < N; v++)
+      V::store(to + v * W,
+               d.clamp ? clamped<V>(acc[r][v], V::set1(d.lo), V::set1(d.hi)) : acc[r][v]);
+    for (size_t c = 0; to == edge && c < d.cols; c++) y[c] = edge[c];
+  }
+}
+
+// The block of `n` rows, at most ROWS.
+template <class V, int ROWS, int VECS>
+void dense_block_of(size_t n, const FggpDense& d, size_t row) {
+  if (n == ROWS) return dense_block<V, ROWS, VECS>(d, row);
+  if constexpr (ROWS > 1) dense_block_of<V, ROWS - 1, VECS>(n, d, row);
+}
+
+// All rows, in blocks of about the same size.
+template <class V, int ROWS, int VECS>
+void dense(const FggpDense* args) {
+  const FggpDense d = *args;  // a copy that no store can alias
+  for (size_t row = 0; row < d.rows;) {
+    const size_t left = d.rows - row, blocks = (left + ROWS - 1) / ROWS;
+    const size_t n = (left + blocks - 1) / blocks;
+    dense_block_of<V, ROWS, VECS>(n, d, row);
+    row += n;
+  }
+}
+
 }  // namespace
 
 #define FGGP_CONV(g, rows, cols, unroll)                                    \

@@ -133,5 +133,5 @@ const FggpDots* const kDots[] = {&fggp_dots_neon, &fggp_dots_portable, nullptr};
 extern "C" const FggpIsa fggp_neon = {
     "neon", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather_by_element, shuffle, 16,
-    sum<Lanes16>, sum<Lanes4>, dot,
+    sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 6, 1>, 16,
 };

@@ -151,7 +151,7 @@ const FggpDots* const kDots[] = {&fggp_dots_portable, nullptr};
 extern "C" const FggpIsa fggp_portable = {
     "portable", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element,
-    gather_by_element, nullptr, 0, sum<Lanes16>, sum<Lanes4>, dot,
+    gather_by_element, nullptr, 0, sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 2, 1>, 16,
 };
 
 extern "C" const FggpDots fggp_dots_portable = {

@@ -4,7 +4,9 @@
 #include <memory>
 #include <mutex>
 
+#include "dense_rows.h"
 #include "execution.h"
+#include "rows.h"
 
 namespace fggp {
 
@@ -42,13 +44,17 @@ class Runner {
   std::vector<int64_t> run_images(const Execution& e, const Batch& batch,
                                   const std::vector<int64_t>& images);
   void run_rows(const Batch& batch);
+  void run_pixels(const Batch& batch, const RowPlanes& planes);
+  const DenseRows& dense_rows();
   std::unique_ptr<Memory> borrow(size_t floats);
   void give_back(std::unique_ptr<Memory> memory);
 
   const Program program_;
   const FggpIsa& isa_;
   const int tasks_, n_threads_;
-  std::unique_ptr<Runner> over_pixels_;  // for many rows at once; null where that is not possible
+  // For many rows at once; null where that is not possible, and until they are needed.
+  std::unique_ptr<Runner> over_pixels_;
+  std::unique_ptr<const DenseRows> dense_rows_;
   std::mutex mutex_;
   std::map<std::vector<int64_t>, std::shared_ptr<const Execution>> executions_;
   std::vector<std::unique_ptr<Memory>> idle_;
