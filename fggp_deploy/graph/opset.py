@@ -6,7 +6,7 @@ import onnx.version_converter
 from onnx import ModelProto, helper
 
 from fggp_deploy.confined import GRAPH_PASS, confined
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.errors import ModelFileError, shortened
 
 # The first version in which a Resize says how it maps coordinates; before, it was asymmetric.
 _RESIZE_WITH_COORDINATES = 11
@@ -35,7 +35,7 @@ def raised(model: ModelProto, minimum: int, *, name: str = "the model") -> Model
             confined(work, what="ONNX opset conversion", limits=GRAPH_PASS)
         )
     except Exception as e:  # the converter's exceptions have no common base
-        detail = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+        detail = shortened((str(e).strip().splitlines() or [type(e).__name__])[0], 160)
         raise ModelFileError(
             f"{name} cannot be raised from opset {opset} to {minimum} ({detail}); export it again "
             f"with opset {minimum}"
