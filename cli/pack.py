@@ -80,7 +80,8 @@ def pack(
     zeros = made.n_zeros / max(1, made.n_weights)
     stdout.print(
         f"{made.path}: {size(made.file_bytes)}, {share:.1%} of {made.source}; {made.n_packed} "
-        f"tensors packed; {zeros:.2%} of all {made.n_weights:,} conv and linear weights are zero"
+        f"tensor{'s' * (made.n_packed != 1)} packed; {zeros:.2%} of all {made.n_weights:,} conv "
+        "and linear weights are zero"
     )
     if made.compaction is not None:
         stdout.print(made.compaction.sentence())

@@ -57,6 +57,8 @@ def to_int8(w: Array, axis: int = 0) -> Rice:
     """
     w = np.asarray(w, np.float32)
     others = tuple(i for i in range(w.ndim) if i != axis % w.ndim)
+    if not np.isfinite(w).all():
+        raise ConfigError("it holds NaN or infinity, which is no value for int8 with a scale")
     largest = np.abs(w).max(axis=others, keepdims=True)
     scales = np.where(largest == 0, np.float32(1), largest / np.float32(127))
     if not (scales <= LARGEST_SCALE).all():

@@ -355,6 +355,8 @@ def test_nan_and_infinity_in_a_weight_are_packed_as_they_are(tmp_path: Path) -> 
     assert f"{tensor.name} holds NaN or infinity, as in the source" in made.notes
     again = {t.name: t for t in unpack(onnx.load(made.path)).graph.initializer}
     assert numpy_helper.to_array(again[tensor.name]).tobytes() == w.tobytes()
+    rounded = pack_file(tmp_path / "other.onnx", tmp_path / "int8.onnx", values="int8")
+    assert any(f"left fp32: {tensor.name}: it holds NaN" in line for line in rounded.notes)
 
 
 def of_opset_10(*, mode: str) -> ModelProto:

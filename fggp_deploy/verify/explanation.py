@@ -95,7 +95,8 @@ def findings(e: Explanation) -> tuple[str, ...]:
     if others:
         said.append(f"Zeros in {', '.join(others)} weights make nothing here faster.")
     if dead := sum(w.dead_channels for w in e.weights):
-        said.append(f"{dead} output channels are zero throughout. {_compaction(e)}")
+        which = "1 output channel is" if dead == 1 else f"{dead} output channels are"
+        said.append(f"{which} zero throughout. {_compaction(e)}")
     elif e.compaction is not None:
         said.append(_compaction(e))
     if e.macs_left is not None:
