@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,7 +164,8 @@ def test_an_if_leaves_the_rest_on_the_kernels(flag: bool) -> None:
     assert "3 layers in 2 regions" in same_as_stock(model, feeds)
 
 
-def test_a_loop_leaves_the_rest_on_the_kernels() -> None:
+def looping_net(steps: int) -> ModelProto:
+    """A Loop between two convolutions, which adds what the first one makes."""
     b = Builder()
     y = b.op("Relu", b.conv("x", 8, 3))
     info = helper.make_tensor_value_info
@@ -180,9 +182,20 @@ def test_a_loop_leaves_the_rest_on_the_kernels() -> None:
         ],
         [info("still", TensorProto.BOOL, []), info("next", TensorProto.FLOAT, [None] * 4)],
     )
-    out = b.op("Loop", b.tensor(np.array(3)), "", y, body=body)
-    model = open_model(b, {"x": [1, 3, 8, 8]}, b.conv(out, 4, 8))
-    assert "2 layers in 2 regions" in same_as_stock(model, {"x": numbers(1, 3, 8, 8)})
+    out = b.op("Loop", b.tensor(np.array(steps)), "", y, body=body)
+    return open_model(b, {"x": [1, 3, 8, 8]}, b.conv(out, 4, 8))
+
+
+def test_a_loop_leaves_the_rest_on_the_kernels() -> None:
+    feeds = {"x": numbers(1, 3, 8, 8)}
+    assert "2 layers in 2 regions" in same_as_stock(looping_net(3), feeds)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork there is no limit")
+def test_a_loop_without_end_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FGGP_TRIAL_SECONDS", "1")
+    session = runtime.session(looping_net(2**62).SerializeToString(), threads=1, cache=False)
+    assert "plain: a first run of the model did not end within 1 s" in runtime.explain(session)
 
 
 def test_a_network_with_a_boolean_input_is_measured(whole: None) -> None:

@@ -17,6 +17,7 @@ from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.onnx_activations import rounds_activations
+from fggp_deploy.onnx_lifting import subgraphs
 from fggp_deploy.onnx_reading import fix_open_sides_
 from fggp_deploy.onnx_regions import compiled_for, is_compiled
 from fggp_deploy.onnx_unpacking import reading, split
@@ -37,7 +38,7 @@ from fggp_deploy.runtime.regions import (
     unfit_layers,
 )
 from fggp_deploy.runtime.rewriting import rewrite
-from fggp_deploy.runtime.sessions import Array, Options, run
+from fggp_deploy.runtime.sessions import Array, Options, run, try_out
 from fggp_deploy.runtime.shapes import measured_sizes, value_shapes
 from fggp_deploy.timing import Run
 
@@ -96,6 +97,9 @@ def compile_model(data: bytes, request: Request) -> Compiled:
         return Compiled(Plan(True, text), _serialized(dense, regions, request))
     try:
         feeds = random_feeds(dense, request.batch)
+        if any(True for node in dense.graph.node for _ in subgraphs(node)):  # a Loop may never end
+            content: bytes = dense.SerializeToString()
+            try_out(lambda: run(Options(1).open(content), feeds, "the model"), "the model")
         return _Planner(dense, shapes, regions, feeds, request).run()
     except ModelFileError as e:  # what plain onnxruntime may run all the same
         return _plain(str(e))
