@@ -92,11 +92,12 @@ def run() -> None:
     """Entry point: our warnings as one line on stderr, other people's not at all."""
     from fggp_deploy import launch
     from fggp_deploy.errors import FggpWarning
+    from fggp_deploy.printable import printable
 
     _let_waiting_threads_sleep()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        print(f"warning: {message}", file=sys.stderr)
+        print(printable(f"warning: {message}"), file=sys.stderr)
 
     if launch.world() > 1:  # what torch logs of its own wiring is nobody's business here
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fggp_deploy import launch
+
+from .console import SafeConsole
 
 if TYPE_CHECKING:
     from fggp_deploy.training.observer import EpochMetrics, StepMetrics
 
 _TELL_EVERY_S = 20.0  # where there is no bar
-stderr = Console(stderr=True, highlight=False, emoji=False)
+stderr = SafeConsole(stderr=True, highlight=False, emoji=False)
 
 
 class _Watcher:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fggp_deploy.printable import printable
+
+from .console import SafeConsole
 from .encoding import has_unicode
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
 _LEAST_NAME = 12  # characters of a name in one line of a table; a longer one is folded
 
 
-class _Stdout(Console):
+class _Stdout(SafeConsole):
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # `| head` is no failure; see endings
 
@@ -44,7 +46,7 @@ def json_text(value: Any, *, ascii_only: bool = False) -> str:
     """A dataclass or plain structure as indented JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
-    return json.dumps(value, indent=2, default=_plain, ensure_ascii=ascii_only)
+    return printable(json.dumps(value, indent=2, default=_plain, ensure_ascii=ascii_only))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -53,7 +55,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     Long cells are wrapped between words, names in the first column also within one. Without room
     for its lines the table has none; without room for the figures, each row becomes a list.
     """
-    rows, n = list(rows), len(columns)
+    rows, n = [[_in_one_line(cell) for cell in row] for row in rows], len(columns)
     t = Table(title=title, title_justify="left")
     widths = column_widths(columns, rows, room=stdout.width - 3 * n - 1)
     if widths is None:
@@ -127,6 +129,11 @@ def size(n_bytes: float) -> str:
         if n_bytes >= scale:
             return f"{n_bytes / scale:.2f} {unit}"
     return f"{n_bytes:.0f} B"
+
+
+def _in_one_line(cell: str) -> str:
+    """A cell whose line ends and control characters are shown: names come from files."""
+    return printable(cell).replace("\n", "\\n")
 
 
 def _plain(value: Any) -> Any:

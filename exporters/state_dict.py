@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import safetensors.numpy
 import torch
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
-from fggp_deploy.files import atomic_path
+from fggp_deploy.files import write_atomic
 
 DEFAULT_NAME = "weights.pt"
 SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -24,9 +25,11 @@ def write(checkpoint: Checkpoint, path: Path) -> Path:
     """
     names = checkpoint.info.names if checkpoint.info else {}
     arrays = {names.get(n, n): np.asarray(a, order="C") for n, a in checkpoint.tensors.items()}
-    with atomic_path(path) as tmp:
-        if path.suffix == ".safetensors":
-            tmp.write_bytes(safetensors.numpy.save(arrays))
-        else:
-            torch.save({n: torch.from_numpy(a.copy()) for n, a in arrays.items()}, tmp)
+    if path.suffix == ".safetensors":
+        content = safetensors.numpy.save(arrays)
+    else:
+        saved = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
+        torch.save({n: torch.from_numpy(a.copy()) for n, a in arrays.items()}, saved)
+        content = saved.getvalue()
+    write_atomic(path, content)
     return path

@@ -162,6 +162,15 @@ def scratch_error(why: str) -> MachineError:
     )
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError from writing to a file that stays open into a MachineError."""
+    try:
+        yield
+    except OSError as e:
+        raise write_error(path, e) from e
+
+
 def write_error(path: Path, e: OSError) -> MachineError:
     """The one line for a failed write, with its cure."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import ModelProto
 
 from fggp_deploy.errors import MachineError, ModelFileError
+from fggp_deploy.files import scratch_folder
 from fggp_deploy.graph.opset import raised
 from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import brief
@@ -53,8 +52,8 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
             return next(self.left, None)
 
     dense = raised(dense, MIN_OPSET)
-    with tempfile.TemporaryDirectory(prefix="fggp-int8-") as folder, _quiet():
-        source, out = Path(folder) / "dense.onnx", Path(folder) / "int8.onnx"
+    with scratch_folder("fggp-int8-") as folder, _quiet():
+        source, out = folder / "dense.onnx", folder / "int8.onnx"
         onnx.save(dense, source)
         try:
             quantize_static(
@@ -67,6 +66,8 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
                 weight_type=QuantType.QInt8,
             )
             return out.read_bytes()
+        except OSError:
+            raise  # the folder for temporary files is full
         except Exception as e:  # it raises whatever its parts raise
             raise ModelFileError(f"onnxruntime cannot quantise the network: {brief(e)}") from e
 

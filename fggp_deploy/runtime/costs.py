@@ -52,6 +52,18 @@ class LayerCost:
     on_kernels: bool = True
 
 
+def read_profile(path: Path) -> list[dict[str, Any]]:
+    """The events of ONNX Runtime's profile in a scratch folder; raises MachineError if it is cut.
+
+    ONNX Runtime does not report that it could not write all of it.
+    """
+    try:
+        events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise scratch_error(f"{path.parent.parent} may be full") from e
+    return events
+
+
 def dense_costs(
     model: bytes, values: Collection[str], feeds: Mapping[str, Any]
 ) -> dict[str, float]:
@@ -65,10 +77,7 @@ def dense_costs(
         session = Options(1).open(model, profile=folder / "profile")
         for _ in range(DENSE_RUNS):
             run(session, feeds, "the model")
-        try:
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        except ValueError as e:  # it was cut
-            raise scratch_error(f"{folder.parent} may be full") from e
+        events = read_profile(Path(session.end_profiling()))
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

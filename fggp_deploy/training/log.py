@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from fggp_deploy.files import write_atomic
+from fggp_deploy.files import write_atomic, writing
 from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
 
 
@@ -19,6 +19,7 @@ class RunLog:
     def __init__(self, folder: Path, observer: Observer, *, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._folder = folder
         path = folder / "metrics.jsonl"
         write_atomic(path, "".join(_lines_up_to(path, step)))
         self._lines = path.open("a", encoding="utf-8")
@@ -45,6 +46,17 @@ class RunLog:
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Write, then pass on."""
+        with writing(self._folder):
+            self._write(metrics)
+        self._observer.on_epoch(metrics)
+
+    def close(self) -> None:
+        """Close both files."""
+        with writing(self._folder):
+            self._lines.close()
+            self._board.close()
+
+    def _write(self, metrics: EpochMetrics) -> None:
         self._lines.write(json.dumps(asdict(metrics)) + "\n")
         self._lines.flush()
         for key in ("loss", "val_accuracy", "sparsity", "lr", "images_per_second"):
@@ -54,12 +66,6 @@ class RunLog:
         for measure, layers in metrics.method.items():
             for name, value in layers.items():
                 self._board.add_scalar(f"{measure}_of/{name}", value, metrics.step)
-        self._observer.on_epoch(metrics)
-
-    def close(self) -> None:
-        """Close both files."""
-        self._lines.close()
-        self._board.close()
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, STATE_PREFIX, Checkpoint
 from fggp_deploy.errors import CheckpointError, FggpWarning
-from fggp_deploy.files import atomic_path
+from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import RESUME
 from fggp_deploy.masks import tensor_digest
 
@@ -50,8 +50,8 @@ def write(folder: Path, step: int, checkpoint: Checkpoint, state: Mapping[str, A
     metadata = {"fggp": checkpoint.described(), "fggp.state": text}
     metadata["fggp.digest"] = _digest(tensors, metadata)
     path = folder / RESUME / f"step-{step:09d}.safetensors"
-    with atomic_path(path) as tmp:
-        safetensors.torch.save_file(tensors, tmp, metadata)
+    # not save_file, whose own writer reports a full disk as a SafetensorError
+    write_atomic(path, safetensors.torch.save(tensors, metadata))
     for old in _paths(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path

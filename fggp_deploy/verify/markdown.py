@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fggp_deploy.printable import printable
 from fggp_deploy.verify.page import Glance, Page, Section, Table
 
 
@@ -48,4 +49,4 @@ def _cell(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.replace("<", "&lt;").split())
+    return printable(" ".join(text.replace("<", "&lt;").split()))

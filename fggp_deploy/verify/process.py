@@ -124,8 +124,9 @@ def _child(
     except (OSError, subprocess.TimeoutExpired) as e:
         raise MachineError(f"cannot measure {name} in a fresh process: {e}") from e
     if done.returncode:
+        kind = MachineError if done.returncode == MachineError.exit_code else ModelFileError
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ModelFileError(f"{name} fails in a fresh process: {last}")
+        raise kind(f"{name} fails in a fresh process: {last}")
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +11,8 @@ import numpy as np
 import onnxruntime as ort
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.files import scratch_folder
+from fggp_deploy.runtime.costs import read_profile
 from fggp_deploy.verify.network import Floats, brief
 
 N_RUNS, N_WARMUP = 20, 5
@@ -43,20 +43,21 @@ def profile(
     onnxruntime added itself goes by its own name. The profiler costs time at each node, so the
     sum exceeds the latency. Raises ModelFileError for a model that does not run.
     """
-    with tempfile.TemporaryDirectory(prefix="fggp-profile-") as folder:
+    with scratch_folder("fggp-profile-") as folder:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "ort")
+        options.profile_file_prefix = str(folder / "ort")
         try:
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             feed = {session.get_inputs()[0].name: x}
             for _ in range(N_WARMUP + N_RUNS):
                 session.run(None, feed)
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            written = Path(session.end_profiling())
         except Exception as e:  # onnxruntime's exceptions have no common base
             raise ModelFileError(f"the model cannot be profiled: {brief(e)}") from e
+        events = read_profile(written)
     return _summary(events, layers)
 
 

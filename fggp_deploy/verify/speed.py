@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.files import write_atomic
+from fggp_deploy.files import scratch_folder
 from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import Request, price_layers
 from fggp_deploy.runtime.costs import LayerCost
@@ -73,17 +72,17 @@ def kernel_layers(subject: Subject, *, batch: int, progress: Progress) -> tuple[
 def processes(subject: Subject, *, threads: int, batch: int, progress: Progress) -> dict[str, Cost]:
     """Load time and peak memory of each network in fresh processes."""
     packed = subject.packed
-    with tempfile.TemporaryDirectory(prefix="fggp-verify-") as folder:
-        copy = Path(folder) / "model.onnx"  # a CSR folder is not a file that onnxruntime loads
-        write_atomic(copy, packed.runnable())
+    with scratch_folder("fggp-verify-") as folder:
+        copy = folder / "model.onnx"  # a CSR folder is not a file that onnxruntime loads
+        copy.write_bytes(packed.runnable())
         paths = {MODEL: copy}
         if subject.kernels is not None:
             paths[KERNELS] = copy
         if subject.reference is not None:
             paths[REFERENCE] = subject.reference
         if subject.int8 is not None:
-            paths[INT8] = Path(folder) / "int8.onnx"
-            write_atomic(paths[INT8], subject.int8.content)
+            paths[INT8] = folder / "int8.onnx"
+            paths[INT8].write_bytes(subject.int8.content)
         return measure_processes(
             paths,
             input_shape=(batch, *packed.metadata.preprocessing.input_shape),
