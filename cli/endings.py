@@ -13,7 +13,9 @@ import typer
 
 from fggp_deploy import launch
 from fggp_deploy.errors import FggpError, MachineError, Stopped
+from fggp_deploy.files import FULL
 from fggp_deploy.plugins import offered, package_of
+from fggp_deploy.printable import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,19 +51,26 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
         except Exception as e:
             if os.environ.get("FGGP_DEBUG"):
                 raise
-            code = INTERNAL
-            line = (
-                f"internal error: {type(e).__name__}: {e}; this is a bug in {_at_fault(e)}: "
-                f"run again with FGGP_DEBUG=1 and report the traceback"
-            )
+            code, line = _unexpected(e)
         if line:
-            print(" ".join(line.split()), file=sys.stderr)
+            print(printable(" ".join(line.split())), file=sys.stderr)
         if launch.world() > 1:  # what is left of a group may never let the interpreter end
             sys.stderr.flush()
             os._exit(code)
         raise typer.Exit(code)
 
     return wrapped
+
+
+def _unexpected(e: Exception) -> tuple[int, str]:
+    """The exit code and the line for an error that is none of ours."""
+    if isinstance(e, OSError) and e.errno in FULL:
+        where = f"cannot write {e.filename}: " if e.filename else ""
+        return MachineError.exit_code, f"error: {where}the disk is full; free some space"
+    return INTERNAL, (
+        f"internal error: {type(e).__name__}: {e}; this is a bug in {_at_fault(e)}: "
+        f"run again with FGGP_DEBUG=1 and report the traceback"
+    )
 
 
 def _at_fault(e: Exception) -> str:

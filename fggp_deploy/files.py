@@ -16,6 +16,8 @@ from pathlib import Path
 
 from fggp_deploy.errors import FileError, MachineError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what the system says if no more can be written
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -173,7 +175,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_error(path: Path, e: OSError) -> MachineError:
     """The one line for a failed write, with its cure."""
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    if e.errno in FULL:
         cure = "the disk is full; free some space or choose another --out"
     elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         cure = "it may not be written; choose another --out"
