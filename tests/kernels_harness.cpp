@@ -65,6 +65,43 @@ void compare(const Chain& c) {
   }
 }
 
+// Linear layers on many rows, in whichever way the runner takes, against the reference on each row.
+void compare_rows() {
+  Maker m;
+  m.chain.floats.reserve(64);
+  m.chain.bytes.reserve(64);
+  const ValueShape input{true, false, pick(1, 90), 1, 1};
+  m.values.push_back({input.channels, 1, 1, true});
+  const int64_t hidden = pick(1, 90), made = pick(1, 90);
+  m.add(Op::kGemm, 0, {hidden, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
+  m.add(Op::kGemm, 1, {made, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
+  std::vector<int64_t> code{kProgramVersion, 1, 2, 1, 2};
+  code.insert(code.end(), m.chain.code.begin(), m.chain.code.end());
+  const Program program = parse_program(code, m.chain.constants);
+  const auto rows = static_cast<size_t>(pick(2, 60)), width = static_cast<size_t>(made);
+  std::vector<float> x(rows * input.size()), got(rows * width), want(width);
+  for (float& v : x) v = static_cast<float>(pick(-127, 127)) / 128;
+  int n = 0;
+  const FggpIsa* const* all = fggp_isas(&n);
+  for (int i = 0; i < n; i++) {
+    if (!all[i]->supported()) continue;
+    const float* in = x.data();
+    float* out = got.data();
+    Runner(program, *all[i], 1).run({input}, static_cast<int64_t>(rows), &in, &out, Threads());
+    for (size_t r = 0; r < rows; r++) {
+      const float* one = x.data() + r * input.size();
+      float* there = want.data();
+      run_reference(program, {input}, &one, &there);
+      for (size_t k = 0; k < width; k++)
+        if (!same(got[r * width + k], want[k])) {
+          std::printf("%s: element %zu of row %zu is %g, not %g\n", all[i]->name, k, r,
+                      got[r * width + k], want[k]);
+          std::exit(1);
+        }
+    }
+  }
+}
+
 // True when the damage was noticed. What is not noticed must still run within its memory.
 bool damage(Chain c) {
   switch (pick(0, 2)) {
@@ -190,6 +227,7 @@ int main(int argc, char** argv) {
   const int concurrent = argc > 4 ? std::atoi(argv[4]) : 50;
   int refused = 0;
   for (int i = 0; i < chains; i++) compare(random_chain());
+  for (int i = 0; i < chains / 4; i++) compare_rows();
   for (int i = 0; i < damaged; i++) {
     Chain c = random_chain();
     refused += damage(std::move(c));
