@@ -21,7 +21,7 @@ from fggp_deploy.schedules import Schedule
 def shrink(w: Tensor, threshold: float, power: float) -> Tensor:
     """sign(w)·max(|w|ᵖ − Tᵖ, 0)^(1/p), of any shape; p = 1 is soft thresholding, ∞ hard.
 
-    >>> shrink(torch.tensor([-5.0, 4.0, 3.0]), 4.0, 2.0).tolist()
+    >>> shrink(torch.tensor([-5.0, 4.0, 3.0]), 4.0, 2.0).round(decimals=4).tolist()
     [-3.0, 0.0, 0.0]
     """
     if power == float("inf"):
