@@ -22,13 +22,13 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.common.files import sha256_file, write_atomic
+from fggp_deploy.common.timing import rounds
 from fggp_deploy.errors import FggpError
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.onnx_lifting import lift_weights
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.timing import rounds
 
 SHAPES = {  # of one input, where a file leaves it open: what its package feeds it
     "ch_PP-OCRv4_det_infer.onnx": (3, 640, 640),

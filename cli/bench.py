@@ -76,7 +76,7 @@ def bench(
     Example:  fggp-deploy bench model.onnx --threads 1,2 --batch 1,8 --layers
     """
     from fggp_deploy.bench.report import bench as run
-    from fggp_deploy.files import write_atomic
+    from fggp_deploy.common.files import write_atomic
     from fggp_deploy.folder import packed
 
     from .progress import working
@@ -102,7 +102,7 @@ def bench(
 
 def _table(path: Path, *, out: Path | None, json: bool) -> None:
     from fggp_deploy.bench.cost_table import table_of
-    from fggp_deploy.files import write_atomic
+    from fggp_deploy.common.files import write_atomic
 
     from .progress import working
     from .render import as_json, json_text, stdout, table

@@ -28,7 +28,7 @@ def compare(
     Also the prune potential (the largest sparsity whose error is within 0.5 points of dense) by
     distribution, where the files were verified with --robustness.
     """
-    from fggp_deploy.files import write_atomic
+    from fggp_deploy.common.files import write_atomic
     from fggp_deploy.verify.compare import compare as run
     from fggp_deploy.verify.compare import page
     from fggp_deploy.verify.html import html

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.segment import Segment
 
-from fggp_deploy.printable import printable
+from fggp_deploy.common.printable import printable
 
 
 class SafeConsole(Console):

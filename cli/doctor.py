@@ -74,7 +74,7 @@ def _package(name: str, *, for_what: str, needed: bool) -> Callable[[], Check]:
 
 
 def _torchvision() -> Check:
-    from fggp_deploy.data.torchvision_import import MATCHING, import_torchvision, was_repaired
+    from fggp_deploy.common.torchvision_import import MATCHING, import_torchvision, was_repaired
     from fggp_deploy.errors import MachineError
 
     if importlib.util.find_spec("torchvision") is None:

@@ -12,10 +12,10 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from fggp_deploy import launch
+from fggp_deploy.common.files import FULL
+from fggp_deploy.common.plugins import offered, package_of
+from fggp_deploy.common.printable import printable
 from fggp_deploy.errors import FggpError, MachineError, Stopped
-from fggp_deploy.files import FULL
-from fggp_deploy.plugins import offered, package_of
-from fggp_deploy.printable import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -33,8 +33,8 @@ def explain(
     Says what packing would give, by doing it, and what the sparse kernels would give, by timing
     them; what is only estimated is marked so.
     """
+    from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError
-    from fggp_deploy.files import write_atomic
     from fggp_deploy.verify.explain import explain as run
     from fggp_deploy.verify.explanation import findings, numbered, page, reasons
     from fggp_deploy.verify.html import html

@@ -91,8 +91,8 @@ def _fit_help(columns: int) -> None:
 def run() -> None:
     """Entry point: our warnings as one line on stderr, other people's not at all."""
     from fggp_deploy import launch
+    from fggp_deploy.common.printable import printable
     from fggp_deploy.errors import FggpWarning
-    from fggp_deploy.printable import printable
 
     _let_waiting_threads_sleep()
 

@@ -118,8 +118,8 @@ def given(ctx: typer.Context) -> dict[str, Any]:
 
 def settings(name: str, texts: list[str]) -> dict[str, Any]:
     """Read KEY=VALUE texts, values as in YAML; raises ConfigError."""
+    from fggp_deploy.common.yaml_files import parse_yaml
     from fggp_deploy.errors import ConfigError
-    from fggp_deploy.yaml_files import parse_yaml
 
     values = {}
     for text in texts:
@@ -165,8 +165,8 @@ def _each(given: str | Sequence[str]) -> Sequence[str]:
 
 def lines(name: str, path: Path) -> tuple[str, ...]:
     """The lines of a small text file, without the empty ones; raises ConfigError."""
+    from fggp_deploy.common.files import check_readable
     from fggp_deploy.errors import ConfigError
-    from fggp_deploy.files import check_readable
 
     if check_readable(path) > 1 << 24:
         raise ConfigError(f"{name} {path} is larger than 16 MiB, which no list of classes is")

@@ -131,8 +131,8 @@ def prune(
     if options.target_latency is None or launch.rank() > 0:
         return show(result, json=json)
     with working("timing the result"):
+        from fggp_deploy.common.files import write_atomic
         from fggp_deploy.exporters.latency import check_latency
-        from fggp_deploy.files import write_atomic
 
         latency = check_latency(
             result.checkpoint, options.target_latency, plan=planned, trust_code=trust_code

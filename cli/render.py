@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from fggp_deploy.printable import printable
+from fggp_deploy.common.printable import printable
 
 from .console import SafeConsole
 from .encoding import has_unicode

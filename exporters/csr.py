@@ -12,8 +12,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.artifacts.csr_folder import FORMAT, GRAPH, MANIFEST, VERSION, WEIGHT_FILE
 from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.common.files import atomic_path, sha256_file
 from fggp_deploy.encodings import Csr
-from fggp_deploy.files import atomic_path, sha256_file
 from fggp_deploy.packing import to_csr
 
 from . import Note, silent

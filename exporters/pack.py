@@ -20,9 +20,9 @@ from fggp_deploy.artifacts.outputs_test import Array
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
-from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.graph.opset import raised, standard_opset
 from fggp_deploy.graph.weights import count_weights
 from fggp_deploy.onnx_constants import unlist_initializers_

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.foreign import read_foreign
+from fggp_deploy.common.user_code import raised
 from fggp_deploy.data import Preprocessing, Reading
 from fggp_deploy.data.reading import of_kind, with_options
 from fggp_deploy.errors import CheckpointError, ConfigError, UnknownName
@@ -24,7 +25,6 @@ from fggp_deploy.models.loading import load_into, translate
 from fggp_deploy.models.search import fitting, sizes
 from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.training.start import count_macs, to_checkpoint
-from fggp_deploy.user_code import raised
 
 from . import Note
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import REFERENCE
 from fggp_deploy.training.start import restore
 

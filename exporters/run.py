@@ -21,12 +21,12 @@ from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.common.files import sha256_file
+from fggp_deploy.common.progress import Progress
+from fggp_deploy.common.progress import silent as unseen
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError, command
-from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import is_running, parent_of, run_of
-from fggp_deploy.progress import Progress
-from fggp_deploy.progress import silent as unseen
 from fggp_deploy.training.start import check_runs, restore
 from fggp_deploy.verify.certificate import weights
 from fggp_deploy.verify.material import images_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fggp_deploy.files import sha256_file
+from fggp_deploy.common.files import sha256_file
 from fggp_deploy.verify.report_files import set_aside, stem_for, subject
 
 

@@ -10,7 +10,7 @@ import safetensors.numpy
 import torch
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
-from fggp_deploy.files import write_atomic
+from fggp_deploy.common.files import write_atomic
 
 DEFAULT_NAME = "weights.pt"
 SUFFIXES = (".pt", ".pth", ".safetensors")

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fggp_deploy.common.files import write_error
 from fggp_deploy.errors import ConfigError, command
-from fggp_deploy.files import write_error
 
 RUNS = Path("runs")
 PRUNED = "pruned.safetensors"

@@ -24,7 +24,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import fggp_deploy  # noqa: F401 - turns onnxruntime's telemetry off before a test imports it
-from fggp_deploy import timing
+from fggp_deploy.common import timing
 
 torch.set_num_threads(1)
 

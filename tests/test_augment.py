@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from fggp_deploy import data
+from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.data import Preprocessing, Reading, Split
-from fggp_deploy.data.torchvision_import import import_torchvision
 from fggp_deploy.errors import DataError
 from fggp_deploy.training.augment import Augmentation, apply, crop_and_flip, draw, erase
 from fggp_deploy.training.batches import open_batches

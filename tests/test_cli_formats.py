@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.files import sha256_file
+from fggp_deploy.common.files import sha256_file
 
 
 @pytest.mark.parametrize("format", ["csr", "onnx-dense", "onnx-sparse"])

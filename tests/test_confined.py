@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from fggp_deploy.confined import Limits, confined
+from fggp_deploy.common.confined import Limits, confined
 from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
 from fggp_deploy.runtime.sessions import try_out
 

@@ -135,7 +135,7 @@ def test_labels_must_be_classes():
 
 
 def test_torchvision_imports_and_reads_the_same_pixels(own_cifar: Path, monkeypatch):
-    from fggp_deploy.data.torchvision_import import import_torchvision
+    from fggp_deploy.common.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.datasets import CIFAR10
@@ -165,7 +165,7 @@ def test_torchvision_imports_and_reads_the_same_pixels(own_cifar: Path, monkeypa
 
 @pytest.mark.shared
 def test_real_cifar10_is_what_torchvision_reads():
-    from fggp_deploy.data.torchvision_import import import_torchvision
+    from fggp_deploy.common.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision.datasets import CIFAR10

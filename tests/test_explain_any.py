@@ -14,8 +14,8 @@ from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
 from cli.main import app
-from fggp_deploy import timing
 from fggp_deploy.bench.report import bench
+from fggp_deploy.common import timing
 from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.runtime.reasons import why_no_layer
 from fggp_deploy.verify.explain import explain

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fggp_deploy.common.files import atomic_path, sha256_file, write_atomic, written_together
 from fggp_deploy.errors import ConfigError, MachineError
-from fggp_deploy.files import atomic_path, sha256_file, write_atomic, written_together
 from fggp_deploy.folder import new_folder
 
 

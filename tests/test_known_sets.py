@@ -158,7 +158,7 @@ def test_without_torchvision(cache, monkeypatch):
     def missing():
         raise MachineError("torchvision is missing")
 
-    monkeypatch.setattr("fggp_deploy.data.torchvision_import.import_torchvision", missing)
+    monkeypatch.setattr("fggp_deploy.common.torchvision_import.import_torchvision", missing)
     with pytest.raises(DataError, match="downloads need torchvision; fetch cifar-10"):
         data.load("cifar10")
 
@@ -175,7 +175,7 @@ def test_a_download_is_made_once(cache: Path, monkeypatch):
 
 
 def test_torchvision_has_these_sets():
-    from fggp_deploy.data.torchvision_import import import_torchvision
+    from fggp_deploy.common.torchvision_import import import_torchvision
 
     import_torchvision()
     from torchvision import datasets

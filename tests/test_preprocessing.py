@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from fggp_deploy import data
+from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.data import Preprocessing, Reading
 from fggp_deploy.data.images import frame, recolored, upright
-from fggp_deploy.data.torchvision_import import import_torchvision
 from fggp_deploy.errors import ConfigError, DataError
 from fggp_deploy.training.batches import open_batches
 

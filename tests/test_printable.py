@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fggp_deploy.cli.console import SafeConsole
-from fggp_deploy.printable import printable
+from fggp_deploy.common.printable import printable
 from fggp_deploy.verify.markdown import table as markdown_table
 
 NAME = "w\x1b]0;owned\x07\x1b[31mRED\r\u202e\x9b2J"

@@ -17,6 +17,7 @@ from graphs import NETS, Builder, detector_net, mobile_net, residual_net
 from onnx import ModelProto
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.common.timing import Watch
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.onnx_ops import pack
@@ -28,7 +29,6 @@ from fggp_deploy.runtime.plan import DENSE, Choice, Compiled, Plan, choose
 from fggp_deploy.runtime.regions import find
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.timing import Watch
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 

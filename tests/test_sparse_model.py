@@ -20,8 +20,8 @@ from onnx import numpy_helper
 from fggp_deploy.artifacts.metadata import removed_before_compaction
 from fggp_deploy.artifacts.selftest import fmix32, probe
 from fggp_deploy.artifacts.sparse_model import Metadata, SelfTest, SparseModel
+from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.files import sha256_file
 
 
 def run(serialized: bytes, x: np.ndarray) -> np.ndarray:

@@ -17,10 +17,10 @@ from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.cli.networks import trusted_network
+from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.exporters.run import export_run
-from fggp_deploy.files import sha256_file
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruner import prunable_parameters

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from fggp_deploy import timing
-from fggp_deploy.timing import Watch, median_interval, rounds, waited_seconds
+from fggp_deploy.common import timing
+from fggp_deploy.common.timing import Watch, median_interval, rounds, waited_seconds
 
 
 @pytest.mark.parametrize(

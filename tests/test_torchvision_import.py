@@ -53,7 +53,7 @@ def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("spec", ["net.py:make", "lazy.py:make_later"])
 def test_a_users_file_may_import_it(broken: Path, spec: str):
-    load = "from fggp_deploy.user_code import load_function\n"
+    load = "from fggp_deploy.common.user_code import load_function\n"
     call = f"print(load_function({spec!r}, trust_code=True)())"
     alone = run(broken, "import torchvision")
     assert "torchvision::nms" in alone.stderr
@@ -63,7 +63,7 @@ def test_a_users_file_may_import_it(broken: Path, spec: str):
 
 def test_a_users_file_that_needs_no_torchvision_does_not_wait_for_it(broken: Path):
     (broken / "plain.py").write_text("def make():\n    return 7\n")
-    load = "import sys\nfrom fggp_deploy.user_code import load_function\n"
+    load = "import sys\nfrom fggp_deploy.common.user_code import load_function\n"
     call = "print(load_function('plain.py:make', trust_code=True)(), 'torch' in sys.modules)"
     assert run(broken, load + call).stdout == "7 False\n"
 

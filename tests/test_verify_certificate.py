@@ -10,10 +10,10 @@ import pytest
 from onnx import numpy_helper
 from test_verify_report import damage, folder, metadata, network, quick
 
+from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import FileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
-from fggp_deploy.files import sha256_file
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.recheck import recheck
 from fggp_deploy.verify.report import write

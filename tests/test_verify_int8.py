@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from test_verify_report import CLASSES, N_TEST, SIDE, dataset, folder, markdown, quick
 
+from fggp_deploy.common.progress import silent
 from fggp_deploy.data.types import Preprocessing, Split
 from fggp_deploy.errors import DataError, FggpWarning, ModelFileError
-from fggp_deploy.progress import silent
 from fggp_deploy.verify import int8
 from fggp_deploy.verify.material import (
     N_CALIBRATION,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fggp_deploy.common.timing import Watch
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.timing import Watch
 from fggp_deploy.verify.latency import MIN_SESSIONS, N_SESSIONS, latency, measure, speedup, timing
 from fggp_deploy.verify.notes import busy_notes
 from fggp_deploy.verify.words import speedup as speedup_in_words

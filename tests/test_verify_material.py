@@ -9,9 +9,9 @@ import pytest
 
 from fggp_deploy import data as datasets
 from fggp_deploy.artifacts.metadata import Metadata
+from fggp_deploy.common.progress import silent
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import DataError
-from fggp_deploy.progress import silent
 from fggp_deploy.verify.material import images_of
 
 

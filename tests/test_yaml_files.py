@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from fggp_deploy.common.yaml_files import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_yaml, read_yaml
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.recipes import resolve
 from fggp_deploy.training.resume import earlier_run
 from fggp_deploy.verify.policy import read_policy
-from fggp_deploy.yaml_files import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_yaml, read_yaml
 
 DOUBLED = "\n".join(
     ["a0: &a0 [1, 1]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))]

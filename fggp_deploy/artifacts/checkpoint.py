@@ -19,9 +19,9 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from fggp_deploy.artifacts.file_type import head_of, is_safetensors
+from fggp_deploy.common.files import atomic_path, check_readable
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.files import atomic_path, check_readable
 
 Array = npt.NDArray[Any]
 MASK_PREFIX = "fggp.mask."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fggp_deploy.common.files import check_readable
 from fggp_deploy.errors import CheckpointError
-from fggp_deploy.files import check_readable
 
 ZIP = b"PK"  # torch.save, since 1.6
 PICKLE = b"\x80"  # torch.save, before

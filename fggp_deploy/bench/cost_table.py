@@ -15,16 +15,16 @@ import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.common.files import check_readable
+from fggp_deploy.common.progress import Progress, silent
+from fggp_deploy.common.timing import Watch, rounds
 from fggp_deploy.errors import ConfigError, FggpWarning, MachineError, ModelFileError
-from fggp_deploy.files import check_readable
 from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_unpacking import unpack
-from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.timing import Watch, rounds
 
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SECONDS = 2.0  # of timing one network

@@ -10,8 +10,8 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.errors import MachineError, ModelFileError
-from fggp_deploy.files import scratch_folder
 from fggp_deploy.graph.opset import raised
 from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import brief

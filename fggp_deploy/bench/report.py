@@ -18,12 +18,12 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.bench.contenders import DENSE, KERNELS, PACKED, Contender, contenders
 from fggp_deploy.bench.document import Cell, Layers, Planned, Report, Rival, Scored
 from fggp_deploy.bench.subject import Subject, read
+from fggp_deploy.common.files import sha256_file
+from fggp_deploy.common.option_rules import check_counts
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.files import sha256_file
 from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.onnx_reading import read_bytes
-from fggp_deploy.progress import Progress, silent
-from fggp_deploy.rule import check_counts
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.sessions import Array, Options, run
 from fggp_deploy.verify.accuracy import proportion

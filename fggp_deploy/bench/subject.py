@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from fggp_deploy.common.progress import Progress
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
@@ -17,7 +18,6 @@ from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.onnx_activations import leave_activations_
 from fggp_deploy.onnx_reading import read_bytes
 from fggp_deploy.onnx_unpacking import reading, split
-from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fggp_deploy.common.progress import Progress
 from fggp_deploy.data.types import Images, Split, Stream
 from fggp_deploy.errors import MachineError
-from fggp_deploy.progress import Progress
 
 R = TypeVar("R")
 _CHUNK = 64

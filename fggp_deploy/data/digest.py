@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.types import Dataset, Part, Split, Stored, Stream
-from fggp_deploy.progress import Progress, silent
 
 SAMPLE = 4096  # images of a streamed part that are compared
 _CHUNK = 256  # images that are hashed at once

@@ -66,7 +66,7 @@ def located(data_dir: Path | None, download: Download, find: Callable[[Path], Pa
 def _fetch(download: Download, folder: Path) -> None:
     by_hand = f"{download.by_hand(folder)}, or give --data-dir"
     try:
-        from fggp_deploy.data.torchvision_import import import_torchvision
+        from fggp_deploy.common.torchvision_import import import_torchvision
 
         import_torchvision()
     except (ImportError, MachineError) as e:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fggp_deploy.common.progress import Progress
 from fggp_deploy.data import images
 from fggp_deploy.data.decoding import chunked
 from fggp_deploy.errors import DataError, FggpError, FggpWarning
-from fggp_deploy.progress import Progress
 
 _NAMED = 3  # unreadable images that an error or warning names
 Header = images.Header

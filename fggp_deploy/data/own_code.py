@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fggp_deploy.common.user_code import load_function, raised
 from fggp_deploy.data.assembling import adapted, assemble, to_image
 from fggp_deploy.data.reading import PARTS, Reading, by_looking
 from fggp_deploy.data.splits import hold_out
 from fggp_deploy.data.types import Dataset, Labels, Stream
 from fggp_deploy.errors import DataError, FggpWarning
-from fggp_deploy.user_code import load_function, raised
 
 _READ_TWICE = 8  # training images that show whether reading repeats itself
 

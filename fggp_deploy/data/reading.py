@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy import launch
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.sampling import Rows, sample
 from fggp_deploy.errors import ConfigError, DataError, FggpWarning
-from fggp_deploy.progress import Progress, silent
 
 if TYPE_CHECKING:
     from fggp_deploy.data.splits import HeldOut

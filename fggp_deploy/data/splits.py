@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fggp_deploy.common.files import write_atomic
 from fggp_deploy.errors import DataError
-from fggp_deploy.files import write_atomic
 
 SPLIT = "split.json"  # in a run's folder
 FRACTION = 0.1  # of each class that val gets, and test

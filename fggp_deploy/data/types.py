@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from fggp_deploy.common.progress import Progress
 from fggp_deploy.data.preprocessing import Images, Preprocessing
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.errors import DataError
-from fggp_deploy.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image

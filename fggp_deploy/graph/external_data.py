@@ -12,8 +12,8 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto, helper
 
+from fggp_deploy.common.files import check_readable
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.files import check_readable
 
 MAX_BYTES = 2 << 30  # a protobuf is no larger
 DATA_FILE = b"location"  # the key that names one; no file without it has any

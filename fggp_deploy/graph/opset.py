@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx.version_converter
 from onnx import ModelProto, helper
 
-from fggp_deploy.confined import GRAPH_PASS, confined
+from fggp_deploy.common.confined import GRAPH_PASS, confined
 from fggp_deploy.errors import ModelFileError, shortened
 
 # The first version in which a Resize says how it maps coordinates; before, it was asymmetric.

@@ -8,11 +8,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods.options import Options
 from fggp_deploy.methods.state import PruningState
-from fggp_deploy.progress import Progress, silent
 from fggp_deploy.schedules import Schedule
 
 

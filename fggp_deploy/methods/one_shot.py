@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.criteria import smallest
 from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import ConfigError
@@ -24,7 +25,6 @@ from fggp_deploy.methods.options import Options, setting
 from fggp_deploy.methods.reinit import NONE, ORTHP, orthogonalise_
 from fggp_deploy.methods.ridge import refit
 from fggp_deploy.methods.state import PruningState
-from fggp_deploy.progress import Progress, silent
 
 Batches = Callable[[], Sequence[Batch]]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from fggp_deploy.common.option_rules import Rule
 from fggp_deploy.errors import ConfigError, UnknownName
-from fggp_deploy.rule import Rule
 
 
 def setting(default: Any, help: str, **domain: Any) -> Any:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from fggp_deploy.common.plugins import offered, package_of
 from fggp_deploy.criteria import FGGP
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.methods.method import Batch, Method, MethodInfo, Task
-from fggp_deploy.plugins import offered, package_of
 from fggp_deploy.schedules import Constant, Cubic
 
 BUILT_IN = {

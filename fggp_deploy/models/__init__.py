@@ -10,6 +10,7 @@ from types import ModuleType
 from torch import nn
 
 from fggp_deploy.artifacts.file_type import SUFFIXES
+from fggp_deploy.common.user_code import load_function
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.models import factory_file
 from fggp_deploy.models.mobilenet import mobilenet_v2
@@ -24,7 +25,6 @@ from fggp_deploy.models.resnet import (
     wide,
 )
 from fggp_deploy.models.vgg import vgg
-from fggp_deploy.user_code import load_function
 
 # All for small images, of any size from 32×32. Shortcuts are as the papers have them: option A
 # (no weights) in the thin networks, B (1×1 convolutions) in the wide; "-a" and "-b" choose.

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from fggp_deploy.common.files import sha256_file
+from fggp_deploy.common.user_code import load_function, raised
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.files import sha256_file
-from fggp_deploy.user_code import load_function, raised
 
 
 def is_spec(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fggp_deploy.data.torchvision_import import import_torchvision
+from fggp_deploy.common.torchvision_import import import_torchvision
 
 # (expansion, channels, repeats, stride); stage 2 has stride 1 here, 2 in the paper
 _STAGES = (

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from fggp_deploy.common.files import sha256_file, write_error
 from fggp_deploy.errors import CheckpointError, MachineError
-from fggp_deploy.files import sha256_file, write_error
 
 TIMEOUT_S = 30
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fggp_deploy.data.torchvision_import import import_torchvision
+from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.errors import ConfigError, MachineError, UnknownName
 from fggp_deploy.models.published import Published, cached
 

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 import onnxruntime as ort
 
 from fggp_deploy import kernels
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
-from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.sessions import Options, with_data

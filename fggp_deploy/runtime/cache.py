@@ -22,8 +22,8 @@ import onnxruntime as ort
 
 from fggp_deploy import kernels
 from fggp_deploy.artifacts.provenance import machine
+from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.errors import MachineError
-from fggp_deploy.files import sha256_file, write_atomic
 from fggp_deploy.runtime.plan import Compiled, Plan
 
 VERSION = 3

@@ -14,6 +14,8 @@ import onnx
 from onnx import ModelProto
 
 from fggp_deploy import kernels
+from fggp_deploy.common.progress import Progress, silent
+from fggp_deploy.common.timing import Run
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.onnx_activations import rounds_activations
@@ -21,7 +23,6 @@ from fggp_deploy.onnx_lifting import subgraphs
 from fggp_deploy.onnx_reading import fix_open_sides_
 from fggp_deploy.onnx_regions import compiled_for, is_compiled
 from fggp_deploy.onnx_unpacking import reading, split
-from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
 from fggp_deploy.runtime.dense import read_dense
@@ -40,7 +41,6 @@ from fggp_deploy.runtime.regions import (
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Array, Options, run, try_out
 from fggp_deploy.runtime.shapes import measured_sizes, value_shapes
-from fggp_deploy.timing import Run
 
 # Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
 MIN_ZEROS = 0.4

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fggp_deploy.files import scratch_error, scratch_folder
+from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.regions import BuiltRegion

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto
 
+from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.files import scratch_error, scratch_folder
 from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.onnx_reading import reading
 from fggp_deploy.runtime.sessions import Options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fggp_deploy.timing import Run, Watch, median_interval, rounds
+from fggp_deploy.common.timing import Run, Watch, median_interval, rounds
 
 if TYPE_CHECKING:
     from fggp_deploy.runtime.costs import LayerCost

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from fggp_deploy import kernels
-from fggp_deploy.confined import Limits, confined
+from fggp_deploy.common.confined import Limits, confined
+from fggp_deploy.common.files import contains
 from fggp_deploy.errors import ConfigError, ModelFileError, shortened
-from fggp_deploy.files import contains
 
 Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]

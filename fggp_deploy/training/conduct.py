@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.common.files import sha256_file
 from fggp_deploy.distributed import Ranks
 from fggp_deploy.errors import CheckpointError, FggpWarning
-from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models import recorded

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fggp_deploy.allocation import MIN_LAYER_DENSITY
+from fggp_deploy.common.option_rules import option
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.rule import option
 from fggp_deploy.training.rules import RULES, plain
 
 if TYPE_CHECKING:

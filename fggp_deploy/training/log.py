@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from fggp_deploy.files import write_atomic, writing
+from fggp_deploy.common.files import write_atomic, writing
 from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fggp_deploy.common.progress import Progress
 from fggp_deploy.methods.gradual import Gradual
-from fggp_deploy.progress import Progress
 from fggp_deploy.schedules import Constant
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.loop import train_step, training_form

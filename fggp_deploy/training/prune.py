@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from fggp_deploy import models
+from fggp_deploy.common.files import sha256_file
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.distributed import ALONE, Ranks, joined
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.files import sha256_file
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods import Task
-from fggp_deploy.progress import Progress, silent
 from fggp_deploy.pruner import Pruner, check_reachable, initial_masks, weight_parameters
 from fggp_deploy.training.batches import n_training_batches
 from fggp_deploy.training.calibration import calibration_batches

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.common.files import write_atomic
 from fggp_deploy.errors import CheckpointError
-from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import SUMMARY
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fggp_deploy.common.files import write_atomic
+from fggp_deploy.common.progress import Progress, silent
+from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.data import short_name
 from fggp_deploy.data.digest import description_digest, images_digest
 from fggp_deploy.errors import CheckpointError, ConfigError, FggpWarning, ResumeRefused
-from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import CONFIG, SUMMARY
-from fggp_deploy.progress import Progress, silent
 from fggp_deploy.training.config import PruneConfig
-from fggp_deploy.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from fggp_deploy.training.session import Session

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.common.option_rules import Rule
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.patterns import PATTERNS
-from fggp_deploy.rule import Rule
 
 RULES: Mapping[str, Rule] = {
     "recipe": Rule(kind=str, optional=True, help="The recipe that the values come from."),

@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, STATE_PREFIX, Checkpoint
+from fggp_deploy.common.files import write_atomic
 from fggp_deploy.errors import CheckpointError, FggpWarning
-from fggp_deploy.files import write_atomic
 from fggp_deploy.folder import RESUME
 from fggp_deploy.masks import tensor_digest
 

@@ -17,6 +17,9 @@ from fggp_deploy import data as datasets
 from fggp_deploy import models
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo, is_ours
 from fggp_deploy.artifacts.foreign import read_foreign
+from fggp_deploy.common.files import check_readable, sha256_file
+from fggp_deploy.common.progress import Progress
+from fggp_deploy.common.user_code import raised
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.splits import SPLIT, HeldOut
@@ -29,15 +32,12 @@ from fggp_deploy.errors import (
     command,
     quoted,
 )
-from fggp_deploy.files import check_readable, sha256_file
 from fggp_deploy.folder import run_of
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.models import factory_file
 from fggp_deploy.models.loading import load_into
-from fggp_deploy.progress import Progress
 from fggp_deploy.pruner import weight_parameters
 from fggp_deploy.training.config import TrainConfig
-from fggp_deploy.user_code import raised
 
 EMBEDDED_CHECKPOINT = Path(__file__).parents[1] / "models" / "resnet10s2-fashion-mnist.safetensors"
 

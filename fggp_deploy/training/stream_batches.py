@@ -17,9 +17,9 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.data.images import shrink
 from fggp_deploy.data.preprocessing import Images, Preprocessing
-from fggp_deploy.data.torchvision_import import import_torchvision
 from fggp_deploy.data.types import Stream
 from fggp_deploy.distributed import ALONE, Ranks
 from fggp_deploy.errors import FggpError, MachineError

@@ -9,12 +9,12 @@ from torch import nn
 
 from fggp_deploy import models
 from fggp_deploy.allocation import ALLOCATIONS
+from fggp_deploy.common.progress import Progress
 from fggp_deploy.criteria import Magnitude
 from fggp_deploy.distributed import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.folder import DENSE
 from fggp_deploy.masks import MaskSet, random_masks
-from fggp_deploy.progress import Progress
 from fggp_deploy.pruner import Pruner, initial_masks, prunable_parameters
 from fggp_deploy.schedules import Constant
 from fggp_deploy.training.conduct import Ready, conduct

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fggp_deploy.data.torchvision_import import import_torchvision
+from fggp_deploy.common.torchvision_import import import_torchvision
 
 N_BINS = 31  # strengths of an operation
 _MOST_SHIFT, _MOST_SHIFT_SHARE = 32, 0.45  # pixels, and share of the side

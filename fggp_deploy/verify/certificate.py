@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.files import sha256_file
+from fggp_deploy.common.files import sha256_file
 from fggp_deploy.onnx_reading import read_model, reading
 from fggp_deploy.onnx_unpacking import layer_name, unpack
 

@@ -16,6 +16,7 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy import runtime
 from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.blocks import choose_blocks
+from fggp_deploy.common.timing import Watch
 from fggp_deploy.compaction import compact
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
@@ -30,7 +31,6 @@ from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.timing import Watch
 from fggp_deploy.verify import latency
 from fggp_deploy.verify.network import SESSION_CONFIG
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from fggp_deploy.common.progress import Progress, silent
+from fggp_deploy.common.timing import MOST_HELD_UP, Run, Watch, median_interval, rounds
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.progress import Progress, silent
-from fggp_deploy.timing import MOST_HELD_UP, Run, Watch, median_interval, rounds
 
 N_SESSIONS = 10
 MIN_SESSIONS = 6  # fewer have no 95% interval of their median

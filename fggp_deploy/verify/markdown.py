@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fggp_deploy.printable import printable
+from fggp_deploy.common.printable import printable
 from fggp_deploy.verify.page import Glance, Page, Section, Table
 
 

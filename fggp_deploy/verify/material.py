@@ -9,15 +9,15 @@ from typing import Any
 from fggp_deploy import data as datasets
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.common.progress import Progress
+from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.data.download import cache_folder
 from fggp_deploy.data.reading import Reading
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import ConfigError, DataError
-from fggp_deploy.progress import Progress
 from fggp_deploy.verify.network import Floats
-from fggp_deploy.yaml_files import read_yaml
 
 N_CALIBRATION = 128  # training images for the ranges of int8
 CONFIG = "config.yaml"  # of the run, beside the model

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy import runtime
+from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.progress import Progress, silent
 from fggp_deploy.runtime.sessions import Options, brief, try_out
 
 Floats = npt.NDArray[np.float32]

@@ -6,9 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.verify.gates import Gates
-from fggp_deploy.yaml_files import read_yaml
 
 # The names in the file are those of the options.
 _FIELDS = {

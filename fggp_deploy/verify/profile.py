@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.files import scratch_folder
 from fggp_deploy.runtime.costs import read_profile
 from fggp_deploy.verify.network import Floats, brief
 

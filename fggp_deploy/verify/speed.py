@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fggp_deploy import runtime
+from fggp_deploy.common.files import scratch_folder
+from fggp_deploy.common.progress import Progress
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.files import scratch_folder
-from fggp_deploy.progress import Progress
 from fggp_deploy.runtime.compiler import Request, price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options

@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fggp_deploy.common.yaml_files import parse_yaml, read_yaml
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.resume import earlier_run, refuse_changes
 from fggp_deploy.training.rules import plain, read_keys
-from fggp_deploy.yaml_files import parse_yaml, read_yaml
 
 C = TypeVar("C", bound=TrainConfig)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.data.torchvision_import import repair_on_import
+from fggp_deploy.common.torchvision_import import repair_on_import
 from fggp_deploy.errors import ConfigError, shortened
 
 
