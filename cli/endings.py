@@ -11,10 +11,10 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from fggp_deploy import launch
 from fggp_deploy.common.files import FULL
 from fggp_deploy.common.plugins import offered, package_of
 from fggp_deploy.common.printable import printable
+from fggp_deploy.distributed import environment
 from fggp_deploy.errors import FggpError, MachineError, Stopped
 
 P = ParamSpec("P")
@@ -54,7 +54,7 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
             code, line = _unexpected(e)
         if line:
             print(printable(" ".join(line.split())), file=sys.stderr)
-        if launch.world() > 1:  # what is left of a group may never let the interpreter end
+        if environment.world() > 1:  # what is left of a group may never let the interpreter end
             sys.stderr.flush()
             os._exit(code)
         raise typer.Exit(code)

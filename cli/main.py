@@ -90,8 +90,8 @@ def _fit_help(columns: int) -> None:
 
 def run() -> None:
     """Entry point: our warnings as one line on stderr, other people's not at all."""
-    from fggp_deploy import launch
     from fggp_deploy.common.printable import printable
+    from fggp_deploy.distributed import environment
     from fggp_deploy.errors import FggpWarning
 
     _let_waiting_threads_sleep()
@@ -99,9 +99,9 @@ def run() -> None:
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         print(printable(f"warning: {message}"), file=sys.stderr)
 
-    if launch.world() > 1:  # what torch logs of its own wiring is nobody's business here
+    if environment.world() > 1:  # what torch logs of its own wiring is nobody's business here
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    leads = launch.rank() == 0
+    leads = environment.rank() == 0
     if not leads:  # of torchrun's processes one speaks; errors may come from any
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open to the end of the process
     tolerate_any_character()

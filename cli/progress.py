@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from fggp_deploy import launch
+from fggp_deploy.distributed import environment
 
 from .console import SafeConsole
 
@@ -69,7 +69,7 @@ def watch(beginning: str = "") -> Iterator[_Watcher]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
     )  # fmt: skip
-    hidden = not stderr.is_terminal or launch.rank() > 0
+    hidden = not stderr.is_terminal or environment.rank() > 0
     with Progress(*columns, console=stderr, disable=hidden) as progress:
         yield _Watcher(progress, beginning)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fggp_deploy import launch
+from fggp_deploy.distributed import environment
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.training.config import DEFAULT_TARGET
 from fggp_deploy.training.config import PruneConfig as Default
@@ -116,7 +116,7 @@ def prune(
     if options.target_latency is not None and not options.densities:
         options, planned = _for_latency(options)
     if dry_run:
-        if launch.world() > 1:
+        if environment.world() > 1:
             raise ConfigError("--dry-run is for one process; the plan is the same for several")
         from .plan import show_plan
 
@@ -128,7 +128,7 @@ def prune(
 
     with watch(f"{_beginning(options)}\n{o.which_data(options)}") as observer:
         result = run(options, observer=observer, out=out)
-    if options.target_latency is None or launch.rank() > 0:
+    if options.target_latency is None or environment.rank() > 0:
         return show(result, json=json)
     with working("timing the result"):
         from fggp_deploy.common.files import write_atomic
@@ -158,7 +158,7 @@ def _beginning(options: Default) -> str:
 
 def _for_latency(options: Default) -> tuple[Default, LatencyPlan]:
     """The same run with the densities that its latency needs."""
-    if launch.world() > 1:
+    if environment.world() > 1:
         raise ConfigError(
             "--target-latency measures in one process; run it with --dry-run first, and give the "
             "densities that it prints in a --config"

@@ -16,7 +16,7 @@ from torch import nn
 
 from fggp_deploy.allocation import MIN_LAYER_DENSITY
 from fggp_deploy.criteria import Criterion
-from fggp_deploy.distributed import Ranks
+from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import ConfigError, FggpWarning, TargetBelowStart
 from fggp_deploy.masks import MaskSet, named_tensors
 from fggp_deploy.methods import Measured, Method

@@ -31,7 +31,7 @@ from torch import nn
 
 from fggp_deploy import FGGP, Cubic, Pruner
 from fggp_deploy.cli import main as cli
-from fggp_deploy.distributed import Ranks, joined
+from fggp_deploy.distributed.ranks import Ranks, joined
 from fggp_deploy.methods.arms import MeanGradient
 from fggp_deploy.methods.at_init import SNIP, GraSP, SynFlow
 from fggp_deploy.methods.dpp import DPP

@@ -20,8 +20,9 @@ from conftest import Program, started
 from killing import config, dense
 from torch import nn
 
-from fggp_deploy import FGGP, Cubic, Pruner, launch, models
-from fggp_deploy.distributed import ALONE, Ranks, joined
+from fggp_deploy import FGGP, Cubic, Pruner, models
+from fggp_deploy.distributed import environment
+from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.training.augment import Augmentation, draw
 from fggp_deploy.training.device import pick_device
@@ -238,12 +239,17 @@ def test_a_share_of_the_draws_is_that_of_its_images():
 
 
 def test_what_torchrun_tells_is_read_whole_or_not_at_all(monkeypatch):
-    assert (launch.rank(), launch.world(), launch.local_world()) == (0, 1, 1)
+    assert (environment.rank(), environment.world(), environment.local_world()) == (0, 1, 1)
     monkeypatch.setenv("RANK", "7")  # somebody else's variable
-    assert (launch.rank(), launch.world()) == (0, 1)
+    assert (environment.rank(), environment.world()) == (0, 1)
     for key, value in TOLD.items():
         monkeypatch.setenv(key, value)
-    assert (launch.rank(), launch.world(), launch.local_rank(), launch.local_world()) == (
+    assert (
+        environment.rank(),
+        environment.world(),
+        environment.local_rank(),
+        environment.local_world(),
+    ) == (
         1,
         4,
         1,
@@ -275,7 +281,7 @@ def test_batch_norms_are_synced_on_a_gpu_alone(monkeypatch):
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in Ranks(0, 2).synced(net()).modules())
     made = net()
     before = dict(made.named_parameters())
-    monkeypatch.setattr("fggp_deploy.distributed._kind", lambda _: "cuda")
+    monkeypatch.setattr("fggp_deploy.distributed.ranks._kind", lambda _: "cuda")
     synced = Ranks(0, 2).synced(made)
     assert [type(m) for m in (synced[1][0], synced[2])] == [nn.SyncBatchNorm, Own]
     assert dict(synced.named_parameters()) == before

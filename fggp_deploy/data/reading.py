@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy import launch
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.sampling import Rows, sample
+from fggp_deploy.distributed import environment
 from fggp_deploy.errors import ConfigError, DataError, FggpWarning
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def n_workers(asked: int | None) -> int:
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, (cores or 1) // launch.local_world() - 1))
+    return max(1, min(8, (cores or 1) // environment.local_world() - 1))
 
 
 def with_options(base: Preprocessing, reading: Reading) -> Preprocessing:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fggp_deploy.allocation import ALLOCATIONS
-from fggp_deploy.distributed import Ranks
+from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet, random_masks
 from fggp_deploy.methods.at_start import AtStart, flat

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fggp_deploy.distributed import Ranks
+from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.methods.method import Batch
 from fggp_deploy.methods.state import PruningState

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.criteria import smallest
-from fggp_deploy.distributed import Ranks
+from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.masks import MaskSet
 from fggp_deploy.methods.at_start import AtStart, without_smallest

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fggp_deploy.data.types import Dataset, Part, Preprocessing, Split
-from fggp_deploy.distributed import ALONE, Ranks
+from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.errors import ConfigError, DataError
 from fggp_deploy.training.augment import Augmentation, apply, draw, erase
 

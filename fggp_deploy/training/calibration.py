@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.distributed import ALONE, Ranks
+from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.methods import Batch
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import open_batches

@@ -15,7 +15,7 @@ import torch
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.common.files import sha256_file
-from fggp_deploy.distributed import Ranks
+from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import CheckpointError, FggpWarning
 from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
 from fggp_deploy.masks import MaskSet

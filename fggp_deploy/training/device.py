@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fggp_deploy import launch
+from fggp_deploy.distributed import environment
 from fggp_deploy.errors import ConfigError, MachineError
 
 
@@ -19,16 +19,16 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as e:
         raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from e
-    if device.type == "cuda" and launch.local_world() > 1:
+    if device.type == "cuda" and environment.local_world() > 1:
         if device.index is not None:
             raise ConfigError(f"--device {name}: each process takes a GPU of its own; give cuda")
-        n, gpus = launch.local_world(), torch.cuda.device_count()
+        n, gpus = environment.local_world(), torch.cuda.device_count()
         if n > gpus:
             raise MachineError(
                 f"{n} processes on this machine, but {gpus} GPUs; give torchrun --nproc-per-node "
                 f"{gpus}, or --device cpu"
             )
-        return torch.device("cuda", launch.local_rank())
+        return torch.device("cuda", environment.local_rank())
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MachineError(
             f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; "

@@ -12,7 +12,7 @@ from fggp_deploy import models
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.distributed import ALONE, Ranks, joined
+from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
 from fggp_deploy.masks import MaskSet

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fggp_deploy.data.types import Dataset, Part
-from fggp_deploy.distributed import ALONE, Ranks
+from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.errors import TrainingDiverged
 from fggp_deploy.methods.method import InRounds, Late
 from fggp_deploy.pruner import Pruner, weight_parameters

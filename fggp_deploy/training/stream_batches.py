@@ -21,7 +21,7 @@ from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.data.images import shrink
 from fggp_deploy.data.preprocessing import Images, Preprocessing
 from fggp_deploy.data.types import Stream
-from fggp_deploy.distributed import ALONE, Ranks
+from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.errors import FggpError, MachineError
 from fggp_deploy.training.augment import Augmentation, draw_rectangles, erase
 from fggp_deploy.training.batches import Normalise

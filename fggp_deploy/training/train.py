@@ -11,7 +11,7 @@ from fggp_deploy import models
 from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.criteria import Magnitude
-from fggp_deploy.distributed import ALONE, Ranks, joined
+from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.folder import DENSE
 from fggp_deploy.masks import MaskSet, random_masks

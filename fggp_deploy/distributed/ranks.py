@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fggp_deploy import launch
+from fggp_deploy.distributed import environment
 from fggp_deploy.errors import (
     ConfigError,
     FggpError,
@@ -184,7 +184,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     process ends or cannot be reached. Where several fail, `told` is set on all errors but the
     first, so that the user hears of one.
     """
-    if Ranks.current().world > 1 or launch.world() == 1:
+    if Ranks.current().world > 1 or environment.world() == 1:
         yield Ranks.current()
         return
     if device.type == "cuda":
