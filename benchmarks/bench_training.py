@@ -35,8 +35,8 @@ from fggp_deploy import FGGP, MaskSet, Pruner
 from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.models import build
-from fggp_deploy.pruner import prunable_parameters
-from fggp_deploy.schedules import Constant, OneShot
+from fggp_deploy.pruning.pruner import prunable_parameters
+from fggp_deploy.pruning.schedules import Constant, OneShot
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import open_batches
 from fggp_deploy.training.config import PruneConfig

@@ -29,8 +29,8 @@ from typing import Any
 import cells
 from scipy.stats import sem, t
 
-from fggp_deploy import methods
 from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.pruning import methods
 
 RESULTS = Path(__file__).parent / "results"
 DENSE = "dense"

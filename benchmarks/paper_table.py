@@ -50,8 +50,8 @@ from typing import Any
 
 import cells
 
-from fggp_deploy import methods
 from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.pruning import methods
 
 HERE = Path(__file__).parent
 PROTOCOLS = {"last-epoch": "last_epoch", "best-epoch": "best_epoch"}
@@ -154,12 +154,12 @@ def untrained(cell: Cell, runs: Path) -> Path:
     import torch
 
     from fggp_deploy import models
-    from fggp_deploy.allocation import ALLOCATIONS
     from fggp_deploy.artifacts.checkpoint import CheckpointInfo
     from fggp_deploy.data.cifar import PREPROCESSING
     from fggp_deploy.data.cifar_classes import CIFAR10_CLASSES
-    from fggp_deploy.masks import MaskSet, random_masks
-    from fggp_deploy.pruner import prunable_parameters
+    from fggp_deploy.pruning.allocation import ALLOCATIONS
+    from fggp_deploy.pruning.masks import MaskSet, random_masks
+    from fggp_deploy.pruning.pruner import prunable_parameters
     from fggp_deploy.training.start import to_checkpoint
 
     torch.manual_seed(cell.seed)

@@ -11,7 +11,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.methods.listing import Description
+    from fggp_deploy.pruning.methods.listing import Description
 
 
 @ends_cleanly
@@ -24,7 +24,7 @@ def methods(
     NAME shows one with its own options, which --method-set KEY=VALUE changes. Packages of others
     add methods by an entry point in the group fggp_deploy.methods.
     """
-    from fggp_deploy.methods.listing import described, listing
+    from fggp_deploy.pruning.methods.listing import described, listing
     from fggp_deploy.training.config import PruneConfig
     from fggp_deploy.training.rules import RULES
 

@@ -27,12 +27,12 @@ from fggp_deploy.common.progress import silent as unseen
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError, command
 from fggp_deploy.folder import is_running, parent_of, run_of
+from fggp_deploy.pruning.prunable import NO_SHAPE
+from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
 from fggp_deploy.training.start import check_runs, restore
 from fggp_deploy.verify.certificate import weights
 from fggp_deploy.verify.material import images_of
 from fggp_deploy.verify.network import load as load_network
-from fggp_deploy.weights import NO_SHAPE
-from fggp_deploy.wrappers import unwrap_parts_, unwrapped
 
 from . import STATE_DICT, Note, exporter_options, load, plain_weights, silent, state_dict
 from .activations import in_bytes

@@ -22,14 +22,14 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "exporters").is_dir
     __path__.append(str(_checkout))
 
 _PUBLIC = {
-    "MaskSet": "masks",
-    "Cubic": "schedules",
-    "Constant": "schedules",
-    "OneShot": "schedules",
-    "FGGP": "criteria",
-    "Magnitude": "criteria",
-    "Gradual": "methods.gradual",
-    "Pruner": "pruner",
+    "MaskSet": "pruning.masks",
+    "Cubic": "pruning.schedules",
+    "Constant": "pruning.schedules",
+    "OneShot": "pruning.schedules",
+    "FGGP": "pruning.criteria",
+    "Magnitude": "pruning.criteria",
+    "Gradual": "pruning.methods.gradual",
+    "Pruner": "pruning.pruner",
     "PruneConfig": "training.config",
     "TrainConfig": "training.config",
     "prune": "training.prune",

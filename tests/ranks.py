@@ -32,18 +32,18 @@ from torch import nn
 from fggp_deploy import FGGP, Cubic, Pruner
 from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed.ranks import Ranks, joined
-from fggp_deploy.methods.arms import MeanGradient
-from fggp_deploy.methods.at_init import SNIP, GraSP, SynFlow
-from fggp_deploy.methods.dpp import DPP
-from fggp_deploy.methods.granet import GraNet
-from fggp_deploy.methods.growing_reg import GrowingReg, Growth
-from fggp_deploy.methods.one_shot import OneShot, SecondOrder, wanda
-from fggp_deploy.methods.regrowth import Dynamic, Exchanges
-from fggp_deploy.methods.reinit import Reinit
-from fggp_deploy.methods.rewind import Lottery, Rounds
-from fggp_deploy.methods.rigl import by_chance, by_gradient
-from fggp_deploy.methods.unification import Unification
-from fggp_deploy.schedules import Cosine
+from fggp_deploy.pruning.methods.ablations import MeanGradient
+from fggp_deploy.pruning.methods.at_initialization import SNIP, GraSP, SynFlow
+from fggp_deploy.pruning.methods.dpp import DPP
+from fggp_deploy.pruning.methods.granet import GraNet
+from fggp_deploy.pruning.methods.growing_regularization import GrowingReg, Growth
+from fggp_deploy.pruning.methods.lottery import Lottery, Rounds
+from fggp_deploy.pruning.methods.one_shot import OneShot, SecondOrder, wanda
+from fggp_deploy.pruning.methods.parts.regrowth import Dynamic, Exchanges
+from fggp_deploy.pruning.methods.parts.reinit import Reinit
+from fggp_deploy.pruning.methods.rigl import by_chance, by_gradient
+from fggp_deploy.pruning.methods.unification import Unification
+from fggp_deploy.pruning.schedules import Cosine
 from fggp_deploy.training.prune import prune, ready_to_prune
 
 CPU = torch.device("cpu")

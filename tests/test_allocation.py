@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fggp_deploy.allocation import erk, uniform
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.models import build
-from fggp_deploy.pruner import weight_parameters
+from fggp_deploy.pruning.allocation import erk, uniform
+from fggp_deploy.pruning.pruner import weight_parameters
 
 shape = st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 3]))
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fggp_deploy import FGGP, Magnitude
-from fggp_deploy.criteria import smallest
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.pruning.criteria import smallest
 
 
 def brute_force(w: list, g: list, alive: list, n_drop: int, rate: float) -> list[int]:

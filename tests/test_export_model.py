@@ -19,9 +19,9 @@ from fggp_deploy import FGGP, MaskSet, Pruner, export_model
 from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, FggpWarning
-from fggp_deploy.masks import random_masks
-from fggp_deploy.pruner import weight_parameters
-from fggp_deploy.schedules import OneShot
+from fggp_deploy.pruning.masks import random_masks
+from fggp_deploy.pruning.pruner import weight_parameters
+from fggp_deploy.pruning.schedules import OneShot
 
 ABOUT: dict[str, Any] = {
     "preprocessing": Preprocessing(8, 8, (0.0,) * 3, (1.0,) * 3),

@@ -14,15 +14,16 @@ from test_pruner import make, sgd, steps
 from test_pruner_loops import batch
 from torch import Tensor, nn
 
-from fggp_deploy import FGGP, Cubic, Magnitude, Pruner, methods
-from fggp_deploy.allocation import at_least, floors
-from fggp_deploy.criteria import Criterion
+from fggp_deploy import FGGP, Cubic, Magnitude, Pruner
 from fggp_deploy.errors import ConfigError, FggpWarning, LayerCollapse
 from fggp_deploy.integrations import Pruning
-from fggp_deploy.methods.floors import drop_above_floors, located, positions
 from fggp_deploy.models import build
-from fggp_deploy.pruner import prunable_parameters
-from fggp_deploy.schedules import OneShot
+from fggp_deploy.pruning import methods
+from fggp_deploy.pruning.allocation import at_least, floors
+from fggp_deploy.pruning.criteria import Criterion
+from fggp_deploy.pruning.methods.parts.floors import drop_above_floors, located, positions
+from fggp_deploy.pruning.pruner import prunable_parameters
+from fggp_deploy.pruning.schedules import OneShot
 from fggp_deploy.training.config import PruneConfig
 
 

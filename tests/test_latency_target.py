@@ -10,13 +10,13 @@ from graphs import residual_net
 from test_pruner import make, sgd, steps
 
 from fggp_deploy import Cubic, Pruner, kernels
-from fggp_deploy.allocation import Given
 from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, with_densities
 from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.exporters import latency
-from fggp_deploy.methods import Task
-from fggp_deploy.methods.gradual import GradualOptions
-from fggp_deploy.methods.registry import BUILT_IN, info
+from fggp_deploy.pruning.allocation import Given
+from fggp_deploy.pruning.methods import Task
+from fggp_deploy.pruning.methods.gradual import GradualOptions
+from fggp_deploy.pruning.methods.registry import BUILT_IN, info
 from fggp_deploy.training.config import PruneConfig
 
 ENDS = (0.01, 1.0)

@@ -5,7 +5,7 @@ import torch
 
 from fggp_deploy import MaskSet
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.masks import random_masks, tensor_digest
+from fggp_deploy.pruning.masks import random_masks, tensor_digest
 
 
 def params() -> dict[str, torch.Tensor]:

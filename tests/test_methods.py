@@ -17,12 +17,13 @@ import yaml
 from killing import Quiet, config, dense
 from torch import nn
 
-from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner, methods
+from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.cli.endings import ends_cleanly
 from fggp_deploy.errors import ConfigError, FggpWarning, ResumeRefused, UnknownName
-from fggp_deploy.methods import Options, setting
-from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.pruning import methods
+from fggp_deploy.pruning.methods import Options, setting
+from fggp_deploy.pruning.methods.gradual import Gradual
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig, TrainConfig
@@ -466,7 +467,7 @@ def test_the_method_of_the_docs(tmp_path: Path, parent: Path, monkeypatch):
     ("value", "says"),
     [
         ("no_such_module:METHOD", "of theirs cannot be loaded"),
-        ("os:sep", "is a str; os:sep must be a fggp_deploy.methods.MethodInfo"),
+        ("os:sep", "is a str; os:sep must be a fggp_deploy.pruning.methods.MethodInfo"),
     ],
 )
 def test_a_broken_method_of_another_package(tmp_path: Path, monkeypatch, value: str, says: str):

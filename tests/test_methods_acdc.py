@@ -9,9 +9,9 @@ from test_pruner import make, sgd, steps
 
 from fggp_deploy import FGGP, Magnitude, Pruner
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.methods.acdc import ACDC, Phases
-from fggp_deploy.methods.gradual import Gradual
-from fggp_deploy.schedules import OneShot
+from fggp_deploy.pruning.methods.acdc import ACDC, Phases
+from fggp_deploy.pruning.methods.gradual import Gradual
+from fggp_deploy.pruning.schedules import OneShot
 
 
 def run(method, n: int = 20) -> list[str]:

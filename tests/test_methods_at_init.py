@@ -13,7 +13,7 @@ from torch import nn
 
 from fggp_deploy import MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse
-from fggp_deploy.methods.at_init import (
+from fggp_deploy.pruning.methods.at_initialization import (
     SNIP,
     GraSP,
     RandomMasks,
@@ -22,8 +22,8 @@ from fggp_deploy.methods.at_init import (
     mean_gradients,
     synaptic_flow,
 )
-from fggp_deploy.methods.at_start import AtStart, without_smallest
-from fggp_deploy.methods.state import PruningState
+from fggp_deploy.pruning.methods.parts.once import AtStart, without_smallest
+from fggp_deploy.pruning.methods.parts.state import PruningState
 
 
 def seeded() -> torch.Generator:

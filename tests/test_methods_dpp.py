@@ -19,9 +19,9 @@ from fggp_deploy import Pruner
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.exporters.compacting import compacted
 from fggp_deploy.exporters.torch_onnx import to_onnx
-from fggp_deploy.methods.dpp import DPP, DPPOptions
-from fggp_deploy.methods.granularity import Units, whole_units
-from fggp_deploy.methods.subsets import (
+from fggp_deploy.pruning.methods.dpp import DPP, DPPOptions
+from fggp_deploy.pruning.methods.parts.granularity import Units, whole_units
+from fggp_deploy.pruning.methods.parts.subsets import (
     confidence,
     diversity,
     draw_order,

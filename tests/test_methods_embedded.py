@@ -12,10 +12,11 @@ import pytest
 from killing import Quiet
 from torch import nn
 
-from fggp_deploy import data, export_run, methods
+from fggp_deploy import data, export_run
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.models import MODELS
 from fggp_deploy.models.resnet import thin
+from fggp_deploy.pruning import methods
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.prune import prune
 from fggp_deploy.training.train import train

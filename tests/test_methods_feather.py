@@ -9,8 +9,8 @@ from torch import nn
 
 from fggp_deploy import Cubic, Pruner
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.methods.feather import Feather, shrink
-from fggp_deploy.schedules import Constant
+from fggp_deploy.pruning.methods.feather import Feather, shrink
+from fggp_deploy.pruning.schedules import Constant
 
 
 @pytest.mark.parametrize(

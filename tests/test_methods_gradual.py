@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fggp_deploy import FGGP, Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.methods.arms import (
+from fggp_deploy.pruning.methods.ablations import (
     Annealed,
     MagnitudeFirst,
     MeanGradient,
@@ -19,11 +19,11 @@ from fggp_deploy.methods.arms import (
     Saliency,
     Widened,
 )
-from fggp_deploy.methods.gradual import Gradual
-from fggp_deploy.methods.granet import GraNet
-from fggp_deploy.methods.regrowth import Dynamic, Exchanges, exchange, exchanged
-from fggp_deploy.methods.rigl import by_chance, by_gradient
-from fggp_deploy.schedules import Cosine
+from fggp_deploy.pruning.methods.gradual import Gradual
+from fggp_deploy.pruning.methods.granet import GraNet
+from fggp_deploy.pruning.methods.parts.regrowth import Dynamic, Exchanges, exchange, exchanged
+from fggp_deploy.pruning.methods.rigl import by_chance, by_gradient
+from fggp_deploy.pruning.schedules import Cosine
 
 W = torch.tensor([0.1, -0.2, 0.3, 0.4, -0.5, 0.6])
 G = torch.tensor([6.0, 5.0, -1.0, 2.0, 3.0, 4.0])

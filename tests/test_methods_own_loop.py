@@ -6,8 +6,9 @@ import pytest
 from test_pruner import make, sgd, steps
 from test_pruner_loops import batch
 
-from fggp_deploy import FGGP, Cubic, Pruner, methods
+from fggp_deploy import FGGP, Cubic, Pruner
 from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.pruning import methods
 
 BATCHES = [batch(0), batch(1)]
 

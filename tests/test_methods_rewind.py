@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, UnknownName
-from fggp_deploy.methods.gradual import Gradual
-from fggp_deploy.methods.growing_reg import GrowingReg, Growth
-from fggp_deploy.methods.reinit import Reinit, orthogonal, orthogonalise_
-from fggp_deploy.methods.rewind import Lottery, Rounds
+from fggp_deploy.pruning.methods.gradual import Gradual
+from fggp_deploy.pruning.methods.growing_regularization import GrowingReg, Growth
+from fggp_deploy.pruning.methods.lottery import Lottery, Rounds
+from fggp_deploy.pruning.methods.parts.reinit import Reinit, orthogonal, orthogonalise_
 
 
 def test_a_fifth_of_the_alive_goes_in_each_round():

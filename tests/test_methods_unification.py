@@ -15,8 +15,8 @@ from torch import nn
 
 from fggp_deploy import Cubic, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse
-from fggp_deploy.methods.blocking import Blocking
-from fggp_deploy.methods.unification import (
+from fggp_deploy.pruning.methods.parts.blocking import Blocking
+from fggp_deploy.pruning.methods.unification import (
     SHAPES,
     Unification,
     UnificationOptions,

@@ -13,16 +13,16 @@ from test_pruner import make, sgd, steps
 from torch import Tensor, nn
 
 from fggp_deploy import FGGP, Cubic, Magnitude, MaskSet, Pruner
-from fggp_deploy.allocation import Given
-from fggp_deploy.criteria import Criterion
 from fggp_deploy.errors import ConfigError, LayerCollapse, UnknownName
-from fggp_deploy.methods import BUILT_IN, Task, info
-from fggp_deploy.methods.arms import MagnitudeFirst, Ranks, Widened
-from fggp_deploy.methods.blocking import Blocking, of_inputs
-from fggp_deploy.methods.dpp import DPP
-from fggp_deploy.methods.gradual import Gradual
-from fggp_deploy.methods.in_blocks import InBlocks, most_blocks
-from fggp_deploy.patterns import PATTERNS
+from fggp_deploy.pruning.allocation import Given
+from fggp_deploy.pruning.criteria import Criterion
+from fggp_deploy.pruning.methods import BUILT_IN, Task, info
+from fggp_deploy.pruning.methods.ablations import MagnitudeFirst, Ranks, Widened
+from fggp_deploy.pruning.methods.dpp import DPP
+from fggp_deploy.pruning.methods.gradual import Gradual
+from fggp_deploy.pruning.methods.parts.blocking import Blocking, of_inputs
+from fggp_deploy.pruning.methods.parts.in_blocks import InBlocks, most_blocks
+from fggp_deploy.pruning.patterns import PATTERNS
 
 
 def linear(rows: int, inputs: int, width: int = 4) -> Blocking:

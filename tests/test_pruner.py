@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from fggp_deploy import FGGP, Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, FggpWarning, LayerCollapse, TargetBelowStart
-from fggp_deploy.pruner import prunable_parameters, weight_parameters
+from fggp_deploy.pruning.pruner import prunable_parameters, weight_parameters
 
 
 class Net(nn.Module):

@@ -9,9 +9,10 @@ import torch
 from test_pruner import make, sgd, steps
 from torch import nn
 
-from fggp_deploy import FGGP, Cubic, Magnitude, Pruner, methods
+from fggp_deploy import FGGP, Cubic, Magnitude, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse, TargetBelowStart
-from fggp_deploy.schedules import OneShot
+from fggp_deploy.pruning import methods
+from fggp_deploy.pruning.schedules import OneShot
 from fggp_deploy.training.config import PruneConfig
 
 

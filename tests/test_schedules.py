@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.schedules import Constant, Cubic, OneShot
+from fggp_deploy.pruning.schedules import Constant, Cubic, OneShot
 
 
 def test_cubic_by_hand():

@@ -21,9 +21,9 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.exporters.run import export_run
-from fggp_deploy.masks import MaskSet
 from fggp_deploy.models.loading import load_into
-from fggp_deploy.pruner import prunable_parameters
+from fggp_deploy.pruning.masks import MaskSet
+from fggp_deploy.pruning.pruner import prunable_parameters
 from fggp_deploy.training.start import to_checkpoint
 
 

@@ -15,8 +15,8 @@ from killing import Quiet, config, dense
 
 from fggp_deploy.artifacts.checkpoint import Checkpoint
 from fggp_deploy.errors import ConfigError, FggpWarning
-from fggp_deploy.pruner import weight_parameters
-from fggp_deploy.schedules import Chain, Cubic
+from fggp_deploy.pruning.pruner import weight_parameters
+from fggp_deploy.pruning.schedules import Chain, Cubic
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.average import Average

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.integrations import Pruning, finish, state_of
-from fggp_deploy.pruner import Pruner
+from fggp_deploy.pruning.pruner import Pruner
 
 
 class PruningCallback(Callback):

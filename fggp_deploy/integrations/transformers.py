@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.integrations import Pruning, finish, state_of
-from fggp_deploy.pruner import Pruner
+from fggp_deploy.pruning.pruner import Pruner
 
 FILE = "fggp_pruner.pt"  # in each of the Trainer's checkpoints
 

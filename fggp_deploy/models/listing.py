@@ -10,7 +10,7 @@ from typing import Any
 from fggp_deploy.errors import ConfigError, FggpError, MachineError
 from fggp_deploy.models import MODELS, timm_models, torchvision_models
 from fggp_deploy.models.search import without_memory
-from fggp_deploy.pruner import prunable_parameters
+from fggp_deploy.pruning.pruner import prunable_parameters
 
 OUR_CLASSES, IMAGENET_CLASSES, CHANNELS = 10, 1000, 3
 

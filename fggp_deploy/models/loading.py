@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fggp_deploy.errors import CheckpointError
 from fggp_deploy.models import torchvision_models
 from fggp_deploy.models.search import fitting
-from fggp_deploy.pruner import weight_parameters
+from fggp_deploy.pruning.pruner import weight_parameters
 
 _HEADS = ("fc.", "linear.", "classifier.", "head.")
 # Names of the same parts elsewhere: SparseML's own ResNet as torchvision's, and the two usual names

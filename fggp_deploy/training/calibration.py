@@ -9,7 +9,7 @@ import torch
 
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.distributed.ranks import ALONE, Ranks
-from fggp_deploy.methods import Batch
+from fggp_deploy.pruning.methods import Batch
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import open_batches
 from fggp_deploy.training.config import TrainConfig

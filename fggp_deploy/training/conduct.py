@@ -18,8 +18,8 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import CheckpointError, FggpWarning
 from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
-from fggp_deploy.masks import MaskSet
 from fggp_deploy.models import recorded
+from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.observer import Observer

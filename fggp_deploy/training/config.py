@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fggp_deploy.allocation import MIN_LAYER_DENSITY
 from fggp_deploy.common.option_rules import option
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.pruning.allocation import MIN_LAYER_DENSITY
 from fggp_deploy.training.rules import RULES, plain
 
 if TYPE_CHECKING:
-    from fggp_deploy.methods import MethodInfo, Options
+    from fggp_deploy.pruning.methods import MethodInfo, Options
 
 DEFAULT_TARGET = 0.98
 _OF_TRAIN = {
@@ -156,7 +156,7 @@ class PruneConfig(TrainConfig):
                 f"{self.targets[-1]:g} leaves; give at most {room:.6g}"
             )
         if len(self.targets) > 1 and not info.several_targets:
-            from fggp_deploy import methods
+            from fggp_deploy.pruning import methods
 
             raise ConfigError(
                 f"--method {self.method} makes one network a run, since its masks are not nested "
@@ -193,7 +193,7 @@ class PruneConfig(TrainConfig):
                 raise ConfigError(
                     f"{option(name)} averages over training, and --epochs 0 has none; leave it out"
                 )
-        from fggp_deploy.methods.at_odds import at_odds
+        from fggp_deploy.pruning.methods.parts.conflicts import at_odds
 
         own = vars(self.method_options)
         if why := at_odds(self.method_set, own, from_random=self.from_random):
@@ -202,8 +202,8 @@ class PruneConfig(TrainConfig):
     def _check_densities(self, info: MethodInfo) -> None:
         if not self.densities and self.target_latency is None:
             return
-        from fggp_deploy.allocation import Given
-        from fggp_deploy.methods.gradual import GradualOptions
+        from fggp_deploy.pruning.allocation import Given
+        from fggp_deploy.pruning.methods.gradual import GradualOptions
 
         Given(self.densities)
         if not issubclass(info.options, GradualOptions) or "allocation" in self.method_set:
@@ -217,7 +217,7 @@ class PruneConfig(TrainConfig):
     def _check_pattern(self, info: MethodInfo) -> None:
         if self.pattern is None or "pattern" in info.reads:
             return
-        from fggp_deploy import methods
+        from fggp_deploy.pruning import methods
 
         raise ConfigError(
             f"--method {self.method} does not read --pattern; leave it out, or take a method that "
@@ -227,7 +227,7 @@ class PruneConfig(TrainConfig):
     def _check_epochs(self) -> None:
         if self.epochs > 0:
             return
-        from fggp_deploy import methods
+        from fggp_deploy.pruning import methods
 
         if not self.method_info.without_training:
             raise ConfigError(
@@ -240,7 +240,7 @@ class PruneConfig(TrainConfig):
     @property
     def method_info(self) -> MethodInfo:
         """The method; raises UnknownName."""
-        from fggp_deploy import methods  # here, since that needs torch
+        from fggp_deploy.pruning import methods  # here, since that needs torch
 
         return methods.info(self.method)
 

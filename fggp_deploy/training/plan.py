@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fggp_deploy.common.progress import Progress
-from fggp_deploy.methods.gradual import Gradual
-from fggp_deploy.schedules import Constant
+from fggp_deploy.pruning.methods.gradual import Gradual
+from fggp_deploy.pruning.schedules import Constant
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.loop import train_step, training_form
 from fggp_deploy.training.parent import parent_accuracy

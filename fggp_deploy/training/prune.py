@@ -15,9 +15,9 @@ from fggp_deploy.data.types import Dataset
 from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
-from fggp_deploy.masks import MaskSet
-from fggp_deploy.methods import Task
-from fggp_deploy.pruner import Pruner, check_reachable, initial_masks, weight_parameters
+from fggp_deploy.pruning.masks import MaskSet
+from fggp_deploy.pruning.methods import Task
+from fggp_deploy.pruning.pruner import Pruner, check_reachable, initial_masks, weight_parameters
 from fggp_deploy.training.batches import n_training_batches
 from fggp_deploy.training.calibration import calibration_batches
 from fggp_deploy.training.conduct import Origin, Ready, conduct

@@ -87,7 +87,7 @@ def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     said = {f.name: f.default for f in fields(PruneConfig) if f.default is not MISSING}
     said |= config
     if "method" in config:
-        from fggp_deploy import methods  # here, since that needs torch
+        from fggp_deploy.pruning import methods  # here, since that needs torch
 
         own = methods.info(str(config["method"])).options.defaults()
         said["method_set"] = own | dict(config.get("method_set") or {})

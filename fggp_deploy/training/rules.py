@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.common.option_rules import Rule
 from fggp_deploy.errors import ConfigError, UnknownName
-from fggp_deploy.patterns import PATTERNS
+from fggp_deploy.pruning.allocation import ALLOCATIONS
+from fggp_deploy.pruning.patterns import PATTERNS
 
 RULES: Mapping[str, Rule] = {
     "recipe": Rule(kind=str, optional=True, help="The recipe that the values come from."),

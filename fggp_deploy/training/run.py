@@ -21,8 +21,8 @@ from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged, command
 from fggp_deploy.folder import RESUME
-from fggp_deploy.masks import MaskSet, tensor_digest
 from fggp_deploy.models import recorded
+from fggp_deploy.pruning.masks import MaskSet, tensor_digest
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.interruption import Interruption

@@ -26,7 +26,7 @@ from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, STATE_PREFIX, Checkpoi
 from fggp_deploy.common.files import write_atomic
 from fggp_deploy.errors import CheckpointError, FggpWarning
 from fggp_deploy.folder import RESUME
-from fggp_deploy.masks import tensor_digest
+from fggp_deploy.pruning.masks import tensor_digest
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)\.safetensors")

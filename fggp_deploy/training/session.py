@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fggp_deploy.data.types import Dataset, Part
 from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.errors import TrainingDiverged
-from fggp_deploy.methods.method import InRounds, Late
-from fggp_deploy.pruner import Pruner, weight_parameters
+from fggp_deploy.pruning.methods.method import InRounds, Late
+from fggp_deploy.pruning.pruner import Pruner, weight_parameters
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.average import Average
 from fggp_deploy.training.batches import Batches, n_training_batches, open_batches

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.schedules import Chain, Constant, Cubic, Schedule
+from fggp_deploy.pruning.schedules import Chain, Constant, Cubic, Schedule
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 
 

@@ -33,10 +33,10 @@ from fggp_deploy.errors import (
     quoted,
 )
 from fggp_deploy.folder import run_of
-from fggp_deploy.masks import MaskSet
 from fggp_deploy.models import factory_file
 from fggp_deploy.models.loading import load_into
-from fggp_deploy.pruner import weight_parameters
+from fggp_deploy.pruning.masks import MaskSet
+from fggp_deploy.pruning.pruner import weight_parameters
 from fggp_deploy.training.config import TrainConfig
 
 EMBEDDED_CHECKPOINT = Path(__file__).parents[1] / "models" / "resnet10s2-fashion-mnist.safetensors"

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from fggp_deploy import models
-from fggp_deploy.allocation import ALLOCATIONS
 from fggp_deploy.common.progress import Progress
-from fggp_deploy.criteria import Magnitude
 from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.folder import DENSE
-from fggp_deploy.masks import MaskSet, random_masks
-from fggp_deploy.pruner import Pruner, initial_masks, prunable_parameters
-from fggp_deploy.schedules import Constant
+from fggp_deploy.pruning.allocation import ALLOCATIONS
+from fggp_deploy.pruning.criteria import Magnitude
+from fggp_deploy.pruning.masks import MaskSet, random_masks
+from fggp_deploy.pruning.pruner import Pruner, initial_masks, prunable_parameters
+from fggp_deploy.pruning.schedules import Constant
 from fggp_deploy.training.conduct import Ready, conduct
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.device import pick_device

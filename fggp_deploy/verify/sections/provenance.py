@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fggp_deploy.patterns import PATTERNS
+from fggp_deploy.pruning.patterns import PATTERNS
 from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.document import Report
 from fggp_deploy.verify.page import Section, Table

@@ -1,0 +1,34 @@
+"""Pruning methods; each is one file here and one line in registry.BUILT_IN."""
+
+from __future__ import annotations
+
+from fggp_deploy.pruning.methods.method import Batch, Measured, Method, MethodInfo, Task
+from fggp_deploy.pruning.methods.options import Options, setting
+from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.registry import (
+    BUILT_IN,
+    info,
+    make,
+    names,
+    readers,
+    with_targets,
+    without_training,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "Batch",
+    "Measured",
+    "Method",
+    "MethodInfo",
+    "Options",
+    "PruningState",
+    "Task",
+    "info",
+    "make",
+    "names",
+    "readers",
+    "setting",
+    "with_targets",
+    "without_training",
+]

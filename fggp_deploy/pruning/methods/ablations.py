@@ -1,0 +1,311 @@
+"""The arms that FGGP was compared with: other ways to bring magnitude and gradient together.
+
+All of them prune gradually, on the same schedule; N is the number of alive weights, N_p how many
+must go now. Source: Zhu, Bezek & Goksel 2024 (arXiv 2411.05500), the ablation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fggp_deploy.errors import ConfigError
+from fggp_deploy.pruning.allocation import Given
+from fggp_deploy.pruning.criteria import (
+    FGGP,
+    Criterion,
+    check_rate,
+    indices,
+    smallest,
+    too_few,
+    two_stages,
+)
+from fggp_deploy.pruning.methods.gradual import GLOBAL, Gradual, GradualOptions
+from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
+from fggp_deploy.pruning.methods.options import setting
+from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.schedules import Cosine, Schedule
+
+_SOURCE = "ablation of Zhu, Bezek & Goksel 2024, arXiv 2411.05500"
+First = Literal["gradient", "magnitude"]
+
+
+@dataclass(frozen=True)
+class MagnitudeFirst:
+    """FGGP the other way round.
+
+    Of the N alive weights, the K = max(⌊rate·N⌋, n_drop) with the smallest |w| are candidates; of
+    those, the n_drop with the smallest |g| are dropped. rate = 1 is pure smallest-gradient pruning;
+    K = n_drop is magnitude pruning.
+
+    >>> w = torch.tensor([0.1, 0.2, 0.3, 0.4]); g = torch.tensor([9.0, 1.0, 2.0, 0.0])
+    >>> MagnitudeFirst(rate=0.5).drop(w, g, torch.ones(4, dtype=torch.bool), 1).tolist()
+    [1]
+    """
+
+    rate: float = 0.5
+    needs_grad: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_rate(self.rate)
+
+    def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
+        """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
+        idx = indices(alive)
+        k = max(math.floor(self.rate * idx.numel()), n_drop)
+        return two_stages(w, _given(g), idx, k, n_drop)
+
+    def remark(self, n_alive: int, n_drop: int) -> str | None:
+        """Tell when the rate leaves too few candidates, so that the gradient has no say."""
+        return too_few(self.rate, n_alive, n_drop, decides="magnitude")
+
+
+@dataclass(frozen=True)
+class Widened:
+    """Two stages whose candidates are n_drop and a share of the others.
+
+    K = n_drop + ⌊share·(N − n_drop)⌋ candidates have the smallest |g| (`first` "gradient") or |w|
+    ("magnitude"); of those, the n_drop with the smallest of the other are dropped. share = 0 is
+    pruning by the first alone, share = 1 by the other alone.
+    """
+
+    first: First
+    share: float
+    needs_grad: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"share must be in [0, 1], got {self.share}")
+
+    def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
+        """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
+        idx = indices(alive)
+        k = n_drop + math.floor(self.share * (idx.numel() - n_drop))
+        first, then = (_given(g), w) if self.first == "gradient" else (w, _given(g))
+        return two_stages(first, then, idx, k, n_drop)
+
+    def remark(self, n_alive: int, n_drop: int) -> str | None:
+        """Nothing to say."""
+        return None
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Drop the smallest |g·w|, the first-order change of the loss when a weight goes.
+
+    >>> w = torch.tensor([1.0, 2.0, 3.0]); g = torch.tensor([3.0, 1.0, 2.0])
+    >>> Saliency().drop(w, g, torch.ones(3, dtype=torch.bool), 2).tolist()
+    [0, 1]
+    """
+
+    needs_grad: ClassVar[bool] = True
+
+    def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
+        """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
+        idx = indices(alive)
+        return idx[smallest((w[idx] * _given(g)[idx]).abs(), n_drop)]
+
+    def remark(self, n_alive: int, n_drop: int) -> str | None:
+        """Nothing to say."""
+        return None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Drop by the ranks of |w| and of |g| among the alive, their sum or their product.
+
+    A weight's rank is 1 + how many of the alive are smaller; equal values share a rank.
+
+    >>> w = torch.tensor([1.0, 2.0, 3.0, 4.0]); g = torch.tensor([4.0, 2.0, 3.0, 1.0])
+    >>> Ranks("sum").drop(w, g, torch.ones(4, dtype=torch.bool), 1).tolist()  # 5 4 6 5
+    [1]
+    """
+
+    together: Literal["sum", "product"]
+    needs_grad: ClassVar[bool] = True
+
+    def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
+        """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
+        idx = indices(alive)
+        a, b = _rank(w[idx].abs()), _rank(_given(g)[idx].abs())
+        return idx[smallest(a + b if self.together == "sum" else a * b, n_drop)]
+
+    def remark(self, n_alive: int, n_drop: int) -> str | None:
+        """Nothing to say."""
+        return None
+
+
+class Annealed(Gradual):
+    """Gradual pruning in two stages whose share of more candidates follows a cosine.
+
+    At step t, K − N_p = ⌊(N − N_p)·ρ_t⌋, with ρ_t from `anneal`.
+    """
+
+    def __init__(
+        self,
+        first: First,
+        anneal: Cosine,
+        schedule: Schedule,
+        *,
+        allocation: str | Given = GLOBAL,
+        pattern: str | None = None,
+    ) -> None:
+        widened = Widened(first, anneal.first)
+        super().__init__(widened, schedule, allocation=allocation, pattern=pattern)
+        self.first: First = first
+        self.anneal = anneal
+
+    def criterion_at(self, step: int) -> Criterion:
+        """With the share of that step."""
+        return Widened(self.first, self.anneal.at(step))
+
+
+class MeanGradient(Gradual):
+    """FGGP on the moving average of |g|, taken over every step: m ← decay·m + (1 − decay)·|g|.
+
+    m begins as the first |g|; a step whose gradients are not finite does not count.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        decay: float,
+        schedule: Schedule,
+        *,
+        allocation: str | Given = GLOBAL,
+        pattern: str | None = None,
+    ) -> None:
+        super().__init__(FGGP(rate), schedule, allocation=allocation, pattern=pattern)
+        self.decay = decay
+        self._mean: Tensor | None = None
+
+    def after_backward(self, state: PruningState, step: int) -> None:
+        """Take the step's gradients in, then as any gradual method."""
+        if step <= self.schedule.last_update or self._pending:
+            self._take_in(state)
+        super().after_backward(state, step)
+
+    def gradients(self, state: PruningState) -> Tensor:
+        """The average, [P]."""
+        return state.flat_grads() if self._mean is None else self._mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the average."""
+        return super().state_dict() | {"mean": self._mean}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._mean = state["mean"]
+
+    def _take_in(self, state: PruningState) -> None:
+        if not state.grads_are_finite():
+            return
+        g = state.flat_grads().abs_()
+        if self._mean is None:
+            self._mean = g
+            return
+        self._mean = self._mean.to(g.device).mul_(self.decay).add_(g, alpha=1 - self.decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnealedOptions(GradualOptions):
+    """Options of the annealed arms; the defaults are the paper's."""
+
+    anneal_from: float = setting(
+        0.5, "Share of the other weights that are candidates too at first.", least=0, most=1
+    )
+    anneal_to: float = setting(0.005, "The same in the last step of the run.", least=0, most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanOptions(GradualOptions):
+    """Options of the averaged gradient."""
+
+    decay: float = setting(0.5, "Decay of the moving average of |g|.", least=0, below=1)
+
+
+def _annealed(first: First, o: AnnealedOptions, task: Task) -> Method:
+    anneal = Cosine(o.anneal_from, o.anneal_to, steps=task.n_steps)
+    return o.then_reinit(
+        Annealed(first, anneal, task.schedule, allocation=o.allocate(task), pattern=task.pattern)
+    )
+
+
+MAGNITUDE_FIRST = MethodInfo(
+    title="magnitude first, then gradient, at a fixed rate",
+    source=_SOURCE,
+    make=lambda o, task: o.gradual(MagnitudeFirst(task.rate), task),
+    options=GradualOptions,
+    reads=("updates", "rate", "pattern"),
+    several_targets=True,
+)
+MAGNITUDE_FIRST_ANNEALED = MethodInfo(
+    title="magnitude first, then gradient, with ever fewer candidates",
+    source=_SOURCE,
+    make=lambda o, task: _annealed("magnitude", o, task),
+    options=AnnealedOptions,
+    reads=("updates", "pattern"),
+    several_targets=True,
+)
+GRADIENT_FIRST_ANNEALED = MethodInfo(
+    title="FGGP with ever fewer candidates instead of a fixed rate",
+    source=_SOURCE,
+    make=lambda o, task: _annealed("gradient", o, task),
+    options=AnnealedOptions,
+    reads=("updates", "pattern"),
+    several_targets=True,
+)
+SALIENCY = MethodInfo(
+    title="gradual pruning by |g·w|",
+    source=_SOURCE,
+    make=lambda o, task: o.gradual(Saliency(), task),
+    options=GradualOptions,
+    reads=("updates",),
+    several_targets=True,
+)
+RANK_SUM = MethodInfo(
+    title="gradual pruning by the sum of the ranks of |w| and |g|",
+    source=_SOURCE,
+    make=lambda o, task: o.gradual(Ranks("sum"), task),
+    options=GradualOptions,
+    reads=("updates", "pattern"),
+    several_targets=True,
+)
+RANK_PRODUCT = MethodInfo(
+    title="gradual pruning by the product of the ranks of |w| and |g|",
+    source=_SOURCE,
+    make=lambda o, task: o.gradual(Ranks("product"), task),
+    options=GradualOptions,
+    reads=("updates", "pattern"),
+    several_targets=True,
+)
+MEAN_GRADIENT = MethodInfo(
+    title="FGGP on a moving average of |g|",
+    source=_SOURCE,
+    make=lambda o, task: o.then_reinit(
+        MeanGradient(
+            task.rate, o.decay, task.schedule, allocation=o.allocate(task), pattern=task.pattern
+        )
+    ),
+    options=MeanOptions,
+    reads=("updates", "rate", "pattern"),
+    keeps="the average of |g|, one number a weight",
+    several_targets=True,
+)
+
+
+def _given(g: Tensor | None) -> Tensor:
+    if g is None:
+        raise ConfigError("this criterion reads gradients: call it after backward")
+    return g
+
+
+def _rank(x: Tensor) -> Tensor:
+    """1 + the number of smaller entries, int64 [P]."""
+    return torch.searchsorted(x.sort().values, x) + 1

@@ -1,0 +1,65 @@
+"""A method's own options: a frozen dataclass that knows what each may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from fggp_deploy.common.option_rules import Rule
+from fggp_deploy.errors import ConfigError, UnknownName
+
+
+def setting(default: Any, help: str, **domain: Any) -> Any:
+    """A field of a method's Options; `domain`: bounds and choices as rule.Rule has them."""
+    rule = Rule(kind=type(default), help=help, **domain)
+    return field(default=default, metadata={"rule": rule})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of every method's options; itself, no option at all. Raises ConfigError when made.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Mine(Options):
+    ...     share: float = setting(0.5, "Share that goes.", above=0, most=1)
+    >>> Mine.read("mine", {"share": "1e-2"})
+    Mine(share=0.01)
+    """
+
+    def __post_init__(self) -> None:
+        for name, rule in self.rules().items():
+            rule.check(_spelled(name), getattr(self, name))
+
+    @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        """What each option may be, by its name."""
+        return {f.name: f.metadata["rule"] for f in fields(cls)}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Each option's value where none is given."""
+        return vars(cls()).copy()
+
+    @classmethod
+    def read(cls, method: str, values: Mapping[str, Any]) -> Self:
+        """From plain values as YAML gives them; raises ConfigError that names the option."""
+        rules, read = cls.rules(), {}
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            if name not in rules:
+                from fggp_deploy.pruning.methods.registry import with_option  # which needs Options
+
+                has = ", ".join(with_option(name))
+                tail = f"; it is an option of {has}" if has else ""
+                if rules:
+                    raise UnknownName(f"option of --method {method}", key, rules, tail=tail)
+                raise ConfigError(
+                    f"--method {method} has no options of its own, got {key}={value}{tail}"
+                )
+            read[name] = rules[name].read(_spelled(name), value)
+        return cls(**read)
+
+
+def _spelled(name: str) -> str:
+    return f"method-set {name}"

@@ -1,0 +1,63 @@
+"""A criterion's choice among some of the layers, and what it does about layers without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fggp_deploy.pruning.criteria import Criterion, Magnitude
+from fggp_deploy.pruning.methods.parts.floors import located, positions
+from fggp_deploy.pruning.methods.parts.in_blocks import InBlocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Chooses weights of some layers at one update, from what all layers hold then.
+
+    weights, gradients float [P], alive bool [P]; `layers`: where each is in them. `on_units`: a
+    criterion for these layers' weights or blocks.
+
+    A layer whose gradient is zero everywhere was not used in this step (an auxiliary head, an
+    expert that got no input), so its gradient does not say that its weights are unimportant.
+    Criteria that read gradients do not judge such layers: together they lose as many weights as the
+    choice by magnitude among all these layers would take from them, by magnitude; the criterion
+    chooses the others.
+    """
+
+    criterion: Criterion
+    weights: Tensor
+    gradients: Tensor
+    alive: Tensor
+    layers: Mapping[str, slice]
+    on_units: Callable[[Criterion, Sequence[str]], Criterion | InBlocks]
+
+    def __call__(self, names: Sequence[str], n_drop: int) -> Tensor:
+        """Flat indices, int64 [n_drop] (fewer if blocks go whole), of weights of these layers."""
+        unused = [n for n in names if n in self.unused]
+        if not unused:
+            return self._by(self.criterion, names, n_drop)
+        used = [n for n in names if n not in self.unused]
+        by_magnitude = self._by(Magnitude(), names, n_drop)
+        if not used:
+            return by_magnitude
+        gone = torch.zeros_like(self.alive)
+        gone[by_magnitude] = True
+        n_unused = sum(int(gone[self.layers[n]].count_nonzero()) for n in unused)
+        first = self._by(Magnitude(), unused, n_unused)
+        return torch.cat([first, self._by(self.criterion, used, n_drop - len(first))])
+
+    @cached_property
+    def unused(self) -> frozenset[str]:
+        """The layers without any gradient, if the criterion reads gradients."""
+        if not self.criterion.needs_grad:
+            return frozenset()
+        return frozenset(n for n, part in self.layers.items() if not self.gradients[part].any())
+
+    def _by(self, criterion: Criterion, names: Sequence[str], n_drop: int) -> Tensor:
+        where = positions([self.layers[n] for n in names], self.alive.device)
+        w, g, alive = self.weights[where], self.gradients[where], self.alive[where]
+        return located(self.on_units(criterion, names).drop(w, g, alive, n_drop), where)

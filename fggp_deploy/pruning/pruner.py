@@ -1,0 +1,266 @@
+"""Binds a pruning method to anybody's training loop: three hooks.
+
+>>> pruner = Pruner(model, FGGP(), Cubic(0.98, steps=n), optimizer=opt)     # doctest: +SKIP
+>>> loss.backward(); pruner.after_backward(); opt.step(); pruner.after_step()  # doctest: +SKIP
+>>> masks = pruner.finish()                                                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from fggp_deploy.distributed.ranks import Ranks
+from fggp_deploy.errors import ConfigError, FggpWarning, TargetBelowStart
+from fggp_deploy.pruning.allocation import MIN_LAYER_DENSITY
+from fggp_deploy.pruning.criteria import Criterion
+from fggp_deploy.pruning.masks import MaskSet, named_tensors
+from fggp_deploy.pruning.methods import Measured, Method
+from fggp_deploy.pruning.methods.gradual import GLOBAL, Gradual
+from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.prunable import (
+    left_out,
+    many_left_out,
+    prunable_parameters,
+    weight_parameters,
+)
+from fggp_deploy.pruning.schedules import Schedule
+from fggp_deploy.pruning.wrappers import unwrapped
+
+__all__ = ["Pruner", "check_reachable", "initial_masks", "prunable_parameters", "weight_parameters"]
+
+
+def initial_masks(
+    model: nn.Module,
+    given: Mapping[str, torch.Tensor] | None = None,
+    *,
+    prune_first: bool = False,
+    keep_dense: Sequence[str] = (),
+) -> MaskSet:
+    """The prunable weights' masks at the start: `given` where it names one, else the non-zeros."""
+    params = prunable_parameters(model, prune_first=prune_first, keep_dense=keep_dense)
+    return MaskSet(_kept(params, given))
+
+
+def _kept(
+    params: Mapping[str, nn.Parameter], given: Mapping[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    kept = {n: p.detach() != 0 for n, p in params.items()}  # in the layout of the parameter
+    for name in kept.keys() & (given or {}).keys():
+        kept[name].copy_((given or {})[name])
+    return kept
+
+
+class Pruner:
+    """Prunes a model while anybody's loop trains it.
+
+    `method`: a Criterion (then `schedule` is needed, and it prunes gradually) or any Method.
+    `pattern` "1x4" lets the criterion drop four successive inputs at once, and `allocation` says
+    how many weights each layer loses; see Gradual.
+    `min_layer_density`: no layer keeps less than this share of its weights or one weight per
+    output, whichever is more (see allocation.floors); a warning names each layer that reaches that
+    floor. 0 means no floor: then LayerCollapse ends a run that would empty a layer.
+    `masks`: what is kept at the start; by default the non-zero weights, so that a sparse
+    checkpoint's zeros stay zero. Zeros of other Conv/Linear weights stay zero too.
+    `also`: other copies of the weights, such as a moving average: networks with the same names, or
+    tensors by name. Whenever the masks change, and at finish(), the copies get the zeros too.
+    `model` and copies may be wrapped: DDP, DataParallel, torch.compile, AveragedModel.
+    Attribute `left_out`: the parameters that are never pruned, by name, with the reason; a warning
+    says so if they hold more than 1% of the weights.
+    Steps count optimiser steps: one that a GradScaler skips is not counted. Where processes of
+    torch.distributed train one model, each has a Pruner, and all check at every update that their
+    masks are the same; RanksDiffer when not.
+    `begin`: False where load_state_dict follows, so that a method that chooses at the start, maybe
+    from data, does not do so again.
+    Raises TargetBelowStart when the start is sparser than the schedule's end.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Criterion | Method,
+        schedule: Schedule | None = None,
+        *,
+        optimizer: torch.optim.Optimizer | None,
+        also: Sequence[nn.Module | Mapping[str, torch.Tensor]] = (),
+        pattern: str | None = None,
+        masks: Mapping[str, torch.Tensor] | None = None,
+        prune_first: bool = False,
+        keep_dense: Sequence[str] = (),
+        allocation: str = GLOBAL,
+        min_layer_density: float = MIN_LAYER_DENSITY,
+        begin: bool = True,
+    ) -> None:
+        self._weights = weights = weight_parameters(model)
+        self.left_out = left_out(model)
+        self._copies = [copy_of(self._weights, other) for other in also]
+        self._copied: MaskSet | None = None  # the masks that the copies have
+        start = initial_masks(model, masks, prune_first=prune_first, keep_dense=keep_dense)
+        fixed = MaskSet(
+            {n: m for n, m in _kept(weights, masks).items() if n not in start and not m.all()}
+        )
+        self.state = PruningState(
+            params={n: weights[n] for n in start},
+            masks=start,
+            optimizer=optimizer,
+            fixed_params={n: weights[n] for n in fixed},
+            fixed=fixed,
+            model=unwrapped(model),
+            min_layer_density=min_layer_density,
+        )
+        if optimizer is not None:
+            theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if foreign := [n for n, p in self.state.params.items() if id(p) not in theirs]:
+                raise ConfigError(
+                    f"the optimizer does not train {foreign[0]}; give the one of this model"
+                )
+        if schedule is not None:
+            check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
+            self.method: Method = Gradual(
+                cast(Criterion, method), schedule, pattern=pattern, allocation=allocation
+            )
+        elif hasattr(method, "drop"):
+            raise ConfigError("a criterion needs a schedule: Pruner(model, FGGP(), Cubic(...))")
+        elif pattern is not None or allocation != GLOBAL:
+            what = "an allocation" if pattern is None else "a pattern"
+            raise ConfigError(f"{what} is for a criterion; give a method its own, if it has one")
+        else:
+            self.method = method
+        if (schedule is None or schedule.last_update) and (told := many_left_out(model)):
+            warnings.warn(told, FggpWarning, stacklevel=2)
+        self.step = 0
+        self.changed_at = 0  # the step of the latest mask update
+        self._stepped = optimizer is None
+        self._state_was_empty = False
+        if optimizer is not None:
+            optimizer.register_step_pre_hook(self._before_optimizer_step)
+            optimizer.register_step_post_hook(self._on_optimizer_step)
+        if begin:
+            self.method.start(self.state)
+        if self.state.masks is not start:
+            self._changed("at the start")
+
+    def _on_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Note a step that was one: a fused optimiser is called by a GradScaler that skips too.
+
+        Where torch's fused SGD skips its first step, it leaves momentum that it never set.
+        """
+        self._stepped = not bool(getattr(optimizer, "found_inf", False))
+        if not self._stepped and self._state_was_empty:
+            optimizer.state.clear()
+
+    def _before_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._state_was_empty = not any(optimizer.state.values())
+
+    @property
+    def masks(self) -> MaskSet:
+        """The masks as they are now."""
+        return self.state.masks
+
+    def after_backward(self) -> None:
+        """Call once a step, when gradients are complete (accumulated, all-reduced), before step().
+
+        A scaled loss changes nothing, since what counts is which gradients are smaller than others;
+        but GReg adds to the gradients, so unscale them before it.
+        """
+        before = self.state.masks
+        self.method.after_backward(self.state, self.step + 1)
+        if self.state.masks is not before:
+            self.changed_at = self.step + 1
+            self._changed(f"after the update at step {self.step + 1}")
+
+    def _changed(self, when: str) -> None:
+        Ranks.current().check_same(
+            self.state.masks.digest,
+            f"the masks differ between the processes {when}; "
+            f"all must hold the same weights and averaged gradients by after_backward()",
+        )
+
+    def after_step(self) -> None:
+        """Call after optimizer.step()."""
+        if not self._stepped:
+            return
+        self._stepped = self.state.optimizer is None
+        self.step += 1
+        self.method.after_step(self.state, self.step)
+        if self._copied is not self.state.masks:
+            self._mask_copies()
+
+    def _mask_copies(self) -> None:
+        self._copied = self.state.masks
+        for tensors in self._copies:
+            self.all_masks().apply_(tensors)
+
+    def all_masks(self) -> MaskSet:
+        """The masks, and those of weights outside the prunable set that stay zero."""
+        return MaskSet({**self.state.masks, **self.state.fixed})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, step and what the method remembers; the model and the optimiser have their own."""
+        return {
+            "step": self.step,
+            "changed_at": self.changed_at,
+            "stepped": self._stepped,
+            "at_floor": sorted(self.state.at_floor),
+            "method": self.method.state_dict(),
+            "masks": dict(self.state.masks),
+            "fixed": dict(self.state.fixed),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, for the same model and options.
+
+        Raises ConfigError when the masks are those of other parameters.
+        """
+        for key, params_key in (("masks", "params"), ("fixed", "fixed_params")):
+            masks = state[key]
+            if unfit := [
+                n for n, m in masks.items()
+                if n not in self._weights or self._weights[n].shape != m.shape
+            ]:  # fmt: skip
+                raise ConfigError(f"the mask of {unfit[0]!r} fits no weight of this model")
+            params = {n: self._weights[n] for n in masks}
+            setattr(self.state, params_key, params)
+            setattr(self.state, key, MaskSet(_kept(params, masks)))
+        self.step, self._stepped = int(state["step"]), bool(state["stepped"])
+        self.changed_at = int(state.get("changed_at", 0))
+        self.state.at_floor = set(state.get("at_floor", ()))
+        self.method.load_state_dict(state["method"])
+
+    def metrics(self) -> Mapping[str, Mapping[str, float]]:
+        """What the method measures of itself, by parameter; nothing for most."""
+        return self.method.metrics() if isinstance(self.method, Measured) else {}
+
+    def finish(self) -> MaskSet:
+        """The final masks, applied to the weights and to their other copies."""
+        masks = self.method.finish(self.state)
+        self._mask_copies()
+        return masks
+
+
+def copy_of(
+    weights: Mapping[str, nn.Parameter], other: nn.Module | Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The tensors of another copy of these weights, by name; raises ConfigError if it is none."""
+    tensors = named_tensors(other)
+    for name, p in weights.items():
+        if name not in tensors or tensors[name].shape != p.shape:
+            got = tuple(tensors[name].shape) if name in tensors else "missing"
+            raise ConfigError(
+                f"a copy in `also` must have the network's weights: {name} is {got}, not "
+                f"{tuple(p.shape)}"
+            )
+    return tensors
+
+
+def check_reachable(masks: MaskSet, target: float) -> None:
+    """Raise TargetBelowStart when more is removed already than `target` asks for."""
+    if masks.n_removed > round(target * masks.n_total):
+        raise TargetBelowStart(
+            f"the checkpoint is already {masks.sparsity:.2%} sparse but --target is {target:g}; "
+            f"give a target above {masks.sparsity:.4f}"
+        )
