@@ -38,8 +38,8 @@ from bench_kernels import RESULTS, load, median_ms, ratio, words
 from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import runtime
-from fggp_deploy.artifacts.provenance import machine, package_versions
 from fggp_deploy.bench.int8 import quantize_on
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.exporters.activations import rounded
 from fggp_deploy.kernels import isas
 from fggp_deploy.onnx_ops import Packing

@@ -24,8 +24,8 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import runtime
-from fggp_deploy.artifacts.provenance import machine, package_versions
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.common.timing import Run
 from fggp_deploy.exporters.compacting import compacted
 from fggp_deploy.onnx_ops import pack

@@ -21,7 +21,7 @@ import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.common.timing import rounds
 from fggp_deploy.errors import FggpError

@@ -28,8 +28,8 @@ from onnx import numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import models
-from fggp_deploy.artifacts.provenance import machine
 from fggp_deploy.artifacts.sparse_model import Metadata, SparseModel
+from fggp_deploy.checkpoints.provenance import machine
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx

@@ -36,7 +36,7 @@ import onnxruntime as ort
 from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import runtime
-from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.kernels import isas
 from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime.sessions import Options

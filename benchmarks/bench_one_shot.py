@@ -18,7 +18,7 @@ from pathlib import Path
 
 import cells
 
-from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 
 RESULTS = Path(__file__).parent / "results" / "one_shot_resnet20.json"
 METHODS = ("magnitude", "wanda", "second-order")

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_resnet20_90_recipes.json"
 WAYS = {

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from fggp_deploy import data
-from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.data import Reading
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import open_batches

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fggp_deploy import FGGP, MaskSet, Pruner
-from fggp_deploy.artifacts.provenance import machine
+from fggp_deploy.checkpoints.provenance import machine
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.models import build
 from fggp_deploy.pruning.pruner import prunable_parameters

@@ -29,7 +29,7 @@ from typing import Any
 import cells
 from scipy.stats import sem, t
 
-from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.pruning import methods
 
 RESULTS = Path(__file__).parent / "results"

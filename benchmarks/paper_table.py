@@ -50,7 +50,7 @@ from typing import Any
 
 import cells
 
-from fggp_deploy.artifacts.provenance import machine, package_versions
+from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.pruning import methods
 
 HERE = Path(__file__).parent
@@ -154,7 +154,7 @@ def untrained(cell: Cell, runs: Path) -> Path:
     import torch
 
     from fggp_deploy import models
-    from fggp_deploy.artifacts.checkpoint import CheckpointInfo
+    from fggp_deploy.checkpoints.checkpoint import CheckpointInfo
     from fggp_deploy.data.cifar import PREPROCESSING
     from fggp_deploy.data.cifar_classes import CIFAR10_CLASSES
     from fggp_deploy.pruning.allocation import ALLOCATIONS

@@ -76,8 +76,8 @@ def bench(
     Example:  fggp-deploy bench model.onnx --threads 1,2 --batch 1,8 --layers
     """
     from fggp_deploy.bench.report import bench as run
+    from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.common.files import write_atomic
-    from fggp_deploy.folder import packed
 
     from .progress import working
     from .render import as_json, json_text

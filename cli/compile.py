@@ -44,8 +44,8 @@ def compile(
 
     Example:  fggp-deploy compile model.onnx -o fast.onnx --threads 2
     """
+    from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.exporters.stale import set_aside_report
-    from fggp_deploy.folder import packed
     from fggp_deploy.runtime.ahead import compile_file
 
     from .progress import working

@@ -41,7 +41,7 @@ def doctor(json: o.Json = False) -> None:
 
     Exit code 3 when something is missing that export, verify or inspect need.
     """
-    from fggp_deploy.artifacts.provenance import machine
+    from fggp_deploy.checkpoints.provenance import machine
 
     from .render import as_json, stdout
 

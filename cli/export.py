@@ -91,9 +91,9 @@ def export(
     The file runs on any ONNX Runtime from 1.20 and checks itself: it carries a seed and the
     logits that it must give.
     """
+    from fggp_deploy.checkpoints.run_folder import PRUNED, checkpoint_in, newest
     from fggp_deploy.errors import ConfigError, command
     from fggp_deploy.exporters import exporter_options
-    from fggp_deploy.folder import PRUNED, checkpoint_in, newest
 
     from .progress import working
     from .render import as_json, size, stdout

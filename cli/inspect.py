@@ -12,7 +12,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.artifacts.checkpoint import Checkpoint
+    from fggp_deploy.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def inspect(
     json: o.Json = False,
 ) -> None:
     """Show what is in a checkpoint or an exported file: sparsity, MACs and bytes by layer."""
-    from fggp_deploy.folder import PRUNED, checkpoint_in, newest
+    from fggp_deploy.checkpoints.run_folder import PRUNED, checkpoint_in, newest
 
     from .render import as_json, size, stdout, table
 
@@ -102,7 +102,7 @@ def _remark(row: Row) -> str:
 
 def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
     """What is in a file, by its content; the suffix decides only what the content does not."""
-    from fggp_deploy.artifacts.file_type import SUFFIXES, is_checkpoint
+    from fggp_deploy.checkpoints.file_type import SUFFIXES, is_checkpoint
     from fggp_deploy.errors import ConfigError
 
     if not path.exists():
@@ -165,11 +165,11 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _checkpoint(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    from fggp_deploy.artifacts.checkpoint import Checkpoint, is_ours
+    from fggp_deploy.checkpoints.checkpoint import Checkpoint, is_ours
 
     if is_ours(path):  # which needs no torch to be shown
         return _ours(Checkpoint.open(path))
-    from fggp_deploy.artifacts.foreign import read_foreign
+    from fggp_deploy.checkpoints.foreign import read_foreign
 
     return _weights({n: t.float().numpy() for n, t in read_foreign(path).tensors.items()}), {}
 

@@ -59,7 +59,7 @@ def restored(model: Path, *, network: str | None = None, trust_code: bool) -> Mo
     if (checkpoint := checkpoint_of(SparseModel.open(model))) is None:
         return None
     try:
-        from fggp_deploy.artifacts.checkpoint import Checkpoint
+        from fggp_deploy.checkpoints.checkpoint import Checkpoint
         from fggp_deploy.training.start import restore
     except ModuleNotFoundError:
         return None

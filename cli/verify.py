@@ -142,8 +142,8 @@ def verify(
     Needs no torch. Exit code 1 when the self-test, a parity check, the certificate or a gate
     fails. What was measured is in report.html, for people, and report.json, for machines.
     """
+    from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.errors import ConfigError
-    from fggp_deploy.folder import packed
     from fggp_deploy.verify.gates import Gates
     from fggp_deploy.verify.material import images_for, with_training_images
     from fggp_deploy.verify.policy import overridden, read_policy

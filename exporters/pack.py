@@ -17,9 +17,9 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy.artifacts import outputs_test
 from fggp_deploy.artifacts.metadata import PREFIX, Metadata
 from fggp_deploy.artifacts.outputs_test import Array
-from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fggp_deploy import models
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
-from fggp_deploy.artifacts.foreign import read_foreign
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.checkpoints.foreign import read_foreign
 from fggp_deploy.common.user_code import raised
 from fggp_deploy.data import Preprocessing, Reading
 from fggp_deploy.data.reading import of_kind, with_options

@@ -15,18 +15,18 @@ from onnx import ModelProto
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo, is_ours
-from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.selftest import Floats
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo, is_ours
+from fggp_deploy.checkpoints.foreign import read_foreign
+from fggp_deploy.checkpoints.provenance import Provenance
+from fggp_deploy.checkpoints.run_folder import is_running, parent_of, run_of
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.common.progress import silent as unseen
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError, command
-from fggp_deploy.folder import is_running, parent_of, run_of
 from fggp_deploy.pruning.prunable import NO_SHAPE
 from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
 from fggp_deploy.training.start import check_runs, restore

@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.common.files import write_atomic
 
 DEFAULT_NAME = "weights.pt"

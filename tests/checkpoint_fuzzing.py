@@ -24,8 +24,8 @@ import safetensors.numpy
 import torch
 from torch import nn
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo, is_ours
-from fggp_deploy.artifacts.foreign import read_foreign
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo, is_ours
+from fggp_deploy.checkpoints.foreign import read_foreign
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import FggpError
 from fggp_deploy.models import loading

@@ -15,9 +15,9 @@ from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.checkpoints.run_folder import packed
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters.activations import Rounding, candidates, fill, inputs, rounded, roundings
-from fggp_deploy.folder import packed
 from fggp_deploy.graph.comparison import BYTES_RTOL
 from fggp_deploy.kernels.program import (
     ADD,

@@ -11,7 +11,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import CheckpointError, FggpError
 

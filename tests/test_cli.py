@@ -11,7 +11,7 @@ import onnx
 import pytest
 import typer
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.cli.main import app
 from fggp_deploy.cli.options import numbers
 from fggp_deploy.errors import ConfigError

@@ -13,10 +13,10 @@ import pytest
 import typer
 from test_checkpoint import sample
 
+from fggp_deploy.checkpoints.run_folder import RESUME
 from fggp_deploy.cli.endings import ends_cleanly
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.exporters import state_dict
-from fggp_deploy.folder import RESUME
 from fggp_deploy.runtime.costs import read_profile
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.log import RunLog

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fggp_deploy.checkpoints.run_folder import new_folder
 from fggp_deploy.common.files import atomic_path, sha256_file, write_atomic, written_together
 from fggp_deploy.errors import ConfigError, MachineError
-from fggp_deploy.folder import new_folder
 
 
 def test_written_whole_or_not_at_all(tmp_path: Path):

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from fggp_deploy.artifacts.checkpoint import is_ours
-from fggp_deploy.artifacts.foreign import read_foreign
+from fggp_deploy.checkpoints.checkpoint import is_ours
+from fggp_deploy.checkpoints.foreign import read_foreign
 from fggp_deploy.errors import CheckpointError, FggpWarning, MachineError
 
 

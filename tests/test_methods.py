@@ -18,7 +18,7 @@ from killing import Quiet, config, dense
 from torch import nn
 
 from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner
-from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.cli.endings import ends_cleanly
 from fggp_deploy.errors import ConfigError, FggpWarning, ResumeRefused, UnknownName
 from fggp_deploy.pruning import methods

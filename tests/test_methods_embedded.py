@@ -13,7 +13,7 @@ from killing import Quiet
 from torch import nn
 
 from fggp_deploy import data, export_run
-from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.models import MODELS
 from fggp_deploy.models.resnet import thin
 from fggp_deploy.pruning import methods

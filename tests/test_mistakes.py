@@ -19,8 +19,8 @@ from conftest import started, tiny
 from PIL import Image
 
 from fggp_deploy import models
-from fggp_deploy.artifacts.checkpoint import Checkpoint
-from fggp_deploy.folder import held
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.run_folder import held
 
 
 @pytest.mark.parametrize(

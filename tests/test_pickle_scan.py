@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fggp_deploy.artifacts.foreign import read_foreign
-from fggp_deploy.artifacts.pickle_scan import Global, scan
+from fggp_deploy.checkpoints.foreign import read_foreign
+from fggp_deploy.checkpoints.pickle_scan import Global, scan
 from fggp_deploy.errors import CheckpointError
 
 

@@ -19,7 +19,8 @@ import yaml
 from killing import Quiet, config, dense, digests, saved_step
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.run_folder import checkpoint_in, held
 from fggp_deploy.errors import (
     CheckpointError,
     ConfigError,
@@ -30,7 +31,6 @@ from fggp_deploy.errors import (
     TrainingDiverged,
 )
 from fggp_deploy.exporters.run import export_run
-from fggp_deploy.folder import checkpoint_in, held
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig

@@ -13,9 +13,9 @@ from conftest import tiny
 from torch import nn
 
 from fggp_deploy import models
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
-from fggp_deploy.artifacts.foreign import read_foreign
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.checkpoints.foreign import read_foreign
 from fggp_deploy.cli.networks import trusted_network
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data import Preprocessing

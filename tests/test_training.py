@@ -13,7 +13,7 @@ import pytest
 import torch
 from killing import Quiet, config, dense
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.errors import ConfigError, FggpWarning
 from fggp_deploy.pruning.pruner import weight_parameters
 from fggp_deploy.pruning.schedules import Chain, Cubic

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fggp_deploy.artifacts.provenance import Provenance
+from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.verify.latency import Speedup, Timing
 from fggp_deploy.verify.machine import Machine

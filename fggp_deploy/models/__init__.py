@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch import nn
 
-from fggp_deploy.artifacts.file_type import SUFFIXES
+from fggp_deploy.checkpoints.file_type import SUFFIXES
 from fggp_deploy.common.user_code import load_function
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.models import factory_file

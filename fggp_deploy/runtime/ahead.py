@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from fggp_deploy import kernels
 from fggp_deploy.artifacts.metadata import PREFIX, Metadata
 from fggp_deploy.artifacts.outputs_test import KEY, OutputsTest
-from fggp_deploy.artifacts.provenance import machine
+from fggp_deploy.checkpoints.provenance import machine
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent

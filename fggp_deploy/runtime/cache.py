@@ -21,7 +21,7 @@ from typing import Any
 import onnxruntime as ort
 
 from fggp_deploy import kernels
-from fggp_deploy.artifacts.provenance import machine
+from fggp_deploy.checkpoints.provenance import machine
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.errors import MachineError
 from fggp_deploy.runtime.plan import Compiled, Plan

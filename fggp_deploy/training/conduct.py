@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.checkpoints.run_folder import PARENT, held, new_folder, remove_leftovers
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import CheckpointError, FggpWarning
-from fggp_deploy.folder import PARENT, held, new_folder, remove_leftovers
 from fggp_deploy.models import recorded
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.training import savepoint

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from fggp_deploy import models
+from fggp_deploy.checkpoints.run_folder import PARENT, PRUNED, checkpoint_in, parent_of
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.folder import PARENT, PRUNED, checkpoint_in, parent_of
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.methods import Task
 from fggp_deploy.pruning.pruner import Pruner, check_reachable, initial_masks, weight_parameters

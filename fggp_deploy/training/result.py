@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.artifacts.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
+from fggp_deploy.checkpoints.run_folder import SUMMARY
 from fggp_deploy.common.files import write_atomic
 from fggp_deploy.errors import CheckpointError
-from fggp_deploy.folder import SUMMARY
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fggp_deploy.checkpoints.run_folder import CONFIG, SUMMARY
 from fggp_deploy.common.files import write_atomic
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.data import short_name
 from fggp_deploy.data.digest import description_digest, images_digest
 from fggp_deploy.errors import CheckpointError, ConfigError, FggpWarning, ResumeRefused
-from fggp_deploy.folder import CONFIG, SUMMARY
 from fggp_deploy.training.config import PruneConfig
 
 if TYPE_CHECKING:

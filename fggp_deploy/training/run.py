@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fggp_deploy.artifacts.checkpoint import CheckpointInfo
-from fggp_deploy.artifacts.provenance import Provenance
+from fggp_deploy.checkpoints.checkpoint import CheckpointInfo
+from fggp_deploy.checkpoints.provenance import Provenance
+from fggp_deploy.checkpoints.run_folder import RESUME
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged, command
-from fggp_deploy.folder import RESUME
 from fggp_deploy.models import recorded
 from fggp_deploy.pruning.masks import MaskSet, tensor_digest
 from fggp_deploy.training import savepoint

@@ -22,10 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, STATE_PREFIX, Checkpoint
+from fggp_deploy.checkpoints.checkpoint import MASK_PREFIX, STATE_PREFIX, Checkpoint
+from fggp_deploy.checkpoints.run_folder import RESUME
 from fggp_deploy.common.files import write_atomic
 from fggp_deploy.errors import CheckpointError, FggpWarning
-from fggp_deploy.folder import RESUME
 from fggp_deploy.pruning.masks import tensor_digest
 
 KEPT = 2

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fggp_deploy import data as datasets
 from fggp_deploy import models
-from fggp_deploy.artifacts.checkpoint import Checkpoint, CheckpointInfo, is_ours
-from fggp_deploy.artifacts.foreign import read_foreign
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo, is_ours
+from fggp_deploy.checkpoints.foreign import read_foreign
+from fggp_deploy.checkpoints.run_folder import run_of
 from fggp_deploy.common.files import check_readable, sha256_file
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.common.user_code import raised
@@ -32,7 +33,6 @@ from fggp_deploy.errors import (
     command,
     quoted,
 )
-from fggp_deploy.folder import run_of
 from fggp_deploy.models import factory_file
 from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruning.masks import MaskSet

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from fggp_deploy import models
+from fggp_deploy.checkpoints.run_folder import DENSE
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.folder import DENSE
 from fggp_deploy.pruning.allocation import ALLOCATIONS
 from fggp_deploy.pruning.criteria import Magnitude
 from fggp_deploy.pruning.masks import MaskSet, random_masks

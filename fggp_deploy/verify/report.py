@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.provenance import Provenance
 from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, written_together
 from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fggp_deploy.checkpoints.run_folder import PACKED
 from fggp_deploy.common.files import write_error
-from fggp_deploy.folder import PACKED
 from fggp_deploy.verify.schema import REPORT
 
 SUFFIXES = (".json", ".md", ".html")

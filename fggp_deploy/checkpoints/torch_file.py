@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fggp_deploy.artifacts.file_type import ZIP, is_checkpoint
-from fggp_deploy.artifacts.pickle_scan import Scan, scan
+from fggp_deploy.checkpoints.file_type import ZIP, is_checkpoint
+from fggp_deploy.checkpoints.pickle_scan import Scan, scan
 from fggp_deploy.errors import CheckpointError
 
 # Before 1.6 torch.save wrote four pickles (magic number, protocol, machine, content), then numbers.

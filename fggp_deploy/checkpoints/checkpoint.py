@@ -18,7 +18,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from fggp_deploy.artifacts.file_type import head_of, is_safetensors
+from fggp_deploy.checkpoints.file_type import head_of, is_safetensors
 from fggp_deploy.common.files import atomic_path, check_readable
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError

@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fggp_deploy.artifacts.checkpoint import MASK_PREFIX, Checkpoint
-from fggp_deploy.artifacts.file_type import head_of, is_safetensors
-from fggp_deploy.artifacts.state_dict import StateDict, unwrap
-from fggp_deploy.artifacts.torch_file import read_torch
+from fggp_deploy.checkpoints.checkpoint import MASK_PREFIX, Checkpoint
+from fggp_deploy.checkpoints.file_type import head_of, is_safetensors
+from fggp_deploy.checkpoints.state_dict import StateDict, unwrap
+from fggp_deploy.checkpoints.torch_file import read_torch
 from fggp_deploy.errors import CheckpointError
 
 # How files begin that people give by mistake: what they are, and what to give instead.
