@@ -26,7 +26,7 @@ from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.common.timing import rounds
 from fggp_deploy.errors import FggpError
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.onnx_lifting import lift_weights
+from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.sessions import Options
 

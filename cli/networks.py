@@ -23,8 +23,8 @@ def trusted_network(
     """
     from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.errors import ModelFileError, UserError
+    from fggp_deploy.graph.reading import read_model, reading
     from fggp_deploy.onnx_ops import unpack
-    from fggp_deploy.onnx_reading import read_model, reading
 
     if given is not None:
         with reading(str(given)):

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.artifacts.selftest import SelfTest, probe
-from fggp_deploy.onnx_activations import rounds_activations
+from fggp_deploy.graph.rounding import rounds_activations
 from fggp_deploy.onnx_ops import Packing, ValueType, flatten, unpack
 from fggp_deploy.verify.network import Network, load
 

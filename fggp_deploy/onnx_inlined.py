@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from fggp_deploy.onnx_constants import constants
+from fggp_deploy.graph.constants import constants
+from fggp_deploy.graph.reading import integers
 from fggp_deploy.onnx_decoders import gaps_body, rice_body, unblock_body, unmask_body
 from fggp_deploy.onnx_functions import (
     RICE_INPUTS,
@@ -17,7 +18,6 @@ from fggp_deploy.onnx_functions import (
     UNGAP_INPUTS,
     UNMASK_INPUTS,
 )
-from fggp_deploy.onnx_reading import integers
 
 _ENDS = ("ScatterElements", "Where", "Transpose")  # before the Reshape to the weight's shape
 

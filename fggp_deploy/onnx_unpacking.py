@@ -16,7 +16,17 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from fggp_deploy.blocks import Blocks
 from fggp_deploy.encodings import Array, Bitmask, Gaps, Packed, check_expansion, checked_size
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_constants import replaceable, unlist_initializers_
+from fggp_deploy.graph.constants import replaceable, unlist_initializers_
+from fggp_deploy.graph.reading import (
+    Shapes,
+    check_functions,
+    infer_shapes,
+    integers,
+    reading,
+    reject_foreign,
+    sparse_array,
+    tensor_array,
+)
 from fggp_deploy.onnx_functions import (
     CONV8_INPUTS,
     CONV_ATTRIBUTES,
@@ -31,16 +41,6 @@ from fggp_deploy.onnx_functions import (
     UNMASK_INPUTS,
 )
 from fggp_deploy.onnx_inlined import find_decoders
-from fggp_deploy.onnx_reading import (
-    Shapes,
-    check_functions,
-    infer_shapes,
-    integers,
-    reading,
-    reject_foreign,
-    sparse_array,
-    tensor_array,
-)
 from fggp_deploy.onnx_regions import expand
 from fggp_deploy.rice import Rice
 

@@ -19,6 +19,7 @@ from fggp_deploy.checkpoints.run_folder import packed
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters.activations import Rounding, candidates, fill, inputs, rounded, roundings
 from fggp_deploy.graph.comparison import BYTES_RTOL
+from fggp_deploy.graph.rounding import leave_activations_, rounds_activations
 from fggp_deploy.kernels.program import (
     ADD,
     CONV,
@@ -32,7 +33,6 @@ from fggp_deploy.kernels.program import (
     Step,
     encode,
 )
-from fggp_deploy.onnx_activations import leave_activations_, rounds_activations
 from fggp_deploy.onnx_ops import Packing, parts
 from fggp_deploy.packing import to_int8
 from fggp_deploy.runtime.dense import read_dense

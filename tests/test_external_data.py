@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_reading import read_model, stored_bytes
+from fggp_deploy.graph.reading import read_model, stored_bytes
 from fggp_deploy.runtime.sessions import Options
 
 

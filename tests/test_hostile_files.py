@@ -28,9 +28,9 @@ from fggp_deploy.encodings import (
     check_expansion,
 )
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.reading import MAX_DEPTH, MAX_NODES, check_functions, read_model
 from fggp_deploy.kernels.program import Program
 from fggp_deploy.onnx_ops import unpack
-from fggp_deploy.onnx_reading import MAX_DEPTH, MAX_NODES, check_functions, read_model
 
 
 def fuzz(count: int, seed: int) -> dict[str, int]:

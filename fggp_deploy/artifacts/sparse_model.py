@@ -15,9 +15,9 @@ from fggp_deploy.artifacts.metadata import PREFIX, Metadata
 from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.reading import Shapes, in_one_piece, infer_shapes, reading
+from fggp_deploy.graph.rounding import rounds_activations
 from fggp_deploy.graph.weights import layer_weights
-from fggp_deploy.onnx_activations import rounds_activations
-from fggp_deploy.onnx_reading import Shapes, in_one_piece, infer_shapes, reading
 from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]

@@ -23,7 +23,7 @@ from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.graph.comparison import agreement, relative_error
-from fggp_deploy.onnx_reading import read_bytes
+from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.sessions import Array, Options, run
 from fggp_deploy.verify.accuracy import proportion

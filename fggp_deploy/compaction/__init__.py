@@ -23,8 +23,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from fggp_deploy.compaction.graph import Array, Graph, Layer, Needed, attributes
 from fggp_deploy.compaction.operators import LOOKS
-from fggp_deploy.onnx_lifting import names_read_inside
-from fggp_deploy.onnx_reading import infer_shapes, one_image, reading
+from fggp_deploy.graph.lifting import names_read_inside
+from fggp_deploy.graph.reading import infer_shapes, one_image, reading
 
 ALIGN = 4  # channels that ONNX Runtime's blocked convolutions want multiples of
 

@@ -13,8 +13,8 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_constants import constants, unlist_initializers_
-from fggp_deploy.onnx_reading import infer_shapes, one_image, tensor_array
+from fggp_deploy.graph.constants import constants, unlist_initializers_
+from fggp_deploy.graph.reading import infer_shapes, one_image, tensor_array
 
 Array = npt.NDArray[Any]
 Needed = npt.NDArray[np.bool_]

@@ -15,7 +15,7 @@ from onnx import NodeProto
 
 from fggp_deploy.compaction.graph import Array, Graph, attributes
 from fggp_deploy.compaction.layers import conv, linear
-from fggp_deploy.onnx_reading import tensor_array
+from fggp_deploy.graph.reading import tensor_array
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 _BINARY = ("Add", "Sub", "Mul", "Div")

@@ -1,1 +1,1 @@
-"""What holds for any ONNX graph: how the outputs of two runs of one network are compared."""
+"""ONNX graphs: reading files that nobody vouches for, constants, uses, and comparing outputs."""

@@ -26,10 +26,10 @@ from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
 from fggp_deploy.graph.opset import raised
-from fggp_deploy.onnx_activations import rounds_activations
+from fggp_deploy.graph.reading import read_model, reading, stored_bytes
+from fggp_deploy.graph.rounding import rounds_activations
 from fggp_deploy.onnx_functions import MIN_OPSET
 from fggp_deploy.onnx_ops import Packing, unpack
-from fggp_deploy.onnx_reading import read_model, reading, stored_bytes
 from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.runtime.compiler import Request, chosen_isa, compile_model
 from fggp_deploy.runtime.feeds import random_feeds

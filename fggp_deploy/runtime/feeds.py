@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_constants import replaceable
+from fggp_deploy.graph.constants import replaceable
 
 _NUMPY_TYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from fggp_deploy.onnx_constants import constants
-from fggp_deploy.onnx_lifting import names_read_inside
+from fggp_deploy.graph.constants import constants
+from fggp_deploy.graph.lifting import names_read_inside
 
 Array = npt.NDArray[Any]
 Dim = int | str  # a size, or the name of one that the graph leaves open

@@ -97,7 +97,7 @@ def with_data(model: Path) -> Path | bytes:
     """
     if not contains(model, b"location"):
         return model
-    from fggp_deploy.onnx_reading import read_bytes
+    from fggp_deploy.graph.reading import read_bytes
 
     return read_bytes(model)
 

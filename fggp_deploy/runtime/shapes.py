@@ -12,8 +12,8 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from fggp_deploy.onnx_constants import constants
-from fggp_deploy.onnx_reading import inferred
+from fggp_deploy.graph.constants import constants
+from fggp_deploy.graph.reading import inferred
 from fggp_deploy.runtime.graph import Dim, Shapes, attributes, is_known, sizes, window
 from fggp_deploy.runtime.sessions import Options, run
 

@@ -9,7 +9,7 @@ import onnx
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import ROUNDED_RTOL
-from fggp_deploy.onnx_reading import reading
+from fggp_deploy.graph.reading import reading
 from fggp_deploy.verify import accuracy, parity
 from fggp_deploy.verify.localise import (
     Mismatch,

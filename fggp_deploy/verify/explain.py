@@ -20,13 +20,13 @@ from fggp_deploy.common.timing import Watch
 from fggp_deploy.compaction import compact
 from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.graph.constants import replaceable
 from fggp_deploy.graph.opset import raised
+from fggp_deploy.graph.reading import fix_open_sides_, infer_shapes, one_image, read_bytes, reading
+from fggp_deploy.graph.rounding import leave_activations_
 from fggp_deploy.graph.weights import layer_weights
-from fggp_deploy.onnx_activations import leave_activations_
-from fggp_deploy.onnx_constants import replaceable
 from fggp_deploy.onnx_functions import MIN_OPSET
 from fggp_deploy.onnx_ops import REPLACEABLE, Packing, pack, unpack
-from fggp_deploy.onnx_reading import fix_open_sides_, infer_shapes, one_image, read_bytes, reading
 from fggp_deploy.onnx_unpacking import layer_name, split
 from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides

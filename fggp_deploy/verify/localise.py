@@ -13,8 +13,8 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import RTOL, scale
+from fggp_deploy.graph.reading import inferred
 from fggp_deploy.onnx_functions import DOMAIN
-from fggp_deploy.onnx_reading import inferred
 from fggp_deploy.onnx_unpacking import layer_name, unpack
 from fggp_deploy.verify.network import Floats, brief
 

@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from fggp_deploy.artifacts.sparse_model import Layer, SparseModel
-from fggp_deploy.onnx_reading import reading, stored_bytes
+from fggp_deploy.graph.reading import reading, stored_bytes
 from fggp_deploy.packing import entropy_bound_bytes
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from fggp_deploy.onnx_constants import constants, unlist_initializers_
+from fggp_deploy.graph.constants import constants, unlist_initializers_
 
 
 def lift_weights(model: ModelProto) -> ModelProto:

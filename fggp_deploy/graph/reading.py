@@ -27,8 +27,8 @@ from fggp_deploy.common.confined import GRAPH_PASS, confined
 from fggp_deploy.common.files import check_readable, contains
 from fggp_deploy.encodings import Array, Coo, checked_size
 from fggp_deploy.errors import ModelFileError, shortened
+from fggp_deploy.graph.constants import without_defaults
 from fggp_deploy.graph.external_data import DATA_FILE, MAX_BYTES, embed_
-from fggp_deploy.onnx_constants import without_defaults
 from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
 Shapes = dict[str, tuple[int | None, ...]]
