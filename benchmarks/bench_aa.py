@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, write_atomic
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verify.latency import Run, measure, speedup
 from fggp_deploy.verify.machine import machine, watching_load
 from fggp_deploy.verify.network import load

@@ -41,8 +41,8 @@ from fggp_deploy import runtime
 from fggp_deploy.bench.int8 import quantize_on
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.exporters.activations import rounded
+from fggp_deploy.format.operators import Packing
 from fggp_deploy.kernels import isas
-from fggp_deploy.onnx_ops import Packing
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.latency import N_SESSIONS, measure
 from fggp_deploy.verify.network import SESSION_CONFIG

@@ -24,11 +24,11 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import runtime
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.common.timing import Run
 from fggp_deploy.exporters.compacting import compacted
-from fggp_deploy.onnx_ops import pack
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import pack
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.latency import at_setting
 from fggp_deploy.verify.network import SESSION_CONFIG

@@ -31,16 +31,16 @@ from onnx import ModelProto
 from torch import nn
 
 from fggp_deploy import models, runtime
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import SelfTest
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.files import write_atomic
 from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import load as load_format
 from fggp_deploy.exporters.torch_onnx import to_onnx
-from fggp_deploy.onnx_functions import DOMAIN
+from fggp_deploy.format.functions import DOMAIN
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.pruning.allocation import ALLOCATIONS
 from fggp_deploy.pruning.pruner import prunable_parameters, weight_parameters
 from fggp_deploy.verify.network import Network, load

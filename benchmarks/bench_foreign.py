@@ -84,7 +84,7 @@ def measure(path: Path, sparsity: float, seconds: float) -> dict[str, Any]:
 
 def speed(source: Path, packed: Path, seconds: float) -> dict[str, Any]:
     """Median milliseconds on one thread: the masked file on stock ORT, and runtime.session."""
-    from fggp_deploy.artifacts.outputs_test import KEY, OutputsTest
+    from fggp_deploy.format.outputs_test import KEY, OutputsTest
 
     shape = SHAPES.get(source.name, ())
     if shape:

@@ -28,13 +28,13 @@ from onnx import numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import models
-from fggp_deploy.artifacts.sparse_model import Metadata, SparseModel
 from fggp_deploy.checkpoints.provenance import machine
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters.torch_onnx import to_onnx
-from fggp_deploy.packing import entropy_bound_bytes
+from fggp_deploy.format.model import Metadata, SparseModel
+from fggp_deploy.format.packing import entropy_bound_bytes
 from fggp_deploy.pruning.allocation import erk
 
 METADATA = Metadata(Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3), tuple("0123456789"))

@@ -37,8 +37,8 @@ from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
+from fggp_deploy.format.operators import pack
 from fggp_deploy.kernels import isas
-from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.latency import N_SESSIONS, Milliseconds, measure, speedup
 from fggp_deploy.verify.network import SESSION_CONFIG

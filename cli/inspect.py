@@ -122,8 +122,8 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    from fggp_deploy.artifacts.metadata import removed_before_compaction
-    from fggp_deploy.artifacts.sparse_model import SparseModel, foreign_layers
+    from fggp_deploy.format.metadata import removed_before_compaction
+    from fggp_deploy.format.model import SparseModel, foreign_layers
     from fggp_deploy.graph.reading import stored_bytes
 
     if path.is_file() and (found := foreign_layers(path)) is not None:

@@ -21,10 +21,10 @@ def trusted_network(
     FILE.py:FACTORY of the user's own if it has moved. Raises ModelFileError if it cannot be made,
     as of a network in the user's own file without `trust_code`.
     """
-    from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.errors import ModelFileError, UserError
+    from fggp_deploy.format.model import SparseModel
+    from fggp_deploy.format.operators import unpack
     from fggp_deploy.graph.reading import read_model, reading
-    from fggp_deploy.onnx_ops import unpack
 
     if given is not None:
         with reading(str(given)):
@@ -52,8 +52,8 @@ def torch_network(
 
 def restored(model: Path, *, network: str | None = None, trust_code: bool) -> Module | None:
     """The network of the checkpoint beside `model`; None if it is not the one recorded."""
-    from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.errors import ModelFileError, UserError
+    from fggp_deploy.format.model import SparseModel
     from fggp_deploy.verify.certificate import checkpoint_of
 
     if (checkpoint := checkpoint_of(SparseModel.open(model))) is None:

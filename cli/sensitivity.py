@@ -52,10 +52,10 @@ def sensitivity(
 
     On the held-out images, never on the test images; needs no torch and trains nothing.
     """
-    from fggp_deploy.artifacts.sparse_model import SparseModel
     from fggp_deploy.checkpoints.run_folder import REFERENCE, newest
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError, quoted
+    from fggp_deploy.format.model import SparseModel
     from fggp_deploy.verify.html import html
     from fggp_deploy.verify.material import images_for
     from fggp_deploy.verify.sensitivity import page

@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.operators import pack
 from fggp_deploy.graph.comparison import agreement
-from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime.sessions import Array, Options, run
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import scipy.sparse
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from fggp_deploy.artifacts.csr_folder import FORMAT, GRAPH, MANIFEST, VERSION, WEIGHT_FILE
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.common.files import atomic_path, sha256_file
-from fggp_deploy.encodings import Csr
-from fggp_deploy.packing import to_csr
+from fggp_deploy.format.csr import FORMAT, GRAPH, MANIFEST, VERSION, WEIGHT_FILE
+from fggp_deploy.format.encodings import Csr
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.packing import to_csr
 
 from . import Note, silent
 

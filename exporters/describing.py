@@ -10,13 +10,13 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import Floats, SelfTest
 from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.data import Preprocessing, short_name
 from fggp_deploy.errors import CheckpointError
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.self_test import Floats, SelfTest
+from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.models import without_folder
-from fggp_deploy.onnx_unpacking import layer_name
 from fggp_deploy.verify.certificate import weights
 
 

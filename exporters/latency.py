@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, network_ms, with_densities
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.prune import ready_to_prune

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import SelfTest, probe
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.operators import Packing, ValueType, flatten, unpack
+from fggp_deploy.format.self_test import SelfTest, probe
 from fggp_deploy.graph.rounding import rounds_activations
-from fggp_deploy.onnx_ops import Packing, ValueType, flatten, unpack
 from fggp_deploy.verify.network import Network, load
 
 from . import VALUES, Note, silent

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from onnx import ModelProto, helper
 
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.common.files import write_atomic
+from fggp_deploy.format.metadata import Metadata
 
 from . import Note, silent
 

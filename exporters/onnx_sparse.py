@@ -6,9 +6,9 @@ from pathlib import Path
 
 from onnx import ModelProto, SparseTensorProto, TensorProto, numpy_helper
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.onnx_ops import pack
-from fggp_deploy.packing import to_coo
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.operators import pack
+from fggp_deploy.format.packing import to_coo
 
 from . import Note, silent
 from .onnx_dense import write

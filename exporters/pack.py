@@ -14,23 +14,23 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from fggp_deploy.artifacts import outputs_test
-from fggp_deploy.artifacts.metadata import PREFIX, Metadata
-from fggp_deploy.artifacts.outputs_test import Array
-from fggp_deploy.artifacts.selftest import SelfTest
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
+from fggp_deploy.format import outputs_test
+from fggp_deploy.format.functions import DOMAIN, MIN_OPSET
+from fggp_deploy.format.metadata import PREFIX, Metadata
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import Packing, ValueType, unpack
+from fggp_deploy.format.outputs_test import Array
+from fggp_deploy.format.packing import to_int8
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.graph.constants import unlist_initializers_
 from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.graph.opset import raised, standard_opset
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
 from fggp_deploy.graph.weights import count_weights
-from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET
-from fggp_deploy.onnx_ops import Packing, ValueType, unpack
-from fggp_deploy.packing import to_int8
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs
 from fggp_deploy.runtime.sessions import Options
 

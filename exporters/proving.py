@@ -10,13 +10,13 @@ import numpy as np
 from onnx import ModelProto
 
 from fggp_deploy import kernels
-from fggp_deploy.artifacts import outputs_test
-from fggp_deploy.artifacts.outputs_test import Array, Input, OutputsTest
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format import outputs_test
+from fggp_deploy.format.operators import unpack
+from fggp_deploy.format.outputs_test import Array, Input, OutputsTest
 from fggp_deploy.graph.comparison import agreement, output_error
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.graph.reading import read_model
-from fggp_deploy.onnx_ops import unpack
 from fggp_deploy.runtime.probing import answers_of, first_that_runs
 from fggp_deploy.runtime.sessions import Options
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.checkpoints.run_folder import REFERENCE
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.training.start import restore
 
 from . import onnx_dense

@@ -15,9 +15,6 @@ from onnx import ModelProto
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import Floats
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo, is_ours
 from fggp_deploy.checkpoints.foreign import read_foreign
 from fggp_deploy.checkpoints.provenance import Provenance
@@ -27,6 +24,9 @@ from fggp_deploy.common.progress import Progress
 from fggp_deploy.common.progress import silent as unseen
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError, command
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.self_test import Floats
 from fggp_deploy.pruning.prunable import NO_SHAPE
 from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
 from fggp_deploy.training.start import check_runs, restore

@@ -17,10 +17,10 @@ from onnx import GraphProto, ModelProto, numpy_helper
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.common.user_code import raised
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.onnx_unpacking import layer_name
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.unpacking import layer_name
 
 OPSET = 18
 MAX_IR_VERSION = 10  # the newest that onnxruntime 1.20 loads

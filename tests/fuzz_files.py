@@ -29,14 +29,14 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import SelfTest
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.compaction import compact
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import csr, onnx, onnx_sparse
-from fggp_deploy.onnx_ops import unpack
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import unpack
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.plan import Compiled, Plan

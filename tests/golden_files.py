@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import SelfTest, probe
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.exporters import csr
 from fggp_deploy.exporters import onnx as packed
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.self_test import SelfTest, probe
 
 FOLDER = Path(__file__).parent / "golden"
 ONNX, CSR = FOLDER / "tiny.onnx", FOLDER / "tiny.csr"

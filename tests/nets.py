@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.data.types import Preprocessing
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.self_test import SelfTest
 
 
 class Small(nn.Module):

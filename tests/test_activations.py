@@ -14,10 +14,12 @@ from graphs import NETS, Builder, mobile_net, residual_net
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.run_folder import packed
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters.activations import Rounding, candidates, fill, inputs, rounded, roundings
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import Packing, parts
+from fggp_deploy.format.packing import to_int8
 from fggp_deploy.graph.comparison import BYTES_RTOL
 from fggp_deploy.graph.rounding import leave_activations_, rounds_activations
 from fggp_deploy.kernels.program import (
@@ -33,8 +35,6 @@ from fggp_deploy.kernels.program import (
     Step,
     encode,
 )
-from fggp_deploy.onnx_ops import Packing, parts
-from fggp_deploy.packing import to_int8
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.regions import find
 

@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from fggp_deploy import kernels
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.bench import cost_table, report, subject
 from fggp_deploy.bench.cost_table import CostTable
 from fggp_deploy.bench.report import bench
 from fggp_deploy.common import timing
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.operators import pack
 from fggp_deploy.graph.comparison import Agreement
-from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.plan import Choice
 from fggp_deploy.verify.latency import Speedup

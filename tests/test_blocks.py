@@ -15,11 +15,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.blocks import SHAPES, block_bytes, choose_blocks, to_blocks
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_functions import function
-from fggp_deploy.onnx_ops import Packing, flatten, pack, split, unpack
-from fggp_deploy.packing import choose
+from fggp_deploy.format.encodings.blocks import SHAPES, block_bytes, choose_blocks, to_blocks
+from fggp_deploy.format.functions import function
+from fggp_deploy.format.operators import Packing, flatten, pack, split, unpack
+from fggp_deploy.format.packing import choose
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
 

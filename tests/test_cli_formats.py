@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.files import sha256_file
+from fggp_deploy.format.model import SparseModel
 
 
 @pytest.mark.parametrize("format", ["csr", "onnx-dense", "onnx-sparse"])

@@ -14,12 +14,12 @@ from graphs import NETS, Builder, detector_net, residual_net
 from onnx import ModelProto, helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters import load
 from fggp_deploy.exporters.torch_onnx import to_onnx
-from fggp_deploy.onnx_ops import pack, unpack
-from fggp_deploy.onnx_regions import expand
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import pack, unpack
+from fggp_deploy.format.regions import expand
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.plan import Choice

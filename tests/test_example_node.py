@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fggp_deploy import kernels
-from fggp_deploy.artifacts.sparse_model import SparseModel
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
 

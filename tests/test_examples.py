@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fggp_deploy import data, runtime
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import mnist
+from fggp_deploy.format.model import SparseModel
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FULL = data.load()

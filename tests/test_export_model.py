@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fggp_deploy import FGGP, MaskSet, Pruner, export_model
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, FggpWarning
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.pruning.masks import random_masks
 from fggp_deploy.pruning.pruner import weight_parameters
 from fggp_deploy.pruning.schedules import OneShot

@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from fggp_deploy import models
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.exporters.plain_weights import Images
 from fggp_deploy.exporters.run import export_run
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verify.network import load
 
 OWN = """

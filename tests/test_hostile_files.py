@@ -16,9 +16,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from fggp_deploy.artifacts.selftest import MAX_BATCH, SelfTest
-from fggp_deploy.artifacts.sparse_model import SparseModel
-from fggp_deploy.encodings import (
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.encodings import (
     ELEMENTS_PER_BYTE,
     FREE_ELEMENTS,
     Bitmask,
@@ -27,10 +26,11 @@ from fggp_deploy.encodings import (
     Gaps,
     check_expansion,
 )
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import unpack
+from fggp_deploy.format.self_test import MAX_BATCH, SelfTest
 from fggp_deploy.graph.reading import MAX_DEPTH, MAX_NODES, check_functions, read_model
 from fggp_deploy.kernels.program import Program
-from fggp_deploy.onnx_ops import unpack
 
 
 def fuzz(count: int, seed: int) -> dict[str, int]:
@@ -131,7 +131,7 @@ def test_a_tiny_file_that_asks_for_gigabytes(tmp_path, case):
 def test_a_weight_file_that_inflates_too_much(tmp_path):
     from scipy.sparse import csr_array, save_npz
 
-    from fggp_deploy.artifacts.csr_folder import FREE_BYTES, _npz
+    from fggp_deploy.format.csr import FREE_BYTES, _npz
 
     n = FREE_BYTES // 4 + 1000
     weight = csr_array((np.ones(n, np.float32), np.zeros(n, np.int32), [0, n]), shape=(1, n))

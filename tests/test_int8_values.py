@@ -17,16 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.exporters import load
 from fggp_deploy.exporters.rounding import Rounding, rounding
 from fggp_deploy.exporters.run import export_model
+from fggp_deploy.format.encodings.rice import Rice
+from fggp_deploy.format.functions import DOMAIN, function
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import parts, unpack
+from fggp_deploy.format.packing import to_int8, to_rice
 from fggp_deploy.kernels.program import CONV, RICE, Program, Step, encode
-from fggp_deploy.onnx_functions import DOMAIN, function
-from fggp_deploy.onnx_ops import parts, unpack
-from fggp_deploy.packing import to_int8, to_rice
-from fggp_deploy.rice import Rice
 from fggp_deploy.training.rounding import rounded_weights
 
 X = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)

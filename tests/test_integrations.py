@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.errors import ConfigError, FggpWarning
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.integrations import Pruning
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

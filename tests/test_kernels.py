@@ -10,6 +10,8 @@ import pytest
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import MachineError, ModelFileError
+from fggp_deploy.format.operators import parts
+from fggp_deploy.format.packing import to_int8
 from fggp_deploy.kernels.program import (
     ADD,
     AVERAGE_POOL,
@@ -26,8 +28,6 @@ from fggp_deploy.kernels.program import (
     Step,
     encode,
 )
-from fggp_deploy.onnx_ops import parts
-from fggp_deploy.packing import to_int8
 
 try:
     ISAS = kernels.isas()

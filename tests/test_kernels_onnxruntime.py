@@ -12,8 +12,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels
-from fggp_deploy.onnx_functions import DOMAIN, VERSION, function
-from fggp_deploy.packing import to_gaps
+from fggp_deploy.format.functions import DOMAIN, VERSION, function
+from fggp_deploy.format.packing import to_gaps
 
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)

@@ -15,10 +15,10 @@ from fggp_deploy import kernels, runtime
 from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters.pack import pack_file
+from fggp_deploy.format.functions import DOMAIN
+from fggp_deploy.format.operators import REPLACEABLE, flatten, pack, unpack
 from fggp_deploy.graph.constants import constants, replaceable, unlist_initializers_
 from fggp_deploy.graph.reading import infer_shapes
-from fggp_deploy.onnx_functions import DOMAIN
-from fggp_deploy.onnx_ops import REPLACEABLE, flatten, pack, unpack
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.runtime.shapes import value_shapes

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from fggp_deploy.onnx_ops import DOMAIN, REPLACEABLE, Packing, flatten, pack, unpack
+from fggp_deploy.format.operators import DOMAIN, REPLACEABLE, Packing, flatten, pack, unpack
 
 BATCH = 3
 

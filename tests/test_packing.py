@@ -10,15 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fggp_deploy.encodings import MAX_ELEMENTS, Bitmask, Csr, Gaps
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.packing import (
-    choose,
-    entropy_bound_bytes,
-    to_bitmask,
-    to_csr,
-    to_gaps,
-)
+from fggp_deploy.format.encodings import MAX_ELEMENTS, Bitmask, Csr, Gaps
+from fggp_deploy.format.packing import choose, entropy_bound_bytes, to_bitmask, to_csr, to_gaps
 
 F = np.float32
 

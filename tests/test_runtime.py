@@ -19,8 +19,8 @@ from onnx import ModelProto
 from fggp_deploy import kernels, runtime
 from fggp_deploy.common.timing import Watch
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.format.operators import pack
 from fggp_deploy.graph.comparison import Agreement
-from fggp_deploy.onnx_ops import pack
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.compiler import random_feeds

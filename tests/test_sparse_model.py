@@ -17,11 +17,11 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from fggp_deploy.artifacts.metadata import removed_before_compaction
-from fggp_deploy.artifacts.selftest import fmix32, probe
-from fggp_deploy.artifacts.sparse_model import Metadata, SelfTest, SparseModel
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.metadata import removed_before_compaction
+from fggp_deploy.format.model import Metadata, SelfTest, SparseModel
+from fggp_deploy.format.self_test import fmix32, probe
 
 
 def run(serialized: bytes, x: np.ndarray) -> np.ndarray:

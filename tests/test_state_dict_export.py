@@ -13,7 +13,6 @@ from conftest import tiny
 from torch import nn
 
 from fggp_deploy import models
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.checkpoints.foreign import read_foreign
 from fggp_deploy.cli.networks import trusted_network
@@ -21,6 +20,7 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.exporters.run import export_run
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.pruner import prunable_parameters

@@ -22,12 +22,12 @@ from test_verify_report import (
 )
 
 from fggp_deploy import kernels
-from fggp_deploy.artifacts.selftest import SelfTest
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Preprocessing, Split
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.verify import accuracy, localise, sections
 from fggp_deploy.verify.input_check import REVERSED, check_inputs
 from fggp_deploy.verify.markdown import markdown

@@ -15,10 +15,10 @@ from nets import metadata, sparse_small
 from onnx import numpy_helper
 from test_verify_report import damage
 
-from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
 from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.verify.network import load
 
 pytestmark = pytest.mark.slow

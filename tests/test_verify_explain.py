@@ -13,13 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from test_verify_report import PREPROCESSING, dataset, folder, metadata, network
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.data.types import Split
 from fggp_deploy.errors import ConfigError, FileError, ModelFileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.onnx_ops import pack
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.operators import pack
 from fggp_deploy.verify import accuracy
 from fggp_deploy.verify import compare as comparison
 from fggp_deploy.verify.compare import Candidate, Measure, compare

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from fggp_deploy import data as datasets
-from fggp_deploy.artifacts.metadata import Metadata
 from fggp_deploy.common.progress import silent
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import DataError
+from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.verify.material import images_of
 
 

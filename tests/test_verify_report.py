@@ -14,16 +14,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.selftest import SelfTest
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common import timing
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, DataError, FggpError, MachineError, ModelFileError
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
-from fggp_deploy.packing import entropy_bound_bytes
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.packing import entropy_bound_bytes
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.verify import process, sections, speed
 from fggp_deploy.verify.document import File
 from fggp_deploy.verify.gates import Gates

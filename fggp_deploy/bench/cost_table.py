@@ -19,8 +19,8 @@ from fggp_deploy.common.files import check_readable
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.common.timing import Watch, rounds
 from fggp_deploy.errors import ConfigError, FggpWarning, MachineError, ModelFileError
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.reading import read_model, reading
-from fggp_deploy.onnx_unpacking import unpack
 from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.feeds import random_feeds

@@ -14,10 +14,10 @@ from fggp_deploy.common.progress import Progress
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
+from fggp_deploy.format.unpacking import reading, split
 from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.graph.rounding import leave_activations_
-from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.verify.material import images_for
 from fggp_deploy.verify.network import Floats

@@ -25,11 +25,11 @@ from onnx import (
 
 from fggp_deploy.common.confined import GRAPH_PASS, confined
 from fggp_deploy.common.files import check_readable, contains
-from fggp_deploy.encodings import Array, Coo, checked_size
 from fggp_deploy.errors import ModelFileError, shortened
+from fggp_deploy.format.encodings import Array, Coo, checked_size
+from fggp_deploy.format.functions import DOMAIN, is_ours
 from fggp_deploy.graph.constants import without_defaults
 from fggp_deploy.graph.external_data import DATA_FILE, MAX_BYTES, embed_
-from fggp_deploy.onnx_functions import DOMAIN, is_ours
 
 Shapes = dict[str, tuple[int | None, ...]]
 MAX_NODES = 1 << 18  # of a graph with its functions inlined

@@ -17,20 +17,20 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from fggp_deploy import kernels
-from fggp_deploy.artifacts.metadata import PREFIX, Metadata
-from fggp_deploy.artifacts.outputs_test import KEY, OutputsTest
 from fggp_deploy.checkpoints.provenance import machine
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.format.functions import MIN_OPSET
+from fggp_deploy.format.metadata import PREFIX, Metadata
+from fggp_deploy.format.operators import Packing, unpack
+from fggp_deploy.format.outputs_test import KEY, OutputsTest
+from fggp_deploy.format.regions import COMPILED, is_compiled, is_region
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
 from fggp_deploy.graph.opset import raised
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
 from fggp_deploy.graph.rounding import rounds_activations
-from fggp_deploy.onnx_functions import MIN_OPSET
-from fggp_deploy.onnx_ops import Packing, unpack
-from fggp_deploy.onnx_regions import COMPILED, is_compiled, is_region
 from fggp_deploy.runtime.compiler import Request, chosen_isa, compile_model
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import Compiled

@@ -17,12 +17,12 @@ from fggp_deploy import kernels
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.common.timing import Run
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.regions import compiled_for, is_compiled
+from fggp_deploy.format.unpacking import reading, split
 from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.graph.lifting import subgraphs
 from fggp_deploy.graph.reading import fix_open_sides_
 from fggp_deploy.graph.rounding import rounds_activations
-from fggp_deploy.onnx_regions import compiled_for, is_compiled
-from fggp_deploy.onnx_unpacking import reading, split
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
 from fggp_deploy.runtime.dense import read_dense

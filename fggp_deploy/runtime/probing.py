@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from fggp_deploy.artifacts import outputs_test
-from fggp_deploy.artifacts.outputs_test import Array, Input
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format import outputs_test
+from fggp_deploy.format.outputs_test import Array, Input
 from fggp_deploy.runtime.sessions import Options, brief, try_out
 
 # What open sides of an input are tried with, so that the network can be run at all.

@@ -7,11 +7,11 @@ from typing import Any
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
+from fggp_deploy.format.regions import ATTRIBUTES
 from fggp_deploy.graph.constants import constants
 from fggp_deploy.graph.lifting import names_inside, names_read_inside
 from fggp_deploy.kernels import program as p
-from fggp_deploy.onnx_functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
-from fggp_deploy.onnx_regions import ATTRIBUTES
 from fggp_deploy.runtime.graph import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
 from fggp_deploy.runtime.sessions import MARK

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.verify import accuracy
 from fggp_deploy.verify.accuracy import Accuracy, Paired

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.files import sha256_file
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.unpacking import layer_name, unpack
 from fggp_deploy.graph.reading import read_model, reading
-from fggp_deploy.onnx_unpacking import layer_name, unpack
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 

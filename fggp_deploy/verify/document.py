@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fggp_deploy.artifacts.metadata import removed_before_compaction
-from fggp_deploy.artifacts.sparse_model import Layer
 from fggp_deploy.checkpoints.provenance import Provenance
+from fggp_deploy.format.metadata import removed_before_compaction
+from fggp_deploy.format.model import Layer
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.verify.accuracy import Accuracy, Paired
 from fggp_deploy.verify.certificate import Certificate

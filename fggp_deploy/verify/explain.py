@@ -14,21 +14,21 @@ import onnxruntime as ort
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import runtime
-from fggp_deploy.artifacts import outputs_test
-from fggp_deploy.blocks import choose_blocks
 from fggp_deploy.common.timing import Watch
 from fggp_deploy.compaction import compact
-from fggp_deploy.encodings import Packed
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format import outputs_test
+from fggp_deploy.format.encodings import Packed
+from fggp_deploy.format.encodings.blocks import choose_blocks
+from fggp_deploy.format.functions import MIN_OPSET
+from fggp_deploy.format.operators import REPLACEABLE, Packing, pack, unpack
+from fggp_deploy.format.packing import ENCODINGS, choose, to_rice
+from fggp_deploy.format.unpacking import layer_name, split
 from fggp_deploy.graph.constants import replaceable
 from fggp_deploy.graph.opset import raised
 from fggp_deploy.graph.reading import fix_open_sides_, infer_shapes, one_image, read_bytes, reading
 from fggp_deploy.graph.rounding import leave_activations_
 from fggp_deploy.graph.weights import layer_weights
-from fggp_deploy.onnx_functions import MIN_OPSET
-from fggp_deploy.onnx_ops import REPLACEABLE, Packing, pack, unpack
-from fggp_deploy.onnx_unpacking import layer_name, split
-from fggp_deploy.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify import latency

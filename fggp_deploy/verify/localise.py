@@ -12,10 +12,10 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.functions import DOMAIN
+from fggp_deploy.format.unpacking import layer_name, unpack
 from fggp_deploy.graph.comparison import RTOL, scale
 from fggp_deploy.graph.reading import inferred
-from fggp_deploy.onnx_functions import DOMAIN
-from fggp_deploy.onnx_unpacking import layer_name, unpack
 from fggp_deploy.verify.network import Floats, brief
 
 MAX_CHANNELS = 8  # that are named

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy import data as datasets
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.data.download import cache_folder
@@ -17,6 +15,8 @@ from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.splits import SPLIT, HeldOut
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import ConfigError, DataError
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verify.network import Floats
 
 N_CALIBRATION = 128  # training images for the ranges of int8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verify import words
 from fggp_deploy.verify.latency import Latency, setting
 from fggp_deploy.verify.subject import Subject

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ConfigError, FileError
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.gates import Verdict, agreement, equality
 from fggp_deploy.verify.network import load, run_once_apart

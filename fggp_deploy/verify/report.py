@@ -11,14 +11,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, written_together
 from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verify import sections, words
 from fggp_deploy.verify import subject as names
 from fggp_deploy.verify.answers import (

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Part
 from fggp_deploy.errors import ConfigError
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.reading import reading
-from fggp_deploy.onnx_unpacking import layer_name
 from fggp_deploy.verify import accuracy, words
 from fggp_deploy.verify.network import Floats, load
 from fggp_deploy.verify.page import Bars, Page, Section, Table

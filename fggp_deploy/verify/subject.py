@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from fggp_deploy import runtime
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.artifacts.sparse_model import SparseModel
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verify.int8 import Quantised, quantised
 from fggp_deploy.verify.network import (
     Floats,

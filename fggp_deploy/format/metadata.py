@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fggp_deploy.artifacts.selftest import SelfTest
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.format.self_test import SelfTest
 
 FORMAT_VERSION = 1
 PREFIX = "fggp."

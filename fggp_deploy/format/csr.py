@@ -20,11 +20,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from fggp_deploy.artifacts.metadata import Metadata
-from fggp_deploy.encodings import Array, Csr, checked_size
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.encodings import Array, Csr, checked_size
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.unpacking import Unpacked
 from fggp_deploy.graph.reading import reading, reject_foreign
-from fggp_deploy.onnx_unpacking import Unpacked
 
 FORMAT = "fggp-csr"
 VERSION = 1

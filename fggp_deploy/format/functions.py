@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from onnx import AttributeProto, FunctionProto, NodeProto, helper
 
-from fggp_deploy.onnx_decoders import gaps_body, reference, rice_body, unblock_body, unmask_body
+from fggp_deploy.format.decoders import gaps_body, reference, rice_body, unblock_body, unmask_body
 
 DOMAIN = "ai.fggp"
 VERSION = 1

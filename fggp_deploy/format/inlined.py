@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from fggp_deploy.graph.constants import constants
-from fggp_deploy.graph.reading import integers
-from fggp_deploy.onnx_decoders import gaps_body, rice_body, unblock_body, unmask_body
-from fggp_deploy.onnx_functions import (
+from fggp_deploy.format.decoders import gaps_body, rice_body, unblock_body, unmask_body
+from fggp_deploy.format.functions import (
     RICE_INPUTS,
     RICE_INT8_INPUTS,
     UNBLOCK_INPUTS,
     UNGAP_INPUTS,
     UNMASK_INPUTS,
 )
+from fggp_deploy.graph.constants import constants
+from fggp_deploy.graph.reading import integers
 
 _ENDS = ("ScatterElements", "Where", "Transpose")  # before the Reshape to the weight's shape
 

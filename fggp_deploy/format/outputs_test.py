@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.artifacts.selftest import probe
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.self_test import probe
 from fggp_deploy.graph.comparison import (
     SELF_TEST_ATOL,
     SELF_TEST_INTEGER_SHARE,

@@ -15,7 +15,7 @@ from typing import Any
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.onnx_functions import DOMAIN
+from fggp_deploy.format.functions import DOMAIN
 
 COMPILED = "fggp.compiled"  # metadata of a compiled file: what for, on which machine
 ATTRIBUTES = ("program", "constants", "threads")

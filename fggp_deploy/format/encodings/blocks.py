@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.encodings import (
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.encodings import (
     MAX_ELEMENTS,
     Array,
     Floats,
@@ -17,7 +18,6 @@ from fggp_deploy.encodings import (
     check_values,
     checked_size,
 )
-from fggp_deploy.errors import ModelFileError
 
 SHAPES = ((1, 4), (4, 1), (4, 4), (1, 8), (8, 1))  # rows and columns that `choose_blocks` tries
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.encodings import Array, checked_size
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.encodings import Array, checked_size
 
 MAX_LOW_BITS = 16  # of a Rice code
 LARGEST_SCALE = 1e36  # so that 128 times a scale is a float32

@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 
-from fggp_deploy.artifacts import csr_folder
-from fggp_deploy.artifacts.metadata import PREFIX, Metadata
-from fggp_deploy.artifacts.selftest import SelfTest
-from fggp_deploy.encodings import MAX_ELEMENTS
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format import csr
+from fggp_deploy.format.encodings import MAX_ELEMENTS
+from fggp_deploy.format.metadata import PREFIX, Metadata
+from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.format.unpacking import Unpacked, layer_name, split
 from fggp_deploy.graph.reading import Shapes, in_one_piece, infer_shapes, reading
 from fggp_deploy.graph.rounding import rounds_activations
 from fggp_deploy.graph.weights import layer_weights
-from fggp_deploy.onnx_unpacking import Unpacked, layer_name, split
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
 
@@ -73,7 +73,7 @@ class SparseModel:
         path = Path(path)
         try:
             if path.is_dir():
-                metadata, content = csr_folder.read(path)
+                metadata, content = csr.read(path)
                 serialized = None
             else:
                 serialized = _read_file(path)
@@ -133,7 +133,7 @@ def _read_file(path: Path) -> bytes:
     try:
         if not path.exists():
             raise ModelFileError("no such file; make one with `fggp-deploy export`")
-        if path.stat().st_size > csr_folder.MAX_BYTES:
+        if path.stat().st_size > csr.MAX_BYTES:
             raise ModelFileError("larger than 2 GiB, which no ONNX file in one piece can be")
         return in_one_piece(path.read_bytes(), path.parent)
     except (OSError, MemoryError) as e:

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Coo, Csr, Floats, Gaps
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.rice import LARGEST_SCALE, MAX_LOW_BITS, Rice
+from fggp_deploy.format.encodings import MAX_ELEMENTS, Array, Bitmask, Coo, Csr, Floats, Gaps
+from fggp_deploy.format.encodings.rice import LARGEST_SCALE, MAX_LOW_BITS, Rice
 
 NODE_BYTES = 256  # about what names, shapes and the operator's node add to a packed weight
 ENCODINGS = ("bitmask", "gaps8", "gaps16")  # what `choose` picks from, simplest decoder first

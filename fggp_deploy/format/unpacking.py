@@ -13,21 +13,11 @@ from dataclasses import dataclass
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from fggp_deploy.blocks import Blocks
-from fggp_deploy.encodings import Array, Bitmask, Gaps, Packed, check_expansion, checked_size
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.constants import replaceable, unlist_initializers_
-from fggp_deploy.graph.reading import (
-    Shapes,
-    check_functions,
-    infer_shapes,
-    integers,
-    reading,
-    reject_foreign,
-    sparse_array,
-    tensor_array,
-)
-from fggp_deploy.onnx_functions import (
+from fggp_deploy.format.encodings import Array, Bitmask, Gaps, Packed, check_expansion, checked_size
+from fggp_deploy.format.encodings.blocks import Blocks
+from fggp_deploy.format.encodings.rice import Rice
+from fggp_deploy.format.functions import (
     CONV8_INPUTS,
     CONV_ATTRIBUTES,
     CONV_INPUTS,
@@ -40,9 +30,19 @@ from fggp_deploy.onnx_functions import (
     UNGAP_INPUTS,
     UNMASK_INPUTS,
 )
-from fggp_deploy.onnx_inlined import find_decoders
-from fggp_deploy.onnx_regions import expand
-from fggp_deploy.rice import Rice
+from fggp_deploy.format.inlined import find_decoders
+from fggp_deploy.format.regions import expand
+from fggp_deploy.graph.constants import replaceable, unlist_initializers_
+from fggp_deploy.graph.reading import (
+    Shapes,
+    check_functions,
+    infer_shapes,
+    integers,
+    reading,
+    reject_foreign,
+    sparse_array,
+    tensor_array,
+)
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,17 @@ import numpy as np
 import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from fggp_deploy.blocks import Blocks, choose_blocks
-from fggp_deploy.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.format.encodings import MAX_ELEMENTS, Array, Bitmask, Gaps
+from fggp_deploy.format.encodings.blocks import Blocks, choose_blocks
+from fggp_deploy.format.encodings.rice import Rice
+from fggp_deploy.format.functions import DOMAIN, MIN_OPSET, VERSION, function
+from fggp_deploy.format.packing import NODE_BYTES, choose, to_int8, to_rice
+from fggp_deploy.format.unpacking import Unpacked, split, unpack
 from fggp_deploy.graph.constants import constants, replaceable
 from fggp_deploy.graph.lifting import lift_weights, names_read_inside, subgraphs
 from fggp_deploy.graph.opset import raised, standard_opset
 from fggp_deploy.graph.uses import CONV, GEMM, GEMM_TRANSPOSED, Use, bias_behind, sparse_form
-from fggp_deploy.onnx_functions import DOMAIN, MIN_OPSET, VERSION, function
-from fggp_deploy.onnx_unpacking import Unpacked, split, unpack
-from fggp_deploy.packing import NODE_BYTES, choose, to_int8, to_rice
-from fggp_deploy.rice import Rice
 
 __all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "unpack"]
 

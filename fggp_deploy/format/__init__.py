@@ -1,0 +1,1 @@
+"""The packed file: encodings, operators, packing, unpacking, metadata and self-tests."""
