@@ -38,11 +38,11 @@ from bench_kernels import RESULTS, load, median_ms, ratio, words
 from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import runtime
-from fggp_deploy.bench.int8 import quantize_on
 from fggp_deploy.checkpoints.provenance import machine, package_versions
-from fggp_deploy.exporters.activations import rounded
 from fggp_deploy.format.operators import Packing
 from fggp_deploy.kernels import isas
+from fggp_deploy.quantization.activations import rounded
+from fggp_deploy.quantization.dense_baseline import quantize_on
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.latency import N_SESSIONS, measure
 from fggp_deploy.verify.network import SESSION_CONFIG

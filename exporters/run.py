@@ -29,13 +29,13 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import Floats
 from fggp_deploy.pruning.prunable import NO_SHAPE
 from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
+from fggp_deploy.quantization.activations import in_bytes
 from fggp_deploy.training.start import check_runs, restore
 from fggp_deploy.verify.certificate import weights
 from fggp_deploy.verify.material import images_of
 from fggp_deploy.verify.network import load as load_network
 
 from . import STATE_DICT, Note, exporter_options, load, plain_weights, silent, state_dict
-from .activations import in_bytes
 from .compacting import Compacted, compacted, n_removable
 from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
 from .plain_weights import UNKNOWN, Images

@@ -16,7 +16,6 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy import kernels, runtime
 from fggp_deploy.checkpoints.run_folder import packed
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.exporters.activations import Rounding, candidates, fill, inputs, rounded, roundings
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import Packing, parts
 from fggp_deploy.format.packing import to_int8
@@ -34,6 +33,14 @@ from fggp_deploy.kernels.program import (
     Program,
     Step,
     encode,
+)
+from fggp_deploy.quantization.activations import (
+    Rounding,
+    candidates,
+    fill,
+    inputs,
+    rounded,
+    roundings,
 )
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.regions import find

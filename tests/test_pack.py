@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from fggp_deploy import kernels
-from fggp_deploy.bench.int8 import quantize
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.exporters.proving import _to_record, check_outputs
@@ -29,6 +28,7 @@ from fggp_deploy.format.operators import flatten, unpack
 from fggp_deploy.format.outputs_test import Input, OutputsTest
 from fggp_deploy.graph import opset
 from fggp_deploy.graph.comparison import Agreement
+from fggp_deploy.quantization.dense_baseline import quantize
 from fggp_deploy.runtime.ahead import compile_file
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.explain import explain

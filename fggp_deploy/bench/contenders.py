@@ -9,10 +9,10 @@ import numpy as np
 import onnxruntime as ort
 
 from fggp_deploy import runtime
-from fggp_deploy.bench.int8 import quantize, quantize_on
 from fggp_deploy.bench.subject import Subject
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.graph.reading import read_bytes
+from fggp_deploy.quantization.dense_baseline import quantize, quantize_on
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.sessions import Options, run, try_out
 from fggp_deploy.verify.network import SESSION_CONFIG

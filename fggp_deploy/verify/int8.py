@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fggp_deploy.bench.int8 import quantize_on
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.graph.reading import read_bytes
+from fggp_deploy.quantization.dense_baseline import quantize_on
 from fggp_deploy.verify.accuracy import Paired, Scores
 from fggp_deploy.verify.material import calibration_images
 

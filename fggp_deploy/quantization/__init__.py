@@ -1,0 +1,1 @@
+"""Quantized activations, and the dense int8 baseline."""
