@@ -38,7 +38,7 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import unpack
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.runtime import cache as disk
-from fggp_deploy.runtime.ahead import compile_file
+from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.plan import Compiled, Plan
 
 HANG_S = 30  # of CPU time

@@ -20,7 +20,7 @@ from fggp_deploy.format.encodings.blocks import SHAPES, block_bytes, choose_bloc
 from fggp_deploy.format.functions import function
 from fggp_deploy.format.operators import Packing, flatten, pack, split, unpack
 from fggp_deploy.format.packing import choose
-from fggp_deploy.runtime.ahead import compile_file
+from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.sessions import Options
 
 F = np.float32

@@ -21,7 +21,7 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import pack, unpack
 from fggp_deploy.format.regions import expand
 from fggp_deploy.runtime import compiler
-from fggp_deploy.runtime.ahead import compile_file
+from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.plan import Choice
 from fggp_deploy.runtime.sessions import Options
 

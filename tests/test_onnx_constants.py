@@ -19,7 +19,7 @@ from fggp_deploy.format.functions import DOMAIN
 from fggp_deploy.format.operators import REPLACEABLE, flatten, pack, unpack
 from fggp_deploy.graph.constants import constants, replaceable, unlist_initializers_
 from fggp_deploy.graph.reading import infer_shapes
-from fggp_deploy.runtime.ahead import compile_file
+from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.runtime.shapes import value_shapes
 from fggp_deploy.verify.explain import explain

@@ -29,7 +29,7 @@ from fggp_deploy.format.outputs_test import Input, OutputsTest
 from fggp_deploy.graph import opset
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.quantization.dense_baseline import quantize
-from fggp_deploy.runtime.ahead import compile_file
+from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.explain import explain
 

@@ -17,8 +17,8 @@ from fggp_deploy.format.encodings.rice import Rice
 from fggp_deploy.format.operators import parts
 from fggp_deploy.format.packing import to_gaps, to_int8
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.chains import Region, find_regions
-from fggp_deploy.runtime.graph import Layer, Shapes, sizes
+from fggp_deploy.runtime.lowering.graph import Layer, Shapes, sizes
+from fggp_deploy.runtime.region_finding import Region, find_regions
 from fggp_deploy.runtime.shapes import value_shapes
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ from fggp_deploy.format.regions import ATTRIBUTES
 from fggp_deploy.graph.constants import constants
 from fggp_deploy.graph.lifting import names_inside, names_read_inside
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.graph import Layer
+from fggp_deploy.runtime.lowering.graph import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
 from fggp_deploy.runtime.sessions import MARK
 

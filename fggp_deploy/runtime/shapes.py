@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from fggp_deploy.graph.constants import constants
 from fggp_deploy.graph.reading import inferred
-from fggp_deploy.runtime.graph import Dim, Shapes, attributes, is_known, sizes, window
+from fggp_deploy.runtime.lowering.graph import Dim, Shapes, attributes, is_known, sizes, window
 from fggp_deploy.runtime.sessions import Options, run
 
 # Larger constants say nothing about shapes, and are kept from shape inference, which copies them.

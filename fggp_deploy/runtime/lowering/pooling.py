@@ -7,7 +7,7 @@ from typing import Any
 from onnx import NodeProto
 
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.graph import Graph, Layer, attributes, single, window
+from fggp_deploy.runtime.lowering.graph import Graph, Layer, attributes, single, window
 
 
 def pool(node: NodeProto, g: Graph) -> Layer | None:

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import NodeProto
 
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.graph import Graph, Layer, attributes
+from fggp_deploy.runtime.lowering.graph import Graph, Layer, attributes
 
 WIDEST = 4096  # channels: the weight that says it is dense for a moment
 

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime import pooling, slicing
-from fggp_deploy.runtime.graph import Array, Graph, Layer, attributes, single, window
+from fggp_deploy.runtime.lowering import pooling, slicing
+from fggp_deploy.runtime.lowering.graph import Array, Graph, Layer, attributes, single, window
 
 INFINITY = float("inf")
 # What may be said of quantising to uint8 by one scale, with nothing but the usual meaning.

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from onnx import GraphProto
 
 from fggp_deploy.graph.lifting import names_inside
-from fggp_deploy.runtime.graph import Graph, Layer, Shapes
-from fggp_deploy.runtime.layers import match_layers
+from fggp_deploy.runtime.lowering.graph import Graph, Layer, Shapes
+from fggp_deploy.runtime.lowering.layers import match_layers
 
 
 @dataclass
