@@ -21,10 +21,10 @@ import numpy as np
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.verify.latency import Run, measure, speedup
-from fggp_deploy.verify.machine import machine, watching_load
-from fggp_deploy.verify.network import load
-from fggp_deploy.verify.proportions import proportion
+from fggp_deploy.measure.latency import Run, measure, speedup
+from fggp_deploy.measure.machine import machine, watching_load
+from fggp_deploy.measure.network import load
+from fggp_deploy.measure.statistics import proportion
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -41,11 +41,11 @@ from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.format.operators import Packing
 from fggp_deploy.kernels import isas
+from fggp_deploy.measure.latency import N_SESSIONS, measure
+from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.quantization.activations import rounded
 from fggp_deploy.quantization.dense_baseline import quantize_on
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify.latency import N_SESSIONS, measure
-from fggp_deploy.verify.network import SESSION_CONFIG
 
 PLANNED_SECONDS = 6.0
 BIG = ("vgg19-32", "resnet50-32", "resnet50-224")

@@ -29,9 +29,9 @@ from fggp_deploy.common.timing import Run
 from fggp_deploy.exporters.compacting import compacted
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import pack
+from fggp_deploy.measure.latency import at_setting
+from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify.latency import at_setting
-from fggp_deploy.verify.network import SESSION_CONFIG
 
 RESULTS = Path(__file__).parent / "results" / "compaction.json"
 WIDTHS = (64, 63, 60, 56, 52, 48)

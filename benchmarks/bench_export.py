@@ -41,9 +41,9 @@ from fggp_deploy.format.functions import DOMAIN
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.measure.network import Network, load
 from fggp_deploy.pruning.allocation import ALLOCATIONS
 from fggp_deploy.pruning.pruner import prunable_parameters, weight_parameters
-from fggp_deploy.verify.network import Network, load
 
 TORCHVISION = (
     "alexnet", "vgg16_bn", "googlenet", "densenet121", "squeezenet1_1", "mobilenet_v2",

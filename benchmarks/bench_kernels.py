@@ -39,10 +39,10 @@ from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.format.operators import pack
 from fggp_deploy.kernels import isas
+from fggp_deploy.measure.latency import N_SESSIONS, Milliseconds, measure, speedup
+from fggp_deploy.measure.network import SESSION_CONFIG
+from fggp_deploy.measure.process import measure_processes
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify.latency import N_SESSIONS, Milliseconds, measure, speedup
-from fggp_deploy.verify.network import SESSION_CONFIG
-from fggp_deploy.verify.process import measure_processes
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("speed", "variants", "creation", "memory")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.nn import Module
 
-    from fggp_deploy.verify.network import Network
+    from fggp_deploy.measure.network import Network
 
 
 def trusted_network(

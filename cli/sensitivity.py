@@ -56,8 +56,8 @@ def sensitivity(
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError, quoted
     from fggp_deploy.format.model import SparseModel
+    from fggp_deploy.measure.evaluation_data import images_for
     from fggp_deploy.verify.html import html
-    from fggp_deploy.verify.material import images_for
     from fggp_deploy.verify.sensitivity import page
     from fggp_deploy.verify.sensitivity import sensitivity as run
     from fggp_deploy.verify.subject import check_data

@@ -144,8 +144,8 @@ def verify(
     """
     from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.errors import ConfigError
+    from fggp_deploy.measure.evaluation_data import images_for, with_training_images
     from fggp_deploy.verify.gates import Gates
-    from fggp_deploy.verify.material import images_for, with_training_images
     from fggp_deploy.verify.policy import overridden, read_policy
     from fggp_deploy.verify.report import verify as run
     from fggp_deploy.verify.report import write

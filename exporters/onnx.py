@@ -13,7 +13,7 @@ from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.operators import Packing, ValueType, flatten, unpack
 from fggp_deploy.format.self_test import SelfTest, probe
 from fggp_deploy.graph.rounding import rounds_activations
-from fggp_deploy.verify.network import Network, load
+from fggp_deploy.measure.network import Network, load
 
 from . import VALUES, Note, silent
 from .onnx_dense import write

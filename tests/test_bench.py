@@ -25,9 +25,9 @@ from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.operators import pack
 from fggp_deploy.graph.comparison import Agreement
+from fggp_deploy.measure.latency import Speedup
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.plan import Choice
-from fggp_deploy.verify.latency import Speedup
 from fggp_deploy.verify.words import ratio
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")

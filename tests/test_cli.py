@@ -15,7 +15,7 @@ from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.cli.main import app
 from fggp_deploy.cli.options import numbers
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.verify.latency import MIN_SESSIONS
+from fggp_deploy.measure.latency import MIN_SESSIONS
 
 
 def test_prune_removes_exactly_what_was_asked(demo_run):

@@ -17,11 +17,11 @@ from fggp_deploy.checkpoints.run_folder import RESUME
 from fggp_deploy.cli.endings import ends_cleanly
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.exporters import state_dict
+from fggp_deploy.measure.process import measure_processes
 from fggp_deploy.runtime.costs import read_profile
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.observer import EpochMetrics
-from fggp_deploy.verify.process import measure_processes
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -15,7 +15,7 @@ from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.exporters.plain_weights import Images
 from fggp_deploy.exporters.run import export_run
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.verify.network import load
+from fggp_deploy.measure.network import load
 
 OWN = """
 from torch import nn

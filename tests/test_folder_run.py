@@ -15,12 +15,12 @@ from fggp_deploy import data
 from fggp_deploy.data.splits import HeldOut
 from fggp_deploy.errors import DataError, FggpWarning
 from fggp_deploy.exporters.run import export_run
+from fggp_deploy.measure import evaluate
+from fggp_deploy.measure.evaluation_data import images_for
+from fggp_deploy.measure.network import load
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.prune import prune
 from fggp_deploy.training.train import train
-from fggp_deploy.verify import accuracy
-from fggp_deploy.verify.material import images_for
-from fggp_deploy.verify.network import load
 
 
 def quiet(*_) -> None:
@@ -60,8 +60,8 @@ def test_prune_export_and_measure(tmp_path: Path, shirts: Path):
     assert found.name == "folder:shirts"
     in_run = found.test
     assert len(in_run) == n_test
-    y = accuracy.logits(load("model", packed, threads=1), in_run, found.preprocessing)
-    top1 = accuracy.scores(y, in_run.labels).top1.value
+    y = evaluate.logits(load("model", packed, threads=1), in_run, found.preprocessing)
+    top1 = evaluate.scores(y, in_run.labels).top1.value
     assert top1 == pytest.approx(made.test_accuracy)
 
     (tmp_path / "alone").mkdir()

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fggp_deploy.verify.calibration import calibration
-from fggp_deploy.verify.classes import by_class, lost_most
-from fggp_deploy.verify.proportions import bootstrap_difference, holm
+from fggp_deploy.measure.calibration import calibration
+from fggp_deploy.measure.classes import by_class, lost_most
+from fggp_deploy.measure.statistics import bootstrap_difference, holm
 
 
 def test_holm_by_hand():

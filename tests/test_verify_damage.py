@@ -28,10 +28,11 @@ from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import SelfTest
-from fggp_deploy.verify import accuracy, localise, sections
+from fggp_deploy.measure import evaluate
+from fggp_deploy.measure.network import load
+from fggp_deploy.verify import localise, sections
 from fggp_deploy.verify.input_check import REVERSED, check_inputs
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import load
 
 __all__ = ["folder", "quick"]
 
@@ -95,7 +96,7 @@ def answered_by_itself(preprocessing: Preprocessing):
     """Test images that the sparse network gets right when fed with `preprocessing`."""
     data = dataset()
     net = load("net", network(0.95).SerializeToString(), threads=1)
-    y = accuracy.logits(net, data.test, preprocessing)
+    y = evaluate.logits(net, data.test, preprocessing)
     test = Split(data.test.images, y.argmax(1))
     return dataclasses.replace(data, test=test, preprocessing=preprocessing)
 

@@ -19,7 +19,7 @@ from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.self_test import SelfTest
-from fggp_deploy.verify.network import load
+from fggp_deploy.measure.network import load
 
 pytestmark = pytest.mark.slow
 

@@ -20,15 +20,15 @@ from fggp_deploy.exporters import onnx_dense
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import pack
-from fggp_deploy.verify import accuracy
+from fggp_deploy.measure import evaluate
+from fggp_deploy.measure.network import load
+from fggp_deploy.measure.statistics import proportion
 from fggp_deploy.verify import compare as comparison
 from fggp_deploy.verify.compare import Candidate, Measure, compare
 from fggp_deploy.verify.explain import explain
 from fggp_deploy.verify.explanation import findings
 from fggp_deploy.verify.explanation import page as explain_page
 from fggp_deploy.verify.html import html
-from fggp_deploy.verify.network import load
-from fggp_deploy.verify.proportions import proportion
 from fggp_deploy.verify.report import verify, write
 from fggp_deploy.verify.sensitivity import Drop, sensitivity, smallest_removed, worth_sparing
 from fggp_deploy.verify.sensitivity import page as sensitivity_page
@@ -206,7 +206,7 @@ def test_sensitivity_is_that_of_the_layer_alone(folder):
     assert last.top1.k == right.sum()
     assert last.drop_points == pytest.approx(100 * (1 - right.mean()))
     assert "Layers to keep dense" in html(sensitivity_page(found))
-    again = accuracy.logits(net, Split(images, y), PREPROCESSING)
+    again = evaluate.logits(net, Split(images, y), PREPROCESSING)
     assert (again.argmax(1) == y).all()
 
 

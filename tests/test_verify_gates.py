@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.verify.accuracy import Paired
+from fggp_deploy.measure.evaluate import Paired
+from fggp_deploy.measure.latency import Speedup, Timing
+from fggp_deploy.measure.statistics import Proportion
 from fggp_deploy.verify.gates import Gates, judge
-from fggp_deploy.verify.latency import Speedup, Timing
-from fggp_deploy.verify.proportions import Proportion
 from fggp_deploy.verify.robustness import Robustness
 
 PAIRED = Paired(

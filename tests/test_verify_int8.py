@@ -14,13 +14,13 @@ from test_verify_report import CLASSES, N_TEST, SIDE, dataset, folder, markdown,
 from fggp_deploy.common.progress import silent
 from fggp_deploy.data.types import Preprocessing, Split
 from fggp_deploy.errors import DataError, FggpWarning, ModelFileError
-from fggp_deploy.verify import int8
-from fggp_deploy.verify.material import (
+from fggp_deploy.measure.evaluation_data import (
     N_CALIBRATION,
     calibration_images,
     images_for,
     with_training_images,
 )
+from fggp_deploy.verify import int8
 
 __all__ = ["folder", "quick"]
 

@@ -12,7 +12,7 @@ from fggp_deploy.common.progress import silent
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import DataError
 from fggp_deploy.format.metadata import Metadata
-from fggp_deploy.verify.material import images_of
+from fggp_deploy.measure.evaluation_data import images_of
 
 
 def of(data: str | None) -> Metadata:

@@ -13,9 +13,9 @@ from test_verify_report import N_TEST, dataset, folder, markdown, network, quick
 from fggp_deploy import kernels
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.measure.network import Network, load
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.plan import Choice
-from fggp_deploy.verify.network import Network, load
 
 __all__ = ["folder", "quick"]
 

@@ -12,10 +12,10 @@ from fggp_deploy import runtime
 from fggp_deploy.bench.subject import Subject
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.graph.reading import read_bytes
+from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.quantization.dense_baseline import quantize, quantize_on
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.sessions import Options, run, try_out
-from fggp_deploy.verify.network import SESSION_CONFIG
 
 DENSE, PACKED, KERNELS, INT8 = "dense", "packed", "kernels", "int8"
 N_RANDOM = 16  # inputs to calibrate with where there are no images

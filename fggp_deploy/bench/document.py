@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fggp_deploy.checkpoints.provenance import Provenance
+from fggp_deploy.measure.latency import Speedup, Timing
+from fggp_deploy.measure.machine import Machine
+from fggp_deploy.measure.statistics import Proportion
 from fggp_deploy.runtime.costs import LayerCost
-from fggp_deploy.verify.latency import Speedup, Timing
-from fggp_deploy.verify.machine import Machine
-from fggp_deploy.verify.proportions import Proportion
 
 SCHEMA_VERSION = 1
 

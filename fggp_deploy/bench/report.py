@@ -24,18 +24,13 @@ from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.graph.reading import read_bytes
+from fggp_deploy.measure.evaluate import proportion
+from fggp_deploy.measure.evaluation_data import N_CALIBRATION
+from fggp_deploy.measure.latency import MIN_SESSIONS, N_SESSIONS, Opener, at_setting
+from fggp_deploy.measure.machine import machine
+from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.sessions import Array, Options, run
-from fggp_deploy.verify.accuracy import proportion
-from fggp_deploy.verify.latency import (
-    MIN_SESSIONS,
-    N_SESSIONS,
-    Opener,
-    at_setting,
-)
-from fggp_deploy.verify.machine import machine
-from fggp_deploy.verify.material import N_CALIBRATION
-from fggp_deploy.verify.network import SESSION_CONFIG
 from fggp_deploy.verify.notes import busy_notes
 
 N_TEST = 1000  # images to compare answers on

@@ -18,9 +18,9 @@ from fggp_deploy.format.unpacking import reading, split
 from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.graph.rounding import leave_activations_
+from fggp_deploy.measure.evaluation_data import images_for
+from fggp_deploy.measure.network import Floats
 from fggp_deploy.runtime.feeds import random_feeds
-from fggp_deploy.verify.material import images_for
-from fggp_deploy.verify.network import Floats
 
 MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 

@@ -21,9 +21,9 @@ from fggp_deploy.data import Preprocessing
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, DataError
 from fggp_deploy.graph.constants import constants, replaceable
+from fggp_deploy.measure.evaluation_data import calibration_images
 from fggp_deploy.runtime.lowering.graph import attributes
 from fggp_deploy.runtime.sessions import Options, run
-from fggp_deploy.verify.material import calibration_images
 
 Array = npt.NDArray[Any]
 LEVELS = 255

@@ -13,9 +13,9 @@ from onnx import ModelProto
 from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.graph.opset import raised
+from fggp_deploy.measure.network import Floats
 from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import brief
-from fggp_deploy.verify.network import Floats
 
 MIN_OPSET = 13  # the first whose QuantizeLinear knows channels
 

@@ -11,11 +11,11 @@ from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.graph.comparison import rtol_for
-from fggp_deploy.verify import accuracy
-from fggp_deploy.verify.accuracy import Accuracy, Paired
+from fggp_deploy.measure import evaluate as accuracy
+from fggp_deploy.measure.evaluate import Accuracy, Paired
+from fggp_deploy.measure.network import Floats, Network, load
 from fggp_deploy.verify.input_check import InputCheck, check_inputs
 from fggp_deploy.verify.int8 import Int8
-from fggp_deploy.verify.network import Floats, Network, load
 from fggp_deploy.verify.parity import Difference, near
 from fggp_deploy.verify.robustness import Robustness, robustness
 from fggp_deploy.verify.subject import Subject, probe_inputs

@@ -10,14 +10,15 @@ import onnx
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import ROUNDED_RTOL
 from fggp_deploy.graph.reading import reading
-from fggp_deploy.verify import accuracy, parity
+from fggp_deploy.measure import evaluate
+from fggp_deploy.measure.network import load
+from fggp_deploy.verify import parity
 from fggp_deploy.verify.localise import (
     Mismatch,
     expanded,
     first_difference,
     first_difference_on_kernels,
 )
-from fggp_deploy.verify.network import load
 from fggp_deploy.verify.subject import Subject, probe_inputs
 
 N_PARITY = 256  # test images on which packed and dense are compared
@@ -75,8 +76,8 @@ def packed_against_dense(
     if subject.data is not None:
         some = subject.data.test.sample(N_PARITY, seed=seed)
         found["test images"] = parity.near(
-            accuracy.logits(subject.model, some, meta.preprocessing),
-            accuracy.logits(dense, some, meta.preprocessing),
+            evaluate.logits(subject.model, some, meta.preprocessing),
+            evaluate.logits(dense, some, meta.preprocessing),
         )
     return found
 

@@ -9,22 +9,22 @@ from typing import Any
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.format.metadata import removed_before_compaction
 from fggp_deploy.format.model import Layer
+from fggp_deploy.measure.evaluate import Accuracy, Paired
+from fggp_deploy.measure.latency import Latency
+from fggp_deploy.measure.machine import Load, Machine
+from fggp_deploy.measure.process import Cost
+from fggp_deploy.measure.profile import LayerTime
+from fggp_deploy.measure.size import Size
 from fggp_deploy.runtime.costs import LayerCost
-from fggp_deploy.verify.accuracy import Accuracy, Paired
 from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.gates import Verdict
 from fggp_deploy.verify.history import Epoch
 from fggp_deploy.verify.input_check import InputCheck
 from fggp_deploy.verify.int8 import Int8
-from fggp_deploy.verify.latency import Latency
 from fggp_deploy.verify.localise import Mismatch
-from fggp_deploy.verify.machine import Load, Machine
 from fggp_deploy.verify.parity import Difference
-from fggp_deploy.verify.process import Cost
-from fggp_deploy.verify.profile import LayerTime
 from fggp_deploy.verify.robustness import Robustness
 from fggp_deploy.verify.schema import SCHEMA_VERSION
-from fggp_deploy.verify.size import Size
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from fggp_deploy.graph.opset import raised
 from fggp_deploy.graph.reading import fix_open_sides_, infer_shapes, one_image, read_bytes, reading
 from fggp_deploy.graph.rounding import leave_activations_
 from fggp_deploy.graph.weights import layer_weights
+from fggp_deploy.measure import latency
+from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify import latency
-from fggp_deploy.verify.network import SESSION_CONFIG
 
 WORTH = 0.05  # a smaller share of zeros saves nothing
 _KINDS = ("Conv", "Gemm", "MatMul")

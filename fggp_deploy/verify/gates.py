@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.verify.accuracy import Paired
+from fggp_deploy.measure.evaluate import Paired
+from fggp_deploy.measure.latency import Speedup, Timing
 from fggp_deploy.verify.input_check import MAX_GAIN_POINTS, InputCheck
-from fggp_deploy.verify.latency import Speedup, Timing
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.robustness import Robustness
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from fggp_deploy.verify.network import Floats, Network
+from fggp_deploy.measure.network import Floats, Network
 
 
 class _Session:

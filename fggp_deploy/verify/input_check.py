@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.data.types import Images, Part, Preprocessing
-from fggp_deploy.verify import accuracy
-from fggp_deploy.verify.accuracy import Prepare
-from fggp_deploy.verify.network import Floats, Network
-from fggp_deploy.verify.proportions import Proportion, holm, mcnemar, proportion
+from fggp_deploy.measure import evaluate
+from fggp_deploy.measure.evaluate import Prepare
+from fggp_deploy.measure.network import Floats, Network
+from fggp_deploy.measure.statistics import Proportion, holm, mcnemar, proportion
 
 MAX_IMAGES, MIN_IMAGES = 256, 64
 SECOND_LOOK = 8  # times as many images
@@ -102,7 +102,7 @@ def _look(
         def told(done: int, _: int) -> None:
             progress(i * len(split) + done, total)
 
-        return accuracy.hits(accuracy.logits(network, split, prepare, told), split.labels, 1)
+        return evaluate.hits(evaluate.logits(network, split, prepare, told), split.labels, 1)
 
     own = right(0, given)
     found = {name: right(i, way) for i, (name, way) in enumerate(ways.items(), start=1)}

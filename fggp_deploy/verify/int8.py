@@ -9,9 +9,9 @@ from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.graph.reading import read_bytes
+from fggp_deploy.measure.evaluate import Paired, Scores
+from fggp_deploy.measure.evaluation_data import calibration_images
 from fggp_deploy.quantization.dense_baseline import quantize_on
-from fggp_deploy.verify.accuracy import Paired, Scores
-from fggp_deploy.verify.material import calibration_images
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.comparison import RTOL, agreement, scale
-from fggp_deploy.verify.network import Floats
+from fggp_deploy.measure.network import Floats
 
 
 @dataclass(frozen=True)

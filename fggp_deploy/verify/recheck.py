@@ -11,9 +11,9 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.format.model import SparseModel
+from fggp_deploy.measure.network import load, run_once_apart
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.gates import Verdict, agreement, equality
-from fggp_deploy.verify.network import load, run_once_apart
 from fggp_deploy.verify.parity import Difference, difference
 from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import read_report

@@ -19,6 +19,9 @@ from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
+from fggp_deploy.measure.machine import default_threads, machine, watching_load
+from fggp_deploy.measure.network import SESSION_CONFIG, Floats, Network
+from fggp_deploy.measure.size import size
 from fggp_deploy.verify import sections, words
 from fggp_deploy.verify import subject as names
 from fggp_deploy.verify.answers import (
@@ -49,14 +52,11 @@ from fggp_deploy.verify.gates import (
 )
 from fggp_deploy.verify.history import history
 from fggp_deploy.verify.html import html
-from fggp_deploy.verify.machine import default_threads, machine, watching_load
 from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.network import SESSION_CONFIG, Floats, Network
 from fggp_deploy.verify.notes import busy_notes, notes
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.report_files import set_aside, stem_for
 from fggp_deploy.verify.robustness import EXTENTS
-from fggp_deploy.verify.size import size
 from fggp_deploy.verify.speed import kernel_layers, latencies, layer_times, processes
 from fggp_deploy.verify.subject import Subject, find_reference, gather
 

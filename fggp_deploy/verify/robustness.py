@@ -15,9 +15,9 @@ from scipy import special
 
 from fggp_deploy.data.types import Images, Part, Preprocessing, Split
 from fggp_deploy.errors import UnknownName
-from fggp_deploy.verify import accuracy, corruptions
-from fggp_deploy.verify.network import Floats, Network
-from fggp_deploy.verify.proportions import Proportion, proportion
+from fggp_deploy.measure import corruptions, evaluate
+from fggp_deploy.measure.network import Floats, Network
+from fggp_deploy.measure.statistics import Proportion, proportion
 
 EPSILONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 N_RESAMPLES = 2_000
@@ -140,13 +140,13 @@ def robustness(
     n_passes = 2 * (len(size.epsilons) + 1 + len(kinds) * len(size.severities))
     passes = iter(range(n_passes))
 
-    def logits(network: Network, images: Split, prepare: accuracy.Prepare) -> Floats:
+    def logits(network: Network, images: Split, prepare: evaluate.Prepare) -> Floats:
         before = next(passes) * len(images)
 
         def told(done: int, _: int) -> None:
             progress(before + done, n_passes * len(images))
 
-        return accuracy.logits(network, images, prepare, told)
+        return evaluate.logits(network, images, prepare, told)
 
     levels = []
     for epsilon in size.epsilons:
@@ -158,7 +158,7 @@ def robustness(
 
     def wrong(network: Network, images: Split) -> npt.NDArray[np.int64]:
         y = logits(network, images, preprocessing)
-        return (~accuracy.hits(y, images.labels, 1)).astype(np.int64)
+        return (~evaluate.hits(y, images.labels, 1)).astype(np.int64)
 
     clean, reference_clean = wrong(model, some), wrong(reference, some)
     shifts: list[Shift] = []
@@ -242,7 +242,7 @@ def _mean_interval(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 def _corrupt(
     split: Split, kind: str, severity: int, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    step = accuracy.MAX_BATCH
+    step = evaluate.MAX_BATCH
     parts = [
         corruptions.corrupt(split.images[i : i + step], kind, severity, rng)
         for i in range(0, len(split), step)

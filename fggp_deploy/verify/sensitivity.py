@@ -15,10 +15,9 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.reading import reading
-from fggp_deploy.verify import accuracy, words
-from fggp_deploy.verify.network import Floats, load
-from fggp_deploy.verify.page import Bars, Page, Section, Table
-from fggp_deploy.verify.proportions import (
+from fggp_deploy.measure import evaluate
+from fggp_deploy.measure.network import Floats, load
+from fggp_deploy.measure.statistics import (
     ALPHA,
     Proportion,
     difference_interval,
@@ -26,6 +25,8 @@ from fggp_deploy.verify.proportions import (
     mcnemar,
     proportion,
 )
+from fggp_deploy.verify import words
+from fggp_deploy.verify.page import Bars, Page, Section, Table
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def sensitivity(
 
     def right() -> npt.NDArray[np.bool_]:
         network = load(packed.path.name, dense.SerializeToString(), threads=threads)
-        y: Floats = accuracy.logits(network, split, packed.metadata.preprocessing)
-        return accuracy.hits(y, split.labels, 1)
+        y: Floats = evaluate.logits(network, split, packed.metadata.preprocessing)
+        return evaluate.hits(y, split.labels, 1)
 
     before = right()
     found: list[tuple[str, int, tuple[Drop, ...]]] = []

@@ -12,20 +12,14 @@ from fggp_deploy import runtime
 from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.measure.latency import MIN_SESSIONS, N_SESSIONS, Latency, Opener, Run, at_setting
+from fggp_deploy.measure.network import SESSION_CONFIG, Floats, Network, load, open_by_runtime
+from fggp_deploy.measure.process import Cost, measure_processes
+from fggp_deploy.measure.profile import LayerTime, profile
 from fggp_deploy.runtime.compiler import Request, price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify.latency import MIN_SESSIONS, N_SESSIONS, Latency, Opener, Run, at_setting
 from fggp_deploy.verify.localise import layers_by_node
-from fggp_deploy.verify.network import (
-    SESSION_CONFIG,
-    Floats,
-    Network,
-    load,
-    open_by_runtime,
-)
-from fggp_deploy.verify.process import Cost, measure_processes
-from fggp_deploy.verify.profile import LayerTime, profile
 from fggp_deploy.verify.subject import INT8, KERNELS, MODEL, REFERENCE, Subject
 
 OTHER_SHARE = 0.2  # of the time of the setting that gates judge, for each of the others

@@ -15,8 +15,7 @@ from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import DataError, ModelFileError
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.verify.int8 import Quantised, quantised
-from fggp_deploy.verify.network import (
+from fggp_deploy.measure.network import (
     Floats,
     Network,
     load,
@@ -24,6 +23,7 @@ from fggp_deploy.verify.network import (
     open_compiled,
     run_once_apart,
 )
+from fggp_deploy.verify.int8 import Quantised, quantised
 
 N_PROBES = 8  # random inputs where the file brings no self-test
 # The networks' names in the report.

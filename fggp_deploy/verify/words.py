@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from fggp_deploy.measure.latency import Latency, Speedup
+from fggp_deploy.measure.statistics import Proportion
 from fggp_deploy.verify.gates import Verdict
-from fggp_deploy.verify.latency import Latency, Speedup
-from fggp_deploy.verify.proportions import Proportion
 
 T = TypeVar("T")
 NETWORKS = {  # what people call those that the report has as reference and so on, in this order

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from fggp_deploy.measure.latency import PERCENTILES, setting
+from fggp_deploy.measure.machine import Load
 from fggp_deploy.runtime.costs import DENSE_RUNS, KERNEL_RUNS
 from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.latency import PERCENTILES, setting
-from fggp_deploy.verify.machine import Load
 from fggp_deploy.verify.page import Bars, Lines, Section, Table
 
 MAX_LAYERS = 60

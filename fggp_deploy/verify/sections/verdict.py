@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fggp_deploy.measure.evaluate import Accuracy, Paired, Scores
+from fggp_deploy.measure.latency import setting
 from fggp_deploy.verify import words
-from fggp_deploy.verify.accuracy import Accuracy, Paired, Scores
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.latency import setting
 from fggp_deploy.verify.page import Glance, Section, Table
 
 

@@ -1,6 +1,6 @@
 """Load time and peak memory of a network, each time in a fresh process.
 
-`python -m fggp_deploy.verify.process model.onnx --threads 1 --shape 1,3,32,32` measures itself and
+`python -m fggp_deploy.measure.process model.onnx --threads 1 --shape 1,3,32,32` measures itself and
 prints one JSON object.
 """
 
@@ -22,7 +22,7 @@ import psutil
 
 import fggp_deploy
 from fggp_deploy.errors import FggpError, MachineError, ModelFileError
-from fggp_deploy.verify.network import load, open_by_runtime
+from fggp_deploy.measure.network import load, open_by_runtime
 
 TIMEOUT_SECONDS = 600
 

@@ -12,8 +12,8 @@ import onnxruntime as ort
 
 from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.measure.network import Floats, brief
 from fggp_deploy.runtime.costs import read_profile
-from fggp_deploy.verify.network import Floats, brief
 
 N_RUNS, N_WARMUP = 20, 5
 

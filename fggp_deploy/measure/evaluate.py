@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from fggp_deploy.data.types import Images, Labels, Part
 from fggp_deploy.errors import DataError
-from fggp_deploy.verify.calibration import Calibration, calibration
-from fggp_deploy.verify.classes import ClassChange, by_class
-from fggp_deploy.verify.network import Floats, Network
-from fggp_deploy.verify.proportions import (
+from fggp_deploy.measure.calibration import Calibration, calibration
+from fggp_deploy.measure.classes import ClassChange, by_class
+from fggp_deploy.measure.network import Floats, Network
+from fggp_deploy.measure.statistics import (
     Proportion,
     bootstrap_difference,
     difference_interval,

@@ -17,7 +17,7 @@ from fggp_deploy.data.types import Dataset, Preprocessing
 from fggp_deploy.errors import ConfigError, DataError
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.verify.network import Floats
+from fggp_deploy.measure.network import Floats
 
 N_CALIBRATION = 128  # training images for the ranges of int8
 CONFIG = "config.yaml"  # of the run, beside the model

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.data.types import Labels
-from fggp_deploy.verify.proportions import (
+from fggp_deploy.measure.statistics import (
     ALPHA,
     Proportion,
     difference_interval,

@@ -1,0 +1,1 @@
+"""Measurements without verdicts: accuracy, latency, memory, size, profiles."""
