@@ -45,7 +45,7 @@ def torch_network(
     """The network that `model` was made from, in torch; None and raises as `trusted_network`."""
     if (found := restored(model, network=network, trust_code=trust_code)) is None:
         return None
-    from fggp_deploy.verify.in_torch import in_torch
+    from fggp_deploy.verify.torch_session import in_torch
 
     return in_torch(found)
 

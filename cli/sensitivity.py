@@ -58,9 +58,9 @@ def sensitivity(
     from fggp_deploy.format.model import SparseModel
     from fggp_deploy.measure.evaluation_data import images_for
     from fggp_deploy.verify.html import html
+    from fggp_deploy.verify.model_under_test import check_data
     from fggp_deploy.verify.sensitivity import page
     from fggp_deploy.verify.sensitivity import sensitivity as run
-    from fggp_deploy.verify.subject import check_data
 
     from .progress import working
     from .render import as_json, show_page, stdout

@@ -30,9 +30,9 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
-from fggp_deploy.verify import localise, sections
-from fggp_deploy.verify.input_check import REVERSED, check_inputs
+from fggp_deploy.verify import locate, sections
 from fggp_deploy.verify.markdown import markdown
+from fggp_deploy.verify.preprocessing_check import REVERSED, check_inputs
 
 __all__ = ["folder", "quick"]
 
@@ -219,7 +219,7 @@ def test_a_gain_that_chance_explains_passes():
 
 def test_equal_networks_have_no_difference():
     x = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
-    assert localise.first_difference(network(0.9), network(0.9), x, against="itself") is None
+    assert locate.first_difference(network(0.9), network(0.9), x, against="itself") is None
 
 
 def test_networks_without_a_common_name_cannot_be_compared():
@@ -231,7 +231,7 @@ def test_networks_without_a_common_name_cannot_be_compared():
                     names[i] = f"other_{name}"
     x = np.zeros((1, 1, 8, 8), np.float32)
     with pytest.raises(ModelFileError, match="same name"):
-        localise.first_difference(network(0.9), other, x, against="the other")
+        locate.first_difference(network(0.9), other, x, against="the other")
 
 
 def test_nan_is_a_difference():
@@ -240,7 +240,7 @@ def test_nan_is_a_difference():
     w[2] = np.nan
     bad.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, "a.weight"))
     x = np.ones((1, 1, 8, 8), np.float32)
-    found = localise.first_difference(bad, network(0.9), x, against="the good one")
+    found = locate.first_difference(bad, network(0.9), x, against="the good one")
     assert (found.layer, found.channels[0]) == ("a", 2)
     assert np.isfinite(found.max_abs)
 
@@ -257,7 +257,7 @@ def test_a_wrong_kernel_is_found_by_cutting_the_network(monkeypatch):
 
     x = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
     if kernels.library_path() is not None:
-        assert localise.first_difference_on_kernels(network(0.95), x, threads=1) is None
-    monkeypatch.setattr(localise.runtime, "session", wrong_in_b)
-    found = localise.first_difference_on_kernels(network(0.95), x, threads=1)
+        assert locate.first_difference_on_kernels(network(0.95), x, threads=1) is None
+    monkeypatch.setattr(locate.runtime, "session", wrong_in_b)
+    found = locate.first_difference_on_kernels(network(0.95), x, threads=1)
     assert (found.layer, found.channels) == ("b", (7,))

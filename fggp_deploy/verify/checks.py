@@ -13,13 +13,13 @@ from fggp_deploy.graph.reading import reading
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
 from fggp_deploy.verify import parity
-from fggp_deploy.verify.localise import (
+from fggp_deploy.verify.locate import (
     Mismatch,
     expanded,
     first_difference,
     first_difference_on_kernels,
 )
-from fggp_deploy.verify.subject import Subject, probe_inputs
+from fggp_deploy.verify.model_under_test import Subject, probe_inputs
 
 N_PARITY = 256  # test images on which packed and dense are compared
 

@@ -19,10 +19,10 @@ from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.gates import Verdict
 from fggp_deploy.verify.history import Epoch
-from fggp_deploy.verify.input_check import InputCheck
 from fggp_deploy.verify.int8 import Int8
-from fggp_deploy.verify.localise import Mismatch
+from fggp_deploy.verify.locate import Mismatch
 from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.preprocessing_check import InputCheck
 from fggp_deploy.verify.robustness import Robustness
 from fggp_deploy.verify.schema import SCHEMA_VERSION
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.measure.evaluate import Paired
 from fggp_deploy.measure.latency import Speedup, Timing
-from fggp_deploy.verify.input_check import MAX_GAIN_POINTS, InputCheck
 from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.preprocessing_check import MAX_GAIN_POINTS, InputCheck
 from fggp_deploy.verify.robustness import Robustness
 
 

@@ -9,7 +9,7 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.latency import Latency, setting
 from fggp_deploy.verify import words
-from fggp_deploy.verify.subject import Subject
+from fggp_deploy.verify.model_under_test import Subject
 
 
 def notes(subject: Subject, *, preprocessing_checked: bool) -> tuple[str, ...]:

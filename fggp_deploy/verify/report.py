@@ -22,14 +22,8 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.machine import default_threads, machine, watching_load
 from fggp_deploy.measure.network import SESSION_CONFIG, Floats, Network
 from fggp_deploy.measure.size import size
+from fggp_deploy.verify import model_under_test as names
 from fggp_deploy.verify import sections, words
-from fggp_deploy.verify import subject as names
-from fggp_deploy.verify.answers import (
-    answered,
-    inputs_as_trained,
-    robustness_of,
-    torch_against_stock,
-)
 from fggp_deploy.verify.certificate import certificate
 from fggp_deploy.verify.checks import (
     COMPILED,
@@ -53,12 +47,18 @@ from fggp_deploy.verify.gates import (
 from fggp_deploy.verify.history import history
 from fggp_deploy.verify.html import html
 from fggp_deploy.verify.markdown import markdown
+from fggp_deploy.verify.model_under_test import Subject, find_reference, gather
 from fggp_deploy.verify.notes import busy_notes, notes
 from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verify.predictions import (
+    answered,
+    inputs_as_trained,
+    robustness_of,
+    torch_against_stock,
+)
 from fggp_deploy.verify.report_files import set_aside, stem_for
 from fggp_deploy.verify.robustness import EXTENTS
 from fggp_deploy.verify.speed import kernel_layers, latencies, layer_times, processes
-from fggp_deploy.verify.subject import Subject, find_reference, gather
 
 
 def verify(

@@ -19,8 +19,8 @@ from fggp_deploy.measure.profile import LayerTime, profile
 from fggp_deploy.runtime.compiler import Request, price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify.localise import layers_by_node
-from fggp_deploy.verify.subject import INT8, KERNELS, MODEL, REFERENCE, Subject
+from fggp_deploy.verify.locate import layers_by_node
+from fggp_deploy.verify.model_under_test import INT8, KERNELS, MODEL, REFERENCE, Subject
 
 OTHER_SHARE = 0.2  # of the time of the setting that gates judge, for each of the others
 

@@ -14,11 +14,11 @@ from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.measure import evaluate as accuracy
 from fggp_deploy.measure.evaluate import Accuracy, Paired
 from fggp_deploy.measure.network import Floats, Network, load
-from fggp_deploy.verify.input_check import InputCheck, check_inputs
 from fggp_deploy.verify.int8 import Int8
+from fggp_deploy.verify.model_under_test import Subject, probe_inputs
 from fggp_deploy.verify.parity import Difference, near
+from fggp_deploy.verify.preprocessing_check import InputCheck, check_inputs
 from fggp_deploy.verify.robustness import Robustness, robustness
-from fggp_deploy.verify.subject import Subject, probe_inputs
 
 
 @dataclass(frozen=True)
