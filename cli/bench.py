@@ -166,7 +166,7 @@ def show(report: Report) -> None:
 
 
 def _row(c: Cell) -> tuple[str, str, str, str]:
-    from fggp_deploy.verify.words import ratio
+    from fggp_deploy.report.words import ratio
 
     t = c.timing
     return c.contender, f"{t.median_ms:.3f}", f"{t.p90_ms:.3f}", ratio(c.speedup)

@@ -29,9 +29,9 @@ def compare(
     distribution, where the files were verified with --robustness.
     """
     from fggp_deploy.common.files import write_atomic
+    from fggp_deploy.report.html import html
     from fggp_deploy.verify.compare import compare as run
     from fggp_deploy.verify.compare import page
-    from fggp_deploy.verify.html import html
 
     from .render import as_json, show_page
 

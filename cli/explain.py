@@ -35,9 +35,9 @@ def explain(
     """
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError
+    from fggp_deploy.report.html import html
     from fggp_deploy.verify.explain import explain as run
     from fggp_deploy.verify.explanation import findings, numbered, page, reasons
-    from fggp_deploy.verify.html import html
 
     from .progress import working
     from .render import as_json, size, stdout, table

@@ -20,7 +20,7 @@ from .console import SafeConsole
 from .encoding import has_unicode
 
 if TYPE_CHECKING:
-    from fggp_deploy.verify.page import Page
+    from fggp_deploy.report.page import Page
 
 # 80 columns, which rich assumes without a terminal, would fold many tables
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
@@ -105,7 +105,7 @@ def _listed(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 def show_page(page: Page, written: Path | None) -> None:
     """Print a page's tables and sentences, and where it was written."""
-    from fggp_deploy.verify.page import Table as PageTable
+    from fggp_deploy.report.page import Table as PageTable
 
     if page.lead:
         stdout.print(page.lead, markup=False)

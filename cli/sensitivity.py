@@ -57,7 +57,7 @@ def sensitivity(
     from fggp_deploy.errors import ConfigError, quoted
     from fggp_deploy.format.model import SparseModel
     from fggp_deploy.measure.evaluation_data import images_for
-    from fggp_deploy.verify.html import html
+    from fggp_deploy.report.html import html
     from fggp_deploy.verify.model_under_test import check_data
     from fggp_deploy.verify.sensitivity import page
     from fggp_deploy.verify.sensitivity import sensitivity as run

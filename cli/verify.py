@@ -198,8 +198,8 @@ def verify(
 
 def show(report: Report, written: Path) -> None:
     """Print the report's figures as one table, and the verdicts."""
-    from fggp_deploy.verify.sections import glance
-    from fggp_deploy.verify.words import removed
+    from fggp_deploy.report.sections import glance
+    from fggp_deploy.report.words import removed
 
     from .render import stdout, table
 
@@ -220,7 +220,7 @@ def show(report: Report, written: Path) -> None:
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
     """One line a verdict."""
-    from fggp_deploy.verify.words import verdict
+    from fggp_deploy.report.words import verdict
 
     from .render import stdout
 

@@ -26,9 +26,9 @@ from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.operators import pack
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.measure.latency import Speedup
+from fggp_deploy.report.words import ratio
 from fggp_deploy.runtime import compiler
 from fggp_deploy.runtime.plan import Choice
-from fggp_deploy.verify.words import ratio
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 BRIEF: dict[str, Any] = {"seconds": 0.001, "sessions": 6}

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fggp_deploy.cli.console import SafeConsole
 from fggp_deploy.common.printable import printable
-from fggp_deploy.verify.markdown import table as markdown_table
+from fggp_deploy.report.markdown import table as markdown_table
 
 NAME = "w\x1b]0;owned\x07\x1b[31mRED\r\u202e\x9b2J"
 SHOWN = r"w\u001b]0;owned\u0007\u001b[31mRED\u000d\u202e\u009b2J"

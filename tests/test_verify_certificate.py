@@ -14,10 +14,10 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import FileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
+from fggp_deploy.report.sections.provenance import _in_blocks
 from fggp_deploy.verify import certificate
 from fggp_deploy.verify.recheck import recheck
 from fggp_deploy.verify.report import write
-from fggp_deploy.verify.sections.provenance import _in_blocks
 
 __all__ = ["folder", "quick"]
 

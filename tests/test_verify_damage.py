@@ -30,8 +30,9 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
-from fggp_deploy.verify import locate, sections
-from fggp_deploy.verify.markdown import markdown
+from fggp_deploy.report import sections
+from fggp_deploy.report.markdown import markdown
+from fggp_deploy.verify import locate
 from fggp_deploy.verify.preprocessing_check import REVERSED, check_inputs
 
 __all__ = ["folder", "quick"]

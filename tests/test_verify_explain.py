@@ -23,12 +23,12 @@ from fggp_deploy.format.operators import pack
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
 from fggp_deploy.measure.statistics import proportion
+from fggp_deploy.report.html import html
 from fggp_deploy.verify import compare as comparison
 from fggp_deploy.verify.compare import Candidate, Measure, compare
 from fggp_deploy.verify.explain import explain
 from fggp_deploy.verify.explanation import findings
 from fggp_deploy.verify.explanation import page as explain_page
-from fggp_deploy.verify.html import html
 from fggp_deploy.verify.report import verify, write
 from fggp_deploy.verify.sensitivity import Drop, sensitivity, smallest_removed, worth_sparing
 from fggp_deploy.verify.sensitivity import page as sensitivity_page

@@ -25,11 +25,11 @@ from test_verify_report import (  # noqa: F401
 )
 
 from fggp_deploy.exporters import onnx as packed_onnx
-from fggp_deploy.verify import charts, sections
+from fggp_deploy.report import charts, sections
+from fggp_deploy.report.html import html
+from fggp_deploy.report.markdown import markdown
+from fggp_deploy.report.page import Bars, Glance, Lines, Page, Section, Table
 from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.html import html
-from fggp_deploy.verify.markdown import markdown
-from fggp_deploy.verify.page import Bars, Glance, Lines, Page, Section, Table
 from fggp_deploy.verify.report import verify, write
 from fggp_deploy.verify.schema import SCHEMA_FILE, schema
 
@@ -263,7 +263,7 @@ def contrast(a: str, b: str) -> float:
 
 
 def test_colours_have_contrast_in_light_and_dark():
-    style = (ROOT / "fggp_deploy/verify/templates/page.css").read_text()
+    style = (ROOT / "fggp_deploy/report/templates/page.css").read_text()
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in
                    style.split("@media screen and (prefers-color-scheme: dark)")[:2])  # fmt: skip
     assert contrast("#000000", "#ffffff") == pytest.approx(21)

@@ -8,9 +8,9 @@ import pytest
 from fggp_deploy.common.timing import Watch
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.measure.latency import MIN_SESSIONS, N_SESSIONS, latency, measure, speedup, timing
-from fggp_deploy.verify.notes import busy_notes
-from fggp_deploy.verify.words import speedup as speedup_in_words
-from fggp_deploy.verify.words import too_busy as too_busy_in_words
+from fggp_deploy.report.notes import busy_notes
+from fggp_deploy.report.words import speedup as speedup_in_words
+from fggp_deploy.report.words import too_busy as too_busy_in_words
 
 
 class Clock:

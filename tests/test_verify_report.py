@@ -27,10 +27,11 @@ from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.measure import process
 from fggp_deploy.measure.network import load
 from fggp_deploy.measure.process import Cost
-from fggp_deploy.verify import sections, speed
+from fggp_deploy.report import sections
+from fggp_deploy.report.markdown import markdown as render
+from fggp_deploy.verify import speed
 from fggp_deploy.verify.document import File
 from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.markdown import markdown as render
 from fggp_deploy.verify.recheck import recheck
 from fggp_deploy.verify.report import Report, verify, write
 from fggp_deploy.verify.report_files import find_report

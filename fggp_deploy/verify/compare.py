@@ -11,7 +11,7 @@ from fggp_deploy.checkpoints.run_folder import PACKED
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.timing import MOST_HELD_UP
 from fggp_deploy.errors import ConfigError, FileError, command
-from fggp_deploy.verify.page import Glance, Lines, Page, Section, Table
+from fggp_deploy.report.page import Glance, Lines, Page, Section, Table
 from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import REPORT, read_report
 

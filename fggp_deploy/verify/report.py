@@ -22,8 +22,11 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.machine import default_threads, machine, watching_load
 from fggp_deploy.measure.network import SESSION_CONFIG, Floats, Network
 from fggp_deploy.measure.size import size
+from fggp_deploy.report import sections, words
+from fggp_deploy.report.html import html
+from fggp_deploy.report.markdown import markdown
+from fggp_deploy.report.notes import busy_notes, notes
 from fggp_deploy.verify import model_under_test as names
-from fggp_deploy.verify import sections, words
 from fggp_deploy.verify.certificate import certificate
 from fggp_deploy.verify.checks import (
     COMPILED,
@@ -45,10 +48,7 @@ from fggp_deploy.verify.gates import (
     nothing_revived,
 )
 from fggp_deploy.verify.history import history
-from fggp_deploy.verify.html import html
-from fggp_deploy.verify.markdown import markdown
 from fggp_deploy.verify.model_under_test import Subject, find_reference, gather
-from fggp_deploy.verify.notes import busy_notes, notes
 from fggp_deploy.verify.parity import Difference
 from fggp_deploy.verify.predictions import (
     answered,

@@ -25,8 +25,8 @@ from fggp_deploy.measure.statistics import (
     mcnemar,
     proportion,
 )
-from fggp_deploy.verify import words
-from fggp_deploy.verify.page import Bars, Page, Section, Table
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Bars, Page, Section, Table
 
 
 @dataclass(frozen=True)

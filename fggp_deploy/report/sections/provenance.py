@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fggp_deploy.pruning.patterns import PATTERNS
+from fggp_deploy.report.page import Section, Table
 from fggp_deploy.verify.certificate import Certificate
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Section, Table
 
 
 def provenance(r: Report) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fggp_deploy.common.printable import printable
-from fggp_deploy.verify.page import Glance, Page, Section, Table
+from fggp_deploy.report.page import Glance, Page, Section, Table
 
 
 def markdown(page: Page) -> str:

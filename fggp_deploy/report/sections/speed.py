@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fggp_deploy.measure.latency import PERCENTILES, setting
 from fggp_deploy.measure.machine import Load
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Bars, Lines, Section, Table
 from fggp_deploy.runtime.costs import DENSE_RUNS, KERNEL_RUNS
-from fggp_deploy.verify import words
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Bars, Lines, Section, Table
 
 MAX_LAYERS = 60
 

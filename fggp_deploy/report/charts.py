@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fggp_deploy.verify import words
-from fggp_deploy.verify.page import Bars, Chart, Lines
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Bars, Chart, Lines
 
 # Drawn in these colours, shown in the page's variables of the same order (page.css).
 _SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5", "#0000a6")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from fggp_deploy.measure.evaluate import Accuracy, Paired, Scores
 from fggp_deploy.measure.latency import setting
-from fggp_deploy.verify import words
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Glance, Section, Table
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Glance, Section, Table
 
 
 def title(r: Report) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.latency import Latency, setting
-from fggp_deploy.verify import words
+from fggp_deploy.report import words
 from fggp_deploy.verify.model_under_test import Subject
 
 

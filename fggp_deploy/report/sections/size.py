@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fggp_deploy.verify import words
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Bars, Section, Table
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Bars, Section, Table
 
 
 def size(r: Report) -> Section:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fggp_deploy.measure.classes import ClassChange, lost_most
 from fggp_deploy.measure.evaluate import Accuracy
 from fggp_deploy.measure.statistics import ALPHA
-from fggp_deploy.verify import words
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Bars, Lines, Section, Table
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Bars, Lines, Section, Table
 
 LEAST_IN_BIN = 10  # images; the accuracy of fewer would say nothing
 MAX_CLASSES = 30  # rows; the others are in report.json

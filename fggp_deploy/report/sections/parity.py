@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fggp_deploy.report.page import Section, Table
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Section, Table
 
 
 def parity(r: Report) -> Section:

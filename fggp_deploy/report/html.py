@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fggp_deploy.verify import charts
-from fggp_deploy.verify.page import Page, Table
+from fggp_deploy.report import charts
+from fggp_deploy.report.page import Page, Table
 
 
 def html(page: Page) -> str:

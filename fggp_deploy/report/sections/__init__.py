@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fggp_deploy.verify import words
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Page
+from fggp_deploy.report.sections.accuracy import accuracy
+from fggp_deploy.report.sections.parity import parity
+from fggp_deploy.report.sections.provenance import provenance
+from fggp_deploy.report.sections.robustness import robustness
+from fggp_deploy.report.sections.size import size
+from fggp_deploy.report.sections.speed import speed
+from fggp_deploy.report.sections.structure import structure
+from fggp_deploy.report.sections.verdict import glance, lead, title, verdict
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Page
-from fggp_deploy.verify.sections.accuracy import accuracy
-from fggp_deploy.verify.sections.parity import parity
-from fggp_deploy.verify.sections.provenance import provenance
-from fggp_deploy.verify.sections.robustness import robustness
-from fggp_deploy.verify.sections.size import size
-from fggp_deploy.verify.sections.speed import speed
-from fggp_deploy.verify.sections.structure import structure
-from fggp_deploy.verify.sections.verdict import glance, lead, title, verdict
 
 __all__ = ["glance", "page"]
 

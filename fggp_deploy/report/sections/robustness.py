@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fggp_deploy.verify import words
+from fggp_deploy.report import words
+from fggp_deploy.report.page import Bars, Lines, Section, Table
 from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.page import Bars, Lines, Section, Table
 from fggp_deploy.verify.robustness import Robustness
 
 

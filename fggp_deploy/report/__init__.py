@@ -1,0 +1,1 @@
+"""Verification reports as HTML, Markdown and charts."""
