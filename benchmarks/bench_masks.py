@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.bench.report import bench
+from fggp_deploy.analysis.bench.report import bench
 from fggp_deploy.format.model import SparseModel
 
 RESULTS = Path(__file__).parent / "results" / "kernels-masks.json"

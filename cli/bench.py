@@ -11,7 +11,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.bench.document import Cell, Layers, Report
+    from fggp_deploy.analysis.bench.document import Cell, Layers, Report
 
 _ONE = ["1"]
 
@@ -75,7 +75,7 @@ def bench(
 
     Example:  fggp-deploy bench model.onnx --threads 1,2 --batch 1,8 --layers
     """
-    from fggp_deploy.bench.report import bench as run
+    from fggp_deploy.analysis.bench.report import bench as run
     from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.common.files import write_atomic
 
@@ -101,7 +101,7 @@ def bench(
 
 
 def _table(path: Path, *, out: Path | None, json: bool) -> None:
-    from fggp_deploy.bench.cost_table import table_of
+    from fggp_deploy.analysis.bench.cost_table import table_of
     from fggp_deploy.common.files import write_atomic
 
     from .progress import working

@@ -28,10 +28,10 @@ def compare(
     Also the prune potential (the largest sparsity whose error is within 0.5 points of dense) by
     distribution, where the files were verified with --robustness.
     """
+    from fggp_deploy.analysis.compare import compare as run
+    from fggp_deploy.analysis.compare import page
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.report.html import html
-    from fggp_deploy.verify.compare import compare as run
-    from fggp_deploy.verify.compare import page
 
     from .render import as_json, show_page
 

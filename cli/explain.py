@@ -33,11 +33,11 @@ def explain(
     Says what packing would give, by doing it, and what the sparse kernels would give, by timing
     them; what is only estimated is marked so.
     """
+    from fggp_deploy.analysis.explain import explain as run
+    from fggp_deploy.analysis.explanation import findings, numbered, page, reasons
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.report.html import html
-    from fggp_deploy.verify.explain import explain as run
-    from fggp_deploy.verify.explanation import findings, numbered, page, reasons
 
     from .progress import working
     from .render import as_json, size, stdout, table

@@ -52,6 +52,8 @@ def sensitivity(
 
     On the held-out images, never on the test images; needs no torch and trains nothing.
     """
+    from fggp_deploy.analysis.sensitivity import page
+    from fggp_deploy.analysis.sensitivity import sensitivity as run
     from fggp_deploy.checkpoints.run_folder import REFERENCE, newest
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError, quoted
@@ -59,8 +61,6 @@ def sensitivity(
     from fggp_deploy.measure.evaluation_data import images_for
     from fggp_deploy.report.html import html
     from fggp_deploy.verify.model_under_test import check_data
-    from fggp_deploy.verify.sensitivity import page
-    from fggp_deploy.verify.sensitivity import sensitivity as run
 
     from .progress import working
     from .render import as_json, show_page, stdout

@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, network_ms, with_densities
+from fggp_deploy.analysis.bench.cost_table import (
+    CostTable,
+    by_cost,
+    cost_table,
+    network_ms,
+    with_densities,
+)
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.format.metadata import Metadata

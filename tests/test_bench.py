@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from fggp_deploy import kernels
-from fggp_deploy.bench import cost_table, report, subject
-from fggp_deploy.bench.cost_table import CostTable
-from fggp_deploy.bench.report import bench
+from fggp_deploy.analysis.bench import cost_table, report, subject
+from fggp_deploy.analysis.bench.cost_table import CostTable
+from fggp_deploy.analysis.bench.report import bench
 from fggp_deploy.common import timing
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError

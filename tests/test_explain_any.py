@@ -14,12 +14,12 @@ from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
 from cli.main import app
-from fggp_deploy.bench.report import bench
+from fggp_deploy.analysis.bench.report import bench
+from fggp_deploy.analysis.explain import explain
+from fggp_deploy.analysis.explanation import findings, numbered, reasons
 from fggp_deploy.common import timing
 from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.runtime.reasons import why_no_layer
-from fggp_deploy.verify.explain import explain
-from fggp_deploy.verify.explanation import findings, numbered, reasons
 
 BRIEF = 0.001  # seconds
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64

@@ -10,7 +10,7 @@ from graphs import residual_net
 from test_pruner import make, sgd, steps
 
 from fggp_deploy import Cubic, Pruner, kernels
-from fggp_deploy.bench.cost_table import CostTable, by_cost, cost_table, with_densities
+from fggp_deploy.analysis.bench.cost_table import CostTable, by_cost, cost_table, with_densities
 from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.exporters import latency
 from fggp_deploy.pruning.allocation import Given

@@ -12,6 +12,7 @@ from graphs import Builder, residual_net
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels, runtime
+from fggp_deploy.analysis.explain import explain
 from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters.pack import pack_file
@@ -22,7 +23,6 @@ from fggp_deploy.graph.reading import infer_shapes
 from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.runtime.shapes import value_shapes
-from fggp_deploy.verify.explain import explain
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from fggp_deploy import kernels
+from fggp_deploy.analysis.explain import explain
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.exporters.proving import _to_record, check_outputs
@@ -31,7 +32,6 @@ from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.quantization.dense_baseline import quantize
 from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify.explain import explain
 
 MEAN = (0.5, 0.4, 0.3)
 

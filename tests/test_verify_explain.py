@@ -13,6 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from test_verify_report import PREPROCESSING, dataset, folder, metadata, network
 
+from fggp_deploy.analysis import compare as comparison
+from fggp_deploy.analysis.compare import Candidate, Measure, compare
+from fggp_deploy.analysis.explain import explain
+from fggp_deploy.analysis.explanation import findings
+from fggp_deploy.analysis.explanation import page as explain_page
+from fggp_deploy.analysis.sensitivity import Drop, sensitivity, smallest_removed, worth_sparing
+from fggp_deploy.analysis.sensitivity import page as sensitivity_page
 from fggp_deploy.data.types import Split
 from fggp_deploy.errors import ConfigError, FileError, ModelFileError
 from fggp_deploy.exporters import onnx as packed_onnx
@@ -24,14 +31,7 @@ from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
 from fggp_deploy.measure.statistics import proportion
 from fggp_deploy.report.html import html
-from fggp_deploy.verify import compare as comparison
-from fggp_deploy.verify.compare import Candidate, Measure, compare
-from fggp_deploy.verify.explain import explain
-from fggp_deploy.verify.explanation import findings
-from fggp_deploy.verify.explanation import page as explain_page
 from fggp_deploy.verify.report import verify, write
-from fggp_deploy.verify.sensitivity import Drop, sensitivity, smallest_removed, worth_sparing
-from fggp_deploy.verify.sensitivity import page as sensitivity_page
 
 __all__ = ["folder"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from fggp_deploy.analysis.explain import WORTH, Explanation, Speed
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Page, Section, Table
-from fggp_deploy.verify.explain import WORTH, Explanation, Speed
 
 
 def page(e: Explanation) -> Page:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.bench.contenders import DENSE, KERNELS, PACKED, Contender, contenders
-from fggp_deploy.bench.document import Cell, Layers, Planned, Report, Rival, Scored
-from fggp_deploy.bench.subject import Subject, read
+from fggp_deploy.analysis.bench.contenders import DENSE, KERNELS, PACKED, Contender, contenders
+from fggp_deploy.analysis.bench.document import Cell, Layers, Planned, Report, Rival, Scored
+from fggp_deploy.analysis.bench.subject import Subject, read
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.option_rules import check_counts

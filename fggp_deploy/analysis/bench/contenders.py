@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from fggp_deploy import runtime
-from fggp_deploy.bench.subject import Subject
+from fggp_deploy.analysis.bench.subject import Subject
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.measure.network import SESSION_CONFIG

@@ -1,0 +1,1 @@
+"""Questions about a network or a file: explain, compare, sensitivity, bench."""

@@ -1,0 +1,1 @@
+"""A model against its rivals in ONNX Runtime; `report.bench` runs them."""
