@@ -26,7 +26,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.common.timing import Run
-from fggp_deploy.exporters.compacting import compacted
+from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import pack
 from fggp_deploy.measure.latency import at_setting

@@ -106,7 +106,7 @@ def pack(
 
 
 def _check(model: Path, *, json: bool) -> None:
-    from fggp_deploy.exporters.proving import check_outputs
+    from fggp_deploy.exporters.proof import check_outputs
 
     from .render import as_json, stdout
 

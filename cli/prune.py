@@ -17,7 +17,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.exporters.latency import Latency, LatencyPlan
+    from fggp_deploy.exporters.latency_target import Latency, LatencyPlan
     from fggp_deploy.training.result import RunResult, TargetResult
 
 _TARGET = [str(DEFAULT_TARGET)]
@@ -132,7 +132,7 @@ def prune(
         return show(result, json=json)
     with working("timing the result"):
         from fggp_deploy.common.files import write_atomic
-        from fggp_deploy.exporters.latency import check_latency
+        from fggp_deploy.exporters.latency_target import check_latency
 
         latency = check_latency(
             result.checkpoint, options.target_latency, plan=planned, trust_code=trust_code
@@ -166,7 +166,7 @@ def _for_latency(options: Default) -> tuple[Default, LatencyPlan]:
     from .progress import stderr, working
 
     with working("planning") as progress:
-        from fggp_deploy.exporters.latency import plan_latency
+        from fggp_deploy.exporters.latency_target import plan_latency
 
         plan = plan_latency(options, progress=progress)
     stderr.print(

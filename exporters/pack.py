@@ -35,9 +35,9 @@ from fggp_deploy.runtime.probing import first_run_apart, first_that_runs
 from fggp_deploy.runtime.sessions import Options
 
 from . import VALUES
-from .compacting import Compacted, compacted
+from .compaction import Compacted, compacted
 from .onnx import TYPES
-from .proving import Proof, check_converted, run_both
+from .proof import Proof, check_converted, run_both
 from .rounding import Rounding
 
 PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from

@@ -13,7 +13,7 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.training.start import restore
 
 from . import onnx_dense
-from .describing import metadata_of
+from .file_metadata import metadata_of
 from .torch_onnx import to_onnx
 
 

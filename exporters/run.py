@@ -36,8 +36,8 @@ from fggp_deploy.training.start import check_runs, restore
 from fggp_deploy.verify.certificate import weights
 
 from . import STATE_DICT, Note, exporter_options, load, plain_weights, silent, state_dict
-from .compacting import Compacted, compacted, n_removable
-from .describing import counts_of, metadata_of, record, sparsity_of, to_ship
+from .compaction import Compacted, compacted, n_removable
+from .file_metadata import counts_of, metadata_of, record, sparsity_of, to_ship
 from .plain_weights import UNKNOWN, Images
 from .reference import refuse_to_replace, write_reference
 from .stale import set_aside_report

@@ -16,7 +16,7 @@ from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import models
 from fggp_deploy.compaction import compact
-from fggp_deploy.exporters.compacting import compacted
+from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.runtime.sessions import Options
 

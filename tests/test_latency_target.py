@@ -12,7 +12,7 @@ from test_pruner import make, sgd, steps
 from fggp_deploy import Cubic, Pruner, kernels
 from fggp_deploy.analysis.bench.cost_table import CostTable, by_cost, cost_table, with_densities
 from fggp_deploy.errors import ConfigError, MachineError
-from fggp_deploy.exporters import latency
+from fggp_deploy.exporters import latency_target
 from fggp_deploy.pruning.allocation import Given
 from fggp_deploy.pruning.methods import Task
 from fggp_deploy.pruning.methods.gradual import GradualOptions
@@ -128,19 +128,19 @@ def machine(monkeypatch):
         def SerializeToString(self):  # noqa: N802 - protobuf's name
             return self.densities
 
-    monkeypatch.setattr(latency, "cost_table", table)
-    monkeypatch.setattr(latency, "with_densities", lambda dense, densities: Thin(densities))
-    monkeypatch.setattr(latency, "network_ms", ms)
-    monkeypatch.setattr(latency, "to_onnx", lambda *_: None)
+    monkeypatch.setattr(latency_target, "cost_table", table)
+    monkeypatch.setattr(latency_target, "with_densities", lambda dense, densities: Thin(densities))
+    monkeypatch.setattr(latency_target, "network_ms", ms)
+    monkeypatch.setattr(latency_target, "to_onnx", lambda *_: None)
     return told
 
 
 def test_a_plan_moves_its_budget_by_what_the_network_is_off(machine):
-    exact = latency.plan_latency(PruneConfig(target_latency=4.0))
+    exact = latency_target.plan_latency(PruneConfig(target_latency=4.0))
     assert machine["n"] == 2  # the lowest densities, and these
     assert exact.planned_ms == pytest.approx(4.0, rel=0.03)
     machine |= {"off": 1.5, "n": 0}
-    moved = latency.plan_latency(PruneConfig(target_latency=4.0))
+    moved = latency_target.plan_latency(PruneConfig(target_latency=4.0))
     assert machine["n"] == 3
     assert moved.planned_ms == pytest.approx(4.0, rel=0.03)
     assert sum(moved.densities.values()) == pytest.approx(2.0, rel=0.06)
@@ -151,10 +151,10 @@ def test_a_plan_moves_its_budget_by_what_the_network_is_off(machine):
 
 def test_targets_that_cannot_be_are_refused_with_what_can(machine):
     with pytest.raises(ConfigError, match="the dense network takes 20 ms here already"):
-        latency.plan_latency(PruneConfig(target_latency=21.0))
+        latency_target.plan_latency(PruneConfig(target_latency=21.0))
     machine["off"] = 5.0
     with pytest.raises(ConfigError, match=r"with 1% of the weights in each layer .* takes 5\.62"):
-        latency.plan_latency(PruneConfig(target_latency=5.0))
+        latency_target.plan_latency(PruneConfig(target_latency=5.0))
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_targets_that_cannot_be_are_refused_with_what_can(machine):
 def test_the_result_says_whether_it_met(monkeypatch, tmp_path, ms, why):
     (tmp_path / "m.onnx").write_bytes(b"")
     made = type("Made", (), {"path": tmp_path / "m.onnx"})
-    monkeypatch.setattr(latency, "export_run", lambda *_, **__: made)
-    monkeypatch.setattr(latency, "network_ms", lambda _: ms)
-    found = latency.check_latency(tmp_path / "p", 4.0, plan=None)
+    monkeypatch.setattr(latency_target, "export_run", lambda *_, **__: made)
+    monkeypatch.setattr(latency_target, "network_ms", lambda _: ms)
+    found = latency_target.check_latency(tmp_path / "p", 4.0, plan=None)
     assert (found.met, found.why) == (not why, why)
 
 

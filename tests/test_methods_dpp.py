@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fggp_deploy import Pruner
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.exporters.compacting import compacted
+from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.pruning.methods.dpp import DPP, DPPOptions
 from fggp_deploy.pruning.methods.parts.granularity import Units, whole_units

@@ -22,7 +22,7 @@ from fggp_deploy import kernels
 from fggp_deploy.analysis.explain import explain
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.exporters.proving import _to_record, check_outputs
+from fggp_deploy.exporters.proof import _to_record, check_outputs
 from fggp_deploy.format import outputs_test
 from fggp_deploy.format.model import SparseModel, foreign_layers
 from fggp_deploy.format.operators import flatten, unpack
@@ -397,9 +397,9 @@ def test_half_weights_name_the_cure(tmp_path: Path) -> None:
 
 
 def test_a_wrong_answer_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fggp_deploy.exporters import proving
+    from fggp_deploy.exporters import proof
 
-    monkeypatch.setattr(proving, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+    monkeypatch.setattr(proof, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
     with pytest.raises(ModelFileError, match="gives other outputs when packed"):
         pack_file(saved(residual_net(), tmp_path))
     assert not list(tmp_path.glob("*packed*"))
