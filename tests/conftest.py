@@ -26,6 +26,8 @@ from hypothesis import HealthCheck, settings
 import fggp_deploy  # noqa: F401 - turns onnxruntime's telemetry off before a test imports it
 from fggp_deploy.common import timing
 
+pytest_plugins = ["verified"]  # its fixtures
+
 torch.set_num_threads(1)
 
 # No test depends on speed: the one limit is that of pytest-timeout, for a test that hangs.

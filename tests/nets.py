@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fggp_deploy import models
+from fggp_deploy.checkpoints.checkpoint import CheckpointInfo
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.models.loading import load_into
+from fggp_deploy.pruning.masks import MaskSet
+from fggp_deploy.pruning.prunable import prunable_parameters
+from fggp_deploy.training.start import to_checkpoint
 
 
 class Small(nn.Module):
@@ -96,3 +104,36 @@ def metadata(size: int = 12, classes: int = 10) -> Metadata:
     return Metadata(
         preprocessing, tuple(f"c{i}" for i in range(classes)), SelfTest(7, logits), model="small"
     )
+
+
+class Attention(nn.Module):
+    """A transformer block on the patches of 8×8 images, 4 tokens of width 16."""
+
+    def __init__(self, kdim: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+        self.keys = nn.Linear(16, kdim or 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True, kdim=kdim, vdim=kdim)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        keys = self.keys(x)
+        return self.head((x + self.attention(x, keys, keys, need_weights=False)[0]).mean(1))
+
+
+def pruned(path: Path, name: str, size: int, state: dict | None = None) -> nn.Module:
+    """Save a checkpoint of a half-pruned network, loaded from `state` where that is given."""
+    torch.manual_seed(0)
+    net = models.build(name, num_classes=10, in_channels=3).eval()
+    names = load_into(net, state, what="m.pt") if state else {}
+    params = prunable_parameters(net)
+    masks = MaskSet({n: torch.rand_like(p) < 0.5 for n, p in params.items()})
+    masks.apply_(params)
+    info = CheckpointInfo(
+        model=name, data="d", classes=tuple("abcdefghij"), names=names, prunable=tuple(masks),
+        preprocessing=Preprocessing(size, size, (0.5,) * 3, (0.25,) * 3),
+    )  # fmt: skip
+    to_checkpoint(net, masks, info).save(path)
+    return net
