@@ -1,6 +1,6 @@
 // What a program that opens sessions uses of ONNX Runtime's C interface, by slot: see ort_abi.h.
 #pragma once
-#include "ort_abi.h"
+#include "api/ort_abi.h"
 
 namespace ort {
 

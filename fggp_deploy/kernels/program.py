@@ -1,6 +1,6 @@
 """A chain of layers in the form that the kernel library reads: integers and constant tensors.
 
-The layout of the integers is that of `struct Step` in csrc/program.h.
+The layout of the integers is that of `struct Step` in csrc/program/program.h.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from fggp_deploy.runtime.shapes import value_shapes
 
 Array = npt.NDArray[Any]
 Sizes = Mapping[str, list[int]]  # by value, of a run that is planned for
-MAX_REGIONS = 256  # as kRegions in csrc/ort_ops.cpp
+MAX_REGIONS = 256  # as kRegions in csrc/api/ort_ops.cpp
 WIDE_WINDOW = 49  # 7x7
 # Above this share of non-zeros, gaps are no smaller than the dense weight.
 DENSE_ABOVE = 0.7

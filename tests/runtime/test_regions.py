@@ -224,7 +224,7 @@ def test_the_largest_of_too_many_regions_stay(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_library_has_as_many_regions_as_the_planner() -> None:
-    source = Path(__file__).parents[2] / "fggp_deploy/kernels/csrc/ort_ops.cpp"
+    source = Path(__file__).parents[2] / "fggp_deploy/kernels/csrc/api/ort_ops.cpp"
     (found,) = re.findall(r"kRegions = (\d+);", source.read_text())
     assert int(found) == regions.MAX_REGIONS
 

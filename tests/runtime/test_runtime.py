@@ -350,7 +350,7 @@ LIMITED = """
 import resource, sys
 from fggp_deploy import runtime
 from fggp_deploy.errors import MachineError
-from fggp_deploy.runtime.ahead import compile_file
+from fggp_deploy.runtime.compile import compile_file
 from pathlib import Path
 
 path = Path(sys.argv[1])

@@ -1,0 +1,28 @@
+#include "isa/isa.h"
+
+const FggpIsa* const* fggp_isas(int* n) {
+  static const FggpIsa* const all[] = {
+#ifdef FGGP_X86
+      &fggp_avx512, &fggp_avx2,
+#endif
+#ifdef FGGP_ARM64
+      &fggp_neon,
+#endif
+      &fggp_portable};
+  *n = static_cast<int>(sizeof(all) / sizeof(all[0]));
+  return all;
+}
+
+const FggpDots& fggp_dots(const FggpIsa& isa) {
+  const FggpDots* const* best = isa.dots;
+  while (!(*best)->supported()) best++;
+  return **best;
+}
+
+const FggpIsa& fggp_best_isa() {
+  int n = 0;
+  const FggpIsa* const* all = fggp_isas(&n);
+  for (int i = 0; i < n; i++)
+    if (all[i]->supported()) return *all[i];
+  return fggp_portable;
+}

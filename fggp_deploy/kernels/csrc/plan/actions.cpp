@@ -1,0 +1,287 @@
+// What each step of a program does when it runs; see execution.h.
+#include <cstring>
+
+#include "plan/depthwise_plan.h"
+#include "plan/execution.h"
+#include "plan/gemm_plan.h"
+#include "plan/pool_plan.h"
+
+namespace fggp {
+namespace {
+
+// Floats that two chained steps keep between them: half of a usual second-level cache.
+constexpr size_t kChunk = 131072;
+
+// Of larger planes (in floats) the permutations would not fit into the nearest cache.
+constexpr size_t kSmallPlane = 4096;
+
+// In multiply-adds, bias and activation included.
+double conv_work(const Step& s, const ValueShape& out) {
+  return static_cast<double>(s.rows->nonzeros() + 4 * s.rows->begin.size()) *
+         static_cast<double>(out.height * out.width);
+}
+
+double depthwise_work(const ConvShape& s, const ValueShape& out) {
+  return (static_cast<double>(s.taps()) + kCopyWork) * static_cast<double>(out.size());
+}
+
+}  // namespace
+
+// Into how many pieces a step of that much work is cut.
+int Execution::cut(double work) {
+  work_ += work;
+  return pieces(work, tasks_);
+}
+
+void Execution::plan_actions(const Program& program) {
+  for (int i = 0; i < program.n_inputs; i++) {
+    value(i).row_major = new_buffer(0);
+    buffers_.back().input = i;
+  }
+  conv_of_step_.assign(program.steps.size(), nullptr);
+  for (size_t i = 0; i < program.steps.size(); i++) {
+    const Step& s = program.steps[i];
+    const int out = program.n_inputs + static_cast<int>(i);
+    switch (s.op) {
+      case Op::kConv:
+        if (i + 1 < program.steps.size() && can_chain(s, program.steps[i + 1], out)) {
+          add_conv_depthwise(s, program.steps[i + 1], i, out);
+          i++;
+        } else if (is_depthwise(s.shape))
+          add_depthwise(s, s.shape, out);
+        else
+          add_conv(s, i, out);
+        break;
+      case Op::kMaxPool:
+      case Op::kAveragePool:
+        add_pool(s, out);
+        break;
+      case Op::kGlobalAverage:
+        add_global_average(s, out);
+        break;
+      case Op::kFlatten:
+        value(out).row_major = flat(s.input);
+        break;
+      case Op::kGemm:
+        add_gemm(s, out);
+        break;
+      case Op::kAdd:
+        if (value(out).shape.vector())
+          add_flat_sum(s, out);
+        else
+          add_depthwise(s, window(s), out);
+        break;
+      case Op::kRound:  // `find` does it for each layout
+        break;
+    }
+    last_action_.resize(i + 1, actions_.size());  // a chained step ends where the next one does
+  }
+  for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
+}
+
+void Execution::add_parts(int n, double work, Part run) {
+  add_action([run = std::move(run), borders = even_split(n, cut(work))](const Context& c) {
+    in_parallel(*c.threads, borders.size() - 1,
+                [&](size_t t) { run(c, borders[t], borders[t + 1]); });
+  });
+}
+
+void Execution::add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
+                                  size_t y_plane) {
+  const double work = how.cost() * channels;
+  add_parts(channels, work,
+            [this, x, x_plane, y, y_plane, how = std::move(how)](const Context& c, int first,
+                                                                 int last) {
+    const auto begin = static_cast<size_t>(first);
+    how.run(source(c, x) + begin * x_plane, x_plane, address(c, y) + begin * y_plane, y_plane,
+            last - first);
+  });
+}
+
+// From row-major to tiles, a row of a tile at a time.
+void Execution::add_pack(const Layout& to, int x, int y) {
+  if (to.adjacent || to.plane() <= kSmallPlane) {
+    Rearrangement how(isa_, pack_index(to), to.row_major());
+    if (to.adjacent || how.cost() < pack_cost(isa_, to))
+      return add_rearrangement(std::move(how), to.channels, x, to.row_major(), y, to.plane());
+  }
+  const int rows = to.tile_h + 2 * to.halo;
+  const double work = kCopyWork * static_cast<double>(to.size());
+  add_parts(to.channels * rows, work, [this, to, x, y, rows](const Context& c, int first, int last) {
+    for (int i = first; i < last; i++) {
+      const auto channel = static_cast<size_t>(i / rows);
+      pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * to.row_major(),
+               address(c, y) + channel * to.plane());
+    }
+  });
+}
+
+ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
+  auto plan = std::make_unique<ConvPlan>();
+  plan->isa = &isa_;
+  plan->shape = s.shape;
+  plan->act = s.act;
+  if (in_bytes(s)) {
+    plan->out = value(out).places.front().layout;
+    plan->in_unit = value(s.input).unit;
+    plan->in_zero = value(s.input).zero;
+    plan->out_unit = value(out).unit;
+  } else {
+    plan->out = floats_of(out);
+  }
+  *x = find(s.input, input_of(s, plan->out), &plan->in);
+  *r = s.residual >= 0 ? find(s.residual, residual_of(s, plan->out), &plan->residual) : -1;
+  if (plan->residual.quads) plan->residual_unit = value(s.residual).unit;
+  touch(*x);
+  plan->pack(s.rows, *s.bias, s.variant);
+  convs_.push_back(std::move(plan));
+  return convs_.back().get();
+}
+
+void Execution::add_conv(const Step& s, size_t step, int out) {
+  int x, r;
+  const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
+  const bool floats = !in_bytes(s);
+  const int y = floats ? begin_floats(out) : new_own(out);
+  add_action([this, conv, x, r, y,
+              borders = conv->split(cut(conv_work(s, value(out).shape)))](
+                 const Context& c) {
+    const float* from = source(c, x);
+    const float* add = r >= 0 ? source(c, r) : nullptr;
+    float* to = address(c, y);
+    in_parallel(*c.threads, borders.size() - 1,
+                [&](size_t t) { conv->run(from, add, to, borders[t], borders[t + 1]); });
+  });
+  if (floats) end_floats(out, y);
+}
+
+// Whether a convolution's only reader is the depthwise one behind it, in the same tiles.
+bool Execution::can_chain(const Step& s, const Step& next, int out) {
+  if (s.op != Op::kConv || is_depthwise(s.shape)) return false;
+  if (next.op != Op::kConv || !is_depthwise(next.shape)) return false;
+  if (in_bytes(s) || value(out).unit != 0.0f || value(out + 1).unit != 0.0f) return false;
+  return next.input == out && value(out).readers == 1 && value(out).places.size() == 1;
+}
+
+// Both, some channels at a time: what lies between them never leaves the nearest caches.
+void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step, int out) {
+  int x, r, r2;
+  const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
+  const auto depthwise = make_depthwise(next, next.shape, conv->out, out + 1, &r2);
+  touch(x);
+  if (r >= 0) touch(r);
+  const size_t plane = conv->out.plane();
+  const auto chunk = static_cast<int>(std::max<size_t>(kChunk / plane, 1));
+  const int run = (chunk + conv->group() - 1) / conv->group() * conv->group();
+  const double work = conv_work(s, value(out).shape) + depthwise_work(next.shape, value(out + 1).shape);
+  std::vector<int> borders = conv->split(cut(work));
+  const size_t between = static_cast<size_t>(run) * plane;
+  const int scratch = new_buffer(between * (borders.size() - 1));
+  const int y = new_own(out + 1);
+  add_action([this, conv, depthwise, x, r, r2, y, scratch, between, run,
+              borders = std::move(borders)](const Context& c) {
+    const float* from = source(c, x);
+    const float* add = r >= 0 ? source(c, r) : nullptr;
+    const float* add2 = r2 >= 0 ? source(c, r2) : nullptr;
+    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
+      float* middle = address(c, scratch) + t * between;
+      for (int first = borders[t]; first < borders[t + 1]; first += run) {
+        const int last = std::min(first + run, borders[t + 1]), m = depthwise->multiplier();
+        conv->run(from, add, middle, first, last, first);
+        depthwise->run(middle, add2, address(c, y), first * m, last * m, first);
+      }
+    });
+  });
+}
+
+std::shared_ptr<DepthwisePlan> Execution::make_depthwise(const Step& s, const ConvShape& shape,
+                                                         const Layout& from, int out, int* r) {
+  const Layout to = floats_of(out);
+  Layout residual;
+  *r = s.residual >= 0 ? find(s.residual, to, &residual) : -1;
+  auto plan = std::make_shared<DepthwisePlan>(isa_, shape, s.act, from, residual, to);
+  if (s.rows)
+    plan->set_weights(*s.rows, *s.bias);
+  else
+    plan->set_identity();
+  return plan;
+}
+
+void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
+  const Layout to = value(out).places.front().layout;
+  Layout from;
+  int r;
+  const int x = find(s.input, input_of(s, to), &from);
+  const auto plan = make_depthwise(s, shape, from, out, &r);
+  touch(x);
+  const int y = begin_floats(out);
+  add_parts(to.channels, depthwise_work(shape, value(out).shape),
+            [this, plan, x, r, y](const Context& c, int first, int last) {
+    plan->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
+  });
+  end_floats(out, y);
+}
+
+void Execution::add_flat_sum(const Step& s, int out) {
+  const int x = flat(s.input), r = s.residual >= 0 ? flat(s.residual) : -1;
+  touch(x);
+  const int y = new_row_major(out);
+  add_action([this, act = s.act, x, r, y, n = value(out).shape.size()](const Context& c) {
+    const float* from = source(c, x);
+    const float* add = r >= 0 ? source(c, r) : nullptr;
+    float* to = address(c, y);
+    for (size_t i = 0; i < n; i++) to[i] = act(add ? from[i] + add[i] : from[i]);
+  });
+}
+
+void Execution::add_pool(const Step& s, int out) {
+  const Layout to = value(out).places.front().layout;
+  Layout from;
+  const int x = find(s.input, input_of(s, to), &from);
+  auto pool = std::make_shared<PoolPlan>(isa_, s.shape, from, to, s.op == Op::kAveragePool,
+                                         s.count_padding);
+  const int y = new_own(out);
+  const double work = (static_cast<double>(s.shape.taps()) + kCopyWork) *
+                      static_cast<double>(value(out).shape.size());
+  add_parts(to.planes(), work, [this, pool, x, y](const Context& c, int first, int last) {
+    pool->run(source(c, x), address(c, y), first, last);
+  });
+}
+
+void Execution::add_global_average(const Step& s, int out) {
+  Layout l;
+  const int x = find(s.input, value(s.input).places.front().layout.with_quads(false), &l);
+  const int y = new_row_major(out);
+  const double work = static_cast<double>(l.size());
+  add_parts(l.channels, work, [this, l, x, y](const Context& c, int first, int last) {
+    const auto sum = l.lanes() == 16 ? isa_.sum16 : isa_.sum4;
+    const ptrdiff_t row = static_cast<ptrdiff_t>(l.row_vectors()) * l.lanes();
+    const float scale = 1.0f / (static_cast<float>(l.height) * static_cast<float>(l.width));
+    const float* from = source(c, x) + l.at(0, 0);
+    float* to = address(c, y);
+    for (int ch = first; ch < last; ch++)
+      to[ch] = scale * sum(from + static_cast<size_t>(ch) * l.plane(), row, l.tile_h, l.tile_w);
+  });
+}
+
+void Execution::add_gemm(const Step& s, int out) {
+  const int x = flat(s.input), y = new_row_major(out);
+  auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.act);
+  add_parts(static_cast<int>(s.shape.cout), gemm->work(),
+            [this, gemm, x, y](const Context& c, int first, int last) {
+    gemm->run(source(c, x), address(c, y), first, last);
+  });
+}
+
+// Copies a value to an output unless it was made there.
+void Execution::add_output(int i, size_t index) {
+  const int x = flat(i);
+  const Buffer& b = buffers_[static_cast<size_t>(x)];
+  if (b.output == static_cast<int>(index)) return;
+  const size_t bytes = value(i).shape.size() * sizeof(float);
+  add_action([this, x, index, bytes](const Context& c) {
+    std::memcpy(c.outputs[index], source(c, x), bytes);
+  });
+}
+
+}  // namespace fggp

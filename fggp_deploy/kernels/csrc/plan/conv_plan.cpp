@@ -1,0 +1,268 @@
+#include "plan/conv_plan.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fggp {
+namespace {
+
+// Vectors of one plane with its halo: of 8,192 by 8,192 elements. A wide halo needs an index too.
+constexpr int64_t kMaxVectors = int64_t{1} << 22;
+
+int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+// The same rows with a quad of input channels where there was one: columns are (quad, kernel row,
+// kernel column), and a value's bits hold the whole numbers of four channels.
+SparseRows by_quads(const SparseRows& rows, int64_t taps) {
+  SparseRows out;
+  out.cols = static_cast<int>((rows.cols / taps + 3) / 4 * taps);
+  struct Entry {
+    uint32_t column, word;
+  };
+  std::vector<Entry> row;
+  for (size_t o = 0; o + 1 < rows.begin.size(); o++) {
+    row.clear();
+    for (uint32_t e = rows.begin[o]; e < rows.begin[o + 1]; e++) {
+      const int64_t channel = rows.column[e] / taps, tap = rows.column[e] % taps;
+      const auto byte = static_cast<uint32_t>(static_cast<uint8_t>(rows.whole[e]));
+      row.push_back({static_cast<uint32_t>(channel / 4 * taps + tap), byte << channel % 4 * 8});
+    }
+    std::sort(row.begin(), row.end(),
+              [](const Entry& a, const Entry& b) { return a.column < b.column; });
+    for (size_t i = 0; i < row.size();) {
+      const uint32_t column = row[i].column;
+      uint32_t word = 0;
+      for (; i < row.size() && row[i].column == column; i++) word |= row[i].word;
+      float bits;
+      std::memcpy(&bits, &word, sizeof bits);
+      out.column.push_back(column);
+      out.value.push_back(bits);
+    }
+    out.begin.push_back(static_cast<uint32_t>(out.column.size()));
+  }
+  return out;
+}
+
+}  // namespace
+
+Layout output_layout(const ConvShape& s, int64_t in_h, int64_t in_w) {
+  Layout l = choose_layout(s.cout, s.out_h(in_h), s.out_w(in_w));
+  // The input's tiles are `stride` times as large, and must cover all of the input.
+  l.tile_h = std::max(l.tile_h, ceil_div(in_h, l.grid_h * s.stride_h));
+  l.tile_w = std::max(l.tile_w, ceil_div(in_w, l.grid_w * s.stride_w));
+  return l;
+}
+
+Layout input_layout(const ConvShape& s, const Layout& out, int64_t in_h, int64_t in_w) {
+  Layout l = out;
+  l.channels = static_cast<int>(s.cin);
+  if (out.adjacent) return l;
+  l.height = static_cast<int>(in_h);
+  l.width = static_cast<int>(in_w);
+  const int64_t h = s.stride_h * out.tile_h, w = s.stride_w * out.tile_w;
+  const int64_t below = s.dilation_h * (s.kh - 1) - s.top - (s.stride_h - 1);
+  const int64_t beside = s.dilation_w * (s.kw - 1) - s.left - (s.stride_w - 1);
+  const int64_t halo = std::max({s.top, s.left, below, beside, int64_t{0}});
+  if ((h + 2 * halo) * (w + 2 * halo) > kMaxVectors) throw Error("a plane is too large");
+  l.tile_h = static_cast<int>(h);
+  l.tile_w = static_cast<int>(w);
+  l.halo = static_cast<int>(halo);
+  return l;
+}
+
+bool ConvPlan::fits(const FggpConvVariant& v) const {
+  if (shape.cout / shape.group % v.group || out.tile_h % v.rows || out.tile_w % v.cols)
+    return false;
+  if (v.cols > 1 && shape.stride_w > 2) return false;
+  return out.lanes() == 16 || v.run4;
+}
+
+ConvPlan::Rows ConvPlan::multiplied(const Rows& rows) const {
+  return in.quads ? std::make_shared<SparseRows>(by_quads(*rows, shape.taps())) : rows;
+}
+
+void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v) {
+  bias_ = bias;
+  mask_ = lane_masks(out);
+  halo_ = Halo(out);
+  for (int o = 0; in.quads && o < shape.cout; o++) {
+    factor_.push_back(rows->unit[o] * in_unit);
+    int32_t sum = 0;
+    for (uint32_t e = rows->begin[o]; e < rows->begin[o + 1]; e++) sum += rows->whole[e];
+    start_.push_back((fggp_dots(*isa).less - in_zero) * sum);
+  }
+  arrange(*multiplied(rows), v);
+}
+
+void ConvPlan::arrange(const SparseRows& rows, Variant v) {
+  if (v.conv < 0 || v.conv >= n_forms() || !fits(form(v.conv))) v = ranked(rows.nonzeros()).front();
+  const int group = form(v.conv).group;
+  const int64_t cin = in.quads ? in.planes() : shape.cin;
+  const int64_t plane = static_cast<int64_t>(in.plane_vectors()), taps = shape.taps();
+  const int64_t reach = shape.dilation_h * (shape.kh - 1) * in.row_vectors() +
+                        shape.dilation_w * (shape.kw - 1);
+  if (reach > 0xffff) throw Error("a kernel reaches over more than 65535 vectors");
+  v.input_blocks = in.quads ? 1 : std::clamp(v.input_blocks, 1, static_cast<int>(cin));
+  channels_per_block_ = ceil_div(cin, v.input_blocks);
+  n_groups_ = static_cast<int>(shape.cout) / group;
+
+  // A group's offsets count from its first input channel, which keeps grouped convolutions in
+  // reach; where even so they do not fit sixteen bits, smaller blocks of input channels do.
+  const int64_t per_group = shape.group == 1 ? cin : cin / shape.group * group;
+  if ((std::min<int64_t>(channels_per_block_, per_group) - 1) * plane + reach > 0xffff)
+    channels_per_block_ = static_cast<int>(std::max<int64_t>(1, (0xffff - reach) / plane + 1));
+  v.input_blocks = ceil_div(cin, channels_per_block_);
+  if (in.quads && v.input_blocks > 1) throw Error("a plane of bytes is too large");
+  variant_ = v;
+
+  offset_.clear();
+  weight_.clear();
+  begin_.assign(1, 0);
+  base_.clear();
+  std::vector<uint32_t> at(rows.begin.begin(), rows.begin.end() - 1);
+  for (int block = 0; block < v.input_blocks; block++) {
+    const int64_t end = std::min<int64_t>(cin, int64_t{block + 1} * channels_per_block_);
+    for (int o = 0; o < shape.cout; o += group) {
+      int64_t base = -1;
+      for (;;) {
+        // The next column that any row of the group has.
+        uint32_t column = UINT32_MAX;
+        for (int g = o; g < o + group; g++)
+          if (at[g] < rows.begin[g + 1]) column = std::min(column, rows.column[at[g]]);
+        if (column == UINT32_MAX || column / taps >= end) break;
+        const int64_t channel = column / taps, tap = column % taps;
+        if (base < 0) base = channel * plane;
+        const int64_t offset = channel * plane - base +
+                               tap / shape.kw * shape.dilation_h * in.row_vectors() +
+                               tap % shape.kw * shape.dilation_w;
+        if (offset > 0xffff) throw Error("an input offset does not fit sixteen bits");
+        offset_.push_back(static_cast<uint16_t>(offset));
+        for (int g = o; g < o + group; g++) {
+          const bool has = at[g] < rows.begin[g + 1] && rows.column[at[g]] == column;
+          weight_.push_back(has ? rows.value[at[g]++] : 0.0f);
+        }
+      }
+      begin_.push_back(static_cast<uint32_t>(offset_.size()));
+      base_.push_back(static_cast<uint32_t>(std::max<int64_t>(base, 0)));
+    }
+  }
+}
+
+void ConvPlan::run(const float* x, const float* r, float* y, int first, int last,
+                   int origin) const {
+  const FggpConvVariant& v = form(variant_.conv);
+  const FggpConvFn kernel = out.lanes() == 16 ? v.run16[shape.stride_w == 2] : v.run4;
+  const ptrdiff_t lanes = out.lanes();
+  FggpConvTile a{};
+  a.x_row = in.row_vectors() * lanes * static_cast<ptrdiff_t>(shape.stride_h);
+  a.y_row = out.row_vectors() * lanes;
+  a.y_channel = static_cast<ptrdiff_t>(out.plane());
+  a.residual_row = residual.row_vectors() * lanes;
+  a.residual_channel = static_cast<ptrdiff_t>(residual.plane());
+  a.mask_row = out.tile_w;
+  a.n_groups = static_cast<uint32_t>((last - first) / v.group);
+  a.lo = act.lo;
+  a.hi = act.hi;
+  a.offset = offset_.data();
+  a.weight = weight_.data();
+  if (in.quads) {
+    a.start = &start_[first];
+    a.factor = &factor_[first];
+    a.channel = static_cast<uint32_t>(first);
+    a.residual_unit = residual_unit;
+    a.units = out_unit != 0.0f ? 1.0f / out_unit : 0.0f;
+  }
+  const int y_first = out.quads ? (first - origin) / 4 : first - origin;
+  const int y_last = out.quads ? (last - origin + 3) / 4 : last - origin;
+  // Kernels for quads find the first channel's residual themselves.
+  const int r_first = in.quads ? 0 : first;
+  for (int i = 0; i < out.tile_h; i += v.rows)
+    for (int j = 0; j < out.tile_w; j += v.cols) {
+      const float* x0 = x + in.at(static_cast<int>(i * shape.stride_h - shape.top),
+                                  static_cast<int>(j * shape.stride_w - shape.left));
+      a.y = y + static_cast<size_t>(y_first) * out.plane() + out.at(i, j);
+      for (int block = 0; block < variant_.input_blocks; block++) {
+        const bool ends = block == variant_.input_blocks - 1;
+        const size_t entry = static_cast<size_t>(block) * n_groups_ + first / v.group;
+        a.x = x0;
+        a.begin = &begin_[entry];
+        a.base = &base_[entry];
+        a.bias = block == 0 ? &bias_[first] : nullptr;
+        a.residual = ends && r ? r + static_cast<size_t>(r_first) * residual.plane() +
+                                     residual.at(i, j)
+                               : nullptr;
+        a.clamp = ends && act.on;
+        a.mask = ends && !mask_.empty() ? &mask_[static_cast<size_t>(i * out.tile_w + j)] : nullptr;
+        kernel(&a);
+      }
+    }
+  halo_.fill(*isa, out, y, y_first, y_last);
+}
+
+std::vector<int> ConvPlan::split(int n) const {
+  std::vector<double> done{0};
+  for (int g = 0; g < n_groups_; g++) {
+    double work = 8;
+    for (int b = 0; b < variant_.input_blocks; b++) {
+      const size_t e = static_cast<size_t>(b) * n_groups_ + g;
+      work += begin_[e + 1] - begin_[e];
+    }
+    done.push_back(done.back() + work);
+  }
+  std::vector<int> borders{0};
+  const int whole = in.quads ? std::max(group(), 4) : group();  // channels that stay together
+  for (int i = 1; i < n; i++) {
+    const auto it = std::lower_bound(done.begin(), done.end(), done.back() * i / n);
+    const int border = static_cast<int>(it - done.begin()) * group() / whole * whole;
+    if (border > borders.back() && border < shape.cout) borders.push_back(border);
+  }
+  borders.push_back(static_cast<int>(shape.cout));
+  return borders;
+}
+
+std::vector<Variant> ConvPlan::ranked(size_t nonzeros) const {
+  const ConvShape& s = shape;
+  const int64_t cin = in.quads ? in.planes() : s.cin;
+  struct Ranked {
+    double cycles;
+    Variant variant;
+  };
+  std::vector<Ranked> ranked;
+  const double cols = static_cast<double>(cin / s.group * s.taps());
+  const double density = static_cast<double>(nonzeros) / (cols * static_cast<double>(s.cout));
+  const double registers = form(0).registers;  // per vector of sixteen lanes
+  for (int i = 0; i < n_forms(); i++) {
+    const FggpConvVariant& v = form(i);
+    if (!fits(v)) continue;
+    for (int blocks : {1, 2, 4, 8}) {
+      if (blocks > 1 && (in.quads || cin / blocks < 8 || density * cols / blocks < 3)) continue;
+      double missing = 1;
+      for (int g = 0; g < v.group; g++) missing *= 1 - density;
+      const double entries = cols * (1 - missing);
+      const double vectors = v.rows * v.cols * (out.lanes() == 16 ? registers : 1);
+      // What the block reads of the input: from L1, L2 or beyond.
+      const double touched = static_cast<double>(cin) / blocks *
+                             static_cast<double>((v.rows - 1) * s.stride_h + s.kh) *
+                             static_cast<double>((v.cols - 1) * s.stride_w + s.kw) *
+                             out.lanes() * 4;
+      const double load = touched < 36e3 ? 0.5 : touched < 700e3 ? 0.9 : 2.5;
+      const double weights = entries * static_cast<double>(s.cout) / v.group * (2 + 4 * v.group);
+      const double stream = weights < 700e3 ? 1.0 / 40 : 1.0 / 16;
+      const double per_entry =
+          std::max({vectors * v.group * 0.5, vectors * load + (v.group + 1) * 0.5,
+                    (vectors * v.group + v.group + 3) / 6}) +
+          (2 + 4 * v.group) * stream;
+      const double per_group = blocks * (14 + vectors * v.group * 1.2 + 2 * v.group);
+      const double tiles = static_cast<double>(out.tile_h / v.rows) * (out.tile_w / v.cols);
+      const double groups = static_cast<double>(s.cout) / v.group;
+      ranked.push_back({tiles * groups * (entries * per_entry + per_group), {i, blocks}});
+    }
+  }
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const Ranked& a, const Ranked& b) { return a.cycles < b.cycles; });
+  std::vector<Variant> out_variants;
+  for (const Ranked& r : ranked) out_variants.push_back(r.variant);
+  return out_variants;
+}
+
+}  // namespace fggp

@@ -1,0 +1,78 @@
+// One convolution, bound to layouts and to a compiled variant: weights packed, offsets resolved.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "plan/layout.h"
+#include "program/weights.h"
+
+namespace fggp {
+
+struct Activation {
+  bool on = false;
+  float lo = 0, hi = 0;
+
+  // NaN stays NaN.
+  float operator()(float v) const {
+    if (!on) return v;
+    const float least = v < lo ? lo : v;
+    return hi < least ? hi : least;
+  }
+};
+
+// Which compiled block shape, and in how many blocks the input channels are taken.
+struct Variant {
+  int conv = -1;  // index into FggpIsa::conv; -1: let the cost model choose
+  int input_blocks = 1;
+};
+
+// The layout that a convolution (or pooling) writes, and the one that it then must read.
+Layout output_layout(const ConvShape& s, int64_t in_h, int64_t in_w);
+Layout input_layout(const ConvShape& s, const Layout& out, int64_t in_h, int64_t in_w);
+
+struct ConvPlan {
+  const FggpIsa* isa = nullptr;
+  ConvShape shape;
+  Layout in, out, residual;
+  Activation act;
+  // Of quads: what 1 of a byte is. Only where the input is quads may the output or residual be.
+  float in_unit = 0, out_unit = 0, residual_unit = 0;
+  int in_zero = 0;  // the byte of the input that stands for 0
+
+  using Rows = std::shared_ptr<const SparseRows>;
+  // The rows that the kernels multiply: those given, or theirs with a quad of input channels for
+  // each channel.
+  Rows multiplied(const Rows& rows) const;
+  // Throws an Error when an offset does not fit; every offset made here stays inside its plane.
+  void pack(const Rows& rows, const std::vector<float>& bias, Variant v);
+  // Once packed: the same weights, `multiplied`, for another variant.
+  void arrange(const SparseRows& rows, Variant v);
+  // Output channels [first, last), whole groups of the variant's, and whole quads where the output
+  // or the residual is; with their halos. `y` starts at output channel `origin`.
+  void run(const float* x, const float* r, float* y, int first, int last, int origin = 0) const;
+  // Borders of `n` runs of output channels with about the same work.
+  std::vector<int> split(int n) const;
+  Variant variant() const { return variant_; }
+  int group() const { return form(variant_.conv).group; }
+  // The variants worth measuring for so many non-zeros, `multiplied`; the most promising by the
+  // cost model first.
+  std::vector<Variant> ranked(size_t nonzeros) const;
+
+ private:
+  bool fits(const FggpConvVariant& v) const;
+  int n_forms() const { return in.quads ? fggp_dots(*isa).n_conv : isa->n_conv; }
+  const FggpConvVariant& form(int i) const {
+    return (in.quads ? fggp_dots(*isa).conv : isa->conv)[i];
+  }
+
+  Variant variant_;
+  int channels_per_block_ = 0, n_groups_ = 0;
+  std::vector<uint16_t> offset_;
+  std::vector<float> weight_, bias_, factor_;
+  std::vector<int32_t> start_;
+  std::vector<uint32_t> begin_, base_;
+  std::vector<uint16_t> mask_;
+  Halo halo_;
+};
+
+}  // namespace fggp

@@ -1,0 +1,34 @@
+// Linear layers on many rows with every weight multiplied: where weights have few zeros, this is faster
+// than kernels that pass over the zeros.
+#pragma once
+#include <vector>
+
+#include "program/program.h"
+#include "plan/threads.h"
+
+namespace fggp {
+
+class DenseRows {
+ public:
+  // `program` consists of Gemms and Adds, and must outlive this.
+  DenseRows(const Program& program, const FggpIsa& isa);
+  // Memory for `rows` rows of all `values` (of infer_shapes).
+  size_t scratch_floats(int64_t rows, const std::vector<ValueShape>& values) const;
+  // Inputs and outputs are [rows, channels]; a large step is cut into at most `tasks` pieces.
+  void run(int64_t rows, const std::vector<ValueShape>& values, const float* const* in,
+           float* const* out, float* scratch, const Threads& threads, int tasks) const;
+
+ private:
+  // Of a Gemm: [panel][input channel][output channel of the panel], and the bias of whole panels.
+  struct Panels {
+    std::vector<float> weight, bias;
+  };
+  void multiply(const Step& s, const Panels& panels, int64_t rows, const float* x, float* y,
+                const Threads& threads, int tasks) const;
+
+  const Program& program_;
+  const FggpIsa& isa_;
+  std::vector<Panels> panels_;  // of each step
+};
+
+}  // namespace fggp

@@ -1,0 +1,335 @@
+#include "plan/execution.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "plan/depthwise_plan.h"
+
+namespace fggp {
+namespace {
+
+constexpr size_t kMaxArena = size_t{1} << 34;  // floats
+// Tiles with their halos may take this many times the floats of the largest value, and so many floats
+// in any case. Few networks take ten times as many.
+constexpr size_t kMaxWaste = 64, kFreeFloats = size_t{1} << 22;
+
+}  // namespace
+
+Workspace::Workspace(size_t floats) : memory_(new float[floats + 16]) {
+  const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+  aligned_ = memory_.get() + (64 - address % 64) % 64 / sizeof(float);
+}
+
+Execution::Execution(const Program& program, const FggpIsa& isa,
+                     const std::vector<ValueShape>& inputs, int tasks)
+    : isa_(isa), tasks_(tasks), outputs_(program.outputs) {
+  for (const ValueShape& shape : infer_shapes(program, inputs)) {
+    values_.emplace_back();
+    values_.back().shape = shape;
+  }
+  for (int o : program.outputs) output_shapes_.push_back(value(o).shape);
+  const Program planned = fitted(program);
+  plan_layouts(planned);
+  check_layouts();
+  plan_actions(planned);
+  place_buffers();
+}
+
+// The same program for these sizes. Along an axis with a single output the stride has no meaning, so it
+// may be as large as the input, and so large that there is no second output: then one tile holds the
+// whole input, which has the smallest halo.
+Program Execution::fitted(const Program& program) {
+  Program p = program;
+  for (size_t i = 0; i < p.steps.size(); i++) {
+    Step& s = p.steps[i];
+    if (s.op != Op::kConv && s.op != Op::kMaxPool && s.op != Op::kAveragePool) continue;
+    const ValueShape& in = value(s.input).shape;
+    const ValueShape& out = value(p.n_inputs + static_cast<int>(i)).shape;
+    if (out.height == 1) s.shape.stride_h = std::max(in.height, s.shape.room_h(in.height) + 1);
+    if (out.width == 1) s.shape.stride_w = std::max(in.width, s.shape.room_w(in.width) + 1);
+  }
+  return p;
+}
+
+// Windows that are large against their plane have halos that are many times as large.
+void Execution::check_layouts() const {
+  size_t largest = 0;
+  for (const Value& v : values_) largest = std::max(largest, v.shape.size());
+  for (const Value& v : values_)
+    for (const Place& p : v.places)
+      if (p.layout.size() > kFreeFloats && p.layout.size() / kMaxWaste > largest)
+        throw Error("the tiles of a plane of " + std::to_string(v.shape.height) + " x " +
+                    std::to_string(v.shape.width) + " would take " +
+                    std::to_string(p.layout.size() / v.shape.size()) +
+                    " times its memory: a window or a stride is too large for it");
+}
+
+void Execution::need(int i, const Layout& wanted) {
+  if (value(i).unit != 0.0f && !wanted.quads) need(i, wanted.with_quads(true));
+  for (Place& p : value(i).places)
+    if (p.layout.same_tiles(wanted)) {
+      p.layout.halo = std::max(p.layout.halo, wanted.halo);
+      return;
+    }
+  value(i).places.push_back({wanted, -1, false});
+}
+
+// What a step writes follows from what it reads, unless all its readers want it otherwise.
+void Execution::plan_layouts(const Program& program) {
+  choose_own(program);
+  for (int o : program.outputs) value(o).readers++;
+  for (size_t i = program.steps.size(); i-- > 0;) {
+    const Step& s = program.steps[i];
+    const int made = program.n_inputs + static_cast<int>(i);
+    value(s.input).readers++;
+    if (s.residual >= 0) value(s.residual).readers++;
+    const Value& in = value(s.input);
+    if (!value(made).in_layout) {
+      if (s.op == Op::kGlobalAverage && !in.in_layout)
+        need(s.input, choose_layout(in.shape.channels, in.shape.height, in.shape.width));
+      else if (s.op == Op::kGlobalAverage && in.unit != 0.0f)
+        need(s.input, in.own.with_quads(false));
+      if (s.op == Op::kRound) {
+        const Value& v = value(made);
+        const ValueShape& shape = v.shape;
+        need(made, v.places.empty() ? choose_layout(shape.channels, shape.height, shape.width)
+                                    : v.places.front().layout.with_quads(false));
+        for (const Place& p : v.places) need(s.input, p.layout.with_quads(false));
+      }
+      continue;
+    }
+    adopt_tiles(s, made);
+    const Layout& own = value(made).own;
+    need(s.input, input_of(s, own));
+    if (s.residual >= 0) need(s.residual, residual_of(s, own));
+  }
+  // First the place that is written, with the halo that its readers want.
+  for (Value& v : values_) {
+    if (!v.in_layout) continue;
+    Place own{v.own, -1, true};
+    for (size_t k = 0; k < v.places.size(); k++)
+      if (v.places[k].layout.same_tiles(v.own)) {
+        own.layout = v.places[k].layout;
+        v.places.erase(v.places.begin() + static_cast<ptrdiff_t>(k));
+        break;
+      }
+    v.places.insert(v.places.begin(), own);
+  }
+}
+
+// What a step does to a plane; an Add is a depthwise convolution with one tap.
+ConvShape Execution::window(const Step& s) {
+  if (s.op != Op::kAdd) return s.shape;
+  ConvShape identity;
+  identity.cout = identity.cin = identity.group = value(s.input).shape.channels;
+  return identity;
+}
+
+// Whether an output element follows from the input's at the same place alone.
+bool mixes_no_pixels(const Step& s) {
+  const ConvShape& c = s.shape;
+  return s.op == Op::kConv && !is_depthwise(c) && c.taps() == 1 && c.stride_h == 1 &&
+         c.stride_w == 1 && c.top + c.left + c.bottom + c.right == 0;
+}
+
+void Execution::choose_own(const Program& program) {
+  int made = program.n_inputs;
+  for (const Step& s : program.steps) {
+    Value& v = value(made++);
+    const Value& in = value(s.input);
+    v.unit = s.op == Op::kMaxPool && in.plain_bytes() ? in.unit : s.unit;
+    if (s.op == Op::kRound) {
+      v.zero = s.constant;
+      v.rounds = s.input;
+      continue;
+    }
+    const bool alone = program.steps.size() == 1;  // no other step that wants tiles
+    if (alone && mixes_no_pixels(s) && v.unit == 0.0f)
+      v.own = adjacent_layout(v.shape.channels, v.shape.height, v.shape.width);
+    else if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
+      v.own = output_layout(s.shape, in.shape.height, in.shape.width);
+    else if (s.op != Op::kAdd || v.shape.vector())
+      continue;
+    else if (in.in_layout)  // as its input lies, or its residual, so that one need not be moved
+      v.own = in.own;
+    else if (s.residual >= 0 && value(s.residual).in_layout)
+      v.own = value(s.residual).own;
+    else
+      v.own = choose_layout(v.shape.channels, v.shape.height, v.shape.width);
+    v.own.channels = static_cast<int>(v.shape.channels);
+    v.own.halo = 0;
+    v.own.quads = v.unit != 0.0f;
+    v.in_layout = true;
+  }
+}
+
+bool Execution::has_tiles(int i, const Layout& wanted) {
+  if (!value(i).in_layout || value(i).own.same_tiles(wanted)) return true;
+  for (const Place& p : value(i).places)
+    if (p.layout.same_tiles(wanted)) return true;
+  return false;
+}
+
+// Where all readers want the same other tiles, a step may write these: then its input is moved
+// from tiles to tiles instead of its output, which pays where the input is smaller.
+void Execution::adopt_tiles(const Step& s, int made) {
+  Value& v = value(made);
+  if (v.places.size() != 1 || v.places[0].layout.same_tiles(v.own)) return;
+  Layout wanted = v.places[0].layout;
+  wanted.halo = 0;
+  const ValueShape in = value(s.input).shape;
+  const ConvShape shape = window(s);
+  if (wanted.quads != v.own.quads) return;
+  if (wanted.grid_h * wanted.tile_h * shape.stride_h < in.height ||
+      wanted.grid_w * wanted.tile_w * shape.stride_w < in.width)
+    return;
+  size_t cost = has_tiles(s.input, input_of(s, wanted)) ? 0 : in.size();
+  if (s.residual >= 0 && !has_tiles(s.residual, residual_of(s, wanted))) cost += v.shape.size();
+  if (cost < v.shape.size()) v.own = wanted;
+}
+
+int Execution::new_buffer(size_t floats) {
+  Buffer b;
+  b.floats = (floats + 15) / 16 * 16;
+  b.first = b.last = actions_.size();
+  buffers_.push_back(b);
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+// A buffer for a whole value; that of an output is the caller's.
+int Execution::new_row_major(int i) {
+  const int buffer = new_buffer(value(i).shape.size());
+  const auto output = std::find(outputs_.begin(), outputs_.end(), i);
+  if (output != outputs_.end()) buffers_.back().output = static_cast<int>(output - outputs_.begin());
+  return value(i).row_major = buffer;
+}
+
+// A buffer for what a step writes; one that already lies row-major needs no other.
+int Execution::new_own(int i) {
+  const Layout& l = value(i).places.front().layout;
+  const int buffer = l.is_row_major() ? new_row_major(i) : new_buffer(l.size());
+  return value(i).places.front().buffer = buffer;
+}
+
+int Execution::touch(int buffer) {
+  buffers_[static_cast<size_t>(buffer)].last = actions_.size();
+  return buffer;
+}
+
+float* Execution::address(const Context& c, int buffer) const {
+  const Buffer& b = buffers_[static_cast<size_t>(buffer)];
+  return b.output >= 0 ? c.outputs[b.output] : c.workspace + b.offset;
+}
+
+const float* Execution::source(const Context& c, int buffer) const {
+  const Buffer& b = buffers_[static_cast<size_t>(buffer)];
+  return b.input >= 0 ? c.inputs[b.input] : address(c, buffer);
+}
+
+// The buffer that holds a value in a layout with the wanted tiles, made now if it is not there.
+int Execution::find(int i, const Layout& wanted, Layout* found) {
+  Value& v = value(i);
+  for (Place& p : v.places) {
+    if (!p.layout.same_tiles(wanted)) continue;
+    *found = p.layout;
+    if (p.ready) return touch(p.buffer);
+    p.ready = true;
+    const Layout& own = v.places.front().layout;
+    if (v.unit != 0.0f && !p.layout.quads) {
+      const int bytes = find(i, p.layout.with_quads(true), found);
+      p.buffer = to_floats(bytes, *found, v);
+      *found = p.layout = found->with_quads(false);
+      return touch(p.buffer);
+    }
+    if (v.rounds >= 0) {
+      const int floats = find(v.rounds, p.layout.with_quads(false), found);
+      p.buffer = to_quads(floats, *found, v);
+      *found = p.layout = found->with_quads(true);
+      return touch(p.buffer);
+    }
+    const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
+    if (!v.in_layout && p.layout.is_row_major()) return p.buffer = from;
+    p.buffer = new_buffer(p.layout.size());
+    if (v.in_layout)
+      add_rearrangement({isa_, relayout_index(own, p.layout), own.plane()}, p.layout.planes(), from,
+                        own.plane(), p.buffer, p.layout.plane());
+    else
+      add_pack(p.layout, from, p.buffer);
+    return touch(p.buffer);
+  }
+  throw Error("internal: a layout was not planned");
+}
+
+// The buffer that holds a value row-major, made now if it is not there.
+int Execution::flat(int i) {
+  Value& v = value(i);
+  if (v.row_major >= 0) return touch(v.row_major);
+  Layout from = v.places.front().layout;
+  int x = v.rounds >= 0 ? find(i, from, &from) : touch(v.places.front().buffer);
+  if (from.quads) {
+    x = to_floats(x, from, v);
+    from.quads = false;
+  }
+  const int y = new_row_major(i);
+  std::vector<int32_t> index = inverse_index(from);
+  const size_t plane = index.size();
+  add_rearrangement({isa_, std::move(index), from.plane()}, from.channels, x, from.plane(), y,
+                    plane);
+  return touch(y);
+}
+
+// First fit: a buffer goes to the lowest place that no buffer alive at the same time covers.
+void Execution::place_buffers() {
+  std::vector<Buffer*> placed;
+  for (Buffer& b : buffers_) {
+    if (b.input >= 0 || b.output >= 0) continue;
+    std::vector<std::pair<size_t, size_t>> taken;
+    for (const Buffer* p : placed)
+      if (p->first <= b.last && b.first <= p->last)
+        taken.emplace_back(p->offset, p->offset + p->floats);
+    std::sort(taken.begin(), taken.end());
+    size_t offset = 0;
+    for (const auto& [from, to] : taken)
+      if (offset + b.floats <= from)
+        break;
+      else
+        offset = std::max(offset, to);
+    b.offset = offset;
+    arena_ = std::max(arena_, offset + b.floats);
+    if (arena_ > kMaxArena) throw Error("the activations need too much memory");
+    placed.push_back(&b);
+  }
+}
+
+void Execution::run(const float* const* inputs, float* const* outputs, float* workspace,
+                    const Threads& threads) const {
+  const Context c{inputs, outputs, workspace, &threads};
+  for (const Action& action : actions_) action(c);
+}
+
+std::vector<double> Execution::profile(const float* const* inputs, float* const* outputs,
+                                       float* workspace, int repeats) const {
+  using Clock = std::chrono::steady_clock;
+  const Threads none;
+  const Context c{inputs, outputs, workspace, &none};
+  std::vector<std::vector<double>> all(last_action_.size() + 1);
+  for (int repeat = 0; repeat < repeats; repeat++) {
+    size_t action = 0;
+    for (size_t step = 0; step < all.size(); step++) {
+      const size_t end = step < last_action_.size() ? last_action_[step] : actions_.size();
+      const auto start = Clock::now();
+      for (; action < end; action++) actions_[action](c);
+      all[step].push_back(
+          std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+    }
+  }
+  std::vector<double> medians;
+  for (std::vector<double>& own : all) {
+    const auto middle = own.begin() + static_cast<ptrdiff_t>(own.size() / 2);
+    std::nth_element(own.begin(), middle, own.end());
+    medians.push_back(*middle);
+  }
+  return medians;
+}
+
+}  // namespace fggp

@@ -1,0 +1,147 @@
+// A program planned for one input size: layouts chosen, weights packed, buffers placed.
+#pragma once
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "program/program.h"
+#include "plan/rearrangement.h"
+#include "plan/threads.h"
+
+namespace fggp {
+
+// Memory for one running image.
+class Workspace {
+ public:
+  explicit Workspace(size_t floats);
+  float* data() const { return aligned_; }
+
+ private:
+  std::unique_ptr<float[]> memory_;
+  float* aligned_ = nullptr;
+};
+
+class DepthwisePlan;
+
+class Execution {
+ public:
+  // `tasks`: into how many pieces a large step is cut; 1 without threads. Throws an Error when
+  // the shapes do not fit the program.
+  Execution(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
+            int tasks);
+  const std::vector<ValueShape>& outputs() const { return output_shapes_; }
+  size_t workspace_floats() const { return arena_; }
+  double work() const { return work_; }  // of one image, in multiply-adds
+  // One image: contiguous [C, H, W] or [C] in and out. Safe to call from many threads at once,
+  // each with its own workspace.
+  void run(const float* const* inputs, float* const* outputs, float* workspace,
+           const Threads& threads) const;
+
+  // Median microseconds of each step over `repeats` runs on this thread, then those of writing the
+  // outputs: steps + 1 values. A change of layout counts for the step that asks for it, and two
+  // steps that run as one for the first of them.
+  std::vector<double> profile(const float* const* inputs, float* const* outputs, float* workspace,
+                              int repeats) const;
+
+  // For the tuner: the plan of each Conv step, null for other steps.
+  const ConvPlan* conv(size_t step) const { return conv_of_step_[step]; }
+
+ private:
+  struct Buffer {
+    size_t floats = 0, offset = 0;
+    size_t first = 0, last = 0;  // actions that write and read it
+    int input = -1, output = -1;  // or: the program's input or output of that number
+  };
+  struct Place {  // where a value can be found in a certain layout
+    Layout layout;
+    int buffer;
+    bool ready;
+  };
+  struct Value {
+    ValueShape shape;
+    int row_major = -1;  // buffer, -1: none
+    std::vector<Place> places;
+    bool in_layout = false;
+    Layout own;  // without halo; quads where there is a unit
+    float unit = 0;  // what 1 of its bytes is; 0: floats
+    int zero = 0;  // the byte that stands for 0: only the value of a Round has another than 0
+    int rounds = -1;  // of a Round: the value that it rounds, in each layout that is asked for
+    // Bytes whose zero bits stand for 0, so that they may be pooled, added and moved.
+    bool plain_bytes() const { return unit != 0.0f && rounds < 0; }
+    int readers = 0;  // steps, and one for each output
+  };
+  struct Context {
+    const float* const* inputs;
+    float* const* outputs;
+    float* workspace;
+    const Threads* threads;
+  };
+  using Action = std::function<void(const Context&)>;
+
+  // execution.cpp: where values lie.
+  Program fitted(const Program& program);
+  void check_layouts() const;
+  void plan_layouts(const Program& program);
+  ConvShape window(const Step& s);
+  void choose_own(const Program& program);
+  void adopt_tiles(const Step& s, int made);
+  bool has_tiles(int value, const Layout& wanted);
+  void need(int value, const Layout& wanted);
+  Value& value(int i) { return values_[static_cast<size_t>(i)]; }
+  int new_buffer(size_t floats);
+  int new_row_major(int value);
+  int new_own(int value);
+  int touch(int buffer);  // marks that the action being made uses it
+  int find(int value, const Layout& wanted, Layout* found);
+  int flat(int value);
+  float* address(const Context& c, int buffer) const;
+  const float* source(const Context& c, int buffer) const;
+  void place_buffers();
+  // quads.cpp: which steps work on bytes, and the way between floats and quads of bytes.
+  bool in_bytes(const Step& s);
+  bool reads_quads(const Step& s);
+  Layout input_of(const Step& s, const Layout& out);
+  Layout residual_of(const Step& s, const Layout& out);
+  Layout floats_of(int value);
+  int to_floats(int buffer, const Layout& quads, const Value& value);
+  int to_quads(int buffer, const Layout& floats, const Value& value);
+  int begin_floats(int out);
+  void end_floats(int out, int y);
+  // actions.cpp: what each step does; `out` is the value that it makes.
+  void plan_actions(const Program& program);
+  int cut(double work);
+  void add_action(Action action) { actions_.push_back(std::move(action)); }
+  // Runs [first, last) of `n` alike parts, of so much work in all, in parallel.
+  using Part = std::function<void(const Context&, int first, int last)>;
+  void add_parts(int n, double work, Part run);
+  void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
+                         size_t y_plane);
+  void add_pack(const Layout& to, int x, int y);
+  ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
+  void add_conv(const Step& s, size_t step, int out);
+  bool can_chain(const Step& s, const Step& next, int out);
+  void add_conv_depthwise(const Step& s, const Step& next, size_t step, int out);
+  std::shared_ptr<DepthwisePlan> make_depthwise(const Step& s, const ConvShape& shape,
+                                                const Layout& from, int out, int* r);
+  void add_depthwise(const Step& s, const ConvShape& shape, int out);
+  void add_flat_sum(const Step& s, int out);
+  void add_pool(const Step& s, int out);
+  void add_global_average(const Step& s, int out);
+  void add_gemm(const Step& s, int out);
+  void add_output(int value, size_t index);
+
+  const FggpIsa& isa_;
+  const int tasks_;
+  std::vector<int> outputs_;
+  std::vector<Value> values_;
+  std::vector<Buffer> buffers_;
+  std::vector<Action> actions_;
+  std::vector<size_t> last_action_;  // of each step: one past it
+  std::vector<std::unique_ptr<ConvPlan>> convs_;
+  std::vector<const ConvPlan*> conv_of_step_;
+  std::vector<ValueShape> output_shapes_;
+  size_t arena_ = 0;
+  double work_ = 0;
+};
+
+}  // namespace fggp

@@ -1,0 +1,28 @@
+// One fully connected layer on a row-major vector.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "plan/conv_plan.h"
+
+namespace fggp {
+
+class GemmPlan {
+ public:
+  GemmPlan(const FggpIsa& isa, std::shared_ptr<const SparseRows> rows,
+           std::shared_ptr<const std::vector<float>> bias, const Activation& act);
+  // Outputs [first, last).
+  void run(const float* x, float* y, int first, int last) const;
+  // In multiply-adds of the convolutions.
+  double work() const;
+
+ private:
+  const FggpIsa* isa_;
+  size_t cols_;
+  std::shared_ptr<const SparseRows> rows_;  // null: dense_
+  std::shared_ptr<const std::vector<float>> bias_;
+  Activation act_;
+  std::vector<float> dense_;  // all weights, where many are non-zero
+};
+
+}  // namespace fggp

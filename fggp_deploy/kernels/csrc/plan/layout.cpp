@@ -1,0 +1,189 @@
+#include "plan/layout.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace fggp {
+namespace {
+
+constexpr int64_t kMaxDim = 1 << 20;
+constexpr size_t kMaxPlane = size_t{1} << 30;  // offsets inside a plane are 32-bit
+
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+// Without tiles yet.
+Layout checked(int64_t channels, int64_t height, int64_t width) {
+  for (int64_t d : {channels, height, width})
+    if (d < 1 || d >= kMaxDim)
+      throw Error("a dimension is " + std::to_string(d) + "; it must be from 1 to 2^20");
+  Layout l;
+  l.channels = static_cast<int>(channels);
+  l.height = static_cast<int>(height);
+  l.width = static_cast<int>(width);
+  return l;
+}
+
+}  // namespace
+
+size_t Layout::plane_vectors() const {
+  const size_t n = static_cast<size_t>(tile_h + 2 * halo) * static_cast<size_t>(row_vectors());
+  // An odd number of cache lines, so that the same position of many channels does not fall into
+  // one set of the cache.
+  return lanes() == 16 && n > 4 && n % 2 == 0 && !is_row_major() ? n + 1 : n;
+}
+
+Layout choose_layout(int64_t channels, int64_t height, int64_t width) {
+  Layout l = checked(channels, height, width);
+  if (height <= 2 && width <= 2) {
+    l.grid_h = l.grid_w = 2;
+  } else {
+    // In order of preference when two waste the same: square tiles have the smallest halo.
+    constexpr int kGrids[][2] = {{4, 4}, {2, 8}, {8, 2}, {1, 16}, {16, 1}};
+    int64_t fewest = INT64_MAX;
+    for (const auto& g : kGrids) {
+      const int64_t vectors = int64_t{ceil_div(l.height, g[0])} * ceil_div(l.width, g[1]);
+      if (vectors < fewest) {
+        fewest = vectors;
+        l.grid_h = g[0];
+        l.grid_w = g[1];
+      }
+    }
+  }
+  l.tile_h = ceil_div(l.height, l.grid_h);
+  l.tile_w = ceil_div(l.width, l.grid_w);
+  if (l.plane() >= kMaxPlane) throw Error("a plane is too large");
+  return l;
+}
+
+Layout adjacent_layout(int64_t channels, int64_t height, int64_t width) {
+  Layout l = checked(channels, height, width);
+  if (l.row_major() >= kMaxPlane) throw Error("a plane is too large");
+  l.adjacent = true;
+  l.grid_h = l.tile_h = 1;
+  l.grid_w = 16;
+  l.tile_w = static_cast<int>((l.row_major() + 15) / 16);
+  // Few blocks of vectors divide an odd number of them.
+  if (!l.full() && l.tile_w > 4) l.tile_w += l.tile_w % 2;
+  return l;
+}
+
+std::vector<uint16_t> lane_masks(const Layout& l) {
+  std::vector<uint16_t> masks;
+  if (l.full()) return masks;
+  for (size_t j = 0; l.adjacent && j < static_cast<size_t>(l.tile_w); j++) {
+    const size_t left = l.row_major() - std::min(l.row_major(), j * 16);
+    masks.push_back(static_cast<uint16_t>(left >= 16 ? 0xffff : (1u << left) - 1));
+  }
+  if (l.adjacent) return masks;
+  for (int i = 0; i < l.tile_h; i++)
+    for (int j = 0; j < l.tile_w; j++) {
+      uint16_t m = 0;
+      for (int k = 0; k < l.lanes(); k++)
+        if (k / l.grid_w * l.tile_h + i < l.height && k % l.grid_w * l.tile_w + j < l.width)
+          m = static_cast<uint16_t>(m | 1u << k);
+      masks.push_back(m);
+    }
+  return masks;
+}
+
+void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float* y) {
+  FggpPack p;
+  p.lanes = l.lanes();
+  p.n = l.row_vectors();
+  p.y = y + l.at(i, -l.halo);
+  for (int k = 0; k < p.lanes; k++) {
+    // The lane's row of the plane, and which of its positions lie inside.
+    const int row = k / l.grid_w * l.tile_h + i, column = k % l.grid_w * l.tile_w - l.halo;
+    const bool inside = row >= 0 && row < l.height;
+    p.first[k] = inside ? std::clamp(-column, 0, p.n) : 0;
+    p.last[k] = inside ? std::clamp(l.width - column, p.first[k], p.n) : 0;
+    p.x[k] = p.last[k] > p.first[k]
+                 ? x + static_cast<size_t>(row) * static_cast<size_t>(l.width) + column + p.first[k]
+                 : x;
+  }
+  isa.pack(&p);
+}
+
+double pack_cost(const FggpIsa& isa, const Layout& l) {
+  constexpr double kTranspose = 260, kRow = 60;  // of sixteen columns; what each row needs besides
+  constexpr double kFloat = 1.5;
+  const double rows = l.tile_h + 2 * l.halo, columns = l.row_vectors();
+  if (isa.shuffle_width == 16 && l.lanes() == 16)  // then `pack` transposes
+    return rows * (kRow + kTranspose * std::ceil(columns / 16));
+  return rows * (kRow + kFloat * columns * l.lanes());
+}
+
+std::vector<int32_t> inverse_index(const Layout& l) {
+  std::vector<int32_t> index(l.row_major());
+  if (l.adjacent) {
+    std::iota(index.begin(), index.end(), 0);
+    return index;
+  }
+  for (int y = 0; y < l.height; y++)
+    for (int x = 0; x < l.width; x++)
+      index[static_cast<size_t>(y) * static_cast<size_t>(l.width) + static_cast<size_t>(x)] =
+          static_cast<int32_t>(l.at(y % l.tile_h, x % l.tile_w)) + y / l.tile_h * l.grid_w +
+          x / l.tile_w;
+  return index;
+}
+
+std::vector<int32_t> pack_index(const Layout& to) {
+  std::vector<int32_t> index(to.plane(), -1);
+  if (to.adjacent) {
+    std::iota(index.begin(), index.begin() + static_cast<ptrdiff_t>(to.row_major()), 0);
+    return index;
+  }
+  for (int i = -to.halo; i < to.tile_h + to.halo; i++)
+    for (int j = -to.halo; j < to.tile_w + to.halo; j++)
+      for (int k = 0; k < to.lanes(); k++) {
+        const int y = k / to.grid_w * to.tile_h + i, x = k % to.grid_w * to.tile_w + j;
+        if (y >= 0 && y < to.height && x >= 0 && x < to.width)
+          index[to.at(i, j) + static_cast<size_t>(k)] = y * to.width + x;
+      }
+  return index;
+}
+
+std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
+  const std::vector<int32_t> source = inverse_index(from);
+  std::vector<int32_t> index = pack_index(to);
+  for (int32_t& i : index)
+    if (i >= 0) i = source[static_cast<size_t>(i)];
+  return index;
+}
+
+Halo::Halo(const Layout& l) {
+  for (int i = -l.halo; i < l.tile_h + l.halo; i++)
+    for (int j = -l.halo; j < l.tile_w + l.halo; j++) {
+      if (i >= 0 && i < l.tile_h && j >= 0 && j < l.tile_w) continue;
+      // The tile that owns this position lies (dy, dx) tiles away.
+      const int dy = floor_div(i, l.tile_h), dx = floor_div(j, l.tile_w);
+      to.push_back(static_cast<uint32_t>(l.at(i, j)));
+      from.push_back(static_cast<uint32_t>(l.at(i - dy * l.tile_h, j - dx * l.tile_w)));
+      uint16_t m = 0;
+      for (int k = 0; k < l.lanes(); k++) {
+        const int y = k / l.grid_w + dy, x = k % l.grid_w + dx;
+        const bool inside = y >= 0 && y < l.grid_h && x >= 0 && x < l.grid_w;
+        lane.push_back(inside ? y * l.grid_w + x : 0);
+        if (inside) m = static_cast<uint16_t>(m | 1u << k);
+      }
+      mask.push_back(m);
+    }
+}
+
+void Halo::fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last) const {
+  if (to.empty() || first >= last) return;
+  FggpHalo h;
+  h.channel = static_cast<ptrdiff_t>(l.plane());
+  h.y = y + static_cast<ptrdiff_t>(first) * h.channel;
+  h.channels = static_cast<uint32_t>(last - first);
+  h.n = static_cast<uint32_t>(to.size());
+  h.from = from.data();
+  h.to = to.data();
+  h.lane = lane.data();
+  h.mask = mask.data();
+  (l.lanes() == 16 ? isa.halo16 : isa.halo4)(&h);
+}
+
+}  // namespace fggp

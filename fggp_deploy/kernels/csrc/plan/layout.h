@@ -1,0 +1,85 @@
+// The layout between our kernels: a plane is cut into a grid of gh x gw equal tiles, and the tiles
+// lie side by side in the lanes of a vector: [channel][tile row + halo][tile column + halo][lane].
+// With a halo as wide as the next kernel's reach, every tap of every tile is one aligned load.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "isa/isa.h"
+
+namespace fggp {
+
+// What is wrong with a model or a call; caught where C begins, told to ONNX Runtime as a status.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Layout {
+  int channels = 0, height = 0, width = 0;
+  int grid_h = 4, grid_w = 4;
+  int tile_h = 0, tile_w = 0, halo = 0;
+  // Lane l of vector j is element 16 j + l of the plane, for what mixes no elements: then a plane
+  // of whole vectors lies as it does row-major.
+  bool adjacent = false;
+  bool quads = false;  // bytes, a plane for four channels (isa.h)
+
+  int lanes() const { return grid_h * grid_w; }
+  int row_vectors() const { return tile_w + 2 * halo; }
+  size_t plane_vectors() const;
+  size_t plane() const { return plane_vectors() * static_cast<size_t>(lanes()); }
+  int planes() const { return quads ? (channels + 3) / 4 : channels; }
+  size_t size() const { return static_cast<size_t>(planes()) * plane(); }
+  // Floats from the start of a plane to tile position (i, j), which may lie in the halo.
+  size_t at(int i, int j) const {
+    return (static_cast<size_t>(i + halo) * row_vectors() + static_cast<size_t>(j + halo)) *
+           static_cast<size_t>(lanes());
+  }
+  size_t row_major() const { return static_cast<size_t>(height) * static_cast<size_t>(width); }
+  bool full() const { return static_cast<size_t>(lanes()) * tile_h * tile_w == row_major(); }
+  bool is_row_major() const { return adjacent && full(); }
+  bool same_tiles(const Layout& o) const {
+    return grid_h == o.grid_h && grid_w == o.grid_w && tile_h == o.tile_h && tile_w == o.tile_w &&
+           adjacent == o.adjacent && quads == o.quads;
+  }
+  Layout with_quads(bool on) const {
+    Layout l = *this;
+    l.quads = on;
+    return l;
+  }
+};
+
+// The grid that wastes the fewest lanes on a plane; 2x2 planes get four lanes instead of sixteen.
+// Every dimension must be positive and below 2^20, or an Error is thrown.
+Layout choose_layout(int64_t channels, int64_t height, int64_t width);
+
+// The layout of adjacent lanes.
+Layout adjacent_layout(int64_t channels, int64_t height, int64_t width);
+
+// The lanes that are real at each position of the tile; empty when all are.
+std::vector<uint16_t> lane_masks(const Layout& l);
+
+// Row `i` of all tiles of a plane, halo included, from a row-major H x W plane.
+void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float* y);
+// About how long all rows take, in the unit of Rearrangement::cost.
+double pack_cost(const FggpIsa& isa, const Layout& l);
+// For every element of a row-major H x W plane, its place in the tile-interleaved one.
+std::vector<int32_t> inverse_index(const Layout& l);
+// For every float of a plane of `to`, its place in a row-major H x W plane, or -1.
+std::vector<int32_t> pack_index(const Layout& to);
+// For every float of a plane of `to`, its place in a plane of `from` (the same H x W), or -1.
+std::vector<int32_t> relayout_index(const Layout& from, const Layout& to);
+
+// How the halo of a plane follows from its tiles: each halo vector is a permutation of one vector.
+struct Halo {
+  std::vector<uint32_t> from, to;
+  std::vector<int32_t> lane;
+  std::vector<uint16_t> mask;
+  explicit Halo(const Layout& l);
+  Halo() = default;
+  void fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last) const;
+};
+
+}  // namespace fggp

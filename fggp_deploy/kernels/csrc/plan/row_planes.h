@@ -1,0 +1,29 @@
+// Linear layers on many rows at once: rows become the pixels of planes of one row each, and a Gemm
+// becomes a 1 x 1 convolution, whose kernels use a weight for sixteen pixels at a time.
+#pragma once
+#include <memory>
+
+#include "program/program.h"
+#include "plan/threads.h"
+
+namespace fggp {
+
+// The program for such planes; null unless it consists of Gemms and Adds.
+std::unique_ptr<Program> over_pixels(const Program& program);
+
+// `rows` rows as `planes` planes of `pixels` each; the last ones are filled up.
+struct RowPlanes {
+  int64_t rows, pixels, planes;
+
+  // Of the few sizes of planes that there are (each has its own packed weights), the one that
+  // `n_threads` are done with first.
+  RowPlanes(int64_t rows, int n_threads);
+  ValueShape shape(int64_t channels) const { return {false, false, channels, 1, pixels}; }
+  size_t floats(int64_t channels) const { return static_cast<size_t>(planes) * shape(channels).size(); }
+
+  // [rows, channels] to [planes, channels, pixels], zeros in the pixels that are no row; and back.
+  void from_rows(const float* x, int64_t channels, float* y, const Threads& threads) const;
+  void to_rows(const float* x, int64_t channels, float* y, const Threads& threads) const;
+};
+
+}  // namespace fggp

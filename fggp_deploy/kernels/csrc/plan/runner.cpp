@@ -1,0 +1,199 @@
+#include "plan/runner.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <numeric>
+
+namespace fggp {
+namespace {
+
+constexpr size_t kRemembered = 8;  // input sizes
+constexpr size_t kIdle = 16;       // workspaces kept for the next runs
+// From so many rows on, a vector of them is faster than one after the other.
+constexpr int64_t kFewestRows = 2;
+
+// What linear layers on `rows` rows cost in multiply-adds of the dense product, passing over zeros and
+// not; from times of 128 to 1,536 channels, 2 to 230 rows and 2 to 100% non-zeros (AVX-512).
+constexpr double kSparseProduct = 2.4, kTransposed = 60, kWeightsRead = 2;
+
+double sparse_cost(const Program& p, int64_t rows, int64_t pixels) {
+  double cost = 0;
+  for (const Step& s : p.steps) {
+    if (s.op != Op::kGemm) continue;
+    cost += kSparseProduct * static_cast<double>(s.rows->nonzeros()) * static_cast<double>(pixels);
+    cost += kTransposed * static_cast<double>(s.shape.cin + s.shape.cout) * static_cast<double>(rows);
+  }
+  return cost;
+}
+
+double dense_cost(const Program& p, int64_t rows) {
+  double cost = 0;
+  for (const Step& s : p.steps)
+    if (s.op == Op::kGemm)
+      cost += static_cast<double>(s.shape.cin * s.shape.cout) * (static_cast<double>(rows) + kWeightsRead);
+  return cost;
+}
+
+// Whether none is NaN or infinite: such a float's exponent has all its bits.
+bool finite(const float* x, size_t n) {
+  constexpr size_t kRun = 4096;
+  for (size_t i = 0; i < n;) {
+    uint32_t found = 0;
+    for (const size_t end = std::min(n, i + kRun); i < end; i++) {
+      uint32_t bits;
+      std::memcpy(&bits, x + i, sizeof bits);
+      found |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    if (found) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Runner::Runner(Program program, const FggpIsa& isa, int tasks)
+    : program_(std::move(program)), isa_(isa), tasks_(tasks), n_threads_(std::max(1, tasks / 2)) {
+  if (auto pixels = over_pixels(program_))
+    over_pixels_ = std::make_unique<Runner>(std::move(*pixels), isa, tasks);
+}
+
+std::vector<ValueShape> Runner::outputs(const std::vector<ValueShape>& inputs) const {
+  const std::vector<ValueShape> values = infer_shapes(program_, inputs);
+  std::vector<ValueShape> shapes;
+  for (int o : program_.outputs) shapes.push_back(values[static_cast<size_t>(o)]);
+  return shapes;
+}
+
+std::shared_ptr<const Execution> Runner::execution(const std::vector<ValueShape>& inputs,
+                                                   bool multiply_zeros) {
+  std::vector<int64_t> key{multiply_zeros};
+  for (const ValueShape& s : inputs)
+    key.insert(key.end(), {s.flat, s.channels, s.height, s.width});
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = executions_.find(key);
+  if (found != executions_.end()) return found->second;
+  auto made = std::make_shared<const Execution>(multiply_zeros ? with_zeros(program_) : program_,
+                                                isa_, inputs, tasks_);
+  if (executions_.size() == kRemembered) executions_.clear();
+  return executions_[key] = made;
+}
+
+std::unique_ptr<Runner::Memory> Runner::borrow(size_t floats) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      std::unique_ptr<Memory> m = std::move(idle_.back());
+      idle_.pop_back();
+      if (m->floats >= floats) return m;
+    }
+  }
+  return std::unique_ptr<Memory>(new Memory{floats, Workspace(floats)});
+}
+
+void Runner::give_back(std::unique_ptr<Memory> memory) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (idle_.size() < kIdle) idle_.push_back(std::move(memory));
+}
+
+void Runner::run(const std::vector<ValueShape>& inputs, int64_t n, const float* const* in,
+                 float* const* out, const Threads& threads) {
+  const Batch batch{inputs, n, in, out, threads};
+  const auto vector = [](const ValueShape& s) { return s.vector(); };
+  if (over_pixels_ && n >= kFewestRows && std::all_of(inputs.begin(), inputs.end(), vector))
+    return run_rows(batch);
+  std::vector<int64_t> images(static_cast<size_t>(n));
+  std::iota(images.begin(), images.end(), 0);
+  images = run_images(*execution(inputs), batch, images);
+  // The kernels pass over the zeros of a weight, but 0 x NaN is NaN.
+  if (!images.empty()) run_images(*execution(inputs, true), batch, images);
+}
+
+// Returns those of the images that have a value, going in or coming out, that is not finite.
+std::vector<int64_t> Runner::run_images(const Execution& e, const Batch& batch,
+                                        const std::vector<int64_t>& images) {
+  // With an image for every thread, threads take whole images; else they share each one's steps.
+  const auto n = static_cast<int64_t>(images.size());
+  const bool by_image =
+      batch.threads.run && n_threads_ > 1 && n >= n_threads_ &&
+      pieces(e.work() * static_cast<double>(n), n_threads_) == n_threads_;
+  // What a task needs is allocated here: nothing may throw on somebody else's thread.
+  struct Task {
+    std::unique_ptr<Memory> memory;
+    std::vector<const float*> from;
+    std::vector<float*> to;
+  };
+  std::vector<Task> tasks(static_cast<size_t>(by_image ? n_threads_ : 1));
+  for (Task& t : tasks) {
+    t.memory = borrow(e.workspace_floats());
+    t.from.resize(batch.inputs.size());
+    t.to.resize(e.outputs().size());
+  }
+  std::vector<char> ordinary(images.size(), 1);
+  std::atomic<size_t> next{0};
+  in_parallel(by_image ? batch.threads : Threads(), tasks.size(), [&](size_t t) {
+    auto& [memory, from, to] = tasks[t];
+    for (size_t k; (k = next++) < images.size();) {
+      const auto index = static_cast<size_t>(images[k]);
+      for (size_t i = 0; i < from.size(); i++) {
+        from[i] = batch.in[i] + index * batch.inputs[i].size();
+        ordinary[k] &= finite(from[i], batch.inputs[i].size());
+      }
+      for (size_t i = 0; i < to.size(); i++) to[i] = batch.out[i] + index * e.outputs()[i].size();
+      e.run(from.data(), to.data(), memory->workspace.data(),
+            by_image ? Threads() : batch.threads);
+      for (size_t i = 0; i < to.size(); i++) ordinary[k] &= finite(to[i], e.outputs()[i].size());
+    }
+  });
+  for (Task& t : tasks) give_back(std::move(t.memory));
+  std::vector<int64_t> others;
+  for (size_t k = 0; k < images.size(); k++)
+    if (!ordinary[k]) others.push_back(images[k]);
+  return others;
+}
+
+const DenseRows& Runner::dense_rows() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!dense_rows_) dense_rows_ = std::make_unique<const DenseRows>(program_, isa_);
+  return *dense_rows_;
+}
+
+void Runner::run_rows(const Batch& batch) {
+  const RowPlanes planes(batch.n, batch.threads.run ? n_threads_ : 1);
+  if (sparse_cost(program_, batch.n, planes.planes * planes.pixels) < dense_cost(program_, batch.n))
+    return run_pixels(batch, planes);
+  const DenseRows& dense = dense_rows();
+  const std::vector<ValueShape> values = infer_shapes(program_, batch.inputs);
+  auto memory = borrow(dense.scratch_floats(batch.n, values));
+  dense.run(batch.n, values, batch.in, batch.out, memory->workspace.data(), batch.threads, tasks_);
+  give_back(std::move(memory));
+}
+
+void Runner::run_pixels(const Batch& batch, const RowPlanes& planes) {
+  const std::vector<ValueShape> made = outputs(batch.inputs);
+  size_t floats = 0;
+  for (const ValueShape& s : batch.inputs) floats += planes.floats(s.channels);
+  for (const ValueShape& s : made) floats += planes.floats(s.channels);
+  auto memory = borrow(floats);
+  float* at = memory->workspace.data();
+  std::vector<ValueShape> shapes;
+  std::vector<const float*> from;
+  std::vector<float*> to;
+  for (size_t i = 0; i < batch.inputs.size(); i++) {
+    const int64_t channels = batch.inputs[i].channels;
+    planes.from_rows(batch.in[i], channels, at, batch.threads);
+    shapes.push_back(planes.shape(channels));
+    from.push_back(at);
+    at += planes.floats(channels);
+  }
+  for (const ValueShape& s : made) {
+    to.push_back(at);
+    at += planes.floats(s.channels);
+  }
+  over_pixels_->run(shapes, planes.planes, from.data(), to.data(), batch.threads);
+  for (size_t k = 0; k < made.size(); k++)
+    planes.to_rows(to[k], made[k].channels, batch.out[k], batch.threads);
+  give_back(std::move(memory));
+}
+
+}  // namespace fggp

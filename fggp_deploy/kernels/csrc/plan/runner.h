@@ -1,0 +1,63 @@
+// A program together with its executions by input size, and the memory of those that run now.
+#pragma once
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "plan/dense_rows.h"
+#include "plan/execution.h"
+#include "plan/row_planes.h"
+
+namespace fggp {
+
+class Runner {
+ public:
+  // `tasks`: into how many pieces a large step is cut, two for each thread; 1 without threads.
+  Runner(Program program, const FggpIsa& isa, int tasks);
+  const Program& program() const { return program_; }
+
+  // What one image of such inputs gives; throws an Error where they do not fit the program.
+  std::vector<ValueShape> outputs(const std::vector<ValueShape>& inputs) const;
+  // `n` images; inputs and outputs are contiguous [n, ...]. NaN and infinities come out as if every
+  // weight, zeros included, were multiplied.
+  void run(const std::vector<ValueShape>& inputs, int64_t n, const float* const* in,
+           float* const* out, const Threads& threads);
+  // How one image runs; planned at the first call for a size and remembered for the latest few.
+  std::shared_ptr<const Execution> execution(const std::vector<ValueShape>& inputs) {
+    return execution(inputs, false);
+  }
+
+ private:
+  struct Memory {
+    size_t floats;
+    Workspace workspace;
+  };
+  struct Batch {
+    const std::vector<ValueShape>& inputs;
+    int64_t n;
+    const float* const* in;
+    float* const* out;
+    const Threads& threads;
+  };
+  std::shared_ptr<const Execution> execution(const std::vector<ValueShape>& inputs,
+                                             bool multiply_zeros);
+  std::vector<int64_t> run_images(const Execution& e, const Batch& batch,
+                                  const std::vector<int64_t>& images);
+  void run_rows(const Batch& batch);
+  void run_pixels(const Batch& batch, const RowPlanes& planes);
+  const DenseRows& dense_rows();
+  std::unique_ptr<Memory> borrow(size_t floats);
+  void give_back(std::unique_ptr<Memory> memory);
+
+  const Program program_;
+  const FggpIsa& isa_;
+  const int tasks_, n_threads_;
+  // For many rows at once; null where that is not possible, and until they are needed.
+  std::unique_ptr<Runner> over_pixels_;
+  std::unique_ptr<const DenseRows> dense_rows_;
+  std::mutex mutex_;
+  std::map<std::vector<int64_t>, std::shared_ptr<const Execution>> executions_;
+  std::vector<std::unique_ptr<Memory>> idle_;
+};
+
+}  // namespace fggp

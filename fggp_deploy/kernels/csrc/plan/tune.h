@@ -1,0 +1,12 @@
+// Chooses each convolution's variant by measuring it where it will run: between its neighbours.
+#pragma once
+#include "plan/execution.h"
+
+namespace fggp {
+
+// Sets the variant of every Conv step to the fastest found for these input shapes. `seconds` is
+// about what it may take in all.
+void tune(Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
+          double seconds);
+
+}  // namespace fggp

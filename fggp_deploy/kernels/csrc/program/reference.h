@@ -1,0 +1,11 @@
+// What is correct: the operators of ONNX as plain loops over row-major arrays, in double.
+#pragma once
+#include "plan/execution.h"
+
+namespace fggp {
+
+// One image through a whole program, step by step; outputs as in Execution::run.
+void run_reference(const Program& program, const std::vector<ValueShape>& inputs,
+                   const float* const* data, float* const* outputs);
+
+}  // namespace fggp
