@@ -1,14 +1,14 @@
-"""Which weights to drop: pure functions of weights, gradients and who is alive.
+"""Criteria: pure functions that choose which alive weights to remove.
 
-A criterion says what to DROP; it is no score, because FGGP chooses in two stages and no single
-score can express that. Everything is exact: counts are met, ties go to the lower index.
+A criterion returns the weights to drop, not a score: FGGP chooses in two stages, which no single
+score can express. Counts are exact, and ties go to the lower index.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,17 +18,29 @@ from fggp_deploy.errors import ConfigError
 
 
 class Criterion(Protocol):
-    """Chooses n_drop of the alive weights."""
+    """Chooses n_drop of the alive weights.
 
-    needs_grad: ClassVar[bool]
+    A layer whose gradient is zero everywhere is pruned by magnitude, whatever the criterion (see
+    parts.choice.Choice). A criterion that also has a `remark` method can warn the user.
+    """
 
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w [P], g [P] or None, alive bool [P] → int64 [n_drop] indices."""
         ...
 
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A criterion that warns the user when an update cannot follow its options."""
+
     def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Say where an update departs from what the options ask for; None when it does not."""
+        """The warning for an update that drops n_drop of n_alive weights; None if all is well."""
         ...
+
+
+def remark(criterion: Criterion, n_alive: int, n_drop: int) -> str | None:
+    """The criterion's warning for one update; None if it has none."""
+    return criterion.remark(n_alive, n_drop) if isinstance(criterion, Remarking) else None
 
 
 def smallest(x: Tensor, k: int) -> Tensor:
@@ -53,40 +65,34 @@ def smallest(x: Tensor, k: int) -> Tensor:
 
 
 def indices(mask: Tensor) -> Tensor:
-    """Where a bool [P] is True, int64 and increasing."""
+    """The indices at which a bool [P] is True, int64 and increasing."""
     if mask.device.type == "cpu":  # NumPy is ten times as fast as torch.nonzero here
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.nonzero().squeeze(1)
 
 
 def _kth_smallest(x: Tensor, k: int) -> Tensor:
-    """The k-th smallest value of x [P], k >= 1; no sort of all P anywhere."""
+    """The k-th smallest value of x [P], k >= 1, without sorting all P."""
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
         values = x.numpy(force=True).copy()
         values.partition(k - 1)
         return torch.from_numpy(values[k - 1 : k]).squeeze(0)
-    if x.device.type == "cuda":  # kthvalue gives a row to one block; topk spreads it over many
+    if x.device.type == "cuda":  # kthvalue runs a row in one block; topk uses many
         return torch.topk(x, k, largest=False, sorted=False).values.max()
     return torch.kthvalue(x, k).values
 
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Drop the smallest |w|, globally: gradual magnitude pruning (GMP).
+    """Drop the smallest |w| over all layers: gradual magnitude pruning (GMP).
 
     Source: Zhu & Gupta 2017 (arXiv 1710.01878), over all tensors at once.
     """
-
-    needs_grad: ClassVar[bool] = False
 
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w [P], alive bool [P] → int64 [n_drop] indices."""
         idx = indices(alive)
         return idx[smallest(w[idx].abs(), n_drop)]
-
-    def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Nothing to say."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class FGGP:
     those, the n_drop with the smallest |w| are dropped. rate = 1 is magnitude pruning; K = n_drop
     is pure smallest-gradient pruning.
 
-    Source: Zhu, Bezek & Goksel 2024 (arXiv 2411.05500); rate 0.5 is the public code's.
+    Source: Zhu, Bezek & Goksel 2024 (arXiv 2411.05500); the public code uses rate 0.5.
 
     >>> w = torch.tensor([0.1, 0.2, 0.3, 0.4]); g = torch.tensor([9.0, 1.0, 2.0, 8.0])
     >>> FGGP(rate=0.5).drop(w, g, torch.ones(4, dtype=torch.bool), 1).tolist()
@@ -105,7 +111,6 @@ class FGGP:
     """
 
     rate: float = 0.5
-    needs_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rate(self.rate)
@@ -113,36 +118,36 @@ class FGGP:
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         if g is None:
-            raise ConfigError("FGGP reads gradients: call it after backward")
+            raise ConfigError("FGGP reads gradients: call it after backward()")
         idx = indices(alive)
         return two_stages(g, w, idx, max(math.floor(self.rate * idx.numel()), n_drop), n_drop)
 
     def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Tell when the rate leaves too few candidates, so that magnitude has no say."""
+        """Warn if the rate leaves so few candidates that magnitude decides nothing."""
         return too_few(self.rate, n_alive, n_drop, decides="the gradient")
 
 
 def two_stages(first: Tensor, then: Tensor, idx: Tensor, k: int, n_drop: int) -> Tensor:
-    """Of the k with the smallest |first|, the n_drop with the smallest |then|.
+    """Of the k weights with the smallest |first|, the n_drop with the smallest |then|.
 
-    first, then: [P]; idx int64 [N], the alive → int64 [n_drop] indices.
+    first, then: [P]; idx: indices of the alive weights, int64 [N] → int64 [n_drop] indices.
     """
     candidates = idx[smallest(first[idx].abs(), k)]
     return candidates[smallest(then[candidates].abs(), n_drop)]
 
 
 def check_rate(rate: float) -> None:
-    """Raise ConfigError unless it is a share of candidates."""
+    """Raise ConfigError unless `rate`, the fraction of candidates, is in (0, 1]."""
     if not 0 < rate <= 1:
         raise ConfigError(f"rate must be in (0, 1], got {rate}")
 
 
 def too_few(rate: float, n_alive: int, n_drop: int, *, decides: str) -> str | None:
-    """What to tell where a rate leaves so few candidates that the second stage has no say."""
+    """The warning for a rate that leaves the second stage nothing to choose; None otherwise."""
     n_candidates = math.floor(rate * n_alive)
     if n_candidates >= n_drop:
         return None
     return (
-        f"{n_drop} weights must go but rate {rate:g} offers only {n_candidates} candidates; "
+        f"{n_drop} weights must go but rate {rate:g} offers only {n_candidates} candidates, so "
         f"{decides} alone decides. Use more updates, more epochs or a larger rate"
     )

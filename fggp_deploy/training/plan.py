@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fggp_deploy.common.progress import Progress
+from fggp_deploy.pruning.criteria import remark
 from fggp_deploy.pruning.methods.gradual import Gradual
 from fggp_deploy.pruning.schedules import Constant
 from fggp_deploy.training.config import PruneConfig
@@ -74,11 +75,11 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
     parent = parent_accuracy(session)
     method, masks = session.pruner.method, session.pruner.masks
     updates: tuple[Update, ...] = ()
-    remark, update_seconds = None, 0.0
+    warning, update_seconds = None, 0.0
     if isinstance(method, Gradual):
         updates = tuple(_updates(method, masks.n_total, masks.n_removed))
-        remarks = (method.criterion_at(u.step).remark(u.n_alive, u.n_drop) for u in updates)
-        remark = next((r for r in remarks if r), None)
+        found = (remark(method.criterion_at(u.step), u.n_alive, u.n_drop) for u in updates)
+        warning = next((r for r in found if r), None)
         update_seconds = _time_update(session, method, updates)
     start_sparsity = masks.sparsity
     step_seconds = _time_step(session) if session.n_steps else 0.0
@@ -91,7 +92,7 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
         target_steps=tuple(stage.end for stage in session.stages),
         updates=updates,
         parent_val_accuracy=parent,
-        remark=remark,
+        remark=warning,
         images_per_second=config.batch_size / step_seconds if step_seconds else 0.0,
         update_seconds=update_seconds,
         seconds=step_seconds * session.n_steps + update_seconds * len(updates),

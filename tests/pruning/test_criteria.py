@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from fggp_deploy import FGGP, Magnitude
+from fggp_deploy import FGGP, Magnitude, OneShot, Pruner
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.criteria import smallest
 
@@ -84,3 +85,19 @@ def test_rate_is_checked(rate: float):
 def test_fggp_without_gradients_is_an_error():
     with pytest.raises(ConfigError, match="after backward"):
         FGGP().drop(torch.ones(1), None, torch.ones(1, dtype=torch.bool), 1)
+
+
+class Oldest:
+    """A criterion as a user may write it: nothing but `drop`."""
+
+    def drop(self, w, g, alive, n_drop):
+        return alive.nonzero().squeeze(1)[:n_drop]
+
+
+def test_a_criterion_needs_nothing_but_drop():
+    model = nn.Linear(4, 2)
+    pruner = Pruner(model, Oldest(), OneShot(0.5), optimizer=None)
+    model(torch.ones(1, 4)).sum().backward()
+    pruner.after_backward()
+    pruner.after_step()
+    assert pruner.finish()["weight"].tolist() == [[False] * 4, [True] * 4]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +49,6 @@ class MagnitudeFirst:
     """
 
     rate: float = 0.5
-    needs_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_rate(self.rate)
@@ -76,7 +75,6 @@ class Widened:
 
     first: First
     share: float
-    needs_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -89,10 +87,6 @@ class Widened:
         first, then = (_given(g), w) if self.first == "gradient" else (w, _given(g))
         return two_stages(first, then, idx, k, n_drop)
 
-    def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Nothing to say."""
-        return None
-
 
 @dataclass(frozen=True)
 class Saliency:
@@ -103,16 +97,10 @@ class Saliency:
     [0, 1]
     """
 
-    needs_grad: ClassVar[bool] = True
-
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         idx = indices(alive)
         return idx[smallest((w[idx] * _given(g)[idx]).abs(), n_drop)]
-
-    def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Nothing to say."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -127,17 +115,12 @@ class Ranks:
     """
 
     together: Literal["sum", "product"]
-    needs_grad: ClassVar[bool] = True
 
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         idx = indices(alive)
         a, b = _rank(w[idx].abs()), _rank(_given(g)[idx].abs())
         return idx[smallest(a + b if self.together == "sum" else a * b, n_drop)]
-
-    def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Nothing to say."""
-        return None
 
 
 class Annealed(Gradual):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.pruning.allocation import ALLOCATIONS, Given
-from fggp_deploy.pruning.criteria import Criterion
+from fggp_deploy.pruning.criteria import Criterion, remark
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.methods.method import Task
 from fggp_deploy.pruning.methods.options import Options, setting
@@ -233,7 +233,7 @@ class Gradual:
         return [({n: part}, state.masks.n_alive[n] - keep[n]) for n, part in layers.items()]
 
     def _remark(self, criterion: Criterion, step: int, n_alive: int, n_drop: int) -> None:
-        remark = criterion.remark(n_alive, n_drop)
-        if remark and not self._remarked:
+        text = remark(criterion, n_alive, n_drop)
+        if text and not self._remarked:
             self._remarked = True
-            warnings.warn(f"update at step {step}: {remark}", FggpWarning, stacklevel=4)
+            warnings.warn(f"update at step {step}: {text}", FggpWarning, stacklevel=4)

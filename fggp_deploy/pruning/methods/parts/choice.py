@@ -52,8 +52,8 @@ class Choice:
 
     @cached_property
     def unused(self) -> frozenset[str]:
-        """The layers without any gradient, if the criterion reads gradients."""
-        if not self.criterion.needs_grad:
+        """The layers without any gradient, if that matters: magnitude does not read gradients."""
+        if isinstance(self.criterion, Magnitude):
             return frozenset()
         return frozenset(n for n, part in self.layers.items() if not self.gradients[part].any())
 
