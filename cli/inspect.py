@@ -159,7 +159,7 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
     return rows, {
         "file_bytes": model.file_bytes(), "model": meta.model, "data": meta.data,
         "parent_sha256": meta.parent_sha256,
-        "activations": "bytes" if model.rounds_activations else "fp32",
+        "activations": "bytes" if model.has_quantized_activations else "fp32",
         **({} if before is None else {"removed_before_compaction": before}),
     }  # fmt: skip
 

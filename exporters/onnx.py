@@ -12,7 +12,7 @@ from onnx import ModelProto
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.operators import Packing, ValueType, flatten, unpack
 from fggp_deploy.format.self_test import SelfTest, probe
-from fggp_deploy.graph.rounding import rounds_activations
+from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.measure.network import Network, load
 
 from . import VALUES, Note, silent
@@ -53,7 +53,7 @@ def export(
         found = _rounding(values, exact, rounded, metadata)
         note(found.sentence())
         warn(found)
-        in_bytes = rounds_activations(dense)
+        in_bytes = has_quantized_activations(dense)
         metadata = replace(
             metadata,
             selftest=_self_test(rounded, metadata.selftest, metadata, in_bytes=in_bytes),

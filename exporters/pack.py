@@ -28,7 +28,7 @@ from fggp_deploy.format.packing import to_int8
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.graph.constants import unlist_initializers_
 from fggp_deploy.graph.lifting import lift_weights
-from fggp_deploy.graph.opset import raised, standard_opset
+from fggp_deploy.graph.opset import standard_opset, with_opset
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
 from fggp_deploy.graph.weights import count_weights
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs
@@ -106,7 +106,7 @@ def pack_file(
     source_opset = standard_opset(model)
     listed = unlist_initializers_(model)
     with reading(str(source)):
-        dense = raised(unpack(model), MIN_OPSET, name=str(source))
+        dense = with_opset(unpack(model), MIN_OPSET, name=str(source))
         first_run_apart(source, shape, name=source.name)
         converted = dense if source_opset < MIN_OPSET else None
         about = None

@@ -24,10 +24,11 @@ from fggp_deploy.format.functions import MIN_OPSET
 from fggp_deploy.format.operators import REPLACEABLE, Packing, pack, unpack
 from fggp_deploy.format.packing import ENCODINGS, choose, to_rice
 from fggp_deploy.format.unpacking import layer_name, split
-from fggp_deploy.graph.constants import replaceable
-from fggp_deploy.graph.opset import raised
-from fggp_deploy.graph.reading import fix_open_sides_, infer_shapes, one_image, read_bytes, reading
-from fggp_deploy.graph.rounding import leave_activations_
+from fggp_deploy.graph.constants import overridable
+from fggp_deploy.graph.opset import with_opset
+from fggp_deploy.graph.qdq import remove_activation_quantization_
+from fggp_deploy.graph.reading import read_bytes, reading
+from fggp_deploy.graph.shapes import fix_open_sides_, infer_shapes, one_image
 from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.measure import latency
 from fggp_deploy.measure.network import SESSION_CONFIG
@@ -138,7 +139,7 @@ def explain(
         dense = unpack(model)
         packed_bytes, int8_bytes, cannot_pack = _packed_sizes(dense)
         calm = ModelProto.FromString(dense.SerializeToString())
-        in_bytes = leave_activations_(calm)  # compaction comes before rounding
+        in_bytes = remove_activation_quantization_(calm)  # compaction comes before rounding
         smaller = _compacted(calm)
         single = one_image(dense)
         fix_open_sides_(single, dict(enumerate(shape, start=1)))
@@ -177,7 +178,7 @@ def _packed_sizes(dense: ModelProto) -> tuple[int, int, str]:
     """Bytes of the packed file, and with int8 values; and why it cannot be packed, if it cannot."""
     size = dense.ByteSize()
     try:
-        current = raised(dense, MIN_OPSET)
+        current = with_opset(dense, MIN_OPSET)
     except ModelFileError as e:
         return size, size, str(e)
     exact = min(pack(current).ByteSize(), size)
@@ -202,7 +203,7 @@ def _weights(
         for name in node.input:
             readers.setdefault(transposed.get(name, name), []).append(node)
     constants = {t.name: t for t in dense.graph.initializer}
-    given = replaceable(dense.graph)
+    given = overridable(dense.graph)
     layers = layer_weights(dense.graph, constants)
     found = []
     for name in readers:  # in the graph's order

@@ -14,17 +14,17 @@ backward to a fixed point, because an operator on two values needs the same chan
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 
-from fggp_deploy.compaction.graph import Array, Graph, Layer, Needed, attributes
+from fggp_deploy.compaction.graph import Array, Graph, Layer, Needed
 from fggp_deploy.compaction.operators import LOOKS
-from fggp_deploy.graph.lifting import names_read_inside
-from fggp_deploy.graph.reading import infer_shapes, one_image, reading
+from fggp_deploy.graph.macs import model_macs
+from fggp_deploy.graph.nodes import attributes, names_read_inside, set_attribute_
+from fggp_deploy.graph.reading import reading
 
 ALIGN = 4  # channels that ONNX Runtime's blocked convolutions want multiples of
 
@@ -62,26 +62,6 @@ def compact(model: ModelProto, *, align: int = ALIGN) -> Compaction:
         return _Compactor(model).run(align)
 
 
-def dense_macs(model: ModelProto) -> int | None:
-    """Multiply-accumulates of convolutions and linear layers for one image, zeros counted."""
-    shapes = infer_shapes(one_image(model))
-    constants = {t.name: tuple(t.dims) for t in model.graph.initializer}
-    total = 0
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
-            continue
-        out, w = shapes.get(node.output[0]), constants[node.input[1]]
-        if out is None or None in out or not w:
-            return None
-        sides = math.prod(d for d in out if d is not None)
-        if node.op_type == "Conv":
-            total += sides * math.prod(w[1:])
-        else:
-            transposed = attributes(node).get("transB", 0)
-            total += sides * (w[-1] if transposed else w[-2] if len(w) > 1 else w[0])
-    return total
-
-
 class _Compactor(Graph):
     """One compaction of one model."""
 
@@ -97,12 +77,12 @@ class _Compactor(Graph):
             self.all_needed(value.name)
         while self._spread() or self._keep_one() or self._round_up(align):
             pass
-        before = dense_macs(self.model)
+        before = model_macs(self.model)
         if all(need.all() for need in self.need.values()):
             return Compaction(self.model, {}, (before, before))
         channels = self._cut()
         self._write_constants()
-        return Compaction(self.model, channels, (before, dense_macs(self.model)))
+        return Compaction(self.model, channels, (before, model_macs(self.model)))
 
     def _known(self, node: NodeProto) -> bool:
         """Enter a node that is understood; False for any other."""
@@ -176,13 +156,13 @@ class _Compactor(Graph):
                 self._cut_parameter(same.node, index, kept)
             if same.node.op_type == "Conv":
                 found[same.node.input[1]] = (len(kept), int(kept.sum()))
-                _set(same.node, "group", int(kept.sum()))
+                set_attribute_(same.node, "group", int(kept.sum()))
             if same.y in self.pads:
                 self._cut_pad(same.node, kept)
         for node in self.reshapes:
             self._replace(node, 1, np.array([0, -1]))
             if attributes(node).get("allowzero", 0):
-                _set(node, "allowzero", 0)
+                set_attribute_(node, "allowzero", 0)
         return found
 
     def _cut_layer(self, layer: Layer) -> None:
@@ -269,9 +249,3 @@ def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
     out = onnx.TensorProto()
     out.CopyFrom(tensor)
     return out
-
-
-def _set(node: NodeProto, key: str, value: int) -> None:
-    kept = [a for a in node.attribute if a.name != key]
-    del node.attribute[:]
-    node.attribute.extend([*kept, helper.make_attribute(key, value)])

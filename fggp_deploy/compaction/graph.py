@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.constants import constants, unlist_initializers_
-from fggp_deploy.graph.reading import infer_shapes, one_image, tensor_array
+from fggp_deploy.graph.constants import (
+    constant_initializers,
+    lift_constants_,
+    unlist_initializers_,
+)
+from fggp_deploy.graph.shapes import infer_shapes, one_image
+from fggp_deploy.graph.tensors import tensor_array
 
 Array = npt.NDArray[Any]
 Needed = npt.NDArray[np.bool_]
 
 MAX_CHANNELS = 1 << 20  # of a value; one that claims more is left alone
-
-
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """A node's attributes by name."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Graph:
         self.graph = self.model.graph
         self.shapes = infer_shapes(one_image(self.model))
         lift_constants_(self.graph)
-        self.tensors = constants(self.graph)
+        self.tensors = constant_initializers(self.graph)
         self.taken = {name for n in self.graph.node for name in (*n.input, *n.output)}
         self.reshapes: list[NodeProto] = []  # to be said as [batch, the rest]
         self.readers = Counter(n for node in self.graph.node for n in node.input)
@@ -132,18 +132,3 @@ class Graph:
         self.same.append(Same(node, node.output[0], parts))
         if params:
             self.params[node.output[0]] = list(params)
-
-
-def lift_constants_(graph: onnx.GraphProto) -> None:
-    """Constant nodes of tensors become initializers; not where the graph gives one back."""
-    outputs = {v.name for v in graph.output}
-    for i in reversed(range(len(graph.node))):
-        node = graph.node[i]
-        if node.op_type != "Constant" or node.domain or node.output[0] in outputs:
-            continue
-        value = next((a.t for a in node.attribute if a.name == "value"), None)
-        if value is not None:
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(value)
-            tensor.name = node.output[0]
-            del graph.node[i]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from fggp_deploy.compaction.graph import Array, Graph, Layer, Needed, attributes
+from fggp_deploy.compaction.graph import Array, Graph, Layer, Needed
+from fggp_deploy.graph.nodes import attributes
 
 
 def conv(c: Graph, node: NodeProto, n: int) -> Array | None:

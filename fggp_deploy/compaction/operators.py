@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from fggp_deploy.compaction.graph import Array, Graph, attributes
+from fggp_deploy.compaction.graph import Array, Graph
 from fggp_deploy.compaction.layers import conv, linear
-from fggp_deploy.graph.reading import tensor_array
+from fggp_deploy.graph.nodes import attributes
+from fggp_deploy.graph.tensors import tensor_array
 
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 _BINARY = ("Add", "Sub", "Mul", "Div")

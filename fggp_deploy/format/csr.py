@@ -22,9 +22,10 @@ from onnx import TensorProto
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.encodings import Array, Csr, checked_size
+from fggp_deploy.format.functions import reject_foreign
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.unpacking import Unpacked
-from fggp_deploy.graph.reading import reading, reject_foreign
+from fggp_deploy.graph.reading import reading
 
 FORMAT = "fggp-csr"
 VERSION = 1

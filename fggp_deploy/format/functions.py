@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx import AttributeProto, FunctionProto, NodeProto, helper
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper
 
+from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.decoders import gaps_body, reference, rice_body, unblock_body, unmask_body
+from fggp_deploy.graph.tensors import all_tensors
 
 DOMAIN = "ai.fggp"
 VERSION = 1
@@ -49,6 +51,23 @@ def is_ours(definition: FunctionProto) -> bool:
     return theirs.SerializeToString(deterministic=True) == ours.SerializeToString(
         deterministic=True
     )
+
+
+def reject_foreign(model: ModelProto) -> None:
+    """Raise ModelFileError for external data, or `ai.fggp` definitions that are not ours."""
+    for tensor in all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ModelFileError(
+                f"tensor {tensor.name!r} lies in another file; a deployable file is one file"
+            )
+    for definition in model.functions:
+        if definition.domain == DOMAIN and not is_ours(definition):
+            raise ModelFileError(
+                f"the file defines {DOMAIN}::{definition.name} in its own way; "
+                "only version 1 of docs/format.md is read"
+            )
+    if len({(f.domain, f.name) for f in model.functions}) < len(model.functions):
+        raise ModelFileError("the file defines a function twice")
 
 
 def _sparse_conv(opset: int) -> FunctionProto:

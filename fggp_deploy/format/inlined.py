@@ -16,8 +16,8 @@ from fggp_deploy.format.functions import (
     UNGAP_INPUTS,
     UNMASK_INPUTS,
 )
-from fggp_deploy.graph.constants import constants
-from fggp_deploy.graph.reading import integers
+from fggp_deploy.graph.constants import constant_initializers
+from fggp_deploy.graph.nodes import integers
 
 _ENDS = ("ScatterElements", "Where", "Transpose")  # before the Reshape to the weight's shape
 
@@ -41,7 +41,7 @@ class Decoder:
 def find_decoders(model: ModelProto) -> list[Decoder]:
     """All of a graph's decoders: cones of nodes from the parts of a weight to a Reshape or Mul."""
     made_by = {o: n for n in model.graph.node for o in n.output}
-    initializers = constants(model.graph).keys()
+    initializers = constant_initializers(model.graph).keys()
     found = []
     for end in model.graph.node:
         reshape = made_by.get(end.input[0]) if end.op_type == "Mul" else end

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
@@ -16,8 +15,10 @@ from fggp_deploy.format.encodings import MAX_ELEMENTS
 from fggp_deploy.format.metadata import PREFIX, Metadata
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import Unpacked, layer_name, split
-from fggp_deploy.graph.reading import Shapes, in_one_piece, infer_shapes, reading
-from fggp_deploy.graph.rounding import rounds_activations
+from fggp_deploy.graph.macs import layer_macs
+from fggp_deploy.graph.qdq import has_quantized_activations
+from fggp_deploy.graph.reading import in_one_piece, reading
+from fggp_deploy.graph.shapes import Shapes, infer_shapes
 from fggp_deploy.graph.weights import layer_weights
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
@@ -98,9 +99,9 @@ class SparseModel:
         return self._content.dense()
 
     @property
-    def rounds_activations(self) -> bool:
+    def has_quantized_activations(self) -> bool:
         """Whether activations are rounded to bytes."""
-        return rounds_activations(self._content.graph)
+        return has_quantized_activations(self._content.graph)
 
     def file_bytes(self) -> int:
         """Size of the file, or of all files in the folder, in bytes."""
@@ -199,7 +200,7 @@ def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
                 others.setdefault(name, []).append(node)
     layers = []
     for name, nodes in (*weights.items(), *others.items()):
-        counts = [_macs(node, shapes) for node in nodes]
+        counts = [layer_macs(node, shapes) for node in nodes]
         macs = None if None in counts else sum(c for c in counts if c is not None)
         if name in content.weights:
             packed = content.weights[name]
@@ -211,26 +212,3 @@ def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
             raise ModelFileError(f"weight {name!r} has no elements")
         layers.append(Layer(layer_name(name), nodes[0].op_type, *how, macs, name in weights))
     return tuple(layers)
-
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-def _macs(node: NodeProto, shapes: Shapes) -> int | None:
-    """Elements of the output times the length of each one's dot product, of a layer's node.
-
-    A transposed convolution spreads each element of its input, so there the input counts.
-    """
-    if node.op_type not in _LAYERS:
-        return None
-    counted = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
-    out, w = shapes.get(counted), shapes.get(node.input[1])
-    if out is None or w is None or not w:
-        return None
-    if node.op_type in ("Conv", "ConvTranspose"):
-        inner = w[1:]
-    else:
-        flags = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        inner = w[-1:] if flags.get("transB") else w[-2:-1]
-    known = [d for d in (*out, *inner) if d is not None]
-    return math.prod(known) if len(known) == len(out) + len(inner) else None

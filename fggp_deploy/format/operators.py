@@ -20,11 +20,19 @@ from fggp_deploy.format.encodings.blocks import Blocks, choose_blocks
 from fggp_deploy.format.encodings.rice import Rice
 from fggp_deploy.format.functions import DOMAIN, MIN_OPSET, VERSION, function
 from fggp_deploy.format.packing import NODE_BYTES, choose, to_int8, to_rice
+from fggp_deploy.format.sparse_forms import (
+    CONV,
+    GEMM,
+    GEMM_TRANSPOSED,
+    bias_behind,
+    sparse_form,
+)
 from fggp_deploy.format.unpacking import Unpacked, split, unpack
-from fggp_deploy.graph.constants import constants, replaceable
-from fggp_deploy.graph.lifting import lift_weights, names_read_inside, subgraphs
-from fggp_deploy.graph.opset import raised, standard_opset
-from fggp_deploy.graph.uses import CONV, GEMM, GEMM_TRANSPOSED, Use, bias_behind, sparse_form
+from fggp_deploy.graph.constants import constant_initializers, overridable
+from fggp_deploy.graph.lifting import lift_weights
+from fggp_deploy.graph.nodes import attributes, names_read_inside, subgraphs
+from fggp_deploy.graph.opset import standard_opset, with_opset
+from fggp_deploy.graph.view import Use
 
 __all__ = ["DOMAIN", "Packing", "Unpacked", "flatten", "pack", "split", "unpack"]
 
@@ -71,7 +79,7 @@ class Packing:
         """
         if any(n.domain == DOMAIN for n in model.graph.node):
             raise ModelFileError("the model is packed already; unpack it first")
-        return _Packer(raised(model, MIN_OPSET), values).run()
+        return _Packer(with_opset(model, MIN_OPSET), values).run()
 
 
 def pack(model: ModelProto) -> ModelProto:
@@ -107,8 +115,8 @@ class _Packer:
         self.model = lift_weights(model)
         self.graph = self.model.graph
         self.values = values
-        self.constants = constants(self.graph)
-        self.replaceable = replaceable(self.graph)
+        self.constants = constant_initializers(self.graph)
+        self.overridable = overridable(self.graph)
         self.uses: dict[str, list[Use]] = defaultdict(list)
         self.fixed = {v.name for v in self.graph.output} | set(names_read_inside(self.graph))
         for node in self.graph.node:
@@ -179,7 +187,7 @@ class _Packer:
             return (
                 f"it is {kind}; only float32 is packed, {_CURES.get(kind, 'convert it to float32')}"
             )
-        if name in self.replaceable:
+        if name in self.overridable:
             return REPLACEABLE
         if {f"{name}.{part}" for part in PARTS} & self.taken:
             return "the names of its parts are taken"
@@ -251,7 +259,7 @@ class _Packer:
         out = helper.make_node(plan.op, inputs, [output], name=node.name, domain=DOMAIN)
         out.attribute.append(helper.make_attribute("weight_shape", shape))
         if plan.op.startswith(CONV):
-            given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            given = attributes(node)
             defaults = {"pads": [0] * 4, "strides": [1] * 2, "dilations": [1] * 2, "group": 1}
             for key, default in defaults.items():
                 out.attribute.append(helper.make_attribute(key, given.get(key, default)))

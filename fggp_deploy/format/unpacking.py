@@ -10,11 +10,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.encodings import Array, Bitmask, Gaps, Packed, check_expansion, checked_size
+from fggp_deploy.format.encodings import (
+    Array,
+    Bitmask,
+    Coo,
+    Gaps,
+    Packed,
+    check_expansion,
+    checked_size,
+)
 from fggp_deploy.format.encodings.blocks import Blocks
 from fggp_deploy.format.encodings.rice import Rice
 from fggp_deploy.format.functions import (
@@ -29,20 +38,15 @@ from fggp_deploy.format.functions import (
     UNBLOCK_INPUTS,
     UNGAP_INPUTS,
     UNMASK_INPUTS,
+    reject_foreign,
 )
 from fggp_deploy.format.inlined import find_decoders
 from fggp_deploy.format.regions import expand
-from fggp_deploy.graph.constants import replaceable, unlist_initializers_
-from fggp_deploy.graph.reading import (
-    Shapes,
-    check_functions,
-    infer_shapes,
-    integers,
-    reading,
-    reject_foreign,
-    sparse_array,
-    tensor_array,
-)
+from fggp_deploy.graph.constants import overridable, unlist_initializers_
+from fggp_deploy.graph.nodes import integers
+from fggp_deploy.graph.reading import check_functions, reading
+from fggp_deploy.graph.shapes import Shapes, infer_shapes
+from fggp_deploy.graph.tensors import tensor_array
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class _Splitter:
         self.tensors = {t.name: t for t in model.graph.initializer}
         if len(self.tensors) < len(model.graph.initializer):
             raise ModelFileError("two initializers have the same name")
-        self.replaceable = replaceable(model.graph)
+        self.overridable = overridable(model.graph)
         self.weights: dict[str, Packed] = {}
         self.sources: dict[str, tuple[object, ...]] = {}
         self.parts: set[str] = set()
@@ -178,7 +182,7 @@ class _Splitter:
         out = _copy(self.model)
         graph = out.graph
         for sparse in graph.sparse_initializer:
-            self._keep(sparse.values.name, sparse_array(sparse))
+            self._keep(sparse.values.name, _coo(sparse))
         inlined: dict[str, str] = {}  # tensor that a decoder makes → the weight it is
         inside: set[str] = set()
         for decoder in find_decoders(self.model):
@@ -277,9 +281,19 @@ class _Splitter:
         """An initializer's numbers; raises ModelFileError unless they fill its shape exactly."""
         if name not in self.tensors:
             raise ModelFileError(f"{name!r} is not an initializer of the file")
-        if name in self.replaceable:
+        if name in self.overridable:
             raise ModelFileError(f"{name!r} is part of a packed weight and a graph input too")
         return tensor_array(self.tensors[name])
+
+
+def _coo(tensor: SparseTensorProto) -> Coo:
+    """A sparse initializer with flat or per-axis indices; raises ModelFileError or ValueError."""
+    values, indices = tensor_array(tensor.values), tensor_array(tensor.indices)
+    shape = tuple(tensor.dims)
+    checked_size(shape)
+    if indices.ndim == 2 and indices.shape[1] == len(shape):
+        indices = np.ravel_multi_index(tuple(indices.T), shape)
+    return Coo(values, indices, shape)
 
 
 def _assembled(

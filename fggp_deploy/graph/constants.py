@@ -1,18 +1,20 @@
-"""Which initializers of a graph are constants: those that no caller can replace.
+"""Which tensors of a graph are constants: those that no caller can replace.
 
 From IR version 4 on, an initializer that is also a graph input is a default value: whoever runs the
-model may feed another one. So it is no constant, whatever it holds. IR version 3 lists every
-initializer as a graph input, and ONNX Runtime lets nobody feed one: there all are constants.
+model may feed another one. ONNX Runtime calls it overridable; it is no constant. IR version 3 lists
+every initializer as a graph input, and ONNX Runtime lets nobody feed one: there all are constants.
 """
 
 from __future__ import annotations
 
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from fggp_deploy.graph.nodes import is_standard
 
 FIRST_WITH_DEFAULTS = 4  # the IR version
 
 
-def constants(graph: GraphProto) -> dict[str, TensorProto]:
+def constant_initializers(graph: GraphProto) -> dict[str, TensorProto]:
     """The initializers that nothing can replace, by name.
 
     Requires a graph of IR version 4 or newer, or one that `unlist_initializers_` has seen.
@@ -21,17 +23,28 @@ def constants(graph: GraphProto) -> dict[str, TensorProto]:
     return {t.name: t for t in graph.initializer if t.name not in given}
 
 
-def replaceable(graph: GraphProto) -> set[str]:
-    """Names of the initializers that are graph inputs too; requires what `constants` requires."""
+def constant_value(node: NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node; None for other nodes, and other kinds of constants."""
+    if node.op_type != "Constant" or not is_standard(node):
+        return None
+    tensors = (a.t for a in node.attribute if a.name == "value" and a.type == AttributeProto.TENSOR)
+    return next(tensors, None)
+
+
+def overridable(graph: GraphProto) -> set[str]:
+    """Names of the initializers that a caller may replace.
+
+    Requires what `constant_initializers` requires.
+    """
     return {t.name for t in graph.initializer} & {v.name for v in graph.input}
 
 
 def without_defaults(model: ModelProto) -> ModelProto:
-    """The model without the values of inputs that a caller may replace; as it is if there are none.
+    """The model without the values of overridable inputs, so that shape inference ignores them.
 
-    So that shape inference does not rely on them.
+    The model itself if there are none.
     """
-    given = replaceable(model.graph)
+    given = overridable(model.graph)
     if not given:
         return model
     out = ModelProto()
@@ -41,10 +54,24 @@ def without_defaults(model: ModelProto) -> ModelProto:
     return out
 
 
-def unlist_initializers_(model: ModelProto) -> list[str]:
-    """Take the initializers of a model of IR version 3 or older off its inputs; their names.
+def lift_constants_(graph: GraphProto) -> None:
+    """Turn Constant nodes that hold tensors into initializers, except those of graph outputs."""
+    outputs = {v.name for v in graph.output}
+    for i in reversed(range(len(graph.node))):
+        tensor = constant_value(graph.node[i])
+        if tensor is None or graph.node[i].output[0] in outputs:
+            continue
+        lifted = graph.initializer.add()
+        lifted.CopyFrom(tensor)
+        lifted.name = graph.node[i].output[0]
+        del graph.node[i]
 
-    The model is of IR version 4 then, and computes the same. A newer model stays as it is.
+
+def unlist_initializers_(model: ModelProto) -> list[str]:
+    """Remove the initializers of a model of IR version 3 or older from its inputs.
+
+    Returns their names. The model has IR version 4 afterwards and computes the same. A newer model
+    stays as it is.
     """
     if model.ir_version >= FIRST_WITH_DEFAULTS:
         return []

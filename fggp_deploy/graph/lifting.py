@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from fggp_deploy.graph.constants import constants, unlist_initializers_
+from fggp_deploy.graph.constants import constant_initializers, constant_value, unlist_initializers_
+from fggp_deploy.graph.nodes import attribute, is_standard, names_read_inside
 
 
 def lift_weights(model: ModelProto) -> ModelProto:
@@ -25,7 +25,7 @@ def lift_weights(model: ModelProto) -> ModelProto:
     readers = Counter(name for node in graph.node for name in node.input)
     matrices = {
         name: t
-        for name, t in constants(graph).items()
+        for name, t in constant_initializers(graph).items()
         if len(t.dims) == 2 and t.data_type == TensorProto.FLOAT
     }
     renamed: dict[str, str] = {}
@@ -34,7 +34,7 @@ def lift_weights(model: ModelProto) -> ModelProto:
         made = node.output[0] if node.output else ""
         if made in fixed:
             continue
-        if (tensor := _constant(node)) is not None:
+        if (tensor := _hidden_weight(node)) is not None:
             lifted = graph.initializer.add()
             lifted.CopyFrom(tensor)
             lifted.name = made
@@ -58,41 +58,13 @@ def lift_weights(model: ModelProto) -> ModelProto:
     return out
 
 
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs that a node carries in its attributes."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def names_read_inside(graph: GraphProto) -> Iterator[str]:
-    """Names inside the subgraphs of a graph's nodes, among them all that these read."""
-    for node in graph.node:
-        yield from names_inside(node)
-
-
-def names_inside(node: NodeProto) -> Iterator[str]:
-    """Names inside a node's subgraphs: values of the outer graph that they read, and their own."""
-    for inner in subgraphs(node):
-        yield from (v.name for v in (*inner.input, *inner.output))
-        yield from (t.name for t in inner.initializer)
-        for n in inner.node:
-            yield from (*n.input, *n.output)
-        yield from names_read_inside(inner)
-
-
-def _constant(node: NodeProto) -> TensorProto | None:
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+def _hidden_weight(node: NodeProto) -> TensorProto | None:
+    """The float tensor of two or more dimensions that a Constant node holds."""
+    tensor = constant_value(node)
+    if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
         return None
-    for attribute in node.attribute:
-        if attribute.name == "value" and attribute.type == AttributeProto.TENSOR:
-            tensor = attribute.t
-            if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2:
-                return tensor
-    return None
+    return tensor
 
 
 def _swaps(node: NodeProto) -> bool:
-    perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
-    return node.domain in ("", "ai.onnx") and perm == [1, 0]
+    return is_standard(node) and attribute(node, "perm", [1, 0]) == [1, 0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import onnx.version_converter
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from fggp_deploy.common.confined import GRAPH_PASS, confined
 from fggp_deploy.errors import ModelFileError, shortened
+from fggp_deploy.graph.nodes import STANDARD_DOMAINS, attributes, set_attribute_
 
 # The first version in which a Resize says how it maps coordinates; before, it was asymmetric.
 _RESIZE_WITH_COORDINATES = 11
@@ -14,10 +15,10 @@ _RESIZE_WITH_COORDINATES = 11
 
 def standard_opset(model: ModelProto) -> int:
     """Version of the standard operator set that a model imports; 0 when it imports none."""
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    return max((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), default=0)
 
 
-def raised(model: ModelProto, minimum: int, *, name: str = "the model") -> ModelProto:
+def with_opset(model: ModelProto, minimum: int, *, name: str = "the model") -> ModelProto:
     """The same network in opset `minimum`, or the model itself if it is as new.
 
     Raises ModelFileError if ONNX's version converter cannot convert it.
@@ -48,12 +49,9 @@ def raised(model: ModelProto, minimum: int, *, name: str = "the model") -> Model
 def _state_coordinates_(model: ModelProto) -> None:
     """Let each Resize compute what it did before: the converter leaves the new default to it."""
     for node in model.graph.node:
-        if node.op_type != "Resize" or any(
-            a.name == "coordinate_transformation_mode" for a in node.attribute
-        ):
+        given = attributes(node)
+        if node.op_type != "Resize" or "coordinate_transformation_mode" in given:
             continue
-        mode = next((a.s for a in node.attribute if a.name == "mode"), b"nearest")
-        new = {"coordinate_transformation_mode": "asymmetric"}
-        if mode == b"nearest":
-            new["nearest_mode"] = "floor"
-        node.attribute.extend(helper.make_attribute(*item) for item in new.items())
+        set_attribute_(node, "coordinate_transformation_mode", "asymmetric")
+        if given.get("mode", b"nearest") == b"nearest":
+            set_attribute_(node, "nearest_mode", "floor")

@@ -20,9 +20,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, DataError
-from fggp_deploy.graph.constants import constants, replaceable
+from fggp_deploy.graph.constants import constant_initializers, overridable
+from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.measure.evaluation_data import calibration_images
-from fggp_deploy.runtime.lowering.graph import attributes
 from fggp_deploy.runtime.sessions import Options, run
 
 Array = npt.NDArray[Any]
@@ -80,7 +80,7 @@ def rounded(dense: ModelProto, feeds: Sequence[dict[str, Array]]) -> tuple[Model
 
 def inputs(model: ModelProto) -> list[str]:
     """Inputs that a convolution of all channels reads, and nothing else does."""
-    defaults = replaceable(model.graph)
+    defaults = overridable(model.graph)
     readers = [(name, node) for node in model.graph.node for name in node.input]
     return [
         v.name
@@ -97,7 +97,7 @@ def candidates(model: ModelProto) -> list[str]:
     for node in model.graph.node:
         for name in node.input[:1]:
             readers[name].append(node)
-    known = constants(model.graph)
+    known = constant_initializers(model.graph)
 
     def multiplied(value: str) -> bool:
         return any(

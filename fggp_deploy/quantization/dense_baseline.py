@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.errors import MachineError, ModelFileError
-from fggp_deploy.graph.opset import raised
+from fggp_deploy.graph.opset import with_opset
 from fggp_deploy.measure.network import Floats
 from fggp_deploy.runtime.compiler import read_dense
 from fggp_deploy.runtime.sessions import brief
@@ -51,7 +51,7 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
         def get_next(self) -> dict[str, Any] | None:
             return next(self.left, None)
 
-    dense = raised(dense, MIN_OPSET)
+    dense = with_opset(dense, MIN_OPSET)
     with scratch_folder("fggp-int8-") as folder, _quiet():
         source, out = folder / "dense.onnx", folder / "int8.onnx"
         onnx.save(dense, source)

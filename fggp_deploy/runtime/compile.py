@@ -28,9 +28,9 @@ from fggp_deploy.format.operators import Packing, unpack
 from fggp_deploy.format.outputs_test import KEY, OutputsTest
 from fggp_deploy.format.regions import COMPILED, is_compiled, is_region
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
-from fggp_deploy.graph.opset import raised
+from fggp_deploy.graph.opset import with_opset
+from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
-from fggp_deploy.graph.rounding import rounds_activations
 from fggp_deploy.runtime.compiler import Request, chosen_isa, compile_model
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import Compiled
@@ -96,7 +96,7 @@ def compile_file(
     model = _read(source)
     options = Options(threads)
     with reading(str(source)):
-        dense = raised(unpack(model), MIN_OPSET, name=str(source))
+        dense = with_opset(unpack(model), MIN_OPSET, name=str(source))
         content: bytes = dense.SerializeToString()
     compiled = compile_model(content, Request(options, batch, measure, seconds, progress))
     if compiled.model is None:
@@ -201,7 +201,7 @@ def _check(
     else:
         feeds = random_feeds(dense, batch)
     want = run(options.open(source, name=source.name), feeds, source.name)
-    rtol = rtol_for(in_bytes=rounds_activations(dense))
+    rtol = rtol_for(in_bytes=has_quantized_activations(dense))
     got: list[list[Array]] = []
 
     def unoptimized() -> list[Array]:

@@ -20,9 +20,9 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.regions import compiled_for, is_compiled
 from fggp_deploy.format.unpacking import reading, split
 from fggp_deploy.graph.comparison import agreement, rtol_for
-from fggp_deploy.graph.lifting import subgraphs
-from fggp_deploy.graph.reading import fix_open_sides_
-from fggp_deploy.graph.rounding import rounds_activations
+from fggp_deploy.graph.nodes import subgraphs
+from fggp_deploy.graph.qdq import has_quantized_activations
+from fggp_deploy.graph.shapes import fix_open_sides_
 from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
 from fggp_deploy.runtime.dense import read_dense
@@ -299,7 +299,7 @@ class _Planner:
         def fast(model: bytes) -> Run:
             session = options.open(model, on_kernels=True)
             got = run(session, self.feeds, "the model")
-            rtol = rtol_for(in_bytes=rounds_activations(self.dense))
+            rtol = rtol_for(in_bytes=has_quantized_activations(self.dense))
             found = agreement(got, want, rtol=rtol, unoptimized=unoptimized)
             if not found.passed:
                 raise ModelFileError(

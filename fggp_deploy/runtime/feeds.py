@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.constants import replaceable
+from fggp_deploy.graph.constants import overridable
 
 _NUMPY_TYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32,
@@ -33,7 +33,7 @@ def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) 
     rng = np.random.default_rng(0)
     feeds = {}
     given = dict(enumerate((batch, *shape)))
-    defaults = replaceable(model.graph)
+    defaults = overridable(model.graph)
     for value in model.graph.input:
         if value.name in defaults:
             continue

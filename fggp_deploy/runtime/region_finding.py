@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto
 
-from fggp_deploy.graph.lifting import names_inside
+from fggp_deploy.graph.nodes import names_inside
 from fggp_deploy.runtime.lowering.graph import Graph, Layer, Shapes
 from fggp_deploy.runtime.lowering.layers import match_layers
 
@@ -88,6 +88,6 @@ def _find_borders(region: Region, g: Graph) -> None:
         for name in layer.inputs:
             if name not in made and name not in region.inputs:
                 region.inputs.append(name)
-        outside = any(n.output[0] not in inside for n in g.readers[layer.output])
-        if outside or layer.output in g.kept:
+        outside = any(n.output[0] not in inside for n in g.readers(layer.output))
+        if outside or layer.output in g.read_outside:
             region.outputs.append(layer.output)

@@ -9,8 +9,9 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
 from fggp_deploy.format.regions import ATTRIBUTES
-from fggp_deploy.graph.constants import constants
-from fggp_deploy.graph.lifting import names_inside, names_read_inside
+from fggp_deploy.graph.constants import constant_initializers
+from fggp_deploy.graph.nodes import names_inside, names_read_inside
+from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.graph import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
@@ -46,7 +47,7 @@ def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> Mod
     _put(out, _sorted(nodes, model), tensors)
     out.functions.extend(_function(b, model) for b in built)
     used = {n.op_type for f in out.functions for n in f.node if n.domain == DOMAIN}
-    opset = _standard(model)
+    opset = standard_opset(model)
     out.functions.extend(function(name, opset) for name in sorted(used))
     out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
     out.metadata_props.add(key=MARK, value=str(len(built)))
@@ -89,10 +90,6 @@ def _parts(name: str, ends: tuple[str, ...]) -> list[str]:
 def id_of(node: NodeProto) -> str:
     """A node's first output names it: a value is made once."""
     return str(node.output[0])
-
-
-def _standard(model: ModelProto) -> int:
-    return max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def _sorted(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
@@ -142,7 +139,7 @@ def _node(b: BuiltRegion, constants: list[str], threads: int) -> NodeProto:
 
 def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
     """The chain in operators that every runtime can execute, SparseConv as a nested function."""
-    known = constants(model.graph)
+    known = constant_initializers(model.graph)
     names = [f"constant_{i}" for i in range(len(b.constants))]
     body: list[NodeProto] = []
     embedded: set[str] = set()
@@ -160,7 +157,7 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
             body.append(copy)
         step += len(layer.steps)
     imports = [
-        helper.make_opsetid("", _standard(model)),
+        helper.make_opsetid("", standard_opset(model)),
         helper.make_opsetid(DOMAIN, VERSION),
     ]
     return helper.make_function(

@@ -12,9 +12,10 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from fggp_deploy.graph.constants import constants
-from fggp_deploy.graph.reading import inferred
-from fggp_deploy.runtime.lowering.graph import Dim, Shapes, attributes, is_known, sizes, window
+from fggp_deploy.graph.constants import constant_initializers
+from fggp_deploy.graph.nodes import attributes
+from fggp_deploy.graph.shapes import inferred
+from fggp_deploy.runtime.lowering.graph import Dim, Shapes, is_known, sizes, window
 from fggp_deploy.runtime.sessions import Options, run
 
 # Larger constants say nothing about shapes, and are kept from shape inference, which copies them.
@@ -30,7 +31,7 @@ def value_shapes(model: ModelProto) -> Shapes:
     graph = inferred(light)
     known = [*graph.value_info, *graph.input, *graph.output]
     shapes = {v.name: _dims(v) for v in known if v.type.tensor_type.HasField("shape")}
-    fixed = constants(model.graph)
+    fixed = constant_initializers(model.graph)
     shapes |= {name: list(t.dims) for name, t in fixed.items()}
     _name_the_rest_(light.graph.node, shapes, declared)
     kept = {v.name for v in known if v.type.tensor_type.elem_type == TensorProto.FLOAT}
@@ -85,7 +86,7 @@ def _without_weights(model: ModelProto) -> ModelProto:
     light.graph.output.extend(graph.output)
     light.graph.value_info.extend(graph.value_info)
     light.graph.input.extend(graph.input)
-    for name, t in constants(graph).items():
+    for name, t in constant_initializers(graph).items():
         if math.prod(t.dims) <= SHAPE_CONSTANT:
             light.graph.initializer.append(t)
         else:

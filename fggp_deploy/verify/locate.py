@@ -15,7 +15,7 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import DOMAIN
 from fggp_deploy.format.unpacking import layer_name, unpack
 from fggp_deploy.graph.comparison import RTOL, scale
-from fggp_deploy.graph.reading import inferred
+from fggp_deploy.graph.shapes import inferred
 from fggp_deploy.measure.network import Floats, brief
 
 MAX_CHANNELS = 8  # that are named

@@ -43,7 +43,7 @@ def answered(subject: Subject, *, threads: int, seed: int, progress: Progress) -
     """Run every network on the whole test split, or without data on the probe inputs."""
     answer = partial(_answer, subject, seed=seed, progress=progress)
     y = answer(subject.model, "accuracy")
-    rtol = rtol_for(in_bytes=subject.packed.rounds_activations)
+    rtol = rtol_for(in_bytes=subject.packed.has_quantized_activations)
 
     def of(network: Network | None, stage: str) -> Floats | None:
         return None if network is None else answer(network, stage)

@@ -20,7 +20,7 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import Packing, parts
 from fggp_deploy.format.packing import to_int8
 from fggp_deploy.graph.comparison import BYTES_RTOL
-from fggp_deploy.graph.rounding import leave_activations_, rounds_activations
+from fggp_deploy.graph.qdq import has_quantized_activations, remove_activation_quantization_
 from fggp_deploy.kernels.program import (
     ADD,
     CONV,
@@ -166,11 +166,11 @@ def test_how_full_blocks_are() -> None:
 def test_rounding_can_be_taken_out_again() -> None:
     plain = residual_net()
     model, _ = rounded(plain, [{"x": X}])
-    assert rounds_activations(model)
-    assert leave_activations_(model)
-    assert not rounds_activations(model)
+    assert has_quantized_activations(model)
+    assert remove_activation_quantization_(model)
+    assert not has_quantized_activations(model)
     np.testing.assert_allclose(run(model, X), run(plain, X), rtol=1e-5, atol=1e-5)
-    assert not leave_activations_(model)
+    assert not remove_activation_quantization_(model)
 
 
 @needs_library
@@ -216,7 +216,7 @@ def test_another_rounding_stays_outside(change: dict[str, object]) -> None:
     x = b.op("Relu", b.conv("x", 8, 3))
     x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zeros), scale, zeros)
     model = b.model(b.conv(x, 8, 8))
-    assert rounds_activations(model)
+    assert has_quantized_activations(model)
     built = find(read_dense(model.SerializeToString()))
     assert built
     assert all(s.unit == 0 for r in built for s in r.steps)
@@ -242,10 +242,10 @@ def test_a_network_with_quantised_weights_is_another_thing() -> None:
     x = b.op("DequantizeLinear", b.op("QuantizeLinear", "x", scale, zero), scale, zero)
     model = b.model(b.op("Relu", b.op("Conv", x, w)))
     before = model.SerializeToString()
-    assert not rounds_activations(model)
-    assert not leave_activations_(model)
+    assert not has_quantized_activations(model)
+    assert not remove_activation_quantization_(model)
     assert model.SerializeToString() == before
-    assert rounds_activations(rounded(residual_net(), [{"x": X}])[0])
+    assert has_quantized_activations(rounded(residual_net(), [{"x": X}])[0])
 
 
 def exact(seed: int) -> tuple[Program, np.ndarray]:
@@ -352,7 +352,7 @@ def test_an_exported_run(demo_run, tmp_path) -> None:
     path = folder / "model.w8a8.onnx"
     assert made.json["path"].endswith(path.name)
     opened = SparseModel.open(path)
-    assert opened.rounds_activations
+    assert opened.has_quantized_activations
     test = opened.metadata.selftest
     assert test.atol == pytest.approx(BYTES_RTOL * max(1, np.abs(test.logits).max()))
 
@@ -405,4 +405,4 @@ def test_the_newest_export_is_meant(tmp_path) -> None:
 def test_a_depthwise_network_is_rounded_where_all_channels_meet() -> None:
     model, names = rounded(mobile_net(), [{"x": X}])
     assert names
-    assert rounds_activations(model)
+    assert has_quantized_activations(model)

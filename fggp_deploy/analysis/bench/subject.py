@@ -16,8 +16,8 @@ from fggp_deploy.data.types import Labels
 from fggp_deploy.errors import ConfigError, FileError, MachineError, ModelFileError
 from fggp_deploy.format.unpacking import reading, split
 from fggp_deploy.graph.comparison import rtol_for
+from fggp_deploy.graph.qdq import remove_activation_quantization_
 from fggp_deploy.graph.reading import read_bytes
-from fggp_deploy.graph.rounding import leave_activations_
 from fggp_deploy.measure.evaluation_data import images_for
 from fggp_deploy.measure.network import Floats
 from fggp_deploy.runtime.feeds import random_feeds
@@ -96,7 +96,7 @@ def read(
         model = onnx.load_model_from_string(content)
         unpacked = split(model)
         dense = unpacked.dense()
-        in_bytes = bool(unpacked.weights) and leave_activations_(dense)
+        in_bytes = bool(unpacked.weights) and remove_activation_quantization_(dense)
     if not dense.graph.input:
         raise ModelFileError(f"{path} has no input; bench wants a network")
     images, why = _images(path, data, data_dir, n_calibration, n_test, progress)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto
 
-from fggp_deploy.graph.constants import constants
-from fggp_deploy.graph.lifting import names_read_inside
+from fggp_deploy.graph.view import GraphView
 
 Array = npt.NDArray[Any]
 Dim = int | str  # a size, or the name of one that the graph leaves open
@@ -39,27 +37,12 @@ class Layer:
         return self.weight if self.nodes[0].op_type in ("Conv", "Gemm", "MatMul") else None
 
 
-class Graph:
-    """A graph with its constants and the readers of each value; `shapes` are of float values."""
+class Graph(GraphView):
+    """A view of a graph with the shapes of its float values."""
 
     def __init__(self, graph: GraphProto, shapes: Shapes) -> None:
-        self.proto = graph
+        super().__init__(graph)
         self.shapes = shapes
-        self.constants = constants(graph)
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = node.attribute[0].t
-        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
-        for node in graph.node:
-            for name in node.input:
-                self.readers[name].append(node)
-        # what something outside of the graph's own nodes reads
-        self.kept = {v.name for v in graph.output} | set(names_read_inside(graph))
-
-    def constant(self, name: str) -> Array | None:
-        """The constant of that name, if it is one."""
-        tensor = self.constants.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
 
     def shape(self, value: str) -> list[int]:
         """Its sizes, 0 for an open one; empty if the rank is unknown, or it is not of floats."""
@@ -68,11 +51,6 @@ class Graph:
     def same_shape(self, a: str, b: str) -> bool:
         """Whether two values of known rank have the same shape, whatever sizes are open."""
         return a in self.shapes and self.shapes[a] == self.shapes.get(b)
-
-    def only_reader(self, value: str) -> NodeProto | None:
-        """The node that reads a value, if nothing else does."""
-        readers = self.readers[value]
-        return readers[0] if len(readers) == 1 and value not in self.kept else None
 
 
 def sizes(dims: list[Dim]) -> list[int]:
@@ -83,11 +61,6 @@ def sizes(dims: list[Dim]) -> list[int]:
 def is_known(dims: list[Dim]) -> bool:
     """Whether no dimension is open."""
     return all(isinstance(d, int) for d in dims)
-
-
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """A node's attributes by name."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def window(a: dict[str, Any], kernel: tuple[int, ...]) -> dict[str, Any] | None:

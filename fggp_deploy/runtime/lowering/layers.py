@@ -11,9 +11,10 @@ from collections.abc import Collection
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering import pooling, slicing
-from fggp_deploy.runtime.lowering.graph import Array, Graph, Layer, attributes, single, window
+from fggp_deploy.runtime.lowering.graph import Array, Graph, Layer, single, window
 
 INFINITY = float("inf")
 # What may be said of quantising to uint8 by one scale, with nothing but the usual meaning.
@@ -30,8 +31,8 @@ def match_layers(g: Graph, without: Collection[str] = ()) -> tuple[list[Layer], 
     """
     layers: list[Layer] = []
     owner: dict[str, int] = {}
-    position = {name: i for i, node in enumerate(g.proto.node) for name in node.output}
-    for node in g.proto.node:
+    position = {name: i for i, node in enumerate(g.graph.node) for name in node.output}
+    for node in g.graph.node:
         if node.output[0] in owner or node.domain not in ("", "ai.onnx"):
             continue
         match = _MATCHERS.get(node.op_type)
@@ -124,7 +125,7 @@ def _round(node: NodeProto, g: Graph) -> Layer | None:
     rounding = _rounding(node, back, g)
     if back is None or rounding is None or len(g.shape(node.input[0])) != 4:
         return None
-    readers = g.readers[back.output[0]]
+    readers = g.readers(back.output[0])
     if not any(r.op_type == "Conv" and attributes(r).get("group", 1) == 1 for r in readers):
         return None
     step = {"op": p.ROUND, "unit": rounding[0], "constant": rounding[1]}

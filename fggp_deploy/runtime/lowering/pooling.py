@@ -6,8 +6,9 @@ from typing import Any
 
 from onnx import NodeProto
 
+from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.graph import Graph, Layer, attributes, single, window
+from fggp_deploy.runtime.lowering.graph import Graph, Layer, single, window
 
 
 def pool(node: NodeProto, g: Graph) -> Layer | None:

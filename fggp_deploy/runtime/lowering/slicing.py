@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
+from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.graph import Graph, Layer, attributes
+from fggp_deploy.runtime.lowering.graph import Graph, Layer
 
 WIDEST = 4096  # channels: the weight that says it is dense for a moment
 

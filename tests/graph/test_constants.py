@@ -18,8 +18,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.format.functions import DOMAIN
 from fggp_deploy.format.operators import REPLACEABLE, flatten, pack, unpack
-from fggp_deploy.graph.constants import constants, replaceable, unlist_initializers_
-from fggp_deploy.graph.reading import infer_shapes
+from fggp_deploy.graph.constants import constant_initializers, overridable, unlist_initializers_
+from fggp_deploy.graph.shapes import infer_shapes
 from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.runtime.shapes import value_shapes
@@ -67,13 +67,13 @@ def own_weight() -> ModelProto:
 
 def test_which_initializers_are_constants() -> None:
     model = own_weight()
-    assert replaceable(model.graph) == {"t2"}
-    assert set(constants(model.graph)) == {"t0", "t1", "t3"}
+    assert overridable(model.graph) == {"t2"}
+    assert set(constant_initializers(model.graph)) == {"t0", "t1", "t3"}
     assert unlist_initializers_(model) == []  # a newer file means what it says
     model.ir_version = 3
     assert unlist_initializers_(model) == ["t2"]
     assert [v.name for v in model.graph.input] == ["x"]
-    assert len(constants(model.graph)) == 4
+    assert len(constant_initializers(model.graph)) == 4
 
 
 @needs_library

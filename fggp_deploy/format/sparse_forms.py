@@ -8,21 +8,16 @@ keeps its standard operator.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto
+
+from fggp_deploy.graph.nodes import attributes as attributes_of
+from fggp_deploy.graph.nodes import is_standard
+from fggp_deploy.graph.view import Use
 
 CONV = "SparseConv"
 GEMM = "SparseGemm"
 GEMM_TRANSPOSED = "SparseGemm of Wᵀ"  # the node holds the weight as [K, N]
-
-
-@dataclass(frozen=True)
-class Use:
-    """One reading of a tensor: input `index` of `node`."""
-
-    node: NodeProto
-    index: int
 
 
 def sparse_form(
@@ -33,9 +28,9 @@ def sparse_form(
     `shape` is the weight's and `constants` the tensors of the graph that nothing can change.
     """
     node = use.node
-    if use.index != 1 or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+    if use.index != 1 or not is_standard(node) or len(node.output) != 1:
         return None
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
     if node.op_type == "Conv":
         return CONV if _is_plain_conv(attributes, shape) else None
     if len(shape) != 2:
@@ -68,7 +63,7 @@ def bias_behind(
     if len(uses) != 1:
         return None
     add = uses[0].node
-    if add.op_type != "Add" or add.domain not in ("", "ai.onnx"):
+    if add.op_type != "Add" or not is_standard(add):
         return None
     return add if _is_vector(add.input[1 - uses[0].index], width, constants) else None
 

@@ -210,7 +210,7 @@ CASES = {
         [numpy_helper.from_array(np.eye(90), "v"), SQUARE],
         ["Cast", "MatMul", "Cast", "SparseGemm"],
         (5, 90),
-        {"v": "it is double; only float is packed"},
+        {"v": "it is double; only float32 is packed, convert it to float32"},
     ),
     "dense_and_sparse": Case(
         [node("Conv", "input v", "a"), node("Conv", "a w", "y")],

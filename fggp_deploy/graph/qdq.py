@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import ModelProto
 
 
-def rounds_activations(model: ModelProto) -> bool:
+def has_quantized_activations(model: ModelProto) -> bool:
     """Whether values are rounded to whole numbers of a scale, while weights stay as they are.
 
     A network whose weights are dequantised too is not meant: the kernels leave it alone.
@@ -15,9 +15,9 @@ def rounds_activations(model: ModelProto) -> bool:
     return bool(back) and all(back)
 
 
-def leave_activations_(model: ModelProto) -> bool:
-    """Take the rounding of a graph that `rounds_activations` out; whether there was any."""
-    if not rounds_activations(model):
+def remove_activation_quantization_(model: ModelProto) -> bool:
+    """Take the rounding of a graph that `has_quantized_activations` out; whether there was any."""
+    if not has_quantized_activations(model):
         return False
     source = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
     plain: dict[str, str] = {}

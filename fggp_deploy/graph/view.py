@@ -1,0 +1,82 @@
+"""One view of an ONNX graph: its constants, and which nodes make and read each value.
+
+It is built on protobuf and not on onnx-ir. Files from anybody are checked in the form in which they
+arrive, and what a rewrite does not touch must keep its bytes. Importing onnx-ir also takes longer
+than importing onnx and onnxruntime together, which every start of a session would pay for.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy.typing as npt
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+
+from fggp_deploy.graph.constants import constant_initializers, constant_value
+from fggp_deploy.graph.nodes import names_read_inside
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One reading of a value: input `index` of `node`."""
+
+    node: NodeProto
+    index: int
+
+
+class GraphView:
+    """A graph, indexed by its values; each index is made when it is first needed.
+
+    It does not follow changes that are made to the graph after that.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self.graph = graph
+
+    @cached_property
+    def constants(self) -> dict[str, TensorProto]:
+        """Initializers that no caller can replace, and the tensors of Constant nodes, by name."""
+        found = constant_initializers(self.graph)
+        for node in self.graph.node:
+            if (tensor := constant_value(node)) is not None:
+                found[node.output[0]] = tensor
+        return found
+
+    @cached_property
+    def producers(self) -> dict[str, NodeProto]:
+        """The node that makes each value."""
+        return {name: node for node in self.graph.node for name in node.output}
+
+    @cached_property
+    def uses(self) -> dict[str, list[Use]]:
+        """How the graph's nodes use each value; an empty list for a value that none uses."""
+        found: dict[str, list[Use]] = defaultdict(list)
+        for node in self.graph.node:
+            for index, name in enumerate(node.input):
+                found[name].append(Use(node, index))
+        return found
+
+    @cached_property
+    def read_outside(self) -> frozenset[str]:
+        """Values that something else than the graph's nodes reads: its caller, and subgraphs."""
+        outputs = (v.name for v in self.graph.output)
+        return frozenset((*outputs, *names_read_inside(self.graph)))
+
+    def constant(self, name: str) -> Array | None:
+        """The numbers of a constant; None for any other value."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def readers(self, name: str) -> list[NodeProto]:
+        """The graph's nodes that read a value, once for each of their inputs that it is."""
+        return [use.node for use in self.uses.get(name, ())]
+
+    def only_reader(self, name: str) -> NodeProto | None:
+        """The node that reads a value; None if more than one does, or something outside."""
+        readers = self.readers(name)
+        return readers[0] if len(readers) == 1 and name not in self.read_outside else None
