@@ -33,16 +33,20 @@ from fggp_deploy import FGGP, Cubic, Pruner
 from fggp_deploy.cli import main as cli
 from fggp_deploy.distributed.ranks import Ranks, joined
 from fggp_deploy.pruning.methods.ablations import MeanGradient
-from fggp_deploy.pruning.methods.at_initialization import SNIP, GraSP, SynFlow
 from fggp_deploy.pruning.methods.dpp import DPP
 from fggp_deploy.pruning.methods.granet import GraNet
+from fggp_deploy.pruning.methods.grasp import GraSP
 from fggp_deploy.pruning.methods.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.methods.lottery import Lottery, Rounds
-from fggp_deploy.pruning.methods.one_shot import OneShot, SecondOrder, wanda
+from fggp_deploy.pruning.methods.parts.one_shot import OneShot
 from fggp_deploy.pruning.methods.parts.regrowth import Dynamic, Exchanges
 from fggp_deploy.pruning.methods.parts.reinit import Reinit
 from fggp_deploy.pruning.methods.rigl import by_chance, by_gradient
+from fggp_deploy.pruning.methods.second_order import SecondOrder
+from fggp_deploy.pruning.methods.snip import SNIP
+from fggp_deploy.pruning.methods.synflow import SynFlow
 from fggp_deploy.pruning.methods.unification import Unification
+from fggp_deploy.pruning.methods.wanda import wanda
 from fggp_deploy.pruning.schedules import Cosine
 from fggp_deploy.training.prune import prune, ready_to_prune
 

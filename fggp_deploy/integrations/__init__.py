@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from fggp_deploy.errors import ConfigError, FggpWarning
-from fggp_deploy.pruning.allocation import MIN_LAYER_DENSITY
+from fggp_deploy.pruning.allocation import GLOBAL, MIN_LAYER_DENSITY
 from fggp_deploy.pruning.criteria import FGGP, Criterion
-from fggp_deploy.pruning.methods.gradual import GLOBAL
 from fggp_deploy.pruning.pruner import Pruner, initial_masks
 from fggp_deploy.pruning.schedules import Cubic
 

@@ -42,6 +42,7 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, int]:
 
 
 ALLOCATIONS = {"erk": erk, "uniform": uniform}
+GLOBAL = "global"  # no allocation: all weights compete
 
 
 @dataclass(frozen=True)

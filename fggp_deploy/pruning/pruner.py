@@ -16,12 +16,12 @@ from torch import nn
 
 from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import ConfigError, FggpWarning, TargetBelowStart
-from fggp_deploy.pruning.allocation import MIN_LAYER_DENSITY
+from fggp_deploy.pruning.allocation import GLOBAL, MIN_LAYER_DENSITY
 from fggp_deploy.pruning.criteria import Criterion
 from fggp_deploy.pruning.masks import MaskSet, named_tensors
 from fggp_deploy.pruning.methods import Measured, Method
-from fggp_deploy.pruning.methods.gradual import GLOBAL, Gradual
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.gradual import Gradual
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.prunable import (
     left_out,
     many_left_out,

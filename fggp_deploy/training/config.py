@@ -193,10 +193,10 @@ class PruneConfig(TrainConfig):
                 raise ConfigError(
                     f"{option(name)} averages over training, and --epochs 0 has none; leave it out"
                 )
-        from fggp_deploy.pruning.methods.parts.conflicts import at_odds
+        from fggp_deploy.pruning.methods.conflicts import conflict
 
         own = vars(self.method_options)
-        if why := at_odds(self.method_set, own, from_random=self.from_random):
+        if why := conflict(self.method_set, own, from_random=self.from_random):
             raise ConfigError(f"--method {self.method}: {why}")
 
     def _check_densities(self, info: MethodInfo) -> None:
@@ -247,7 +247,9 @@ class PruneConfig(TrainConfig):
     @property
     def method_options(self) -> Options:
         """The method's own options, all of them; raises ConfigError."""
-        return self.method_info.options.read(self.method, self.method_set)
+        from fggp_deploy.pruning import methods
+
+        return methods.read_options(self.method, self.method_set)
 
     @property
     def from_random(self) -> bool:

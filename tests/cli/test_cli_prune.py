@@ -11,7 +11,7 @@ from conftest import tiny
 from fggp_deploy import models
 from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.data import Dataset, Preprocessing, Split
-from fggp_deploy.pruning.methods.parts.blocking import Blocking
+from fggp_deploy.pruning.methods.parts.blocks import Blocking
 from fggp_deploy.training.run import warn_if_guessing
 
 

@@ -20,8 +20,7 @@ from fggp_deploy.pruning.methods import BUILT_IN, Task, info
 from fggp_deploy.pruning.methods.ablations import MagnitudeFirst, Ranks, Widened
 from fggp_deploy.pruning.methods.dpp import DPP
 from fggp_deploy.pruning.methods.gradual import Gradual
-from fggp_deploy.pruning.methods.parts.blocking import Blocking, of_inputs
-from fggp_deploy.pruning.methods.parts.in_blocks import InBlocks, most_blocks
+from fggp_deploy.pruning.methods.parts.blocks import Blocking, InBlocks, most_blocks, of_inputs
 from fggp_deploy.pruning.patterns import PATTERNS
 
 

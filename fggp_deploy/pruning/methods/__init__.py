@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from fggp_deploy.pruning.methods.method import Batch, Measured, Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import Options, setting
-from fggp_deploy.pruning.methods.parts.state import PruningState
 from fggp_deploy.pruning.methods.registry import (
     BUILT_IN,
     info,
     make,
     names,
+    read_options,
     readers,
     with_targets,
     without_training,
 )
+from fggp_deploy.pruning.methods.state import PruningState
 
 __all__ = [
     "BUILT_IN",
@@ -27,6 +28,7 @@ __all__ = [
     "info",
     "make",
     "names",
+    "read_options",
     "readers",
     "setting",
     "with_targets",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.allocation import Given
+from fggp_deploy.pruning.allocation import GLOBAL, Given
 from fggp_deploy.pruning.criteria import (
     FGGP,
     Criterion,
@@ -25,10 +25,10 @@ from fggp_deploy.pruning.criteria import (
     too_few,
     two_stages,
 )
-from fggp_deploy.pruning.methods.gradual import GLOBAL, Gradual, GradualOptions
+from fggp_deploy.pruning.methods.gradual import Gradual, GradualOptions
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import setting
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.schedules import Cosine, Schedule
 
 _SOURCE = "ablation of Zhu, Bezek & Goksel 2024, arXiv 2411.05500"

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.allocation import Given
+from fggp_deploy.pruning.allocation import GLOBAL, Given
 from fggp_deploy.pruning.criteria import FGGP, Criterion, Magnitude
 from fggp_deploy.pruning.masks import MaskSet
-from fggp_deploy.pruning.methods.gradual import GLOBAL, Gradual, GradualOptions
+from fggp_deploy.pruning.methods.gradual import Gradual, GradualOptions
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import setting
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 
 MAGNITUDE, FGGP_CHOICE = "magnitude", "fggp"
 

@@ -15,8 +15,7 @@ from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.methods.method import MethodInfo
 from fggp_deploy.pruning.methods.options import Options, setting
 from fggp_deploy.pruning.methods.parts.granularity import GRANULARITIES, Units, whole_units
-from fggp_deploy.pruning.methods.parts.state import PruningState
-from fggp_deploy.pruning.methods.parts.subsets import (
+from fggp_deploy.pruning.methods.parts.gumbel_top_k import (
     confidence,
     diversity,
     draw_order,
@@ -26,6 +25,7 @@ from fggp_deploy.pruning.methods.parts.subsets import (
     likeliest,
     relaxed_gradient,
 )
+from fggp_deploy.pruning.methods.state import PruningState
 
 _SPREAD = 0.5  # standard deviation of the first logits
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -13,8 +13,8 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import Options, setting
-from fggp_deploy.pruning.methods.parts.once import flat, without_smallest_above_floors
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.parts.at_start import flat, without_smallest_above_floors
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.schedules import Schedule
 
 

@@ -10,21 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
-from fggp_deploy.pruning.allocation import ALLOCATIONS, Given
+from fggp_deploy.pruning.allocation import ALLOCATIONS, GLOBAL, Given
 from fggp_deploy.pruning.criteria import Criterion, remark
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.methods.method import Task
 from fggp_deploy.pruning.methods.options import Options, setting
-from fggp_deploy.pruning.methods.parts.blocking import of_inputs
+from fggp_deploy.pruning.methods.parts.blocks import InBlocks, of_inputs
 from fggp_deploy.pruning.methods.parts.choice import Choice
 from fggp_deploy.pruning.methods.parts.floors import drop_above_floors
-from fggp_deploy.pruning.methods.parts.in_blocks import InBlocks
 from fggp_deploy.pruning.methods.parts.reinit import NONE, ORTHP, REWIND, Reinit
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.patterns import width_of
 from fggp_deploy.pruning.schedules import Schedule
-
-GLOBAL = "global"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from fggp_deploy.pruning.methods.gradual import Gradual
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import setting
 from fggp_deploy.pruning.methods.parts.regrowth import Exchanges, RegrowthOptions, exchange_
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.schedules import Cubic, Schedule
 
 

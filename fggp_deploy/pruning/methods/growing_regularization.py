@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.allocation import ALLOCATIONS
+from fggp_deploy.pruning.allocation import ALLOCATIONS, GLOBAL
 from fggp_deploy.pruning.masks import MaskSet
-from fggp_deploy.pruning.methods.gradual import GLOBAL
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import Options, setting
+from fggp_deploy.pruning.methods.parts.at_start import (
+    without_smallest,
+    without_smallest_above_floors,
+)
 from fggp_deploy.pruning.methods.parts.filters import Channels, channels
-from fggp_deploy.pruning.methods.parts.once import without_smallest, without_smallest_above_floors
 from fggp_deploy.pruning.methods.parts.reinit import NONE, ORTHP, REWIND, Reinit
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 
 FILTER, WEIGHT = "filter", "weight"
 

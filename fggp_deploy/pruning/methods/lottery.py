@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.allocation import Given
+from fggp_deploy.pruning.allocation import GLOBAL, Given
 from fggp_deploy.pruning.criteria import Magnitude
-from fggp_deploy.pruning.methods.gradual import GLOBAL, Gradual, GradualOptions
+from fggp_deploy.pruning.methods.gradual import Gradual, GradualOptions
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import setting
 from fggp_deploy.pruning.methods.parts.reinit import NONE, ORTHP, REWIND, Reinit

@@ -12,7 +12,7 @@ from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.methods.options import Options
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.schedules import Schedule
 
 

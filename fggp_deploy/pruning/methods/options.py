@@ -48,17 +48,16 @@ class Options:
         for key, value in values.items():
             name = key.replace("-", "_")
             if name not in rules:
-                from fggp_deploy.pruning.methods.registry import with_option  # which needs Options
-
-                has = ", ".join(with_option(name))
-                tail = f"; it is an option of {has}" if has else ""
-                if rules:
-                    raise UnknownName(f"option of --method {method}", key, rules, tail=tail)
-                raise ConfigError(
-                    f"--method {method} has no options of its own, got {key}={value}{tail}"
-                )
+                raise cls.unknown(method, key, value)
             read[name] = rules[name].read(_spelled(name), value)
         return cls(**read)
+
+    @classmethod
+    def unknown(cls, method: str, key: str, value: Any, *, hint: str = "") -> ConfigError:
+        """The error for an option that the method does not have."""
+        if rules := cls.rules():
+            return UnknownName(f"option of --method {method}", key, rules, tail=hint)
+        return ConfigError(f"--method {method} has no options of its own, got {key}={value}{hint}")
 
 
 def _spelled(name: str) -> str:

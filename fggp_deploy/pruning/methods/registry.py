@@ -9,7 +9,7 @@ A package of your own registers one in its pyproject.toml, in the form that BUIL
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +17,7 @@ from fggp_deploy.common.plugins import offered, package_of
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.pruning.criteria import FGGP
 from fggp_deploy.pruning.methods.method import Batch, Method, MethodInfo, Task
+from fggp_deploy.pruning.methods.options import Options
 from fggp_deploy.pruning.schedules import Constant, Cubic
 
 BUILT_IN = {
@@ -37,15 +38,15 @@ BUILT_IN = {
     "lottery": "lottery:METHOD",
     "acdc": "acdc:METHOD",
     "feather": "feather:METHOD",
-    "random": "at_initialization:RANDOM",
-    "snip": "at_initialization:SNIP_INFO",
-    "grasp": "at_initialization:GRASP",
-    "synflow": "at_initialization:SYNFLOW",
+    "random": "random_masks:METHOD",
+    "snip": "snip:METHOD",
+    "grasp": "grasp:METHOD",
+    "synflow": "synflow:METHOD",
     "dpp": "dpp:METHOD",
     "unification": "unification:METHOD",
-    "magnitude": "one_shot:MAGNITUDE",
-    "wanda": "one_shot:WANDA",
-    "second-order": "one_shot:SECOND_ORDER",
+    "magnitude": "magnitude:METHOD",
+    "wanda": "wanda:METHOD",
+    "second-order": "second_order:METHOD",
 }
 
 
@@ -128,7 +129,20 @@ def make(
         batches=lambda _: batches,
         **run,
     )
-    return found.make(found.options.read(name, options), task)
+    return found.make(read_options(name, options), task)
+
+
+def read_options(name: str, values: Mapping[str, Any]) -> Options:
+    """A method's own options from plain values.
+
+    Raises ConfigError, which also names the methods that do have an unknown option.
+    """
+    options = info(name).options
+    for key, value in values.items():
+        own = key.replace("-", "_")
+        if own not in options.rules() and (others := ", ".join(with_option(own))):
+            raise options.unknown(name, key, value, hint=f"; it is an option of {others}")
+    return options.read(name, values)
 
 
 def without_training() -> list[str]:

@@ -11,7 +11,7 @@ from fggp_deploy.pruning.allocation import ALLOCATIONS
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import setting
 from fggp_deploy.pruning.methods.parts.regrowth import Dynamic, Exchanges, RegrowthOptions
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 
 
 @dataclass(frozen=True, kw_only=True)

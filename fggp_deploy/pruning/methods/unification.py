@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from fggp_deploy.errors import ConfigError, LayerCollapse
-from fggp_deploy.pruning.allocation import ALLOCATIONS
+from fggp_deploy.pruning.allocation import ALLOCATIONS, GLOBAL
 from fggp_deploy.pruning.criteria import smallest
 from fggp_deploy.pruning.masks import MaskSet
-from fggp_deploy.pruning.methods.gradual import GLOBAL
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import Options, setting
-from fggp_deploy.pruning.methods.parts.blocking import Blocking
+from fggp_deploy.pruning.methods.parts.blocks import Blocking
 from fggp_deploy.pruning.methods.parts.floors import drop_above_floors, positions
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.schedules import Cubic, Schedule
 
 SHAPES = ("1x4", "4x1", "4x4", "1x8", "8x1")

@@ -353,8 +353,8 @@ def packaged(folder: Path, value: str, name: str = "mine") -> None:
 
 MINE = """
 from fggp_deploy import Magnitude
-from fggp_deploy.methods import MethodInfo, Options
-from fggp_deploy.methods.gradual import Gradual
+from fggp_deploy.pruning.methods import MethodInfo, Options
+from fggp_deploy.pruning.methods.gradual import Gradual
 
 METHOD = MethodInfo(
     title="mine",
@@ -375,6 +375,8 @@ def test_a_method_from_another_package(tmp_path: Path, parent: Path, monkeypatch
     assert mine.digest == gmp.digest
     with pytest.raises(ConfigError, match="--method mine has no options of its own, got a=1"):
         config(parent, method="mine", method_set={"a": 1})
+    with pytest.raises(ConfigError, match="no options of its own, got share=1; it is an option of"):
+        config(parent, method="mine", method_set={"share": 1})
     with pytest.raises(UnknownName, match="did you mean 'mine'"):
         config(parent, method="mien")
 
@@ -411,8 +413,8 @@ def test_a_name_of_ours_in_another_package_is_told(tmp_path: Path, monkeypatch):
 
 
 HALF = """
-from fggp_deploy.methods import MethodInfo
-from fggp_deploy.methods.at_start import AtStart, flat, without_smallest
+from fggp_deploy.pruning.methods import MethodInfo
+from fggp_deploy.pruning.methods.parts.at_start import AtStart, flat, without_smallest
 
 
 class Half(AtStart):
@@ -481,7 +483,7 @@ def test_an_option_of_other_methods_says_of_which():
     for key, has in (("granularity", "greg-1, greg-2, dpp"), ("rewind-epoch", "lottery")):
         with pytest.raises(UnknownName, match=f"'{key}'; .*; it is an option of {has}$"):
             PruneConfig(method_set={key: 1})
-    with pytest.raises(ConfigError, match="no options of its own, got share=1; it is an option of"):
+    with pytest.raises(ConfigError, match=r"no options of its own, got share=1$"):
         Options.read("plain", {"share": 1})
     with pytest.raises(UnknownName, match=r"'depth'; known: allocation, reinit$"):
         PruneConfig(method_set={"depth": 1})

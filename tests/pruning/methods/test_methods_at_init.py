@@ -12,17 +12,13 @@ from torch import nn
 
 from fggp_deploy import MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse
-from fggp_deploy.pruning.methods.at_initialization import (
-    SNIP,
-    GraSP,
-    RandomMasks,
-    SynFlow,
-    absolute,
-    mean_gradients,
-    synaptic_flow,
-)
-from fggp_deploy.pruning.methods.parts.once import AtStart, without_smallest
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.grasp import GraSP
+from fggp_deploy.pruning.methods.parts.at_start import AtStart, without_smallest
+from fggp_deploy.pruning.methods.parts.gradients import mean_gradients
+from fggp_deploy.pruning.methods.random_masks import RandomMasks
+from fggp_deploy.pruning.methods.snip import SNIP
+from fggp_deploy.pruning.methods.state import PruningState
+from fggp_deploy.pruning.methods.synflow import SynFlow, absolute, synaptic_flow
 
 
 def seeded() -> torch.Generator:
@@ -167,7 +163,7 @@ class Attending(nn.Module):
 def test_grasp_takes_networks_with_fused_attention():
     data = [(torch.randn(4, 7, 3, generator=seeded()), torch.tensor([0, 1, 2, 3]))]
     masks = Pruner(Attending(), GraSP(0.5, lambda: data), optimizer=None).masks
-    assert masks.n_removed == round(0.5 * (24 + 64 + 40))
+    assert masks.n_removed == round(0.5 * (24 + 3 * 64 + 64 + 40))  # embed, q k v, out, fc
 
 
 def test_the_hessian_product_is_the_derivative_of_the_gradient():

@@ -20,7 +20,7 @@ from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.pruning.methods.dpp import DPP, DPPOptions
 from fggp_deploy.pruning.methods.parts.granularity import Units, whole_units
-from fggp_deploy.pruning.methods.parts.subsets import (
+from fggp_deploy.pruning.methods.parts.gumbel_top_k import (
     confidence,
     diversity,
     draw_order,

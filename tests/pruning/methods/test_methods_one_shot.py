@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from fggp_deploy import Pruner
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.methods.one_shot import OneShot, SecondOrder, refresh_batch_norms_, wanda
 from fggp_deploy.pruning.methods.parts.calibration import Gram, by_group, gram, in_order, windows
+from fggp_deploy.pruning.methods.parts.one_shot import OneShot, refresh_batch_norms_
 from fggp_deploy.pruning.methods.parts.ridge import refit
+from fggp_deploy.pruning.methods.second_order import SecondOrder
+from fggp_deploy.pruning.methods.wanda import wanda
 
 
 def seeded(seed: int = 0) -> torch.Generator:

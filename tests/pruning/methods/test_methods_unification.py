@@ -14,7 +14,7 @@ from torch import nn
 
 from fggp_deploy import Cubic, Pruner
 from fggp_deploy.errors import ConfigError, LayerCollapse
-from fggp_deploy.pruning.methods.parts.blocking import Blocking
+from fggp_deploy.pruning.methods.parts.blocks import Blocking
 from fggp_deploy.pruning.methods.unification import (
     SHAPES,
     Unification,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.methods.method import Batch
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 _KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d)

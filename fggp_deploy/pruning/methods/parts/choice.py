@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fggp_deploy.pruning.criteria import Criterion, Magnitude
+from fggp_deploy.pruning.methods.parts.blocks import InBlocks
 from fggp_deploy.pruning.methods.parts.floors import located, positions
-from fggp_deploy.pruning.methods.parts.in_blocks import InBlocks
 
 
 @dataclass(frozen=True, kw_only=True)

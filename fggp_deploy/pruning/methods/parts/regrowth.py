@@ -20,7 +20,7 @@ from fggp_deploy.pruning.allocation import ALLOCATIONS
 from fggp_deploy.pruning.criteria import Magnitude, smallest
 from fggp_deploy.pruning.masks import MaskSet, random_masks
 from fggp_deploy.pruning.methods.options import Options, setting
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 from fggp_deploy.pruning.schedules import Cosine
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fggp_deploy.errors import UnknownName
 from fggp_deploy.pruning.masks import MaskSet
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 
 NONE, ORTHP, REWIND = "none", "orthp", "rewind"
 _ITERATIONS = 20

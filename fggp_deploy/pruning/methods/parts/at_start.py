@@ -12,7 +12,7 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.criteria import indices, smallest
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.methods.parts.floors import drop_above_floors, located, positions
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 
 _AT_START = "pruning at the start"
 

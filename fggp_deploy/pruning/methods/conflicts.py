@@ -8,12 +8,12 @@ from typing import Any
 from fggp_deploy.pruning.methods.parts.reinit import ORTHP, REWIND
 
 
-def at_odds(given: Mapping[str, Any], options: Mapping[str, Any], *, from_random: bool) -> str:
+def conflict(given: Mapping[str, Any], options: Mapping[str, Any], *, from_random: bool) -> str:
     """Why one of the `given` options changes nothing, or undoes another; "" where all are fine.
 
     given: those of `options`, a method's own, that are not at their default.
 
-    >>> at_odds({"ridge": 0.5}, {"ridge": 0.5, "reinit": "orthp"}, from_random=False)
+    >>> conflict({"ridge": 0.5}, {"ridge": 0.5, "reinit": "orthp"}, from_random=False)
     'ridge is not read with reinit=orthp, which takes the place of the re-fit; leave it out'
     """
     reinit = options.get("reinit")

@@ -1,4 +1,4 @@
-"""Pruning without training: magnitude, Wanda, second order; each re-fitted in closed form."""
+"""One-shot pruning, layer by layer, with a closed-form re-fit: what its methods share."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from torch.optim.swa_utils import update_bn
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.distributed.ranks import Ranks
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.allocation import ALLOCATIONS
-from fggp_deploy.pruning.criteria import smallest
+from fggp_deploy.pruning.allocation import ALLOCATIONS, GLOBAL
 from fggp_deploy.pruning.masks import MaskSet
-from fggp_deploy.pruning.methods.gradual import GLOBAL
-from fggp_deploy.pruning.methods.method import Batch, MethodInfo, Task
+from fggp_deploy.pruning.methods.method import Batch, Task
 from fggp_deploy.pruning.methods.options import Options, setting
+from fggp_deploy.pruning.methods.parts.at_start import AtStart, without_smallest
 from fggp_deploy.pruning.methods.parts.calibration import Gram, by_group, gram, in_order
-from fggp_deploy.pruning.methods.parts.once import AtStart, without_smallest
 from fggp_deploy.pruning.methods.parts.reinit import NONE, ORTHP, orthogonalise_
 from fggp_deploy.pruning.methods.parts.ridge import refit
-from fggp_deploy.pruning.methods.parts.state import PruningState
+from fggp_deploy.pruning.methods.state import PruningState
 
+NEEDS_DENSE = "it keeps what a trained dense network computes, layer by layer"
 Batches = Callable[[], Sequence[Batch]]
 
 
@@ -139,62 +138,6 @@ class OneShot(AtStart):
         return {n: alive - keep[n] for n, alive in state.masks.n_alive.items()}
 
 
-def wanda(weight: Tensor, gram: Gram, n_drop: int) -> tuple[Tensor, Tensor]:
-    """Drop the smallest |w|·‖x‖ of each output, ‖x‖ the norm of what the weight multiplies.
-
-    Every output loses as many, and the first `n_drop mod outputs` one more.
-    Source: Sun et al. 2023 (arXiv 2306.11695), section 3.
-    """
-    groups, outputs, k = weight.shape
-    score = weight.abs().double() * gram.inputs.diagonal(dim1=1, dim2=2).sqrt().unsqueeze(1)
-    rows = score.reshape(groups * outputs, k)
-    each, more = divmod(n_drop, len(rows))
-    kept = torch.ones_like(rows, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        kept[i, smallest(row, each + (i < more))] = False
-    return kept.view(weight.shape), weight
-
-
-@dataclass(frozen=True)
-class SecondOrder:
-    """Drop what costs least to second order, column by column, the rest making up for it.
-
-    With H = XᵀX + `damping`·mean diagonal and U the upper Cholesky factor of H⁻¹, dropping w_j of
-    an output costs (w_j/U_jj)², and the later weights of that output change by −w_j/U_jj·U_j:.
-    Masks are chosen for `block` columns at a time, among all outputs; weights of earlier blocks
-    are settled then. A weight whose input is always 0 costs nothing.
-
-    Source: Frantar & Alistarh 2023, SparseGPT (arXiv 2301.00774), algorithm 1, after Hassibi &
-    Stork 1993 (OBS); block 128 and damping 0.01 as public code.
-    """
-
-    block: int = 128
-    damping: float = 0.01
-
-    def __call__(self, weight: Tensor, gram: Gram, n_drop: int) -> tuple[Tensor, Tensor]:
-        """See LayerRule."""
-        k = weight.shape[2]
-        w = weight.double().clone()
-        kept = torch.ones_like(weight, dtype=torch.bool)
-        factors = torch.stack([_inverse_factor(a, self.damping) for a in gram.inputs])
-        for begin in range(0, k, self.block):
-            part = slice(begin, min(begin + self.block, k))
-            # so many of all columns up to this block's end, whatever its size
-            quota = n_drop * part.stop // k - n_drop * begin // k
-            cost = (w[:, :, part] / _diagonal(factors)[:, None, part]) ** 2
-            cost *= _diagonal(gram.inputs)[:, None, part] != 0
-            flat = torch.ones(cost.numel(), dtype=torch.bool, device=w.device)
-            flat[smallest(cost.reshape(-1), quota)] = False
-            kept[:, :, part] = flat.view(cost.shape)
-            gone = torch.zeros_like(w[:, :, part])  # what each column leaves to the later ones
-            for i, j in enumerate(range(part.start, part.stop)):
-                cut = torch.where(kept[:, :, j], 0.0, w[:, :, j] / factors[:, None, j, j])
-                w[:, :, j : part.stop] -= cut.unsqueeze(2) * factors[:, None, j, j : part.stop]
-                gone[:, :, i] = cut
-            w[:, :, part.stop :] -= gone @ factors[:, part, part.stop :]
-        return kept, (w * kept).to(weight.dtype)
-
-
 def refresh_batch_norms_(model: nn.Module, batches: Sequence[Batch]) -> None:
     """Take batch-norm statistics anew over the images of all processes, in place."""
     training = model.training
@@ -202,19 +145,6 @@ def refresh_batch_norms_(model: nn.Module, batches: Sequence[Batch]) -> None:
         update_bn((x for x, _ in batches), model)
     Ranks.current().mean_(model.buffers())
     model.train(training)
-
-
-def _inverse_factor(a: Tensor, damping: float) -> Tensor:
-    """Upper U with UᵀU = (a + damping)⁻¹, [K, K]; an input that never spoke counts as its own."""
-    diagonal = a.diagonal()
-    dead = diagonal == 0
-    h = a + torch.diag(damping * diagonal.mean() + dead.to(a.dtype))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    return torch.linalg.cholesky(inverse, upper=True)
-
-
-def _diagonal(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=1, dim2=2)
 
 
 def _summed(moments: list[Gram]) -> Gram:
@@ -241,69 +171,21 @@ class OneShotOptions(Options):
         "uniform", "Who gets how much, layer by layer.", choices=tuple(ALLOCATIONS)
     )
 
-
-@dataclass(frozen=True, kw_only=True)
-class MagnitudeOptions(OneShotOptions):
-    """Those of magnitude, for which all layers may compete."""
-
-    allocation: str = setting(
-        GLOBAL, "Who gets how much: all weights compete, or layer by layer.",
-        choices=(GLOBAL, *ALLOCATIONS),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class SecondOrderOptions(OneShotOptions):
-    """Those of second order."""
-
-    block: int = setting(128, "Columns whose masks are chosen together.", least=1)
-    damping: float = setting(0.01, "Share of H's mean diagonal that is added to it.", above=0)
-
-
-def _make(o: OneShotOptions, task: Task, rule: LayerRule | None) -> OneShot:
-    orthp = o.reinit == ORTHP
-    if orthp and not task.n_steps:
-        raise ConfigError(
-            "--method-set reinit orthp forgets what the weights have learned, so that training "
-            "must follow; give --epochs, or leave it out"
+    def one_shot(self, rule: LayerRule | None, task: Task) -> OneShot:
+        """The method with these options; `rule` None chooses by magnitude."""
+        orthp = self.reinit == ORTHP
+        if orthp and not task.n_steps:
+            raise ConfigError(
+                "--method-set reinit orthp forgets what the weights have learned, so that training "
+                "must follow; give --epochs, or leave it out"
+            )
+        return OneShot(
+            task.target,
+            lambda: task.batches(self.images),
+            rule=rule,
+            allocation=self.allocation,
+            ridge=0.0 if orthp else self.ridge,
+            orthp=orthp,
+            refresh=self.refresh,
+            progress=task.progress,
         )
-    return OneShot(
-        task.target,
-        lambda: task.batches(o.images),
-        rule=rule,
-        allocation=o.allocation,
-        ridge=0.0 if orthp else o.ridge,
-        orthp=orthp,
-        refresh=o.refresh,
-        progress=task.progress,
-    )
-
-
-_BECAUSE = "it keeps what a trained dense network computes, layer by layer"
-MAGNITUDE = MethodInfo(
-    title="one shot by |w|, then the closed-form re-fit",
-    source="Han et al. 2015, arXiv 1506.02626; re-fit: ours",
-    make=lambda o, task: _make(o, task, None),
-    options=MagnitudeOptions,
-    starts=("dense", "sparse"),
-    because="it keeps what a trained network computes, layer by layer",
-    without_training=True,
-)
-WANDA = MethodInfo(
-    title="one shot by |w|·‖x‖, then the closed-form re-fit",
-    source="Sun et al. 2023, arXiv 2306.11695; re-fit: ours",
-    make=lambda o, task: _make(o, task, wanda),
-    options=OneShotOptions,
-    starts=("dense",),
-    because=_BECAUSE,
-    without_training=True,
-)
-SECOND_ORDER = MethodInfo(
-    title="one shot by second-order cost, then the closed-form re-fit",
-    source="Frantar & Alistarh 2023, arXiv 2301.00774; re-fit: ours",
-    make=lambda o, task: _make(o, task, SecondOrder(o.block, o.damping)),
-    options=SecondOrderOptions,
-    starts=("dense",),
-    because=_BECAUSE,
-    without_training=True,
-)
