@@ -28,10 +28,11 @@ def demo(
     """
     config = PruneConfig(target=target, epochs=epochs)
     from fggp_deploy import data
+    from fggp_deploy.report.files import write
     from fggp_deploy.training.prune import prune
-    from fggp_deploy.verify.report import verify, write
+    from fggp_deploy.verify.verification import verify
 
-    from .networks import torch_network
+    from .networks import OriginalNetwork
     from .progress import stderr, watch, working
     from .render import as_json, stdout
     from .verify import show
@@ -45,11 +46,11 @@ def demo(
         from fggp_deploy.exporters.run import export_run
 
         exported = export_run(run.checkpoint)
-    stderr.print("3/3  verify under ONNX Runtime against the dense parent")
+    stderr.print("3/3  verify under ONNX Runtime against the dense model")
     with working("verifying") as progress:
         report = verify(
             exported.path, data=data.load(config.data),
-            torch=lambda: torch_network(exported.path), progress=progress,
+            original=OriginalNetwork(exported.path), progress=progress,
         )  # fmt: skip
     written = write(report, run.folder)
     if json:

@@ -1,7 +1,8 @@
-"""The network that a file ought to hold, from the checkpoint beside it."""
+"""The network that a file was made from, restored from the checkpoint beside it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,59 +13,63 @@ if TYPE_CHECKING:
     from fggp_deploy.measure.network import Network
 
 
-def trusted_network(
-    model: Path, given: Path | None, *, network: str | None = None, trust_code: bool = False
-) -> ModelProto | None:
-    """What `model` ought to hold: the file given, or a new export of the checkpoint beside it.
+@dataclass(frozen=True)
+class OriginalNetwork:
+    """What `model` was made from; see `fggp_deploy.verify.original.Original`.
 
-    None if there is none, it is not the one recorded, or torch is not installed. `network` is
-    FILE.py:FACTORY of the user's own if it has moved. Raises ModelFileError if it cannot be made,
-    as of a network in the user's own file without `trust_code`.
+    `trusted` is an ONNX file known to be good, used instead of a new export of the checkpoint.
+    `network` is FILE.py:FACTORY of the user's own network, if it has moved. Without `trust_code`
+    such a network raises ModelFileError. There is no original network if the checkpoint beside the
+    model is missing or not the one recorded, or if torch is not installed.
     """
-    from fggp_deploy.errors import ModelFileError, UserError
-    from fggp_deploy.format.model import SparseModel
-    from fggp_deploy.format.operators import unpack
-    from fggp_deploy.graph.reading import read_model, reading
 
-    if given is not None:
-        with reading(str(given)):
-            return unpack(read_model(given))
-    if (found := restored(model, network=network, trust_code=trust_code)) is None:
-        return None
-    from fggp_deploy.exporters.torch_onnx import to_onnx
+    model: Path
+    trusted: Path | None = None
+    network: str | None = None
+    trust_code: bool = False
 
-    try:
-        return to_onnx(found, SparseModel.open(model).metadata)
-    except UserError as e:
-        raise ModelFileError(str(e)) from e
+    def in_torch(self) -> Network | None:
+        """The network in torch."""
+        if (found := self._restored()) is None:
+            return None
+        from fggp_deploy.measure.torch_network import in_torch
 
+        return in_torch(found)
 
-def torch_network(
-    model: Path, *, network: str | None = None, trust_code: bool = False
-) -> Network | None:
-    """The network that `model` was made from, in torch; None and raises as `trusted_network`."""
-    if (found := restored(model, network=network, trust_code=trust_code)) is None:
-        return None
-    from fggp_deploy.verify.torch_session import in_torch
+    def as_onnx(self) -> ModelProto | None:
+        """The trusted file with its weights unpacked, or a new export of the checkpoint."""
+        from fggp_deploy.errors import ModelFileError, UserError
+        from fggp_deploy.format.model import SparseModel
+        from fggp_deploy.format.operators import unpack
+        from fggp_deploy.graph.reading import read_model, reading
 
-    return in_torch(found)
+        if self.trusted is not None:
+            with reading(str(self.trusted)):
+                return unpack(read_model(self.trusted))
+        if (found := self._restored()) is None:
+            return None
+        from fggp_deploy.exporters.torch_onnx import to_onnx
 
+        try:
+            return to_onnx(found, SparseModel.open(self.model).metadata)
+        except UserError as e:
+            raise ModelFileError(str(e)) from e
 
-def restored(model: Path, *, network: str | None = None, trust_code: bool) -> Module | None:
-    """The network of the checkpoint beside `model`; None if it is not the one recorded."""
-    from fggp_deploy.errors import ModelFileError, UserError
-    from fggp_deploy.format.model import SparseModel
-    from fggp_deploy.verify.certificate import checkpoint_of
+    def _restored(self) -> Module | None:
+        """The network of the checkpoint beside the model; None if it is not the one recorded."""
+        from fggp_deploy.errors import ModelFileError, UserError
+        from fggp_deploy.format.model import SparseModel
+        from fggp_deploy.verify.certificate import checkpoint_of
 
-    if (checkpoint := checkpoint_of(SparseModel.open(model))) is None:
-        return None
-    try:
-        from fggp_deploy.checkpoints.checkpoint import Checkpoint
-        from fggp_deploy.training.start import restore
-    except ModuleNotFoundError:
-        return None
-    try:
-        content = Checkpoint.open(checkpoint)
-        return restore(content, checkpoint, network=network, trust_code=trust_code)
-    except UserError as e:
-        raise ModelFileError(str(e)) from e
+        if (checkpoint := checkpoint_of(SparseModel.open(self.model))) is None:
+            return None
+        try:
+            from fggp_deploy.checkpoints.checkpoint import Checkpoint
+            from fggp_deploy.training.start import restore
+        except ModuleNotFoundError:
+            return None
+        try:
+            content = Checkpoint.open(checkpoint)
+            return restore(content, checkpoint, network=self.network, trust_code=self.trust_code)
+        except UserError as e:
+            raise ModelFileError(str(e)) from e

@@ -13,8 +13,8 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.verify.document import Report
-    from fggp_deploy.verify.gates import Verdict
+    from fggp_deploy.verify.report import Report
+    from fggp_deploy.verify.verdict import Verdict
 
 _BATCHES = ["1,8"]
 
@@ -27,19 +27,20 @@ def verify(
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="The dense parent's ONNX. Default: reference.onnx beside the model."),
+        typer.Option(help="The dense model's ONNX. Default: reference.onnx beside the model."),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             help="Data set to measure on, as for prune. Default: the one in the run's config.yaml "
-            "beside the model, or a built-in one that the model names."
+            "beside the model, or a built-in data set that the model names."
         ),
     ] = None,
     data_dir: o.DataDir = None,
     skip_unreadable: o.SkipUnreadable = False,
     split_seed: Annotated[
-        int | None, typer.Option(help="Of the held-out images. Default: as it was trained with.")
+        int | None,
+        typer.Option(help="Seed of the held-out images. Default: that of the training run."),
     ] = None,
     workers: o.Workers = None,
     network: o.Network = None,
@@ -48,10 +49,12 @@ def verify(
         bool, typer.Option("--no-data", help="Do not measure accuracy: self-test and speed only.")
     ] = False,
     max_drop: Annotated[
-        float | None, typer.Option(help="Gate: top-1 points that may be lost (1.0 = one point).")
+        float | None,
+        typer.Option(help="Gate: largest loss of top-1 accuracy in points (1.0 = one point)."),
     ] = None,
     min_speedup: Annotated[
-        float | None, typer.Option(help="Gate: least ratio of median latencies, dense / this.")
+        float | None,
+        typer.Option(help="Gate: smallest ratio of median latencies, dense / this file."),
     ] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Gate: largest file.")] = None,
     max_latency_ms: Annotated[
@@ -59,15 +62,17 @@ def verify(
     ] = None,
     max_excess_error: Annotated[
         float | None,
-        typer.Option(help="Gate: points of mean excess error under corruptions; see --robustness."),
+        typer.Option(help="Gate: largest mean excess error under corruptions; see --robustness."),
     ] = None,
     min_agreement: Annotated[
         float | None,
-        typer.Option(help="Gate: least share of test images answered as the parent does (0.95)."),
+        typer.Option(
+            help="Gate: smallest share of test images predicted as by the dense model (0.95)."
+        ),
     ] = None,
     policy: Annotated[
         Path | None,
-        typer.Option(help="YAML file of gates, for CI; a gate given here as an option overrides."),
+        typer.Option(help="YAML file of gates, for CI; a gate given as an option overrides it."),
     ] = None,
     strict: Annotated[
         bool,
@@ -88,43 +93,44 @@ def verify(
         ),
     ] = _BATCHES,
     seconds: Annotated[
-        float, typer.Option(help="Time for latency where gates judge it; a fifth elsewhere.")
+        float,
+        typer.Option(
+            help="Seconds to time the setting that gates judge; a fifth for each other one."
+        ),
     ] = 10.0,
     seed: o.Seed = 0,
     robustness: Annotated[
         str | None,
         typer.Option(
-            help="Noise and corruptions too: quick (seconds; a minute or two for large images) or "
-            "full (minutes to hours)."
+            help="Also measure noise and corruptions: quick (seconds; a minute or two for large "
+            "images) or full (minutes to hours)."
         ),
     ] = None,
     int8: Annotated[
         bool | None,
         typer.Option(
             "--int8/--no-int8",
-            help="Time and score the dense parent in int8 too, calibrated on training images. "
-            "Default: where those come with the test images; --int8 reads them.",
+            help="Also measure the dense int8 baseline, calibrated on training images. Default: if "
+            "those come with the test images; --int8 reads them.",
         ),
     ] = None,
     preprocessing_check: Annotated[
         bool,
         typer.Option(
             "--preprocessing-check/--no-preprocessing-check",
-            help="Fail a file whose test images score better when prepared in another usual way.",
+            help="Fail a file whose test images score better with another common preprocessing.",
         ),
     ] = True,
     trusted: Annotated[
         Path | None,
         typer.Option(
             help="ONNX file known to be good, to find the layer that differs when the self-test "
-            "fails. Default: the checkpoint beside the model, exported anew (needs torch)."
+            "fails. Default: a new export of the checkpoint beside the model (needs torch)."
         ),
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(
-            help="A report.json, or its folder: only check that the model is the file it tells of."
-        ),
+        typer.Option(help="A report.json, or its folder: only check that it describes this model."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -132,25 +138,26 @@ def verify(
             "--out",
             "-o",
             help="Folder of report.html, report.json and report.md; NAME.report.html and so on "
-            "for another file than its model.onnx. Default: the model's.",
+            "for a file that is not its model.onnx. Default: the model's folder.",
         ),
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Check a deployable file against its parent: logits, accuracy, size, latency, memory.
+    """Check a deployable file against its dense model: logits, accuracy, size, latency, memory.
 
-    Needs no torch. Exit code 1 when the self-test, a parity check, the certificate or a gate
-    fails. What was measured is in report.html, for people, and report.json, for machines.
+    Needs no torch. The exit code is 1 if the self-test, a parity check, the certificate or a gate
+    fails. The results are in report.html, for people, and in report.json, for machines.
     """
     from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.measure.evaluation_data import images_for, with_training_images
+    from fggp_deploy.report.files import write
     from fggp_deploy.verify.gates import Gates
+    from fggp_deploy.verify.options import VerifyOptions
     from fggp_deploy.verify.policy import overridden, read_policy
-    from fggp_deploy.verify.report import verify as run
-    from fggp_deploy.verify.report import write
+    from fggp_deploy.verify.verification import verify as run
 
-    from .networks import torch_network, trusted_network
+    from .networks import OriginalNetwork
     from .progress import working
     from .render import as_json
 
@@ -166,25 +173,27 @@ def verify(
     )
     if policy is not None:
         gates = overridden(read_policy(policy), gates)
-    options: dict[str, Any] = {
+    reading: dict[str, Any] = {
         "skip_unreadable": skip_unreadable, "workers": workers, "trust_code": trust_code,
         "split_seed": split_seed,
     }  # fmt: skip
+    reading = {k: v for k, v in reading.items() if v is not None}
+    options = VerifyOptions(
+        threads=counts, batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
+        robustness=robustness, int8=int8 is not False, check_preprocessing=preprocessing_check,
+    )  # fmt: skip
+    original = OriginalNetwork(path, trusted=trusted, network=network, trust_code=trust_code)
     with working("verifying") as progress:
-        reading = {"progress": progress} | {k: v for k, v in options.items() if v is not None}
-        loaded = None if no_data else images_for(path, data, data_dir, **reading)
+        loaded = None
+        if not no_data:
+            loaded = images_for(path, data, data_dir, progress=progress, **reading)
         if int8 and loaded is not None:
-            loaded = with_training_images(loaded, path, data, data_dir, **reading)
+            loaded = with_training_images(
+                loaded, path, data, data_dir, progress=progress, **reading
+            )
         report = run(
-            path, reference=reference, data=loaded, gates=gates, threads=counts,
-            batches=o.integers("--batch", batch), seconds=seconds, seed=seed,
-            robustness=robustness, int8=int8 is not False,
-            check_preprocessing=preprocessing_check,
-            trusted=lambda: trusted_network(
-                path, trusted, network=network, trust_code=trust_code
-            ),
-            torch=lambda: torch_network(path, network=network, trust_code=trust_code),
-            progress=progress,
+            path, reference=reference, data=loaded, gates=gates, options=options,
+            original=original, progress=progress,
         )  # fmt: skip
     folder = out or path.parent
     written = write(report, folder)
@@ -197,7 +206,7 @@ def verify(
 
 
 def show(report: Report, written: Path) -> None:
-    """Print the report's figures as one table, and the verdicts."""
+    """Print the report's figures as one table, then the notes and verdicts."""
     from fggp_deploy.report.sections import glance
     from fggp_deploy.report.words import removed
 
@@ -207,7 +216,7 @@ def show(report: Report, written: Path) -> None:
     how_sparse = removed(report.sparsity, before, "all conv and linear weights")
     table(
         f"{report.model.name}: {how_sparse}",
-        ("", "dense parent", "this file", "difference"),
+        ("", "dense model", "this file", "difference"),
         [(g.what, g.reference, g.model, g.difference) for g in glance(report)],
     )
     for note in report.notes:
@@ -219,7 +228,7 @@ def show(report: Report, written: Path) -> None:
 
 
 def show_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """One line a verdict."""
+    """Print one line per verdict."""
     from fggp_deploy.report.words import verdict
 
     from .render import stdout
@@ -229,7 +238,7 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
 
 
 def recheck(model: Path, report: Path, *, threads: int, json: bool) -> None:
-    """Check a delivered file against its report; exit code 1 where it is another one."""
+    """Check a delivered file against its report; the exit code is 1 if it is a different file."""
     from fggp_deploy.verify.recheck import recheck as run
 
     from .render import as_json, stdout

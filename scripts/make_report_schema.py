@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import fggp_deploy.verify as package
-from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.report import Report
 from fggp_deploy.verify.schema import SCHEMA_FILE, SCHEMA_VERSION
 
 _PLAIN = {float: "number", int: "integer", str: "string", bool: "boolean", type(None): "null"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,20 @@ from fggp_deploy.exporters import csr
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.self_test import SelfTest
-from fggp_deploy.measure.network import load
+from fggp_deploy.measure.network import Network, load
 from fggp_deploy.measure.process import Cost
 from fggp_deploy.report import sections
 from fggp_deploy.report.markdown import markdown as render
 from fggp_deploy.verify import speed
-from fggp_deploy.verify.report import Report, verify
+from fggp_deploy.verify.options import VerifyOptions
+from fggp_deploy.verify.report import Report
+from fggp_deploy.verify.verification import verify
 
 SIDE, CLASSES, N_TEST = 8, 6, 300
 
 
 PREPROCESSING = Preprocessing(SIDE, SIDE, (0.5,), (0.25,))
+QUICK = VerifyOptions(threads=(1,), batches=(1,), seconds=0.001)
 
 
 def network(sparsity: float, classes: int = CLASSES, side: int = SIDE) -> onnx.ModelProto:
@@ -76,7 +80,7 @@ def metadata(dense: onnx.ModelProto, **others) -> Metadata:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """model.onnx, model.csr, and the dense parent as reference.onnx whose hash both carry."""
+    """model.onnx, model.csr, and the dense model as reference.onnx whose hash both carry."""
     (tmp_path / "reference.onnx").write_bytes(network(0.0).SerializeToString())
     meta = metadata(
         network(0.95), provenance={"reference_sha256": sha256_file(tmp_path / "reference.onnx")}
@@ -99,10 +103,31 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(speed, "measure_processes", no_processes)
 
-    def run(path: Path, **options) -> Report:
-        return verify(path, **{"threads": (1,), "batches": (1,), "seconds": 0.001, **options})
+    def run(path: Path, *, reference=None, data=None, gates=None, original=None, **options):
+        return verify(
+            path,
+            reference=reference,
+            data=data,
+            gates=gates,
+            original=original,
+            options=QUICK if not options else dataclasses.replace(QUICK, **options),
+        )
 
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """The network that a file was made from, as a test supplies it."""
+
+    onnx: onnx.ModelProto | None = None
+    torch: Network | None = None
+
+    def in_torch(self) -> Network | None:
+        return self.torch
+
+    def as_onnx(self) -> onnx.ModelProto | None:
+        return self.onnx
 
 
 def markdown(found: Report) -> str:

@@ -29,7 +29,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the report says of one file; the dense parent is one too, and the parent in int8.
+    """What the report says of one file; the dense model is one too, and the parent in int8.
 
     `top1` in [0, 1], `latency_ms` the median of the faster of stock onnxruntime and the kernels.
     `errors` is the mean error in [0, 1] by distribution: "test", and each kind of corruption where
@@ -50,7 +50,7 @@ class Candidate:
 class Comparison:
     """The candidates, the sparsest last, and what a reader must know.
 
-    `potential` is by distribution the largest sparsity whose error is at most the dense parent's
+    `potential` is by distribution the largest sparsity whose error is at most the dense model's
     plus δ = 0.5 points (Lost in Pruning, 2021), 0 where none is; empty for fewer than two.
     `judged` is False where they were measured on different images: then no file beats another.
     """
@@ -131,7 +131,7 @@ def page(found: Comparison) -> Page:
     sections = [Section("Accuracy, latency, bytes", blocks)]
     if found.potential:
         text = (
-            "The largest sparsity among these files whose error is at most the dense parent's "
+            "The largest sparsity among these files whose error is at most the dense model's "
             f"plus {DELTA_POINTS} points, by distribution (Liebenwein et al., Lost in Pruning, "
             "2021), by the point estimates; corruptions are the mean over the severities measured."
         )
@@ -174,7 +174,7 @@ def _candidate(name: str, told: dict[str, Any]) -> Candidate:
 
 
 def _parents(reports: Iterable[dict[str, Any]]) -> list[Candidate]:
-    """The dense parents, each once, from the first report that measured it."""
+    """The dense models, each once, from the first report that measured it."""
     parents: dict[str, Candidate] = {}
     for told in reports:
         reference = told["reference"]
@@ -182,7 +182,7 @@ def _parents(reports: Iterable[dict[str, Any]]) -> list[Candidate]:
             continue
         own = told["accuracy"]["reference"] if told["accuracy"] else None
         parents[reference["sha256"]] = Candidate(
-            name="dense parent" if not parents else f"dense parent {len(parents) + 1}",
+            name="dense model" if not parents else f"dense model {len(parents) + 1}",
             sparsity=0.0,
             file_bytes=int(reference["file_bytes"]),
             top1=_share(own["top1"]) if own else None,
@@ -193,7 +193,7 @@ def _parents(reports: Iterable[dict[str, Any]]) -> list[Candidate]:
 
 
 def _rivals(reports: Iterable[dict[str, Any]]) -> list[Candidate]:
-    """The dense parents in int8, each once, from the first report that measured it."""
+    """The dense models in int8, each once, from the first report that measured it."""
     rivals: dict[str, Candidate] = {}
     for told in reports:
         timed, measured = told["latency"]["timings"].get("int8"), told.get("int8")
@@ -240,7 +240,7 @@ def _beats(a: Candidate, b: Candidate) -> bool:
 
 
 def _potential(candidates: Sequence[Candidate]) -> dict[str, float]:
-    parents = [c for c in candidates if c.name.startswith("dense parent")]
+    parents = [c for c in candidates if c.name.startswith("dense model")]
     pruned = [c for c in candidates if not c.name.startswith("dense ")]
     if len(parents) != 1 or len({c.sparsity for c in pruned}) < 2:
         return {}
@@ -263,7 +263,7 @@ def _notes(reports: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         "processor": lambda r: r["provenance"]["hardware"].get("cpu"),
         "threads": lambda r: r["latency"]["threads"],
         "batch": lambda r: r["latency"]["batch"],
-        "dense parent": lambda r: r["reference"] and r["reference"]["sha256"],
+        "dense model": lambda r: r["reference"] and r["reference"]["sha256"],
     }
     notes = [
         f"The reports differ in {name}; figures that depend on it cannot be compared."

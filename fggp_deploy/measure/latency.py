@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -87,8 +87,19 @@ class Latency:
 
     @property
     def too_busy(self) -> bool:
-        """Whether other programs held up so many rounds that no speed was measured."""
+        """Whether other programs delayed so many rounds that no speed was measured."""
         return any(t.held_up > MOST_HELD_UP for t in self.timings.values())
+
+    @property
+    def why_too_busy(self) -> str:
+        """Why no speed was measured; empty if the machine was idle enough."""
+        if not self.too_busy:
+            return ""
+        delayed = max(t.held_up for t in self.timings.values())
+        return (
+            f"the machine was too busy to measure speed: in {delayed:.0%} of the rounds other "
+            "programs delayed the network; run this again when nothing else runs"
+        )
 
 
 def measure(
@@ -200,8 +211,17 @@ def at_setting(
     return replace(found, plan=plan)
 
 
+def busy_notes(measured: Iterable[Latency]) -> list[str]:
+    """A sentence for each setting at which the machine was too busy to measure speed."""
+    return [
+        f"{setting(found.threads, found.batch).capitalize()}: {found.why_too_busy}."
+        for found in measured
+        if found.too_busy
+    ]
+
+
 def setting(threads: int, batch: int) -> str:
-    """What people call a setting.
+    """A setting in words.
 
     >>> setting(1, 8)
     '1 thread, batch 8'

@@ -40,7 +40,7 @@ class Size:
 
 
 def size(packed: SparseModel, reference: Path | None) -> Size:
-    """Measure a model file and, where there is one, its dense parent's file."""
+    """Measure a model file and, where there is one, its dense model's file."""
     with reading(packed.path.name):
         dense = packed.dense()
         dense_bytes, bound = dense.ByteSize(), bound_bytes(dense)

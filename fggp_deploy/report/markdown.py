@@ -18,7 +18,7 @@ def markdown(page: Page) -> str:
         parts.append("\n".join(f"- FAIL {_line(failure)}" for failure in page.failures))
     if page.glance:
         rows = [(g.what, g.reference, g.model, _difference(g)) for g in page.glance]
-        parts.append(table(["", "dense parent", "this file", "difference"], rows))
+        parts.append(table(["", "dense model", "this file", "difference"], rows))
     parts += [f"Note: {_line(note)}" for note in page.notes]
     parts += [_section(section) for section in page.sections]
     return "\n\n".join(parts) + "\n"

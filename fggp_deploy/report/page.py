@@ -81,7 +81,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Glance:
-    """A row of the summary: `what`, the dense parent's value, this file's, the difference.
+    """A row of the summary: `what`, the dense model's value, this file's, the difference.
 
     `failed` are the names of the checks and gates on it that failed.
     """

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from fggp_deploy.measure.latency import Latency, Speedup
+from fggp_deploy.measure.latency import Speedup
 from fggp_deploy.measure.statistics import Proportion
-from fggp_deploy.verify.gates import Verdict
+from fggp_deploy.verify.verdict import Verdict
 
 T = TypeVar("T")
 NETWORKS = {  # what people call those that the report has as reference and so on, in this order
-    "reference": "dense parent",
+    "reference": "dense model",
     "int8": "dense int8",
     "model": "this file, stock",
     "kernels": "this file, kernels",
@@ -30,7 +30,7 @@ def removed(sparsity: float, before: float | None, of: str) -> str:
 
 
 def by_network(found: Mapping[str, T]) -> dict[str, T]:
-    """The same under the names that people use, the dense parent first."""
+    """The same under the names that people use, the dense model first."""
     return {name: found[key] for key, name in NETWORKS.items() if key in found}
 
 
@@ -82,18 +82,6 @@ def ratio(s: Speedup | None) -> str:
     return f"{s.value:.2f}× [{s.low:.2f}, {s.high:.2f}]"
 
 
-def too_busy(measured: Latency) -> str:
-    """Why no speed was measured; empty if the machine was idle enough."""
-    if not measured.too_busy:
-        return ""
-    held_up = max(t.held_up for t in measured.timings.values())
-    return (
-        "the machine was too busy to measure speed: in "
-        f"{held_up:.0%} of the rounds other programs held the network up; run this again when "
-        "nothing else runs"
-    )
-
-
 def speedup(s: Speedup) -> str:
     """One sentence: how much faster or slower, or that no difference was measured."""
     interval = f"95% interval {s.low:.2f} to {s.high:.2f}"
@@ -101,5 +89,5 @@ def speedup(s: Speedup) -> str:
     if not s.measured:
         return f"no difference measured (ratio {s.value:.2f}, {interval})"
     if s.value >= 1:
-        return f"{s.value:.2f}× as fast as the dense parent ({interval})"
-    return f"slower than the dense parent, {s.value:.2f}× its speed ({interval})"
+        return f"{s.value:.2f}× as fast as the dense model ({interval})"
+    return f"slower than the dense model, {s.value:.2f}× its speed ({interval})"

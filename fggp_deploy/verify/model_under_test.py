@@ -1,4 +1,7 @@
-"""What is verified: a packed model, its dense parent and its data, checked to belong together."""
+"""Step one, load: the model under test with its dense model, its data and its kernels.
+
+`load` opens every network that is measured later and checks that they belong together.
+"""
 
 from __future__ import annotations
 
@@ -11,119 +14,144 @@ import numpy as np
 from fggp_deploy import runtime
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress, silent
-from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import DataError, ModelFileError
+from fggp_deploy.data.types import Dataset, Preprocessing
+from fggp_deploy.errors import DataError, MachineError, ModelFileError
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.measure.network import (
-    Floats,
-    Network,
-    load,
-    open_by_runtime,
-    open_compiled,
-    run_once_apart,
-)
-from fggp_deploy.verify.int8 import Quantised, quantised
+from fggp_deploy.graph.reading import read_bytes
+from fggp_deploy.measure import network as networks
+from fggp_deploy.measure.evaluation_data import calibration_images
+from fggp_deploy.measure.network import Floats, Network
+from fggp_deploy.quantization.dense_baseline import quantize_on
+from fggp_deploy.verify.options import VerifyOptions
 
-N_PROBES = 8  # random inputs where the file brings no self-test
+N_PROBES = 8  # random inputs, if the file has no self-test
 # The networks' names in the report.
 MODEL, REFERENCE, KERNELS, INT8 = "model", "reference", "kernels", "int8"
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model file with its network, and where they are there the dense parent's and the data.
+class DenseModel:
+    """The network before pruning: its file, its network, and what its file says of itself.
 
-    `reference` is the parent's file and `parent` its network: both or neither. `kernels` is the
-    same model compiled for the sparse kernels now, `compiled` as it was compiled and kept in
-    `compiled_file` and as users run it; None where the kernels are missing or no faster: `speed`
-    says why.
-    `unrounded` is the network of a file beside one with rounded values that holds the same
-    checkpoint in fp32. `int8` is the parent quantised, None where it could not be: `no_int8` says
-    why.
+    `sparsity` is the fraction of zeros in its own weights; `preprocessing` is None if its file
+    does not record it.
+    """
+
+    path: Path
+    network: Network
+    sparsity: float
+    preprocessing: Preprocessing | None
+
+
+@dataclass(frozen=True)
+class OnKernels:
+    """The model under test on the sparse kernels.
+
+    `fresh` is compiled now, with every layer that the kernels know. `compiled` is what users run:
+    the compiled file that `runtime.session` cached at `file`; `file` is None if nothing was cached.
+    """
+
+    fresh: Network
+    compiled: Network
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class Int8Model:
+    """The dense int8 baseline: the serialized network and the number of calibration images."""
+
+    content: bytes
+    n_calibration: int
+
+
+@dataclass(frozen=True)
+class ModelUnderTest:
+    """A model file, its networks, and the dense model and the data if they are available.
+
+    `network` runs on stock ONNX Runtime. `kernels` is None if the kernels are missing or not
+    faster; `plan` is what `runtime.explain` says of them. `fp32` is the network of a file beside
+    one with rounded values that holds the same checkpoint in fp32. `int8` is None if the baseline
+    could not be made; `no_int8` says why.
     """
 
     packed: SparseModel
-    model: Network
-    reference: Path | None
-    parent: Network | None
+    network: Network
+    dense: DenseModel | None
     data: Dataset | None
-    kernels: Network | None = None
-    compiled: Network | None = None
-    compiled_file: Path | None = None
-    speed: str = ""
-    unrounded: Network | None = None
-    int8: Quantised | None = None
-    no_int8: str = ""
+    kernels: OnKernels | None
+    plan: str
+    fp32: Network | None
+    int8: Int8Model | None
+    no_int8: str
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the file says of itself."""
+        return self.packed.metadata
+
+    def probe_inputs(self, seed: int) -> Floats:
+        """The self-test's first inputs, or normal noise from `seed` without one: [N, C, H, W]."""
+        shape = self.metadata.preprocessing.input_shape
+        if self.metadata.selftest is not None:
+            return self.metadata.selftest.first_batch().probe(shape)
+        return np.random.default_rng(seed).standard_normal((N_PROBES, *shape), dtype=np.float32)
 
 
-def gather(
+def load(
     packed: SparseModel,
     *,
     reference: Path | None,
     data: Dataset | None,
-    threads: int,
-    batch: int = 1,
-    int8: bool = True,
+    options: VerifyOptions,
     progress: Progress = silent,
-) -> Subject:
-    """Load both networks and check that everything fits; `int8`: quantise the parent.
+) -> ModelUnderTest:
+    """Open the networks of `packed` and of its dense model, the file `reference`.
 
-    Raises ModelFileError for a network that does not load or gives another number of logits than
-    the model has classes, and DataError for data of another size or number of classes.
+    Raises ModelFileError for a network that does not load or whose number of logits is not the
+    model's number of classes, and DataError for data of another image size or number of classes.
     """
-    meta = packed.metadata
+    meta, name = packed.metadata, packed.path.name
+    threads, batch = options.judged_setting
     if data is not None:
         check_data(packed, data)
     probe = np.zeros((1, *meta.preprocessing.input_shape), np.float32)
-    run_once_apart(packed.path.name, packed.runnable(), probe)
+    networks.run_once_apart(name, packed.runnable(), probe)
     if reference is not None:
-        run_once_apart(reference.name, reference, probe)
-    model = load(packed.path.name, packed.runnable(), threads=threads)
-    parent = load(reference.name, reference, threads=threads) if reference else None
-    for network in (model, parent):
-        if network is not None and (n := network.logits(probe).shape[1]) != len(meta.classes):
-            raise ModelFileError(
-                f"{network.name} gives {n} logits but {packed.path.name} names "
-                f"{len(meta.classes)} classes; they do not belong together, export again"
-            )
-    fast, speed = open_by_runtime(
-        f"{packed.path.name} on the kernels",
-        packed.runnable(),
-        threads=threads,
-        batch=batch,
-        progress=progress,
+        networks.run_once_apart(reference.name, reference, probe)
+    network = networks.load(name, packed.runnable(), threads=threads)
+    dense = None if reference is None else _dense_model(reference, threads)
+    for opened in (network, *([dense.network] if dense else [])):
+        _check_classes(opened, probe, packed)
+    kernels, plan = _on_kernels(packed, threads, batch, progress)
+    unrounded = find_unrounded(packed) if meta.unrounded is not None else None
+    int8, no_int8 = None, "--no-int8"
+    if options.int8:
+        int8, no_int8 = _int8_baseline(reference, data, meta.preprocessing, progress)
+    return ModelUnderTest(
+        packed=packed,
+        network=network,
+        dense=dense,
+        data=data,
+        kernels=kernels,
+        plan=plan,
+        fp32=networks.load(unrounded.name, unrounded, threads=threads) if unrounded else None,
+        int8=int8,
+        no_int8=no_int8,
     )
-    on_kernels, compiled, kept = None, None, None
-    if runtime.uses_kernels(fast.session):
-        content, own = packed.runnable(), packed.path.name
-        on_kernels, _ = open_by_runtime(
-            f"{own} on the kernels", content, threads=threads, batch=batch, anew=True
-        )
-        kept = runtime.compiled_file(content, threads=threads, batch=batch)
-        compiled = open_compiled(f"{own}, compiled", kept, threads=threads) if kept else fast
-    twin = find_unrounded(packed) if meta.unrounded is not None else None
-    unrounded = load(twin.name, twin, threads=threads) if twin else None
-    rival, no_int8 = None, "--no-int8"
-    if int8:
-        rival, no_int8 = quantised(reference, data, meta.preprocessing, progress)
-    return Subject(
-        packed, model, reference, parent, data, on_kernels, compiled, kept, speed, unrounded,
-        rival, no_int8,
-    )  # fmt: skip
 
 
 def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
-    """The dense parent's ONNX: as given, or `reference.onnx` beside the model, or None.
+    """The dense model's ONNX file: `given`, or reference.onnx beside the model, or None.
 
-    Raises ModelFileError where the one given is missing, or where the model recorded the hash of
-    another one.
+    Raises ModelFileError if the given file is missing, or if the model recorded the hash of a
+    different file.
     """
     path = given if given is not None else packed.path.parent / "reference.onnx"
     if not path.is_file():
         if given is None:
             return None
-        raise ModelFileError(f"the reference {path} is not a file; give the dense parent's ONNX")
+        raise ModelFileError(f"the reference {path} is not a file; give the dense model's ONNX")
     meta = packed.metadata
     recorded = meta.provenance.get("reference_sha256", meta.parent_sha256)
     try:
@@ -132,7 +160,7 @@ def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
         raise ModelFileError(f"the reference {path} cannot be read ({e.strerror or e})") from e
     if recorded is not None and recorded != found:
         raise ModelFileError(
-            f"{path} is not the dense parent of {packed.path.name}: its sha256 is not the one "
+            f"{path} is not the dense model of {packed.path.name}: its sha256 is not the one "
             "recorded at export; give the right --reference or export both again"
         )
     return path
@@ -140,34 +168,91 @@ def find_reference(packed: SparseModel, given: Path | None) -> Path | None:
 
 def find_unrounded(packed: SparseModel) -> Path | None:
     """The ONNX file beside `packed` that holds the same checkpoint with fp32 values, if any."""
-    made_from = packed.metadata.checkpoint_sha256
+    checkpoint = packed.metadata.checkpoint_sha256
     for path in sorted(packed.path.parent.glob("*.onnx")):
         with contextlib.suppress(ModelFileError):
             meta = SparseModel.open(path).metadata
-            if made_from and meta.checkpoint_sha256 == made_from and meta.unrounded is None:
+            if checkpoint and meta.checkpoint_sha256 == checkpoint and meta.unrounded is None:
                 return path
     return None
 
 
-def probe_inputs(meta: Metadata, seed: int) -> Floats:
-    """The self-test's first inputs, or normal noise if the file brings none: [N, C, H, W]."""
-    shape = meta.preprocessing.input_shape
-    if meta.selftest is not None:
-        return meta.selftest.first_batch().probe(shape)
-    return np.random.default_rng(seed).standard_normal((N_PROBES, *shape), dtype=np.float32)
-
-
 def check_data(packed: SparseModel, data: Dataset) -> None:
-    """Raise DataError where the data's classes or image size are not the model's."""
+    """Raise DataError if the data's classes or image size are not the model's."""
     meta, name = packed.metadata, packed.path.name
-    want, have = meta.preprocessing.input_shape, data.preprocessing.input_shape
-    if want != have:
+    expected, found = meta.preprocessing.input_shape, data.preprocessing.input_shape
+    if expected != found:
         raise DataError(
-            f"{data.name} has images of (channels, height, width) {have}, {name} wants {want}; "
-            "give the data that it was trained on"
+            f"{data.name} has images of (channels, height, width) {found}, {name} wants "
+            f"{expected}; give the data that it was trained on"
         )
     if len(data.classes) != len(meta.classes):
         raise DataError(
             f"{data.name} has {len(data.classes)} classes, {name} has {len(meta.classes)}; "
             "give the data that it was trained on"
         )
+
+
+def _check_classes(network: Network, probe: Floats, packed: SparseModel) -> None:
+    classes = packed.metadata.classes
+    if (n := network.logits(probe).shape[1]) != len(classes):
+        raise ModelFileError(
+            f"{network.name} gives {n} logits but {packed.path.name} names {len(classes)} "
+            "classes; they do not belong together, export again"
+        )
+
+
+def _dense_model(path: Path, threads: int) -> DenseModel:
+    network = networks.load(path.name, path, threads=threads)
+    try:
+        meta = SparseModel.open(path).metadata
+    except ModelFileError:  # a file without our metadata
+        return DenseModel(path, network, 0.0, None)
+    try:
+        recorded = meta.sparsity
+        sparsity = float(recorded["n_all_removed"]) / max(1, int(recorded["n_all_weights"]))
+    except (KeyError, TypeError, ValueError):
+        sparsity = 0.0
+    return DenseModel(path, network, sparsity, meta.preprocessing)
+
+
+def _on_kernels(
+    packed: SparseModel, threads: int, batch: int, progress: Progress
+) -> tuple[OnKernels | None, str]:
+    """The model on the kernels if they are faster, and what `runtime.explain` says."""
+    content, name = packed.runnable(), packed.path.name
+    on_kernels = f"{name} on the kernels"
+    fast, plan = networks.open_by_runtime(
+        on_kernels, content, threads=threads, batch=batch, progress=progress
+    )
+    if not runtime.uses_kernels(fast.session):
+        return None, plan
+    fresh, _ = networks.open_by_runtime(
+        on_kernels, content, threads=threads, batch=batch, anew=True
+    )
+    cached = runtime.compiled_file(content, threads=threads, batch=batch)
+    compiled = fast
+    if cached is not None:
+        compiled = networks.open_compiled(f"{name}, compiled", cached, threads=threads)
+    return OnKernels(fresh, compiled, cached), plan
+
+
+def _int8_baseline(
+    reference: Path | None, data: Dataset | None, preprocessing: Preprocessing, progress: Progress
+) -> tuple[Int8Model | None, str]:
+    """The dense int8 baseline, or None and the reason why there is none."""
+    if reference is None:
+        return None, "there is no dense model"
+    if data is None:
+        return None, "no data was given to calibrate it on"
+    if not len(data.train):
+        return None, "no training images were loaded to calibrate it on; --int8 loads them"
+    stage = "quantizing the dense model to int8"
+    try:
+        progress(stage, 0, 1)
+        images = calibration_images(data, preprocessing)
+        content = quantize_on(read_bytes(reference), images)
+        progress(stage, 1, 1)
+        return Int8Model(content, len(images)), ""
+    except (ModelFileError, MachineError) as e:
+        return None, str(e)

@@ -1,4 +1,8 @@
-"""Whether two ways to compute the same network agree: the self-test, and packed against dense."""
+"""Parity: whether two ways of running one network give the same logits.
+
+The self-test, rounded values against fp32, and the packed file against its dense form. How near is
+near enough is defined in `graph.comparison`.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.comparison import RTOL, agreement, scale
+from fggp_deploy.graph.comparison import ROUNDED_RTOL, RTOL, agreement, scale
+from fggp_deploy.graph.reading import reading
+from fggp_deploy.measure import evaluate, network
 from fggp_deploy.measure.network import Floats
+from fggp_deploy.verify.model_under_test import ModelUnderTest
+
+N_PARITY = 256  # test images on which the packed and the dense form are compared
 
 
 @dataclass(frozen=True)
 class Difference:
     """How far logits are from the expected ones on `n` inputs.
 
-    `max_rel` is `max_abs` over the largest expected |logit|; `max_ulp` the most float32 numbers
-    that lie between a logit and the expected one, large where both are nearly zero. `worst` is the
-    largest difference over its own tolerance, atol + rtol·|expected|: it passes up to 1.
-    `top1_changed` counts inputs.
+    `max_rel` is `max_abs` over the largest expected |logit|. `max_ulp` is the largest number of
+    float32 values between a logit and the expected one; it is large if both are nearly zero.
+    `worst` is the largest ratio of a difference to its own tolerance, atol + rtol·|expected|, and
+    passes up to 1. `top1_changed` counts inputs whose prediction differs.
     """
 
     n: int
@@ -35,15 +44,15 @@ class Difference:
 
     @property
     def passed(self) -> bool:
-        """True where every logit is within its tolerance."""
+        """Whether every logit is within its tolerance."""
         return self.worst <= 1
 
 
 def difference(actual: Floats, expected: Floats, *, rtol: float, atol: float) -> Difference:
-    """Compare logits [N, classes]; ModelFileError where the shapes differ or one is not finite."""
+    """Compare logits [N, classes]; ModelFileError if the shapes differ or one is not finite."""
     if actual.shape != expected.shape:
         raise ModelFileError(
-            f"the network gives logits of shape {actual.shape} where {expected.shape} are "
+            f"the network gives logits of shape {actual.shape}, but {expected.shape} are "
             "expected; the file is damaged or was edited, export it again"
         )
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
@@ -51,7 +60,7 @@ def difference(actual: Floats, expected: Floats, *, rtol: float, atol: float) ->
     gap = np.abs(actual.astype(np.float64) - expected)
     size = np.abs(expected).astype(np.float64)
     max_abs, largest = float(gap.max(initial=0)), float(size.max(initial=0))
-    with np.errstate(divide="ignore"):  # without any tolerance, every difference is infinitely bad
+    with np.errstate(divide="ignore"):  # without a tolerance, any difference is infinitely bad
         worst = np.divide(gap, atol + rtol * size, out=np.zeros_like(gap), where=gap > 0)
     return Difference(
         n=len(actual),
@@ -75,12 +84,58 @@ def near(
 ) -> Difference:
     """Compare the logits of two runs of one network; see `comparison.agreement`.
 
-    `expected` are stock ONNX Runtime's, `unoptimized` returns its logits without graph
-    optimisations.
+    `expected` are those of stock ONNX Runtime; `unoptimized` returns its logits without graph
+    optimizations.
     """
     run = None if unoptimized is None else lambda: [unoptimized()]
     found = agreement([actual], [expected], rtol=rtol, unoptimized=run)
     return difference(actual, expected, rtol=0.0, atol=found.limit * scale(expected))
+
+
+def self_test(under_test: ModelUnderTest) -> Difference | None:
+    """Compare the model with the logits recorded at export; None if none were recorded."""
+    test = under_test.metadata.selftest
+    if test is None:
+        return None
+    y = test.answers(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
+    expected = np.asarray(test.logits, np.float32)
+    return difference(y, expected, rtol=test.rtol, atol=test.atol)
+
+
+def rounding(under_test: ModelUnderTest) -> Difference | None:
+    """Compare rounded values with the fp32 logits recorded at export; None if there are none.
+
+    Whether the change by rounding is acceptable is for the user to judge, so the tolerance is wide.
+    """
+    test = under_test.metadata.unrounded
+    if test is None:
+        return None
+    y = test.answers(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
+    return near(y, np.asarray(test.logits, np.float32), rtol=ROUNDED_RTOL)
+
+
+def packed_against_dense(
+    under_test: ModelUnderTest, *, threads: int, seed: int
+) -> dict[str, Difference]:
+    """Compare the packed file with its dense form on one runtime: name of the inputs → Difference.
+
+    The inputs are the probe inputs and, if there is data, N_PARITY test images over all classes,
+    chosen by `seed`.
+    """
+    name = f"the dense form of {under_test.network.name}"
+    with reading(name):
+        serialized = under_test.packed.dense().SerializeToString()
+    dense = network.load(name, serialized, threads=threads)
+    x = under_test.probe_inputs(seed)
+    found = {"probe inputs": near(under_test.network.logits(x), dense.logits(x))}
+    if under_test.data is not None:
+        images = under_test.data.test.sample(N_PARITY, seed=seed)
+        preprocessing = under_test.metadata.preprocessing
+        found["test images"] = near(
+            evaluate.logits(under_test.network, images, preprocessing),
+            evaluate.logits(dense, images, preprocessing),
+        )
+    return found
 
 
 def _position(y: Floats) -> npt.NDArray[np.int64]:

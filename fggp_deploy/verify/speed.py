@@ -1,8 +1,7 @@
-"""How fast a subject's networks are: by threads and batch, by layer, and from a cold start."""
+"""Speed and memory of each network: by threads and batch, by layer, and in fresh processes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,63 +19,65 @@ from fggp_deploy.runtime.compiler import Request, price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verify.locate import layers_by_node
-from fggp_deploy.verify.model_under_test import INT8, KERNELS, MODEL, REFERENCE, Subject
+from fggp_deploy.verify.model_under_test import INT8, KERNELS, MODEL, REFERENCE, ModelUnderTest
+from fggp_deploy.verify.options import VerifyOptions
 
-OTHER_SHARE = 0.2  # of the time of the setting that gates judge, for each of the others
+OTHER_SHARE = 0.2  # of the seconds of the judged setting, for each other setting
 
 
 def latencies(
-    subject: Subject,
-    settings: Sequence[tuple[int, int]],
-    *,
-    seconds: float,
-    seed: int,
-    progress: Progress,
+    under_test: ModelUnderTest, options: VerifyOptions, progress: Progress
 ) -> tuple[Latency, ...]:
-    """Time every network at each of `settings`, pairs of threads and batch.
+    """Time every network at each setting of `options`, the setting that gates judge first.
 
-    The first, which `subject` was gathered for and gates judge, has `seconds`; each other one a
-    fifth of them, and fewer sessions. Raises ModelFileError for a batch that a network cannot take.
+    Each other setting gets a fifth of the time and fewer sessions. Raises ModelFileError for a
+    batch that a network does not take.
     """
     return tuple(
         _at(
-            subject, threads, batch, seed=seed, progress=progress,
-            seconds=OTHER_SHARE * seconds if i else seconds,
+            under_test, threads, batch, seed=options.seed, progress=progress,
+            seconds=OTHER_SHARE * options.seconds if i else options.seconds,
             sessions=MIN_SESSIONS if i else N_SESSIONS,
         )
-        for i, (threads, batch) in enumerate(settings)
+        for i, (threads, batch) in enumerate(options.settings)
     )  # fmt: skip
 
 
-def layer_times(subject: Subject, *, threads: int, batch: int, seed: int) -> tuple[LayerTime, ...]:
-    """Time by layer of the packed file on stock onnxruntime."""
-    x = _images(subject, batch, np.random.default_rng(seed))
-    layers = layers_by_node(subject.packed.dense())
-    return profile(subject.packed.runnable(), x, threads=threads, layers=layers)
+def layer_times(
+    under_test: ModelUnderTest, *, threads: int, batch: int, seed: int
+) -> tuple[LayerTime, ...]:
+    """Time per layer of the packed file on stock ONNX Runtime."""
+    x = _images(under_test, batch, np.random.default_rng(seed))
+    layers = layers_by_node(under_test.packed.dense())
+    return profile(under_test.packed.runnable(), x, threads=threads, layers=layers)
 
 
-def kernel_layers(subject: Subject, *, batch: int, progress: Progress) -> tuple[LayerCost, ...]:
-    """Each layer dense on stock onnxruntime and on the kernels; none where they are not used."""
-    if subject.kernels is None:
+def kernel_layers(
+    under_test: ModelUnderTest, *, batch: int, progress: Progress
+) -> tuple[LayerCost, ...]:
+    """Time per layer, dense on stock ONNX Runtime and on the kernels; empty without kernels."""
+    if under_test.kernels is None:
         return ()
     request = Request(Options(1, SESSION_CONFIG), batch, progress=progress)
-    return tuple(price_layers(subject.packed.runnable(), request))
+    return tuple(price_layers(under_test.packed.runnable(), request))
 
 
-def processes(subject: Subject, *, threads: int, batch: int, progress: Progress) -> dict[str, Cost]:
+def processes(
+    under_test: ModelUnderTest, *, threads: int, batch: int, progress: Progress
+) -> dict[str, Cost]:
     """Load time and peak memory of each network in fresh processes."""
-    packed = subject.packed
+    packed = under_test.packed
     with scratch_folder("fggp-verify-") as folder:
         copy = folder / "model.onnx"  # a CSR folder is not a file that onnxruntime loads
         copy.write_bytes(packed.runnable())
         paths = {MODEL: copy}
-        if subject.kernels is not None:
+        if under_test.kernels is not None:
             paths[KERNELS] = copy
-        if subject.reference is not None:
-            paths[REFERENCE] = subject.reference
-        if subject.int8 is not None:
+        if under_test.dense is not None:
+            paths[REFERENCE] = under_test.dense.path
+        if under_test.int8 is not None:
             paths[INT8] = folder / "int8.onnx"
-            paths[INT8].write_bytes(subject.int8.content)
+            paths[INT8].write_bytes(under_test.int8.content)
         return measure_processes(
             paths,
             input_shape=(batch, *packed.metadata.preprocessing.input_shape),
@@ -87,7 +88,7 @@ def processes(subject: Subject, *, threads: int, batch: int, progress: Progress)
 
 
 def _at(
-    subject: Subject,
+    under_test: ModelUnderTest,
     threads: int,
     batch: int,
     *,
@@ -96,30 +97,25 @@ def _at(
     seed: int,
     progress: Progress,
 ) -> Latency:
-    x = _images(subject, batch, np.random.default_rng(seed))
-    for network in (subject.model, subject.parent):
-        if network is not None:
-            network.logits(x)  # what cannot take this batch fails here, with one clear line
-    content = subject.packed.runnable()
-    files: dict[str, bytes | Path] = {MODEL: content}
-    if subject.reference is not None:
-        files[REFERENCE] = subject.reference
-    if subject.int8 is not None:
-        files[INT8] = subject.int8.content
-
-    def opener(name: str) -> Opener:
-        return lambda threads, batch: load(name, files[name], threads=threads).runner(x)
+    x = _images(under_test, batch, np.random.default_rng(seed))
+    under_test.network.logits(x)  # a network that does not take this batch raises here
+    contenders = _stock(under_test, x)
+    dense = under_test.dense
+    if dense is not None:
+        dense.network.logits(x)
+    packed = under_test.packed
 
     def by_runtime(threads: int, batch: int) -> tuple[Network, str]:
-        return open_by_runtime(KERNELS, content, threads=threads, batch=batch, progress=progress)
+        return open_by_runtime(
+            KERNELS, packed.runnable(), threads=threads, batch=batch, progress=progress
+        )
 
     def on_kernels(threads: int, batch: int) -> Run:
         network, plan = by_runtime(threads, batch)
         if not runtime.uses_kernels(network.session):
-            raise ModelFileError(f"{subject.packed.path.name} ran on the kernels and now is {plan}")
+            raise ModelFileError(f"{packed.path.name} ran on the kernels and now is {plan}")
         return network.runner(x)
 
-    contenders = {name: opener(name) for name in files}
     planned, plan = by_runtime(threads, batch)
     if runtime.uses_kernels(planned.session):
         contenders[KERNELS] = on_kernels
@@ -128,7 +124,7 @@ def _at(
         contenders,
         threads,
         batch,
-        reference=REFERENCE if subject.reference is not None else None,
+        reference=REFERENCE if dense is not None else None,
         seconds=seconds,
         sessions=sessions,
         seed=seed,
@@ -137,6 +133,20 @@ def _at(
     )
 
 
-def _images(subject: Subject, batch: int, rng: np.random.Generator) -> Floats:
-    shape = (batch, *subject.packed.metadata.preprocessing.input_shape)
+def _stock(under_test: ModelUnderTest, x: Floats) -> dict[str, Opener]:
+    """The contenders on stock ONNX Runtime: the model, its dense model, the int8 baseline."""
+    files: dict[str, bytes | Path] = {MODEL: under_test.packed.runnable()}
+    if under_test.dense is not None:
+        files[REFERENCE] = under_test.dense.path
+    if under_test.int8 is not None:
+        files[INT8] = under_test.int8.content
+
+    def opener(name: str) -> Opener:
+        return lambda threads, batch: load(name, files[name], threads=threads).runner(x)
+
+    return {name: opener(name) for name in files}
+
+
+def _images(under_test: ModelUnderTest, batch: int, rng: np.random.Generator) -> Floats:
+    shape = (batch, *under_test.metadata.preprocessing.input_shape)
     return rng.standard_normal(shape, dtype=np.float32)

@@ -30,8 +30,10 @@ from fggp_deploy.format.operators import pack
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
 from fggp_deploy.measure.statistics import proportion
+from fggp_deploy.report.files import write
 from fggp_deploy.report.html import html
-from fggp_deploy.verify.report import verify, write
+from fggp_deploy.verify.options import VerifyOptions
+from fggp_deploy.verify.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +50,9 @@ def verified(tmp_path_factory) -> Path:
             found = verify(
                 place / "model.onnx",
                 data=dataset(n=60),
-                robustness="quick",
-                threads=(1,),
-                batches=(1,),
-                seconds=0.001,
+                options=VerifyOptions(
+                    threads=(1,), batches=(1,), seconds=0.001, robustness="quick"
+                ),
             )
             write(found, place)
     return root
@@ -67,7 +68,7 @@ def runs(verified, tmp_path) -> list[Path]:
 def test_compare_reads_what_verify_wrote(runs):
     found = compare([runs[1], runs[0] / "model.onnx"])
     names = [c.name for c in found.candidates]
-    assert names == ["dense parent", str(runs[0] / "model.onnx"), str(runs[1])]
+    assert names == ["dense model", str(runs[0] / "model.onnx"), str(runs[1])]
     told = json.loads((runs[1] / "report.json").read_text())
     sparse = found.candidates[2]
     assert sparse.file_bytes == told["model"]["file_bytes"]
@@ -88,7 +89,7 @@ def test_the_parent_in_int8_is_a_candidate_but_nothing_pruned(runs):
     plain, found = compare([runs[0], runs[0]]), compare(runs)
     (rival,) = [c for c in found.candidates if c.name == "dense int8"]
     assert (rival.file_bytes, rival.top1.value) == (7, top1["value"])
-    (parent,) = [c for c in found.candidates if c.name == "dense parent"]
+    (parent,) = [c for c in found.candidates if c.name == "dense model"]
     assert parent.beaten_by == "dense int8"  # as accurate, as fast, and smaller
     assert set(found.potential) == {"test", *(s["kind"] for s in told["robustness"]["shifts"])}
     assert "dense int8" not in [c.name for c in plain.candidates]
@@ -122,13 +123,13 @@ def candidate(name: str, sparsity: float, top1: float, ms: float, size: int) -> 
 
 def test_pareto_and_potential_by_hand():
     found = [
-        candidate("dense parent", 0.0, 0.900, 4.0, 100),
+        candidate("dense model", 0.0, 0.900, 4.0, 100),
         candidate("a", 0.8, 0.897, 3.0, 40),
         candidate("b", 0.9, 0.890, 2.0, 20),
         candidate("c", 0.95, 0.880, 2.0, 20),  # b is more accurate, no slower, no larger
     ]
     beaten = {c.name: c.beaten_by for c in comparison._judged(found)}
-    assert beaten == {"dense parent": None, "a": None, "b": None, "c": "b"}
+    assert beaten == {"dense model": None, "a": None, "b": None, "c": "b"}
     # errors 0.100; 0.103 within 0.5 points, 0.110 not. In fog 0.1200; 0.1236 is, 0.132 is not
     assert comparison._potential(found) == {"test": 0.8, "fog": 0.8}
     assert comparison._potential(found[:2]) == {}

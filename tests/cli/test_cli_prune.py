@@ -72,7 +72,7 @@ def test_a_run_without_a_parent_exports_without_a_reference(program, half_sparse
         "0.2",
     )
     assert checked.code == 0, checked.err
-    assert "No dense parent" in checked.out
+    assert "No dense model" in checked.out
 
 
 def test_a_plan_writes_nothing(program, cifar, half_sparse):

@@ -16,7 +16,7 @@ from torch import nn
 from fggp_deploy import models
 from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.checkpoints.foreign import read_foreign
-from fggp_deploy.cli.networks import trusted_network
+from fggp_deploy.cli.networks import OriginalNetwork
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.exporters.run import export_run
@@ -112,9 +112,9 @@ def test_a_network_of_the_users_own_all_the_way(own, cifar):
     assert str(own.cwd).encode() not in exported.path.read_bytes()
     assert SparseModel.open(exported.path).metadata.model == "net.py:make"
 
-    assert trusted_network(exported.path, None, trust_code=True) is not None
+    assert OriginalNetwork(exported.path, trust_code=True).as_onnx() is not None
     with pytest.raises(ModelFileError, match="give --trust-code"):
-        trusted_network(exported.path, None)
+        OriginalNetwork(exported.path).as_onnx()
 
     plain = export_run(pruned, format="state-dict", trust_code=True)
     net = models.build(f"{own.cwd}/net.py:make", num_classes=10, in_channels=3, trust_code=True)
@@ -143,9 +143,9 @@ def test_a_run_with_a_network_of_the_users_own_can_be_moved(own, cifar):
     assert "--model PATH/net.py:make --trust-code" in ended.err
     exported("old/runs/a", "--model", "code.py:make")
     packed, code = home / "runs" / "a" / "model.onnx", f"{own.cwd}/code.py:make"
-    assert trusted_network(packed, None, network=code, trust_code=True) is not None
+    assert OriginalNetwork(packed, network=code, trust_code=True).as_onnx() is not None
     with pytest.raises(ModelFileError, match=r"that file is not at .*net\.py; name the file"):
-        trusted_network(packed, None, trust_code=True)
+        OriginalNetwork(packed, trust_code=True).as_onnx()
 
     new.mkdir()
     shutil.move(home / "runs", new / "runs")  # the run alone

@@ -1,4 +1,4 @@
-"""The dense parent in int8 beside the file: what it is calibrated on, and what is said of it."""
+"""The dense model in int8 beside the file: what it is calibrated on, and what is said of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fggp_deploy.measure.evaluation_data import (
     images_for,
     with_training_images,
 )
-from fggp_deploy.verify import int8
+from fggp_deploy.verify import model_under_test
 
 
 def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
@@ -38,7 +38,7 @@ def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
     assert {"model", "reference", "int8"} == set(found.latency.timings) == set(found.processes)
     text = markdown(found)
     assert "calibrated on 100 training images" in text
-    assert "the rival: the dense parent in int8" in text
+    assert "the rival: the dense model in int8" in text
     without = quick(folder / "model.onnx", data=data, int8=False)
     assert without.int8 is None
     assert "int8" not in without.latency.timings
@@ -58,7 +58,7 @@ def test_int8_that_cannot_be_made_is_a_note(folder, quick, monkeypatch):
     def refuse(*_, **__):
         raise ModelFileError("onnxruntime cannot quantise the network: no")
 
-    monkeypatch.setattr(int8, "quantize_on", refuse)
+    monkeypatch.setattr(model_under_test, "quantize_on", refuse)
     data = dataset()
     found = quick(folder / "model.onnx", data=dataclasses.replace(data, train=data.test))
     assert found.int8 is None

@@ -20,12 +20,14 @@ from verified import dataset, metadata, network
 
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.report import charts, sections
+from fggp_deploy.report.files import write
 from fggp_deploy.report.html import html
 from fggp_deploy.report.markdown import markdown
 from fggp_deploy.report.page import Bars, Glance, Lines, Page, Section, Table
 from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.report import verify, write
+from fggp_deploy.verify.options import VerifyOptions
 from fggp_deploy.verify.schema import SCHEMA_FILE, schema
+from fggp_deploy.verify.verification import verify
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</title><script>alert(1)</script>\"' onload=x $\\frac{ --> \u202e&amp;\x00"
@@ -92,10 +94,7 @@ def page(tmp_path_factory) -> str:
         found = verify(
             place / "model.onnx",
             data=dataset(n=60),
-            robustness="quick",
-            threads=(1,),
-            batches=(1, 2),
-            seconds=0.001,
+            options=VerifyOptions(threads=(1,), batches=(1, 2), seconds=0.001, robustness="quick"),
         )
     write(found, place)
     return (place / "report.html").read_text()
@@ -189,8 +188,8 @@ def test_the_verdict_comes_first_and_every_section_follows(page):
 
 
 def test_each_network_looks_the_same_in_every_chart_and_no_two_alike():
-    looks = charts._looks(["dense parent", "dense parent 2", "a", "this file, kernels"])
-    assert looks["dense parent"] == charts._looks(["this file", "dense parent"])["dense parent"]
+    looks = charts._looks(["dense model", "dense model 2", "a", "this file, kernels"])
+    assert looks["dense model"] == charts._looks(["this file", "dense model"])["dense model"]
     assert len(set(looks.values())) == 4
 
 

@@ -11,7 +11,7 @@ import pytest
 from nets import metadata as small_metadata
 from nets import sparse_small
 from onnx import numpy_helper
-from verified import PREPROCESSING, damage, dataset, metadata, network
+from verified import PREPROCESSING, Original, damage, dataset, metadata, network
 
 from fggp_deploy import kernels
 from fggp_deploy.data.types import Preprocessing, Split
@@ -42,7 +42,7 @@ def test_a_channel_with_its_sign_flipped(folder, quick):
         return values
 
     damage(folder / "model.onnx", "b.weight.values", flip)
-    found = quick(folder / "model.onnx", trusted=lambda: network(0.95))
+    found = quick(folder / "model.onnx", original=Original(onnx=network(0.95)))
     assert failed(found) == ["self-test"]
     assert (found.mismatch.layer, found.mismatch.channels) == ("b", (channel,))
     text = markdown(sections.page(found))
@@ -57,7 +57,7 @@ def test_a_shifted_batch_norm(tmp_path, quick):
     meta = dataclasses.replace(meta, selftest=SelfTest.record(run, meta.preprocessing.input_shape))
     net.bn2.bias.data[5] += 1
     path = packed_onnx.export(to_onnx(net, meta), meta, tmp_path / "model.onnx")
-    found = quick(path, trusted=lambda: trusted)
+    found = quick(path, original=Original(onnx=trusted))
     assert failed(found) == ["self-test"]
     assert (found.mismatch.layer, found.mismatch.channels) == ("strided", (5,))
     assert found.mismatch.max_abs == pytest.approx(1, rel=1e-3)

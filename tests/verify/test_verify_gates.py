@@ -9,9 +9,9 @@ import pytest
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.measure.evaluate import Paired
 from fggp_deploy.measure.latency import Speedup, Timing
+from fggp_deploy.measure.robustness import Robustness
 from fggp_deploy.measure.statistics import Proportion
-from fggp_deploy.verify.gates import Gates, judge
-from fggp_deploy.verify.robustness import Robustness
+from fggp_deploy.verify.gates import Figures, Gates, judge
 
 PAIRED = Paired(
     1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1, -0.1, 2.2
@@ -23,14 +23,7 @@ DISTURBED = Robustness("quick", 100, SHARE, SHARE, (), (), (), 3.0, 2.5, 3.5, ()
 
 
 def verdicts(**limits):
-    found = judge(
-        Gates(**limits),
-        paired=[PAIRED],
-        speedup=SPEEDUP,
-        timing=TIMING,
-        file_bytes=1000,
-        robustness=DISTURBED,
-    )
+    found = judge(Gates(**limits), Figures([PAIRED], SPEEDUP, TIMING, 1000, DISTURBED))
     return {v.name: v.passed for v in found}
 
 
@@ -53,16 +46,9 @@ def test_limits_are_inclusive(name, at, beyond, strict_at, strict_beyond):
 
 
 def test_a_verdict_says_how():
-    (loose,) = judge(
-        Gates(min_speedup=1.9), paired=[], speedup=SPEEDUP, timing=TIMING, file_bytes=1
-    )
-    (strict,) = judge(
-        Gates(min_speedup=1.9, strict=True),
-        paired=[],
-        speedup=SPEEDUP,
-        timing=TIMING,
-        file_bytes=1,
-    )
+    figures = Figures([], SPEEDUP, TIMING, file_bytes=1)
+    (loose,) = judge(Gates(min_speedup=1.9), figures)
+    (strict,) = judge(Gates(min_speedup=1.9, strict=True), figures)
     assert (loose.value, loose.limit, loose.passed) == (2.0, 1.9, True)
     assert loose.how == "point estimate of the ratio of medians"
     assert (strict.value, strict.passed) == (1.8, False)
@@ -71,9 +57,10 @@ def test_a_verdict_says_how():
 
 def test_no_gate_on_speed_passes_on_a_busy_machine():
     limits = Gates(min_speedup=1.1, max_latency_ms=9.0, max_bytes=10)
-    arguments = {"paired": [], "speedup": SPEEDUP, "timing": TIMING, "file_bytes": 1}
-    assert all(v.passed for v in judge(limits, **arguments))
-    found = judge(limits, **arguments, too_busy="the machine was too busy")
+    figures = Figures([], SPEEDUP, TIMING, file_bytes=1)
+    assert all(v.passed for v in judge(limits, figures))
+    busy = dataclasses.replace(figures, too_busy="the machine was too busy")
+    found = judge(limits, busy)
     assert {v.name: (v.passed, v.how) for v in found} == {
         "min_speedup": (False, "the machine was too busy"),
         "max_latency_ms": (False, "the machine was too busy"),
@@ -87,10 +74,7 @@ def test_the_worst_way_to_run_a_file_is_judged():
     for paired in ([PAIRED, worse], [worse, PAIRED]):
         drop, agreement = judge(
             Gates(max_drop_points=1.0, min_agreement=0.94),
-            paired=paired,
-            speedup=None,
-            timing=TIMING,
-            file_bytes=1,
+            Figures(paired, speedup=None, timing=TIMING, file_bytes=1),
         )
         assert (drop.value, drop.passed) == (1.4, False)
         assert (agreement.value, agreement.passed) == (0.94, True)
@@ -115,7 +99,7 @@ def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, ma
     with pytest.raises(ConfigError, match=match):
         Gates(**limits).require(data=data, reference=reference)
     with pytest.raises(ConfigError):
-        judge(Gates(**limits), paired=[], speedup=None, timing=TIMING, file_bytes=1)
+        judge(Gates(**limits), Figures([], speedup=None, timing=TIMING, file_bytes=1))
 
 
 @pytest.mark.parametrize(

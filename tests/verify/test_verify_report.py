@@ -13,7 +13,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from verified import N_TEST, PREPROCESSING, SIDE, damage, dataset, markdown, metadata, network
+from verified import (
+    N_TEST,
+    PREPROCESSING,
+    QUICK,
+    SIDE,
+    damage,
+    dataset,
+    markdown,
+    metadata,
+    network,
+)
 
 from fggp_deploy.common import timing
 from fggp_deploy.common.files import sha256_file
@@ -24,12 +34,13 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import entropy_bound_bytes
 from fggp_deploy.measure import process
 from fggp_deploy.measure.network import load
-from fggp_deploy.verify.document import File
+from fggp_deploy.report.files import write
 from fggp_deploy.verify.gates import Gates
 from fggp_deploy.verify.recheck import recheck
-from fggp_deploy.verify.report import Report, verify, write
+from fggp_deploy.verify.report import File, Report
 from fggp_deploy.verify.report_files import find_report
 from fggp_deploy.verify.schema import SCHEMA_VERSION
+from fggp_deploy.verify.verification import verify
 
 
 def test_a_report_without_accuracy_takes_no_other_ones_place(folder, quick):
@@ -101,14 +112,12 @@ def test_everything_is_measured(folder, monkeypatch, name):
         folder / name,
         data=dataset(),
         gates=Gates(max_bytes=10**6),
-        threads=(1,),
-        batches=(1,),
-        seconds=0.001,
+        options=QUICK,
         progress=lambda stage, done, total: stages.append((stage, done, total)),
     )
     assert found.passed
     checks = ["self-test", "parity on probe inputs", "parity on test images"]
-    checks += ["masks within the parent's", "preprocessing", "max_bytes"]
+    checks += ["masks within the dense model's", "preprocessing", "max_bytes"]
     assert [v.name for v in found.verdicts] == checks
     assert all(d.bit_equal and d.top1_changed == 0 for d in found.parity.values())
     assert found.parity["test images"].n == 256
@@ -202,7 +211,7 @@ def test_without_reference_data_and_self_test(folder, quick):
     assert len(found.notes) == 5  # the others: no kernels, no int8
     text = markdown(found)
     for missing in (
-        "No dense parent",
+        "No dense model",
         "no accuracy drop",
         "No data was given",
         "no self-test",
@@ -328,9 +337,9 @@ def test_data_that_does_not_fit(folder, quick, data, match):
         {"gates": Gates(max_drop_points=1)},
     ],
 )
-def test_options_out_of_domain(folder, options):
+def test_options_out_of_domain(folder, quick, options):
     with pytest.raises(ConfigError):
-        verify(folder / "model.onnx", **options)
+        quick(folder / "model.onnx", **options)
 
 
 def always_held_up(monkeypatch) -> None:
@@ -366,7 +375,7 @@ def test_every_setting_is_measured_and_gates_judge_the_first(folder, quick):
     (gate,) = [v for v in found.verdicts if v.name == "max_latency_ms"]
     assert gate.value == found.latency.timings["model"].median_ms
     text = markdown(found)
-    for said in ("2 threads, batch 3: this file", "1 thread, batch 1: dense parent"):
+    for said in ("2 threads, batch 3: this file", "1 thread, batch 1: dense model"):
         assert said in text
 
 
@@ -402,8 +411,11 @@ def test_verify_needs_no_torch(folder):
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from pathlib import Path\n"
-        "from fggp_deploy.verify.report import verify, write\n"
-        "found = verify(Path(sys.argv[1]), threads=[1], batches=[1], seconds=0.001)\n"
+        "from fggp_deploy.report.files import write\n"
+        "from fggp_deploy.verify.options import VerifyOptions\n"
+        "from fggp_deploy.verify.verification import verify\n"
+        "options = VerifyOptions(threads=[1], batches=[1], seconds=0.001)\n"
+        "found = verify(Path(sys.argv[1]), options=options)\n"
         "write(found, Path(sys.argv[2]))\n"
         "assert found.passed and 'torch' not in sys.modules\n"
     )

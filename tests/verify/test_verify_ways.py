@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
-from verified import N_TEST, dataset, markdown, network
+from verified import N_TEST, Original, dataset, markdown, network
 
 from fggp_deploy import kernels
 from fggp_deploy.common.files import sha256_file
@@ -94,14 +94,14 @@ def test_torch_is_compared_on_all_images(folder, quick):
             y[2] += self.change
             return [y]
 
-    good = quick(folder / "model.onnx", data=dataset(), torch=lambda: Network("t", Wrong(0)))
+    right = Original(torch=Network("t", Wrong(0)))
+    good = quick(folder / "model.onnx", data=dataset(), original=right)
     assert (good.torch_parity.n, good.torch_parity.passed) == (N_TEST, True)
     assert "torch against stock, all test images" in markdown(good)
     bad = quick(
         folder / "model.onnx",
         data=dataset(),
-        torch=lambda: Network("t", Wrong(1)),
-        trusted=lambda: network(0.9),
+        original=Original(network(0.9), Network("t", Wrong(1))),
     )
     assert [v.name for v in bad.verdicts if not v.passed] == ["torch against stock"]
     assert bad.torch_parity.max_abs == pytest.approx(1)
@@ -109,9 +109,10 @@ def test_torch_is_compared_on_all_images(folder, quick):
 
 
 def test_torch_that_cannot_run_is_a_note(folder, quick):
-    def refuse():
-        raise ModelFileError("net.py:make needs --trust-code")
+    class Refuses(Original):
+        def in_torch(self) -> Network:
+            raise ModelFileError("net.py:make needs --trust-code")
 
-    found = quick(folder / "model.onnx", torch=refuse)
+    found = quick(folder / "model.onnx", original=Refuses())
     assert found.passed
     assert found.notes[-1] == "The network was not run in torch: net.py:make needs --trust-code."

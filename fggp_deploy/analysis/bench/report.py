@@ -26,10 +26,9 @@ from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.measure.evaluate import proportion
 from fggp_deploy.measure.evaluation_data import N_CALIBRATION
-from fggp_deploy.measure.latency import MIN_SESSIONS, N_SESSIONS, Opener, at_setting
+from fggp_deploy.measure.latency import MIN_SESSIONS, N_SESSIONS, Opener, at_setting, busy_notes
 from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
-from fggp_deploy.report.notes import busy_notes
 from fggp_deploy.runtime.compiler import Request, compile_model
 from fggp_deploy.runtime.sessions import Array, Options, run
 

@@ -7,7 +7,7 @@ from fggp_deploy.measure.evaluate import Accuracy
 from fggp_deploy.measure.statistics import ALPHA
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Lines, Section, Table
-from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.report import Report
 
 LEAST_IN_BIN = 10  # images; the accuracy of fewer would say nothing
 MAX_CLASSES = 30  # rows; the others are in report.json
@@ -42,7 +42,7 @@ def accuracy(r: Report) -> Section:
 def _paired(a: Accuracy) -> list[str | Table]:
     p = a.paired
     if p is None:
-        return ["No dense parent, so no accuracy drop."]
+        return ["No dense model, so no accuracy drop."]
     return [
         f"Top-1 drop: {p.drop_points:+.2f} points (95% interval {p.drop_low:+.2f} to "
         f"{p.drop_high:+.2f} by Agresti and Min, {p.bootstrap_low:+.2f} to {p.bootstrap_high:+.2f} "
@@ -58,7 +58,7 @@ def _int8(r: Report) -> list[str | Table]:
         return []
     p = q.paired
     return [
-        "Dense int8 is the dense parent quantised by ONNX Runtime (static, QDQ, int8 weights per "
+        "Dense int8 is the dense model quantised by ONNX Runtime (static, QDQ, int8 weights per "
         f"channel, uint8 activations, calibrated on {q.n_calibration} training images): "
         f"{p.drop_points:+.2f} points of top-1 lost (95% interval {p.drop_low:+.2f} to "
         f"{p.drop_high:+.2f}, n = {p.n:,}, paired), exact McNemar p = "

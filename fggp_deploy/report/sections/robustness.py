@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from fggp_deploy.measure.robustness import Robustness
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Lines, Section, Table
-from fggp_deploy.verify.document import Report
-from fggp_deploy.verify.robustness import Robustness
+from fggp_deploy.verify.report import Report
 
 
 def robustness(r: Report) -> Section:
     """The section; it says how to have it where it was not asked for."""
     d = r.robustness
     if d is None:
-        text = "Not measured; `--robustness quick|full` measures it, with data and a dense parent."
+        text = "Not measured; `--robustness quick|full` measures it, with data and a dense model."
         return Section("Robustness", [text])
     intro = (
         f"After Liebenwein et al., Lost in Pruning, 2021; {d.extent}: {d.n} test images over all "
@@ -21,13 +21,13 @@ def robustness(r: Report) -> Section:
         f"fggp-deploy's own; left out: {', '.join(d.left_out)}."
     )
     clean = (
-        f"Without any: error {words.share(d.model_error)}, dense parent "
+        f"Without any: error {words.share(d.model_error)}, dense model "
         f"{words.share(d.reference_error)}."
     )
     mean = (
         f"Excess error, the mean over {len(d.shifts)} corruptions: "
         f"{words.points(d.excess_points, d.excess_low, d.excess_high)} points, bootstrap over "
-        f"images, n = {d.n}. Positive: the pruned network suffers more than its dense parent."
+        f"images, n = {d.n}. Positive: the pruned network suffers more than its dense model."
     )
     return Section("Robustness", [intro, clean, mean, _kinds(d), _shifts(d), *_noise(d)])
 
@@ -58,7 +58,7 @@ def _shifts(d: Robustness) -> Table:
         )
         for s in d.shifts
     ]
-    head = ["corruption and severity", "error", "error of the dense parent", "excess error, points"]
+    head = ["corruption and severity", "error", "error of the dense model", "excess error, points"]
     return Table("Every corruption; Wilson 95% intervals of the errors.", head, rows)
 
 
@@ -73,7 +73,7 @@ def _noise(d: Robustness) -> list[Table]:
         for v in d.noise
     ]
     agreement = Lines(
-        "Agreement with the dense parent under noise, Wilson 95% intervals",
+        "Agreement with the dense model under noise, Wilson 95% intervals",
         {"same top-1": [(v.epsilon, 100 * v.agreement.value) for v in d.noise]},
         "ε",
         "% of images",

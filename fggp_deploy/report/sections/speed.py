@@ -7,7 +7,7 @@ from fggp_deploy.measure.machine import Load
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Lines, Section, Table
 from fggp_deploy.runtime.costs import DENSE_RUNS, KERNEL_RUNS
-from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.report import Report
 
 MAX_LAYERS = 60
 
@@ -24,8 +24,8 @@ def speed(r: Report) -> Section:
         "adds the sparse kernels to it. Each session loads every network afresh, warms up, and "
         "times interleaved rounds in shuffled order; the median is that of the sessions' medians, "
         "and the interval of the ratio a bootstrap over sessions.",
-        *([f"{busy[0].upper()}{busy[1:]}."] if (busy := words.too_busy(lat)) else []),
-        *(said or ["No dense parent, so no speed-up."]),
+        *([f"{busy[0].upper()}{busy[1:]}."] if (busy := lat.why_too_busy) else []),
+        *(said or ["No dense model, so no speed-up."]),
         _latency(r),
         *([_settings(r)] if r.other_latencies else []),
         _load(r.load),
@@ -105,7 +105,7 @@ def _settings(r: Report) -> Table:
         "called. Gates judge the first setting."
     )
     head = [
-        "setting and network", "median ms", "ratio to the dense parent", "95% interval", "p90 ms",
+        "setting and network", "median ms", "ratio to the dense model", "95% interval", "p90 ms",
         "p99 ms", "rounds in sessions",
     ]  # fmt: skip
     return Table(caption, head, rows, chart)

@@ -8,7 +8,7 @@ from fggp_deploy.measure.evaluate import Accuracy, Paired, Scores
 from fggp_deploy.measure.latency import setting
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Glance, Section, Table
-from fggp_deploy.verify.document import Report
+from fggp_deploy.verify.report import Report
 
 
 def title(r: Report) -> str:
@@ -114,7 +114,7 @@ def _corruptions(r: Report) -> list[Glance]:
         return []
     return [
         Glance(
-            f"error under corruptions, beyond the dense parent's, n = {d.n:,}",
+            f"error under corruptions, beyond the dense model's, n = {d.n:,}",
             "0 points",
             f"{d.excess_points:+.2f} points [{d.excess_low:+.2f}, {d.excess_high:+.2f}]",
             "–",
@@ -152,7 +152,7 @@ def _top1(what: str, a: Accuracy, scores: Scores, drop: Paired | None) -> Glance
 
 
 def _rival(r: Report) -> list[Glance]:
-    """What the dense parent in int8 would have given without any pruning."""
+    """What the dense model in int8 would have given without any pruning."""
     q, timed = r.int8, r.latency.timings.get("int8")
     parent = r.accuracy.reference if r.accuracy else None
     if q is None or timed is None or parent is None:
@@ -160,7 +160,7 @@ def _rival(r: Report) -> list[Glance]:
     dense = r.latency.timings["reference"]
     return [
         Glance(
-            "the rival: the dense parent in int8, not pruned",
+            "the rival: the dense model in int8, not pruned",
             f"{parent.top1.value:.2%}, {dense.median_ms:.3f} ms",
             f"{q.scores.top1.value:.2%}, {timed.median_ms:.3f} ms",
             f"{0 - q.paired.drop_points:+.2f} points, {words.ratio(r.latency.speedups['int8'])}, "
