@@ -1,6 +1,7 @@
-"""A chain of layers in the form that the kernel library reads: integers and constant tensors.
+"""Kernel programs: layers in the form that the kernel library reads and runs.
 
-The layout of the integers is that of `struct Step` in csrc/program/program.h.
+A program is a list of integers with constant tensors beside it. `Step` has the fields of one layer,
+`Program` is a program in the library.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.kernels import isa_index, load
 
 CONV, MAX_POOL, AVERAGE_POOL, GLOBAL_AVERAGE, FLATTEN, GEMM, ADD, ROUND = range(1, 9)
-GAPS, DENSE, RICE = 0, 1, 2
+GAPS, DENSE, RICE = 0, 1, 2  # how a weight is stored
+NONE, CLAMP = 0, 1  # kinds of activation
 VERSION = 1
-STEP_INTS = 25
 REFERENCE = "reference"
 
 Array = npt.NDArray[Any]
@@ -29,40 +30,63 @@ _TYPES = {np.dtype(t): n for t, n in _ONNX_TYPES}
 
 
 @dataclass(frozen=True)
-class Step:
-    """One layer; values are numbered, the inputs first and then one for each step.
+class Activation:
+    """What ends a layer. CLAMP limits values to `a` from below and to `b` from above."""
 
-    `clip` is (low, high) applied last; `pads` is top, left, bottom, right; `variant` is the
-    compiled block shape and the number of blocks of input channels, -1 for the cost model's.
-    `unit`, of a Conv or an Add: the output is rounded to 0 to 255 times it; 0 for not at all. A
-    Round does it with a zero point, which is its `constant`.
+    kind: int = NONE
+    a: float = 0.0
+    b: float = 0.0
+
+
+def clamp(low: float, high: float) -> Activation:
+    """The activation of a Clip."""
+    return Activation(CLAMP, low, high)
+
+
+NO_ACTIVATION = Activation()
+RELU = clamp(0.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of a program.
+
+    Values are numbered: the inputs of the program first, then the output of each step. `input` is
+    the value that a step reads; `residual` is the value that a Conv or an Add adds before the
+    activation, -1 for none. `constant` is the number of the first constant of a weight, which is
+    stored in `format`; the bias follows it.
+
+    A Conv or an Add with a `scale` quantizes its output to uint8, with zero point 0. A Round does
+    only that, and its `constant` is the zero point. `pads` is top, left, bottom, right; `variant`
+    is the compiled block shape and the number of blocks of input channels, where -1 leaves the
+    choice to the cost model.
     """
 
     op: int
-    input: int
+    input: int = -1
+    residual: int = -1
+    constant: int = 0
+    format: int = GAPS
+    activation: Activation = NO_ACTIVATION
     cout: int = 1
     cin: int = 1
+    group: int = 1
     kernel: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    group: int = 1
-    residual: int = -1
-    constant: int = 0
-    weights: int = GAPS
-    clip: tuple[float, float] | None = None
     count_padding: bool = False
     variant: tuple[int, int] = (-1, 1)
-    unit: float = 0.0
+    scale: float = 0.0
 
     def ints(self) -> list[int]:
-        """The step as the library reads it."""
-        low, high = self.clip or (0.0, 0.0)
+        """The step as the library reads it: the list of `visit_fields` in csrc/program/step.h."""
+        activation = self.activation
         return [
-            *(self.op, self.input, self.residual, self.constant, self.weights),
-            *(int(self.clip is not None), _bits(low), _bits(high)),
+            *(self.op, self.input, self.residual, self.constant, self.format),
+            *(activation.kind, _bits(activation.a), _bits(activation.b)),
             *(self.cout, self.cin, self.group, *self.kernel, *self.strides, *self.dilations),
-            *(*self.pads, int(self.count_padding), *self.variant, _bits(self.unit)),
+            *(*self.pads, int(self.count_padding), *self.variant, _bits(self.scale)),
         ]
 
 
@@ -89,7 +113,7 @@ class _Tensor(ctypes.Structure):
 
 @dataclass
 class Program:
-    """A program in the library; raises ModelFileError when the library refuses it."""
+    """A program in the library; raises ModelFileError if the library refuses it."""
 
     code: list[int]
     constants: list[Array]
@@ -124,7 +148,7 @@ class Program:
             load().fggp_program_free(ctypes.c_void_p(self._handle))
 
     def run(self, inputs: Sequence[Array], *, isa: str, tasks: int = 1) -> list[Array]:
-        """Run [n, C, H, W] or [n, C] inputs; `isa` may be `REFERENCE`."""
+        """Run [n, C, H, W] or [n, C] inputs on an instruction set, or on the `REFERENCE`."""
         arrays = [np.ascontiguousarray(a, np.float32) for a in inputs]
         n = arrays[0].shape[0]
         dims = _dims([a.shape[1:] for a in arrays])
@@ -146,7 +170,7 @@ class Program:
     def tune(
         self, shapes: Sequence[Sequence[int]], *, isa: str, seconds: float
     ) -> list[tuple[int, int]]:
-        """Measure variants for inputs of these shapes (one image); one pair for each step."""
+        """The fastest variant of each step, measured on one image with inputs of these shapes."""
         variants = np.zeros((self.code[2], 2), np.int64)
         index = ctypes.c_int(isa_index(isa))
         self._call("fggp_program_tune", index, _dims(shapes), ctypes.c_double(seconds), variants)
@@ -155,7 +179,7 @@ class Program:
     def profile(
         self, shapes: Sequence[Sequence[int]], *, isa: str, repeats: int
     ) -> npt.NDArray[np.float64]:
-        """Median µs of each step on one thread for one image, then those of writing the outputs."""
+        """Median µs of each step for one image on one thread, and then of writing the outputs."""
         microseconds = np.zeros(self.code[2] + 1)
         index = ctypes.c_int(isa_index(isa))
         self._call(
@@ -174,7 +198,10 @@ class Program:
 
 
 def variant_shape(variant: int, *, isa: str) -> tuple[int, int, int]:
-    """What a variant computes at once: output channels, rows and columns of vectors."""
+    """What a variant computes at once: output channels, rows and columns of vectors.
+
+    Raises ModelFileError if the instruction set has no such variant.
+    """
     shape = np.zeros(3, np.int64)
     error = ctypes.create_string_buffer(512)
     if load().fggp_isa_variant_shape(

@@ -177,7 +177,7 @@ def _build(name: str, region: Region, shapes: Shapes) -> BuiltRegion | None:
         for fields in layer.steps:
             extra = dict(fields)
             if layer.weight is not None:
-                extra |= {"constant": len(constants), "weights": p.DENSE}
+                extra |= {"constant": len(constants), "format": p.DENSE}
                 constants += _packed(layer, extra)
             if len(layer.inputs) > 1:
                 extra["residual"] = numbers[layer.inputs[1]]
@@ -203,11 +203,11 @@ def _packed(layer: Layer, fields: dict[str, Any]) -> list[Array]:
     weight, bias = layer.weight, layer.bias
     assert weight is not None and bias is not None  # noqa: PT018 - both or neither, by _match
     if layer.learned is not None and (whole := _as_int8(weight)) is not None:
-        fields["weights"] = p.RICE
+        fields["format"] = p.RICE
         return [*parts(whole).values(), bias]
     if np.count_nonzero(weight) > DENSE_ABOVE * weight.size:
         return [weight, bias]
-    fields["weights"] = p.GAPS
+    fields["format"] = p.GAPS
     gaps = to_gaps(weight, np.uint8)
     if len(gaps.values) > 1.2 * np.count_nonzero(weight):
         gaps = to_gaps(weight, np.uint16)

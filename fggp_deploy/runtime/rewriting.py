@@ -74,7 +74,7 @@ def _constant_names(b: BuiltRegion, taken: set[str]) -> list[str]:
             continue
         own = layer.learned is not None and layer.nodes[0].input[1]
         name = own or f"{b.name}.{layer.output}"
-        ends = _PARTS[b.steps[steps][0].weights]
+        ends = _PARTS[b.steps[steps][0].format]
         while not taken.isdisjoint(found := _parts(name, ends)):
             name += "_"
         taken |= set(found)
@@ -172,9 +172,9 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
 
 
 def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
-    first, sparse = step.constant, step.weights != p.DENSE
-    inputs = [layer.inputs[0], *names[first : first + len(_PARTS[step.weights]) + 1]]
-    end = "8" if step.weights == p.RICE else ""
+    first, sparse = step.constant, step.format != p.DENSE
+    inputs = [layer.inputs[0], *names[first : first + len(_PARTS[step.format]) + 1]]
+    end = "8" if step.format == p.RICE else ""
     outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
     assert layer.weight is not None
     window: dict[str, Any] = {

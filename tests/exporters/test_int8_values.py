@@ -285,11 +285,11 @@ def test_the_library_decodes_as_numpy_does():
     if kernels.library_path() is None:
         pytest.skip("no kernel library")
     bias, x = np.zeros(6, np.float32), np.random.default_rng(1).random((1, 5, 6, 6), np.float32)
-    step = Step(op=CONV, input=0, cout=6, cin=5, kernel=(3, 3), weights=RICE)
+    step = Step(op=CONV, input=0, cout=6, cin=5, kernel=(3, 3), format=RICE)
     for scales in (GOOD.scales, np.full((1, 1, 1, 1), 0.5, np.float32)):
         r = replace(GOOD, scales=scales)
         code = encode([step], n_inputs=1, outputs=[1])
-        exact = encode([replace(step, weights=1)], n_inputs=1, outputs=[1])
+        exact = encode([replace(step, format=1)], n_inputs=1, outputs=[1])
         (got,) = Program(code, [*parts(r).values(), bias]).run([x], isa="reference")
         (want,) = Program(exact, [r.decode(), bias]).run([x], isa="reference")
         assert got.tobytes() == want.tobytes()
@@ -307,7 +307,7 @@ def test_the_library_refuses_hostile_parts(case):
     change = HOSTILE_THERE[case]
     arrays = parts(GOOD) | {k: v for k, v in change.items() if k != "shape"}
     cout = change.get("shape", (6,))[0]
-    step = Step(op=CONV, input=0, cout=cout, cin=5, kernel=(3, 3), weights=RICE)
+    step = Step(op=CONV, input=0, cout=cout, cin=5, kernel=(3, 3), format=RICE)
     constants = [*arrays.values(), np.zeros(cout, np.float32)]
     with pytest.raises(ModelFileError):
         Program(encode([step], n_inputs=1, outputs=[1]), constants)

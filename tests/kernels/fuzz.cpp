@@ -7,7 +7,7 @@
 #include "plan/runner.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const Chain c = from_bytes(data, size);
+  const Example c = from_bytes(data, size);
   try {
     const Program program = parse_program(c.code, c.constants);
     const std::vector<ValueShape> inputs(static_cast<size_t>(program.n_inputs), c.input);

@@ -1,11 +1,11 @@
-// Runs the kernel library under sanitizers: random chains on every instruction set against the
-// reference, then damaged programs and tensors, which must be refused and never read wildly.
-// Without Python, so that it runs wherever the library is built for.
+// Runs the kernel library under sanitizers: random programs on every instruction set are compared with
+// the reference, then damaged programs and tensors must be refused, or run within their memory. It needs
+// no Python, so it runs on every platform that the library is built for.
 //   cmake -S . -B build-asan -DFGGP_SANITIZE=ON && cmake --build build-asan && build-asan/fggp_harness
-// Under the thread sanitizer, several sessions at once on the same chains:
+// Under the thread sanitizer, several sessions run the same programs at once:
 //   cmake -S . -B build-tsan -DFGGP_SANITIZE=thread && cmake --build build-tsan
 //   build-tsan/fggp_harness 0 0 1 1000
-// `fggp_harness --corpus FOLDER N` writes N chains for fuzz.cpp to begin with.
+// `fggp_harness --corpus FOLDER N` writes N examples for fuzz.cpp to start from.
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -24,7 +24,7 @@ bool same(float got, float want) {
   return std::fabs(got - want) <= 1e-4f * (1 + std::fabs(want));
 }
 
-void compare(const Chain& c) {
+void compare(const Example& c) {
   const Program program = parse_program(c.code, c.constants);
   std::vector<float> x(c.input.size());
   for (float& v : x) v = static_cast<float>(pick(-127, 127)) / 128;
@@ -65,19 +65,18 @@ void compare(const Chain& c) {
   }
 }
 
-// Linear layers on many rows, in whichever way the runner takes, against the reference on each row.
+// Linear layers on many rows, by the way that the runner chooses, against the reference on each row.
 void compare_rows() {
   Maker m;
-  m.chain.floats.reserve(64);
-  m.chain.bytes.reserve(64);
+  m.example.floats.reserve(64);
+  m.example.bytes.reserve(64);
   const ValueShape input{true, false, pick(1, 90), 1, 1};
   m.values.push_back({input.channels, 1, 1, true});
   const int64_t hidden = pick(1, 90), made = pick(1, 90);
   m.add(Op::kGemm, 0, {hidden, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
   m.add(Op::kGemm, 1, {made, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
-  std::vector<int64_t> code{kProgramVersion, 1, 2, 1, 2};
-  code.insert(code.end(), m.chain.code.begin(), m.chain.code.end());
-  const Program program = parse_program(code, m.chain.constants);
+  m.program.outputs = {2};
+  const Program program = parse_program(encode_program(m.program), m.example.constants);
   const auto rows = static_cast<size_t>(pick(2, 60)), width = static_cast<size_t>(made);
   std::vector<float> x(rows * input.size()), got(rows * width), want(width);
   for (float& v : x) v = static_cast<float>(pick(-127, 127)) / 128;
@@ -102,8 +101,8 @@ void compare_rows() {
   }
 }
 
-// True when the damage was noticed. What is not noticed must still run within its memory.
-bool damage(Chain c) {
+// Returns whether the damage was refused. A program that is not refused must run within its memory.
+bool damage(Example c) {
   switch (pick(0, 2)) {
     case 0: {
       constexpr int64_t kNasty[] = {0, -1, 1, 7, 255, 65535, 1 << 20, INT32_MAX, INT64_MAX, INT64_MIN};
@@ -138,7 +137,7 @@ bool damage(Chain c) {
   }
 }
 
-// Threads as a runtime lends them: some helpers and the caller take what is left to do.
+// Threads as a runtime lends them: two helpers and the caller take the remaining tasks.
 void lend(void*, size_t n, void (*fn)(void*, size_t), void* arg) {
   std::atomic<size_t> next{0};
   const auto work = [&] {
@@ -150,8 +149,8 @@ void lend(void*, size_t n, void (*fn)(void*, size_t), void* arg) {
   for (std::thread& t : helpers) t.join();
 }
 
-// Several sessions share one chain's kernel, each with its own sizes, batches and helpers.
-void concurrently(const Chain& c) {
+// Several sessions share one program's kernel, each with its own sizes, batches and helpers.
+void concurrently(const Example& c) {
   constexpr int kSessions = 4, kRuns = 3;
   int n_isas = 0;
   const FggpIsa* const* all = fggp_isas(&n_isas);
@@ -206,10 +205,10 @@ void concurrently(const Chain& c) {
 
 int write_corpus(const char* folder, int n) {
   for (int i = 0; i < n; i++) {
-    const std::string path = std::string(folder) + "/chain" + std::to_string(i);
+    const std::string path = std::string(folder) + "/program" + std::to_string(i);
     std::FILE* file = std::fopen(path.c_str(), "wb");
     if (!file) return 1;
-    const std::vector<uint8_t> bytes = to_bytes(random_chain());
+    const std::vector<uint8_t> bytes = to_bytes(random_example());
     std::fwrite(bytes.data(), 1, bytes.size(), file);
     std::fclose(file);
   }
@@ -218,25 +217,25 @@ int write_corpus(const char* folder, int n) {
 
 }  // namespace
 
-// fggp_harness [CHAINS [DAMAGED [SEED [CONCURRENT]]]]
+// fggp_harness [PROGRAMS [DAMAGED [SEED [CONCURRENT]]]]
 int main(int argc, char** argv) {
   if (argc == 4 && !std::strcmp(argv[1], "--corpus")) return write_corpus(argv[2], std::atoi(argv[3]));
-  const int chains = argc > 1 ? std::atoi(argv[1]) : 1000;
+  const int programs = argc > 1 ? std::atoi(argv[1]) : 1000;
   const int damaged = argc > 2 ? std::atoi(argv[2]) : 5000;
   rng.seed(argc > 3 ? static_cast<unsigned>(std::atoi(argv[3])) : 1);
   const int concurrent = argc > 4 ? std::atoi(argv[4]) : 50;
   int refused = 0;
-  for (int i = 0; i < chains; i++) compare(random_chain());
-  for (int i = 0; i < chains / 4; i++) compare_rows();
+  for (int i = 0; i < programs; i++) compare(random_example());
+  for (int i = 0; i < programs / 4; i++) compare_rows();
   for (int i = 0; i < damaged; i++) {
-    Chain c = random_chain();
+    Example c = random_example();
     refused += damage(std::move(c));
   }
-  for (int i = 0; i < concurrent; i++) concurrently(random_chain());
+  for (int i = 0; i < concurrent; i++) concurrently(random_example());
   int n = 0;
   const FggpIsa* const* all = fggp_isas(&n);
   for (int i = 0; i < n; i++)
     if (all[i]->supported()) std::printf("%s ", all[i]->name);
-  std::printf("agree on %d chains and on %d by sessions at once; %d damaged ones: %d refused, "
-              "the rest ran\n", chains, concurrent, damaged, refused);
+  std::printf("agree on %d programs, and on %d by sessions at once; of %d damaged ones, %d "
+              "were refused and the rest ran\n", programs, concurrent, damaged, refused);
 }

@@ -1,9 +1,11 @@
-// Random chains of layers as the library reads them: integers and constant tensors.
+// Random kernel programs as the library reads them: integers and constant tensors.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <random>
 
+#include "program/error.h"
 #include "program/program.h"
 
 using namespace fggp;
@@ -16,7 +18,7 @@ int64_t pick(int64_t low, int64_t high) {
   return low + static_cast<int64_t>(rng() % static_cast<uint32_t>(high - low + 1));
 }
 
-struct Chain {
+struct Example {
   std::vector<int64_t> code;
   std::vector<std::vector<float>> floats;
   std::vector<std::vector<uint8_t>> bytes;  // gaps, or what a Rice code consists of
@@ -28,14 +30,14 @@ size_t element_size(Type t) {
   return t == Type::kFloat ? 4 : t == Type::kFloat16 || t == Type::kUint16 ? 2 : 1;
 }
 
-void add_bytes(Chain& c, std::vector<uint8_t> bytes, Type type) {
+void add_bytes(Example& c, std::vector<uint8_t> bytes, Type type) {
   c.bytes.push_back(std::move(bytes));
   c.bytes.back().shrink_to_fit();
   c.constants.push_back({c.bytes.back().data(), c.bytes.back().size(), type});
 }
 
 // The constants of a weight with int8 values, `sparse` apart on average twice.
-void add_rice(Chain& c, int64_t size, int64_t cout, int64_t sparse, float scale) {
+void add_rice(Example& c, int64_t size, int64_t cout, int64_t sparse, float scale) {
   const int k = static_cast<int>(pick(1, 5));
   std::vector<uint8_t> values, high;
   std::vector<int64_t> distances;
@@ -63,7 +65,7 @@ void add_rice(Chain& c, int64_t size, int64_t cout, int64_t sparse, float scale)
 }
 
 // Tensors live in exact-size allocations, so that reading one element too many is seen.
-void add_gaps(Chain& c, int64_t size) {
+void add_gaps(Example& c, int64_t size) {
   std::vector<float> values;
   std::vector<uint8_t> gaps;
   for (int64_t at = pick(0, 9), last = -1; at < size; last = at, at += pick(1, 12)) {
@@ -75,7 +77,7 @@ void add_gaps(Chain& c, int64_t size) {
   add_bytes(c, gaps, Type::kUint8);
 }
 
-void add_bias(Chain& c, int64_t cout) {
+void add_bias(Example& c, int64_t cout) {
   c.floats.emplace_back(static_cast<size_t>(cout), 0.5f);
   c.constants.push_back({c.floats.back().data(), static_cast<size_t>(cout), Type::kFloat});
 }
@@ -88,46 +90,57 @@ struct Shape {
   }
 };
 
-// A program under construction: any earlier value may be read again.
+// A program under construction: a step may read any earlier value.
 struct Maker {
-  Chain chain;
+  Example example;
   std::vector<Shape> values;
-  int64_t steps = 0;
-  // Every factor a power of two and every convolution's input rounded, so that all sums are exact
-  // and rounding them cannot go another way: for chains of bytes.
+  Program program{1, {}, {}};
+  // Every factor is a power of two and the input of every convolution is rounded, so that all sums are
+  // exact and quantizing them has one possible result: for programs with int8x4.
   bool exact = false;
-  std::vector<bool> rounded{true};  // or the chain's input
+  std::vector<bool> rounded{true};  // or it is the input of the program
 
-  // The integers of one step; `shape` is what it makes, `like` whether a residual may be added.
-  void add(Op op, int64_t input, Shape shape, bool like, bool clip, int64_t group, int64_t kernel,
+  int64_t n_steps() const { return static_cast<int64_t>(program.steps.size()); }
+
+  // Appends a step. `shape` is the shape of its output; `like` says whether a residual may be added.
+  void add(Op op, int64_t input, Shape shape, bool like, bool clamp, int64_t group, int64_t kernel,
            int64_t stride, int64_t dilation, int64_t pad) {
-    int64_t residual = -1;
-    const Format format = !exact && pick(0, 2) ? Format::kGaps : Format::kRice;
+    Step s;
+    s.op = op;
+    s.input = static_cast<int>(input);
+    s.format = !exact && pick(0, 2) ? Format::kGaps : Format::kRice;
     const bool maybe = exact && !shape.flat && (op == Op::kConv || op == Op::kAdd) && pick(0, 4);
-    const bool unit = op == Op::kRound || maybe;
-    rounded.push_back(unit || (op == Op::kMaxPool && rounded[static_cast<size_t>(input)]));
+    const bool quantized = op == Op::kRound || maybe;
+    rounded.push_back(quantized || (op == Op::kMaxPool && rounded[static_cast<size_t>(input)]));
     for (size_t i = 0; like && i < values.size(); i++)
-      if (values[i] == shape && pick(0, 1)) residual = static_cast<int64_t>(i);
-    chain.code.insert(
-        chain.code.end(),
-        {static_cast<int64_t>(op), input, residual,
-         op == Op::kRound ? pick(0, 255) : static_cast<int64_t>(chain.constants.size()),
-         static_cast<int64_t>(format), clip ? pick(0, 1) : 0, 0x3e800000,
-         0x40c00000, shape.channels, values[static_cast<size_t>(input)].channels, group, kernel,
-         kernel, stride, stride, dilation, dilation, pad, pad, pad, pad, pick(0, 1), pick(-1, 41),
-         pick(1, 4), unit ? (127 - pick(1, 5)) << 23 : 0});
+      if (values[i] == shape && pick(0, 1)) s.residual = static_cast<int>(i);
+    s.constant = static_cast<int>(op == Op::kRound ? pick(0, 255)
+                                                   : static_cast<int64_t>(example.constants.size()));
+    if (clamp && pick(0, 1)) s.activation = {kFggpClamp, 0.25f, 6.0f};
+    ConvShape& c = s.shape;
+    c.cout = shape.channels;
+    c.cin = values[static_cast<size_t>(input)].channels;
+    c.group = group;
+    c.kh = c.kw = kernel;
+    c.stride_h = c.stride_w = stride;
+    c.dilation_h = c.dilation_w = dilation;
+    c.top = c.left = c.bottom = c.right = pad;
+    s.count_padding = pick(0, 1) == 1;
+    s.variant = {static_cast<int>(pick(-1, 41)), static_cast<int>(pick(1, 4))};
+    if (quantized) s.scale = std::ldexp(1.0f, -static_cast<int>(pick(1, 5)));
+    program.steps.push_back(s);
     if (op == Op::kConv || op == Op::kGemm) {
-      const int64_t size =
-          shape.channels * values[static_cast<size_t>(input)].channels / group * kernel * kernel;
-      if (format == Format::kRice) add_rice(chain, size, shape.channels, exact ? 8 : 60, exact ? 0.0078125f : 0.01f);
-      else add_gaps(chain, size);
-      add_bias(chain, shape.channels);
+      const int64_t size = c.weight_size();
+      if (s.format == Format::kRice)
+        add_rice(example, size, shape.channels, exact ? 8 : 60, exact ? 0.0078125f : 0.01f);
+      else
+        add_gaps(example, size);
+      add_bias(example, shape.channels);
     }
     values.push_back(shape);
-    steps++;
   }
 
-  // One step on a plane; false when the kernel drawn does not fit.
+  // Appends one step on a plane; returns false if the kernel that was drawn does not fit.
   bool random_step() {
     int64_t input = static_cast<int64_t>(values.size()) - 1;
     if (pick(0, 4) == 0) input = pick(0, input);
@@ -158,18 +171,18 @@ struct Maker {
   }
 };
 
-[[maybe_unused]] Chain random_chain() {
+[[maybe_unused]] Example random_example() {
   Maker m;
-  Chain& c = m.chain;
+  Example& c = m.example;
   c.floats.reserve(64);
   c.bytes.reserve(64);
   m.exact = pick(0, 1);
   c.input = {false, false, pick(1, 20), pick(1, 30), pick(1, 30)};
   m.values.push_back({c.input.channels, c.input.height, c.input.width, false});
   const int64_t n = pick(1, 6);
-  while (m.steps < n)
-    if (!m.random_step()) return random_chain();
-  const int64_t plane = m.steps;
+  while (m.n_steps() < n)
+    if (!m.random_step()) return random_example();
+  const int64_t plane = m.n_steps();
   if (pick(0, 2) == 0) {  // a classifier
     const int64_t channels = m.values.back().channels;
     m.add(Op::kGlobalAverage, plane, {channels, 1, 1, true}, false, false, 1, 1, 1, 1, 0);
@@ -177,20 +190,19 @@ struct Maker {
     m.add(Op::kGemm, plane + 2, {7, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
     m.add(Op::kAdd, plane + 3, {7, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
   }
-  std::vector<int64_t> head{kProgramVersion, 1, m.steps, 2, m.steps, plane};
-  head.insert(head.end(), c.code.begin(), c.code.end());
-  c.code = head;
+  m.program.outputs = {static_cast<int>(m.n_steps()), static_cast<int>(plane)};
+  c.code = encode_program(m.program);
   return std::move(c);
 }
 
-// A chain as bytes: its input's three sides, the integers, then each tensor's type and content.
+// An example as bytes: its input's three sides, the integers, then each tensor's type and content.
 template <class T>
 void put(std::vector<uint8_t>& bytes, T value) {
   const auto* from = reinterpret_cast<const uint8_t*>(&value);
   bytes.insert(bytes.end(), from, from + sizeof value);
 }
 
-[[maybe_unused]] std::vector<uint8_t> to_bytes(const Chain& c) {
+[[maybe_unused]] std::vector<uint8_t> to_bytes(const Example& c) {
   std::vector<uint8_t> bytes;
   for (int64_t side : {c.input.channels, c.input.height, c.input.width})
     put(bytes, static_cast<uint16_t>(side));
@@ -206,7 +218,7 @@ void put(std::vector<uint8_t>& bytes, T value) {
 }
 
 // The same from any bytes; what is missing at the end is left out.
-[[maybe_unused]] Chain from_bytes(const uint8_t* data, size_t size) {
+[[maybe_unused]] Example from_bytes(const uint8_t* data, size_t size) {
   const uint8_t* const end = data + size;
   const auto take = [&](auto& value) {
     if (static_cast<size_t>(end - data) < sizeof value) return false;
@@ -214,7 +226,7 @@ void put(std::vector<uint8_t>& bytes, T value) {
     data += sizeof value;
     return true;
   };
-  Chain c;
+  Example c;
   uint16_t sides[3] = {1, 1, 1}, n_code = 0, count = 0;
   uint8_t type = 0;
   for (uint16_t& side : sides) take(side);

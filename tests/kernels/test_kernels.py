@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import platform
 
 import numpy as np
@@ -21,12 +22,17 @@ from fggp_deploy.kernels.program import (
     GEMM,
     GLOBAL_AVERAGE,
     MAX_POOL,
+    NO_ACTIVATION,
     REFERENCE,
+    RELU,
     RICE,
     ROUND,
+    Activation,
     Program,
     Step,
+    clamp,
     encode,
+    variant_shape,
 )
 
 try:
@@ -69,7 +75,7 @@ class Case:
     density: float = 0.2
     batch: int = 1
     residual: bool = False
-    clip: tuple[float, float] | None = None
+    activation: Activation = NO_ACTIVATION
     tasks: int = 1
     variant: tuple[int, int] = (-1, 1)
     specials: bool = False  # NaN and infinities among the inputs
@@ -86,8 +92,8 @@ class Case:
             dilations=self.dilations,
             pads=self.pads,
             group=self.group,
-            weights=DENSE,
-            clip=self.clip,
+            format=DENSE,
+            activation=self.activation,
             variant=self.variant,
             residual=1 if self.residual else -1,
         )
@@ -117,7 +123,7 @@ CASES = {
     "stride2": Case(strides=(2, 2)),
     "stride2_onebyone": Case(size=(14, 14), strides=(2, 2), **ONE),
     "stride3": Case(size=(19, 19), strides=(3, 3)),
-    "onebyone": Case(size=(16, 28), batch=3, residual=True, clip=(0.0, 6.0), **ONE),
+    "onebyone": Case(size=(16, 28), batch=3, residual=True, activation=clamp(0.0, 6.0), **ONE),
     "onebyone_last_vector": Case(size=(14, 14), tasks=3, residual=True, **ONE),
     "onebyone_below_a_vector": Case(size=(5, 3), batch=2, **ONE),
     "onebyone_grouped": Case(cin=12, cout=18, group=3, size=(7, 9), **ONE),
@@ -141,7 +147,9 @@ CASES = {
     "dilated": Case(size=(20, 20), dilations=(3, 2), pads=(3, 2, 3, 2)),
     "depthwise": Case(cin=24, cout=24, group=24, density=1.0, size=(28, 28)),
     "depthwise_stride2": Case(cin=6, cout=6, group=6, strides=(2, 2), size=(14, 14), density=1.0),
-    "depthwise_relu6": Case(cin=6, cout=6, group=6, clip=(0.0, 6.0), size=(7, 7), density=1.0),
+    "depthwise_relu6": Case(
+        cin=6, cout=6, group=6, activation=clamp(0.0, 6.0), size=(7, 7), density=1.0
+    ),
     "depthwise_5x5": Case(
         cin=5, cout=5, group=5, kernel=(5, 5), pads=(2,) * 4, density=1.0, residual=True
     ),
@@ -154,24 +162,26 @@ CASES = {
     "grouped": Case(cin=12, cout=18, group=3, size=(14, 14)),
     "stem": Case(cin=3, cout=16, size=(64, 64), kernel=(7, 7), strides=(2, 2), pads=(3, 3, 3, 3)),
     "residual": Case(residual=True),
-    "residual_relu": Case(residual=True, clip=(0.0, float("inf")), size=(7, 7)),
-    "relu6": Case(clip=(0.0, 6.0), cin=64),
+    "residual_relu": Case(residual=True, activation=RELU, size=(7, 7)),
+    "relu6": Case(activation=clamp(0.0, 6.0), cin=64),
     "threads": Case(cout=64, size=(32, 32), tasks=5),
     "offsets_past_16_bits": Case(cin=80, cout=8, size=(120, 120)),
     "stride_past_the_plane": Case(size=(4, 4), strides=(1_000_000, 1), **ONE),
     "stride_past_the_window": Case(cin=3, size=(9, 6), strides=(7, 1000), residual=True),
     "whole_plane": Case(cin=3, size=(20, 7), kernel=(20, 7), pads=(0, 0, 0, 0)),
     "padded_whole_plane": Case(cin=3, size=(5, 3), kernel=(7, 5), pads=(1, 1, 1, 1), batch=2),
-    "whole_row": Case(cin=2, size=(30, 6), kernel=(11, 6), pads=(0, 0, 0, 0), clip=(0.0, 6.0)),
+    "whole_row": Case(
+        cin=2, size=(30, 6), kernel=(11, 6), pads=(0, 0, 0, 0), activation=clamp(0.0, 6.0)
+    ),
     "whole_plane_depthwise": Case(
         cin=6, cout=6, group=6, size=(7, 7), kernel=(7, 7), pads=(0, 0, 0, 0), density=1.0
     ),
     "specials": Case(specials=True, size=(14, 14), density=0.05),
-    "specials_relu": Case(specials=True, clip=(0.0, float("inf")), residual=True, batch=3),
-    "specials_relu6": Case(specials=True, clip=(0.0, 6.0), size=(2, 2)),
-    "specials_onebyone": Case(specials=True, size=(14, 14), clip=(0.0, 6.0), **ONE),
+    "specials_relu": Case(specials=True, activation=RELU, residual=True, batch=3),
+    "specials_relu6": Case(specials=True, activation=clamp(0.0, 6.0), size=(2, 2)),
+    "specials_onebyone": Case(specials=True, size=(14, 14), activation=clamp(0.0, 6.0), **ONE),
     "specials_grouped": Case(specials=True, cin=12, cout=18, group=3, size=(14, 14)),
-    "specials_depthwise": Case(specials=True, cin=6, cout=6, group=6, clip=(0.0, 6.0)),
+    "specials_depthwise": Case(specials=True, cin=6, cout=6, group=6, activation=clamp(0.0, 6.0)),
     "wide_row": Case(size=(1, 50), kernel=(1, 3), pads=(0, 1, 0, 1)),
 }
 
@@ -182,14 +192,23 @@ def test_named_case(name: str, isa: str) -> None:
     CASES[name].run(np.random.default_rng(0), isa)
 
 
+def n_variants(isa: str) -> int:
+    """Variants are numbered from 0 without gaps."""
+    for n in itertools.count():
+        try:
+            variant_shape(n, isa=isa)
+        except ModelFileError:
+            return n
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_variant(isa: str) -> None:
     rng = np.random.default_rng(0)
-    for variant in range(kernels.load().fggp_isa_variants(kernels.isa_index(isa))):
+    for variant in range(n_variants(isa)):
         for case in (
             Case(cin=20, size=(112, 112), cout=8, density=0.3, variant=(variant, 2)),
             Case(size=(56, 56), strides=(2, 2), density=0.3, variant=(variant, 1), residual=True),
-            Case(size=(16, 31), variant=(variant, 3), clip=(-0.5, 0.5)),
+            Case(size=(16, 31), variant=(variant, 3), activation=clamp(-0.5, 0.5)),
             Case(size=(28, 32), variant=(variant, 2), density=0.3, **ONE),
         ):
             case.run(rng, isa)
@@ -218,7 +237,7 @@ def random_case(rng: np.random.Generator) -> Case:
         density=float(rng.choice([0.02, 0.1, 0.3, 1.0])),
         batch=pick(1, 1, 2, 3),
         residual=bool(rng.integers(2)),
-        clip=(None, (0.0, float("inf")), (0.0, 6.0))[pick(0, 1, 2)],
+        activation=(NO_ACTIVATION, RELU, clamp(0.0, 6.0))[pick(0, 1, 2)],
         tasks=pick(1, 3),
         variant=(int(rng.integers(-1, 42)), pick(1, 1, 2, 4)),
         specials=pick(0, 0, 1) == 1,
@@ -280,16 +299,15 @@ def test_pooling(isa: str, op: int) -> None:
 def test_chain(isa: str, size: int) -> None:
     """A residual block, pooling, both ways to a vector, and a Gemm, with three outputs."""
     rng = np.random.default_rng(size)
-    relu = (0.0, float("inf"))
-    conv = {"cin": 12, "cout": 12, "kernel": (3, 3), "pads": (1,) * 4, "weights": DENSE}
+    conv = {"cin": 12, "cout": 12, "kernel": (3, 3), "pads": (1,) * 4, "format": DENSE}
     steps = [
-        Step(CONV, 0, **conv, clip=relu),
-        Step(CONV, 1, **conv, constant=2, residual=0, clip=relu),
+        Step(CONV, 0, **conv, activation=RELU),
+        Step(CONV, 1, **conv, constant=2, residual=0, activation=RELU),
         Step(CONV, 2, **conv | {"strides": (2, 2)}, constant=4),
         Step(MAX_POOL, 3, cout=12, cin=12, kernel=(3, 3), strides=(2, 2), pads=(1,) * 4),
         Step(GLOBAL_AVERAGE, 2),
         Step(FLATTEN, 5),
-        Step(GEMM, 6, cout=9, cin=12, constant=6, weights=DENSE),
+        Step(GEMM, 6, cout=9, cin=12, constant=6, format=DENSE),
         Step(FLATTEN, 2),
     ]
     constants = []
@@ -308,19 +326,21 @@ def test_sums(size: int, isa: str) -> None:
     rng = np.random.default_rng(size)
     halve = {"kernel": (1, 1), "strides": (2, 2)}
     steps = [
-        Step(CONV, 0, cout=6, cin=6, weights=DENSE),
-        Step(ADD, 1, residual=0, clip=(-0.5, 6.0)),  # 2: of a convolution and an input
+        Step(CONV, 0, cout=6, cin=6, format=DENSE),
+        Step(ADD, 1, residual=0, activation=clamp(-0.5, 6.0)),  # 2: of a convolution and an input
         Step(ADD, 0, residual=0),  # 3: of an input and itself
-        Step(ADD, 2, clip=(0.0, float("inf"))),  # 4: only an activation
-        Step(CONV, 4, cout=6, cin=6, weights=DENSE, **halve),  # 5
+        Step(ADD, 2, activation=RELU),  # 4: only an activation
+        Step(CONV, 4, cout=6, cin=6, format=DENSE, **halve),  # 5
         Step(MAX_POOL, 3, cout=6, cin=6, **halve),  # 6
         Step(ADD, 6, residual=5),  # 7
         Step(GLOBAL_AVERAGE, 7),  # 8
-        Step(ADD, 8, clip=(0.5, 1.0)),  # 9: still [C, 1, 1], and 0.5 must not fill the halo
-        Step(CONV, 9, cout=6, cin=6, kernel=(3, 3), pads=(1,) * 4, weights=DENSE, constant=2),
+        Step(
+            ADD, 8, activation=clamp(0.5, 1.0)
+        ),  # 9: still [C, 1, 1], and 0.5 must not fill the halo
+        Step(CONV, 9, cout=6, cin=6, kernel=(3, 3), pads=(1,) * 4, format=DENSE, constant=2),
         Step(FLATTEN, 10),
-        Step(GEMM, 11, cout=6, cin=6, weights=DENSE, clip=(0.0, float("inf"))),  # 12
-        Step(ADD, 12, residual=11, clip=(0.25, 2.0)),  # 13: of vectors
+        Step(GEMM, 11, cout=6, cin=6, format=DENSE, activation=RELU),  # 12
+        Step(ADD, 12, residual=11, activation=clamp(0.25, 2.0)),  # 13: of vectors
     ]
     constants = [weights(rng, (6, 6, 1, 1), 0.5), np.ones(6, np.float32)]
     constants += [weights(rng, (6, 6, 3, 3), 0.5), np.ones(6, np.float32)]
@@ -331,7 +351,7 @@ def test_sums(size: int, isa: str) -> None:
 
 
 def test_a_sum_in_the_head() -> None:
-    step = Step(ADD, 0, residual=1, clip=(0.0, 6.0))
+    step = Step(ADD, 0, residual=1, activation=clamp(0.0, 6.0))
     program = Program(encode([step], n_inputs=2, outputs=[2]), [])
     for shape in ((1, 4), (1, 1, 2, 2), (1, 4, 1, 1)):
         x = np.array([1, -3, 5, 2], np.float32).reshape(shape)
@@ -348,13 +368,13 @@ NAN, INF = float("nan"), float("inf")
 def test_a_clamp_keeps_nan(isa: str) -> None:
     x = np.array([[NAN, INF, -INF, 1, -1]], np.float32)
     image = x.reshape(1, 5, 1, 1)
-    clip = (0.0, 6.0)
+    relu6 = clamp(0.0, 6.0)
     diagonal = [np.eye(5, dtype=np.float32), np.zeros(5, np.float32)]
-    everything = {"cout": 5, "cin": 5, "weights": DENSE, "clip": clip}
+    everything = {"cout": 5, "cin": 5, "format": DENSE, "activation": relu6}
     # 0 x NaN is NaN, and so is 0 x infinity: also where a weight is not stored
     for step, constants, given, want in (
-        (Step(ADD, 0, clip=clip), [], x, [NAN, 6, 0, 1, 0]),
-        (Step(ADD, 0, clip=clip), [], image, [NAN, 6, 0, 1, 0]),
+        (Step(ADD, 0, activation=relu6), [], x, [NAN, 6, 0, 1, 0]),
+        (Step(ADD, 0, activation=relu6), [], image, [NAN, 6, 0, 1, 0]),
         (Step(CONV, 0, group=5, **everything), [np.ones(5, np.float32), diagonal[1]], image,
          [NAN, 6, 0, 1, 0]),
         (Step(GEMM, 0, **everything), diagonal, x, [NAN] * 5),
@@ -389,8 +409,8 @@ def test_special_values_in_a_window(isa: str) -> None:
 def test_bytes_of_special_values(isa: str, zero: int) -> None:
     """NaN and minus infinity become the lowest byte, infinity the highest, as in QuantizeLinear."""
     steps = [
-        Step(ROUND, 0, unit=0.5, constant=zero),
-        Step(CONV, 1, cout=5, cin=5, weights=RICE),
+        Step(ROUND, 0, scale=0.5, constant=zero),
+        Step(CONV, 1, cout=5, cin=5, format=RICE),
     ]
     diagonal = to_int8(np.eye(5, dtype=np.float32).reshape(5, 5, 1, 1))
     constants = [*parts(diagonal).values(), np.zeros(5, np.float32)]
@@ -406,11 +426,10 @@ def test_bytes_of_special_values(isa: str, zero: int) -> None:
 def test_many_rows(isa: str, n: int, density: float) -> None:
     """Linear layers on many rows, passing over zeros or multiplying them, as the cost is lower."""
     rng = np.random.default_rng(n)
-    relu = (0.0, INF)
     steps = [
-        Step(GEMM, 0, cout=137, cin=80, weights=DENSE, clip=relu),
-        Step(GEMM, 2, cout=80, cin=137, weights=DENSE, constant=2),
-        Step(ADD, 3, residual=0, clip=(-1.0, 1.0)),
+        Step(GEMM, 0, cout=137, cin=80, format=DENSE, activation=RELU),
+        Step(GEMM, 2, cout=80, cin=137, format=DENSE, constant=2),
+        Step(ADD, 3, residual=0, activation=clamp(-1.0, 1.0)),
         Step(ADD, 4, residual=1),
     ]
     constants = [weights(rng, (137, 80), density), rng.standard_normal(137).astype(np.float32)]
@@ -427,7 +446,7 @@ def test_many_rows(isa: str, n: int, density: float) -> None:
 @pytest.mark.parametrize("cin", [3, 40, 333])
 def test_gemm(cin: int, density: float, isa: str) -> None:
     rng = np.random.default_rng(cin)
-    step = Step(GEMM, 0, cout=37, cin=cin, weights=DENSE)
+    step = Step(GEMM, 0, cout=37, cin=cin, format=DENSE)
     constants = [weights(rng, (37, cin), density), rng.standard_normal(37).astype(np.float32)]
     program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
     for n in (1, 2, 19):
@@ -450,7 +469,7 @@ def test_the_reference_is_torch_conv() -> None:
         dilations=(1, 2),
         pads=(1, 2, 1, 2),
         group=2,
-        weights=DENSE,
+        format=DENSE,
     )
     (got,) = Program(encode([step], n_inputs=1, outputs=[1]), [w, b]).run([x], isa=REFERENCE)
     want = torch.nn.functional.conv2d(
@@ -506,8 +525,9 @@ def test_gaps_of_both_types_and_half_values() -> None:
         {"pads": (1 << 40, 0, 0, 0)},
         {"constant": 7},
         {"op": 99},
-        {"weights": 5},
+        {"format": 5},
         {"variant": (1, 0)},
+        {"activation": Activation(kind=2)},
     ],
 )
 def test_hostile_program(change: dict[str, object]) -> None:
@@ -523,7 +543,7 @@ def test_hostile_program(change: dict[str, object]) -> None:
         (Step(MAX_POOL, 0, kernel=(3, 3), pads=(3, 0, 0, 0)), "padded by its whole kernel"),
         (Step(MAX_POOL, 0, kernel=(3, 3), dilations=(2, 1), pads=(1, 0, 0, 0)), "dilated and"),
         (Step(MAX_POOL, 0, residual=0), "only a Conv and an Add have a residual"),
-        (Step(FLATTEN, 0, clip=(0.0, 1.0)), "have an activation"),
+        (Step(FLATTEN, 0, activation=clamp(0.0, 1.0)), "have an activation"),
         (Step(ADD, 0, residual=1), "a residual value is 1"),
         (Step(ADD, 0, residual=-2), "a residual value is -2"),
         (Step(9, 0), "an operator is 9"),
@@ -580,7 +600,7 @@ def test_wrong_input_shape(shape: tuple[int, ...]) -> None:
 
 def test_tuning_keeps_the_result() -> None:
     rng = np.random.default_rng(0)
-    step = Step(CONV, 0, cout=16, cin=16, kernel=(3, 3), pads=(1,) * 4, weights=DENSE)
+    step = Step(CONV, 0, cout=16, cin=16, kernel=(3, 3), pads=(1,) * 4, format=DENSE)
     constants = [weights(rng, (16, 16, 3, 3), 0.1), np.zeros(16, np.float32)]
     program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
     ((variant, blocks),) = program.tune([(16, 28, 28)], isa=ISAS[0], seconds=0.05)

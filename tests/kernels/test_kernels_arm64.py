@@ -31,4 +31,4 @@ def test_neon_agrees_with_the_reference(tmp_path: Path) -> None:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.startswith(f"neon portable agree on {n} chains")
+        assert done.stdout.startswith(f"neon portable agree on {n} programs")

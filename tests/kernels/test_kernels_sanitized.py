@@ -1,4 +1,4 @@
-"""The kernel library under sanitizers: chains agree, damaged ones are refused, nothing races."""
+"""The kernel library under sanitizers: no wrong output, no wild read, no race."""
 
 from __future__ import annotations
 

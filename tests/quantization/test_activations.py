@@ -24,14 +24,17 @@ from fggp_deploy.graph.qdq import has_quantized_activations, remove_activation_q
 from fggp_deploy.kernels.program import (
     ADD,
     CONV,
+    DENSE,
     FLATTEN,
     GLOBAL_AVERAGE,
     MAX_POOL,
     REFERENCE,
+    RELU,
     RICE,
     ROUND,
     Program,
     Step,
+    clamp,
     encode,
 )
 from fggp_deploy.quantization.activations import (
@@ -185,7 +188,7 @@ def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
     onnx.save(small, path)
     want = run(small, X, exactly=True)
     built = find(read_dense(small.SerializeToString()))
-    assert sum(s.unit > 0 for r in built for s in r.steps) == len(names)
+    assert sum(s.scale > 0 for r in built for s in r.steps) == len(names)
     session = runtime.session(path, threads=1, measure=False, cache=False)
     got = session.run(None, {"x": X})[0]
     assert np.abs(got - want).max() <= 0.02 * np.abs(want).max()
@@ -200,7 +203,7 @@ def test_all_of_a_residual_network_is_one_region() -> None:
     # a sum that is rounded, a MaxPool of it, and a convolution without Relu as the other term
     assert [s.op for s in region.steps].count(MAX_POOL) == 1
     assert [s.op for s in region.steps].count(ROUND) == 1
-    assert region.steps[3].unit > 0
+    assert region.steps[3].scale > 0
     assert region.steps[3].residual >= 0
 
 
@@ -219,7 +222,7 @@ def test_another_rounding_stays_outside(change: dict[str, object]) -> None:
     assert has_quantized_activations(model)
     built = find(read_dense(model.SerializeToString()))
     assert built
-    assert all(s.unit == 0 for r in built for s in r.steps)
+    assert all(s.scale == 0 for r in built for s in r.steps)
 
 
 @needs_library
@@ -231,7 +234,7 @@ def test_a_scale_for_each_channel_on_the_way_back_stays_outside() -> None:
     x = b.op("DequantizeLinear", x, scales, zeros)
     built = find(read_dense(b.model(b.conv(x, 8, 8)).SerializeToString()))
     assert built
-    assert all(s.unit == 0 for r in built for s in r.steps)
+    assert all(s.scale == 0 for r in built for s in r.steps)
 
 
 def test_a_network_with_quantised_weights_is_another_thing() -> None:
@@ -260,7 +263,7 @@ def exact(seed: int) -> tuple[Program, np.ndarray]:
         w[:, 0, 0, 0] = 127  # the scale of every row is then 1/64
         whole = to_int8((w / 64).astype(np.float32))
         step = Step(
-            CONV, source, cout=cout, cin=cin, kernel=(k, k), pads=(k // 2,) * 4, weights=RICE,
+            CONV, source, cout=cout, cin=cin, kernel=(k, k), pads=(k // 2,) * 4, format=RICE,
             constant=len(constants), **more,
         )  # fmt: skip
         constants.extend([*parts(whole).values(), rng.integers(-9, 9, cout).astype(np.float32)])
@@ -268,20 +271,22 @@ def exact(seed: int) -> tuple[Program, np.ndarray]:
 
     c = [int(n) for n in rng.integers(1, 19, 3)]
     steps = [
-        conv(0, 3, c[0], unit=0.25, clip=(0.0, float("inf"))),  # 1: floats to bytes
-        conv(1, c[0], c[1], unit=0.5, k=1),  # 2: bytes to bytes
-        conv(2, c[1], c[1], unit=0.125, residual=2),  # 3: with a residual of bytes
+        conv(0, 3, c[0], scale=0.25, activation=RELU),  # 1: floats to bytes
+        conv(1, c[0], c[1], scale=0.5, k=1),  # 2: bytes to bytes
+        conv(2, c[1], c[1], scale=0.125, residual=2),  # 3: with a residual of bytes
         conv(2, c[1], c[1]),  # 4: bytes to floats
-        conv(3, c[1], c[1], unit=0.5, residual=4, clip=(0.0, 6.0)),  # 5: with one of floats
+        conv(
+            3, c[1], c[1], scale=0.5, residual=4, activation=clamp(0.0, 6.0)
+        ),  # 5: with one of floats
         Step(MAX_POOL, 5, cout=c[1], cin=c[1], kernel=(3, 3), strides=(2, 2), pads=(1,) * 4),  # 6
-        conv(6, c[1], c[2], unit=0.25, strides=(2, 2)),  # 7
-        Step(ADD, 7, cout=c[2], cin=c[2], residual=7, unit=2.0),  # 8: a sum, to bytes
+        conv(6, c[1], c[2], scale=0.25, strides=(2, 2)),  # 7
+        Step(ADD, 7, cout=c[2], cin=c[2], residual=7, scale=2.0),  # 8: a sum, to bytes
         conv(8, c[2], 5),  # 9
         Step(GLOBAL_AVERAGE, 7, cout=c[2], cin=c[2]),  # 10: of bytes
         Step(FLATTEN, 8, cout=c[2], cin=c[2]),  # 11
-        Step(ROUND, 0, cout=3, cin=3, unit=0.0625, constant=9),  # 12: cut below −9/16
-        conv(12, 3, c[0], unit=0.5, strides=(2, 2)),  # 13
-        Step(ROUND, 13, cout=c[0], cin=c[0], unit=1.0, constant=100),  # 14: of bytes
+        Step(ROUND, 0, cout=3, cin=3, scale=0.0625, constant=9),  # 12: cut below −9/16
+        conv(12, 3, c[0], scale=0.5, strides=(2, 2)),  # 13
+        Step(ROUND, 13, cout=c[0], cin=c[0], scale=1.0, constant=100),  # 14: of bytes
         conv(14, c[0], c[1], k=1, residual=14 if c[0] == c[1] else -1),  # 15: in other tiles
         Step(MAX_POOL, 14, cout=c[0], cin=c[0], kernel=(2, 2), pads=(0, 0, 1, 1)),  # 16
     ]
@@ -311,8 +316,8 @@ def test_planes_that_are_too_large_for_bytes() -> None:
     whole = to_int8((w / 64).astype(np.float32))
     first = np.ones((64, 1, 1, 1), np.float32)
     steps = [
-        Step(CONV, 0, cout=64, cin=1, kernel=(1, 1), weights=1, unit=0.5),
-        Step(CONV, 1, cout=4, cin=64, weights=RICE, constant=2, unit=0.25),
+        Step(CONV, 0, cout=64, cin=1, kernel=(1, 1), format=DENSE, scale=0.5),
+        Step(CONV, 1, cout=4, cin=64, format=RICE, constant=2, scale=0.25),
     ]
     constants = [first, np.zeros(64, np.float32), *parts(whole).values(), np.zeros(4, np.float32)]
     x = rng.integers(0, 99, (1, 1, 300, 290)).astype(np.float32)
@@ -324,18 +329,18 @@ def test_planes_that_are_too_large_for_bytes() -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("unit", [-1.0, float("nan"), float("inf"), 1e-40])
-def test_a_hostile_unit(unit: float) -> None:
-    step = Step(CONV, 0, cin=1, unit=unit, weights=1)
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf"), 1e-40])
+def test_a_hostile_scale(scale: float) -> None:
+    step = Step(CONV, 0, cin=1, scale=scale, format=DENSE)
     constants = [np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32)]
-    with pytest.raises(ModelFileError, match="a unit is neither 0 nor from"):
+    with pytest.raises(ModelFileError, match="a scale is neither 0 nor from"):
         Program(encode([step], n_inputs=1, outputs=[1]), constants)
     refused = {
-        "only a Conv, an Add and a Round have a unit": {"op": MAX_POOL, "unit": 1.0},
-        "only a Conv, an Add and a Round have": {"op": FLATTEN, "unit": 1.0},
-        "a Round needs a unit": {"op": ROUND, "unit": 0.0},
-        "and a byte that stands for 0": {"op": ROUND, "unit": 1.0, "constant": 256},
-        "only a Conv and an Add have a residual": {"op": ROUND, "unit": 1.0, "residual": 0},
+        "only a Conv, an Add and a Round have a scale": {"op": MAX_POOL, "scale": 1.0},
+        "only a Conv, an Add and a Round have": {"op": FLATTEN, "scale": 1.0},
+        "a Round needs a scale": {"op": ROUND, "scale": 0.0},
+        "and a zero point of at most 255": {"op": ROUND, "scale": 1.0, "constant": 256},
+        "only a Conv and an Add have a residual": {"op": ROUND, "scale": 1.0, "residual": 0},
     }
     for why, fields in refused.items():
         with pytest.raises(ModelFileError, match=why):

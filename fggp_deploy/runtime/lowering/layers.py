@@ -61,12 +61,12 @@ def _extend(layer: Layer, g: Graph, position: dict[str, int], owner: dict[str, i
             layer.inputs.append(other)
             layer.output = reader.output[0]
             reader = g.only_reader(layer.output)
-    if op in (p.CONV, p.GEMM, p.ADD) and reader is not None and "clip" not in layer.steps[-1]:
-        clip = _limits(reader, g)
-        if clip is not None:
+    if op in (p.CONV, p.GEMM, p.ADD) and reader is not None and "activation" not in layer.steps[-1]:
+        activation = _activation_of(reader, g)
+        if activation is not None:
             layer.nodes.append(reader)
             layer.output = reader.output[0]
-            layer.steps[-1]["clip"] = clip
+            layer.steps[-1]["activation"] = activation
             reader = g.only_reader(layer.output)
     if op in (p.CONV, p.ADD) and reader is not None and len(g.shape(layer.output)) == 4:
         back = g.only_reader(reader.output[0])
@@ -74,7 +74,7 @@ def _extend(layer: Layer, g: Graph, position: dict[str, int], owner: dict[str, i
         if back is not None and rounding is not None and rounding[1] == 0:
             layer.nodes += [reader, back]
             layer.output = back.output[0]
-            layer.steps[-1]["unit"] = rounding[0]
+            layer.steps[-1]["scale"] = rounding[0]
 
 
 def _can_add(a: str, b: str, g: Graph) -> bool:
@@ -82,10 +82,10 @@ def _can_add(a: str, b: str, g: Graph) -> bool:
     return b not in g.constants and g.same_shape(a, b) and len(g.shape(a)) in (2, 4)
 
 
-def _limits(node: NodeProto, g: Graph) -> tuple[float, float] | None:
-    """What a Relu or a Clip clamps to; None for other nodes and for limits that are computed."""
+def _activation_of(node: NodeProto, g: Graph) -> p.Activation | None:
+    """The activation that a Relu or a Clip is; None for other nodes and for computed limits."""
     if node.op_type == "Relu":
-        return 0.0, INFINITY
+        return p.RELU
     if node.op_type != "Clip" or node.attribute:
         return None
     limits = [-INFINITY, INFINITY]
@@ -95,7 +95,7 @@ def _limits(node: NodeProto, g: Graph) -> tuple[float, float] | None:
             if value is None or value.size != 1:
                 return None
             limits[i] = float(value.reshape(-1)[0])
-    return limits[0], limits[1]
+    return p.clamp(*limits)
 
 
 def _rounding(to: NodeProto, back: NodeProto | None, g: Graph) -> tuple[float, int] | None:
@@ -128,7 +128,7 @@ def _round(node: NodeProto, g: Graph) -> Layer | None:
     readers = g.readers(back.output[0])
     if not any(r.op_type == "Conv" and attributes(r).get("group", 1) == 1 for r in readers):
         return None
-    step = {"op": p.ROUND, "unit": rounding[0], "constant": rounding[1]}
+    step = {"op": p.ROUND, "scale": rounding[0], "constant": rounding[1]}
     return Layer([node, back], [node.input[0]], back.output[0], [step])
 
 
@@ -222,10 +222,14 @@ def _add(node: NodeProto, g: Graph) -> Layer | None:
 
 
 def _activation(node: NodeProto, g: Graph) -> Layer | None:
-    clip = _limits(node, g)
-    if clip is None or len(g.shape(node.input[0])) not in (2, 4) or node.input[0] in g.constants:
+    activation = _activation_of(node, g)
+    if (
+        activation is None
+        or len(g.shape(node.input[0])) not in (2, 4)
+        or node.input[0] in g.constants
+    ):
         return None
-    return Layer([node], [node.input[0]], node.output[0], [{"op": p.ADD, "clip": clip}])
+    return Layer([node], [node.input[0]], node.output[0], [{"op": p.ADD, "activation": activation}])
 
 
 def _flatten(node: NodeProto, g: Graph) -> Layer | None:

@@ -1,10 +1,11 @@
-// What Python, the tests and the tuner call: a program made from integers and tensors, run on
+// The interface that Python and the tests call: a program is made from integers and tensors, and run on
 // one instruction set or on the reference. Every function that can fail writes a message.
 #include <algorithm>
 #include <cstring>
 
 #include "program/reference.h"
 #include "plan/runner.h"
+#include "program/error.h"
 #include "plan/tune.h"
 
 namespace {
@@ -57,12 +58,6 @@ FGGP_EXPORT int fggp_isa_supported(int index) {
   int n = 0;
   const FggpIsa* const* all = fggp_isas(&n);
   return index >= 0 && index < n && all[index]->supported();
-}
-
-FGGP_EXPORT int fggp_isa_variants(int index) {
-  int n = 0;
-  const FggpIsa* const* all = fggp_isas(&n);
-  return index >= 0 && index < n ? all[index]->n_conv : 0;
 }
 
 FGGP_EXPORT void* fggp_program_new(const int64_t* code, size_t n, const CTensor* constants,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "api/ort_abi.h"
+#include "program/error.h"
 #include "program/weights.h"
 
 namespace fggp {

@@ -11,9 +11,9 @@
 namespace fggp {
 namespace {
 
-// As MAX_REGIONS in runtime/regions.py. Each takes about 50 us of every session that is opened.
+// The same as MAX_REGIONS in runtime/regions.py. Each takes about 50 us of every session that is opened.
 constexpr int kRegions = 256;
-// How a large step of an operator is cut when nobody said how many threads there are.
+// Into how many tasks a large step is cut if the number of threads is not given.
 constexpr int64_t kDefaultTasks = 4;
 
 const FggpIsa& chosen_isa() {
@@ -34,7 +34,7 @@ struct CustomOp : ort::CustomOp {
   Format format = Format::kGaps;
   std::string name;
 
-  // Of a single operator: what the weight consists of, and the bias.
+  // Of a single operator: the parts of the weight, and the bias.
   size_t n_constants() const { return format == Format::kRice ? 5 : 3; }
 };
 
@@ -56,7 +56,7 @@ class Node {
     for (size_t i = first; constants.size() < n_constants_; i++) {
       if (!op.ort.constant(info, i, &t)) {
         if (op.kind == Kind::kRegion) throw Error("a weight is not a constant initializer");
-        return;  // legal for the single operators: decoded again at each run
+        return;  // allowed for the single operators: their weights are decoded at each run
       }
       constants.push_back(t);
     }
@@ -88,27 +88,39 @@ void Node::read_code(const ort::KernelInfo* info) {
     return;
   }
   const std::vector<int64_t> w = ort.ints(info, "weight_shape", {});
-  std::vector<int64_t> shape;
+  Step step;
+  step.format = op_.format;
+  ConvShape& shape = step.shape;
   if (op_.kind == Kind::kConv) {
     const auto stride = ort.ints(info, "strides", {1, 1});
     const auto dilation = ort.ints(info, "dilations", {1, 1});
     const auto pads = ort.ints(info, "pads", {0, 0, 0, 0});
     const int64_t group = ort.integer(info, "group", 1);
     if (w.size() != 4 || stride.size() != 2 || dilation.size() != 2 || pads.size() != 4)
-      throw Error("only two-dimensional convolutions are known");
+      throw Error("only two-dimensional convolutions are supported");
     if (group < 1 || group > 1 << 20 || w[1] < 1 || w[1] > 1 << 20)
       throw Error("weight_shape or group is out of range");
-    shape = {w[0],      w[1] * group, group,       w[2],        w[3],    stride[0], stride[1],
-             dilation[0], dilation[1],  pads[0],     pads[1],     pads[2], pads[3]};
+    step.op = Op::kConv;
+    shape.cout = w[0];
+    shape.cin = w[1] * group;
+    shape.group = group;
+    shape.kh = w[2];
+    shape.kw = w[3];
+    shape.stride_h = stride[0];
+    shape.stride_w = stride[1];
+    shape.dilation_h = dilation[0];
+    shape.dilation_w = dilation[1];
+    shape.top = pads[0];
+    shape.left = pads[1];
+    shape.bottom = pads[2];
+    shape.right = pads[3];
   } else {
     if (w.size() != 2) throw Error("weight_shape must have two dimensions");
-    shape = {w[0], w[1], 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0};
+    step.op = Op::kGemm;
+    shape.cout = w[0];
+    shape.cin = w[1];
   }
-  const auto op = static_cast<int64_t>(op_.kind == Kind::kConv ? Op::kConv : Op::kGemm);
-  code_ = {kProgramVersion, 1, 1, 1, 1, op, 0, -1, 0, static_cast<int64_t>(op_.format),
-           0, 0, 0};
-  code_.insert(code_.end(), shape.begin(), shape.end());
-  code_.insert(code_.end(), {0, -1, 1, 0});
+  code_ = encode_program({1, {step}, {1}});
 }
 
 void Node::compute(ort::KernelContext* context) const {
@@ -180,7 +192,7 @@ void fill(CustomOp& op, const OrtAccess& access, Kind kind, std::string name,
   op.GetName = [](const ort::CustomOp* o) { return op_of(o)->name.c_str(); };
   op.GetExecutionProviderType = [](const ort::CustomOp*) { return "CPUExecutionProvider"; };
   op.GetInputType = [](const ort::CustomOp* o, size_t i) -> int {
-    // What a weight consists of may have several types: checked when the kernel is made.
+    // The parts of a weight may have several types, which are checked when the kernel is made.
     if (op_of(o)->kind == Kind::kRegion) return ort::kAny;
     return i > 0 && i < op_of(o)->n_constants() ? ort::kAny : ort::kFloat;
   };
@@ -212,7 +224,7 @@ void fill(CustomOp& op, const OrtAccess& access, Kind kind, std::string name,
   op.KernelDestroy = [](void* kernel) { delete static_cast<Node*>(kernel); };
 }
 
-// The operators of one ONNX Runtime in this process. Sessions point to them, so they live on.
+// The operators of one ONNX Runtime in this process. Sessions point to them, so they are never freed.
 struct Registration {
   CustomOp ops[4 + kRegions];
   ort::Domain* domain = nullptr;

@@ -59,42 +59,42 @@ struct Lanes4 {
 namespace {
 
 // Without an instruction for it, as two sums of two products each in sixteen bits.
-struct Dots16 : Lanes16 {
-  using Quads = __m256i;
-  static Quads load_quads(const float* p) {
+struct Int8x4Lanes16 : Lanes16 {
+  using Words = __m256i;
+  static Words load_words(const float* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
-  static void store_quads(float* p, Quads v) {
+  static void store_words(float* p, Words v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
   }
-  static Quads quad(int word) { return _mm256_set1_epi32(word); }
-  static Quads dot(Quads acc, Quads x, Quads w) {
-    const Quads low = _mm256_set1_epi16(255);
-    const Quads even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), odd = _mm256_srai_epi16(w, 8);
+  static Words set1_word(int word) { return _mm256_set1_epi32(word); }
+  static Words dot(Words acc, Words x, Words w) {
+    const Words low = _mm256_set1_epi16(255);
+    const Words even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), odd = _mm256_srai_epi16(w, 8);
     acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_and_si256(x, low), even));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), odd));
   }
-  static Quads add_quads(Quads a, Quads b) { return _mm256_add_epi32(a, b); }
-  static Quads byte(Quads v, int k) {
-    return _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128(8 * k)), quad(255));
+  static Words add_words(Words a, Words b) { return _mm256_add_epi32(a, b); }
+  static Words byte(Words v, int k) {
+    return _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128(8 * k)), set1_word(255));
   }
-  static Quads with_byte(Quads v, Quads b, int k) {
+  static Words with_byte(Words v, Words b, int k) {
     return _mm256_or_si256(v, _mm256_sll_epi32(b, _mm_cvtsi32_si128(8 * k)));
   }
-  static Quads whole(Reg v, Reg from, Reg to) {
+  static Words round(Reg v, Reg from, Reg to) {
     return _mm256_cvtps_epi32(min(max(v, from), to));
   }
-  static Reg to_float(Quads v) { return _mm256_cvtepi32_ps(v); }
-  static Quads max_bytes(Quads a, Quads b) { return _mm256_max_epu8(a, b); }
-  static Quads keep_quads(Quads v, uint32_t m) {
+  static Reg to_float(Words v) { return _mm256_cvtepi32_ps(v); }
+  static Words max_bytes(Words a, Words b) { return _mm256_max_epu8(a, b); }
+  static Words keep_words(Words v, uint32_t m) {
     return _mm256_castps_si256(keep(_mm256_castsi256_ps(v), m));
   }
 };
 
-struct Dots4 : Quads4 {
-  static Quads dot(Quads acc, Quads x, Quads w) {
-    const Quads low = _mm_set1_epi16(255);
-    const Quads even = _mm_srai_epi16(_mm_slli_epi16(w, 8), 8), odd = _mm_srai_epi16(w, 8);
+struct Int8x4Lanes4 : Int8x4X86 {
+  static Words dot(Words acc, Words x, Words w) {
+    const Words low = _mm_set1_epi16(255);
+    const Words even = _mm_srai_epi16(_mm_slli_epi16(w, 8), 8), odd = _mm_srai_epi16(w, 8);
     acc = _mm_add_epi32(acc, _mm_madd_epi16(_mm_and_si128(x, low), even));
     return _mm_add_epi32(acc, _mm_madd_epi16(_mm_srli_epi16(x, 8), odd));
   }
@@ -184,20 +184,20 @@ int supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
   BLOCK(2, 2, 1, 1), ONE(4, 1, 2)
 
 const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
-const FggpConvVariant kDotConv[] = {FGGP_BLOCKS(FGGP_DOT, FGGP_DOT_ONE)};
+const FggpConvVariant kInt8x4Conv[] = {FGGP_BLOCKS(FGGP_INT8X4, FGGP_INT8X4_ONE)};
 
-const FggpDots* const kDots[] = {&fggp_dots_avx2, nullptr};
+const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_avx2, nullptr};
 
 }  // namespace
 
 extern "C" const FggpIsa fggp_avx2 = {
-    "avx2", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    "avx2", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo_by_lane<4>, pack_by_element,
     gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 6, 1>, 16,
 };
 
-extern "C" const FggpDots fggp_dots_avx2 = {
-    "avx2", supported, 0, kDotConv, sizeof(kDotConv) / sizeof(kDotConv[0]),
-    pool_quads<Dots16>, pool_quads<Dots4>, from_floats<Dots16, Dots4>,
-    to_floats<Dots16, Dots4>,
+extern "C" const FggpInt8x4 fggp_int8x4_avx2 = {
+    "avx2", supported, 0, kInt8x4Conv, sizeof(kInt8x4Conv) / sizeof(kInt8x4Conv[0]),
+    pool_int8x4<Int8x4Lanes16>, pool_int8x4<Int8x4Lanes4>, from_floats<Int8x4Lanes16, Int8x4Lanes4>,
+    to_floats<Int8x4Lanes16, Int8x4Lanes4>,
 };

@@ -139,12 +139,12 @@ int supported() {
 
 const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
 
-const FggpDots* const kDots[] = {&fggp_dots_vnni, &fggp_dots_avx2, nullptr};
+const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_vnni, &fggp_int8x4_avx2, nullptr};
 
 }  // namespace
 
 extern "C" const FggpIsa fggp_avx512 = {
-    "avx512", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    "avx512", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather, shuffle, 16,
     sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 14, 2>, 32,
 };

@@ -20,9 +20,9 @@ void conv_tile(const FggpConvTile* args) {
     const float* weight = a.weight + static_cast<size_t>(first) * G;
     float* y = a.y + static_cast<ptrdiff_t>(block) * G * a.y_channel;
     // The next groups' weights: they are streamed, and a short group ends before hardware notices.
-    V::prefetch(ahead(weight, static_cast<size_t>(n) * G * 2));
-    V::prefetch(ahead(weight, static_cast<size_t>(n) * G * 2 + 16));
-    V::prefetch(ahead(offset, static_cast<size_t>(n) * 2));
+    V::prefetch(address_after(weight, static_cast<size_t>(n) * G * 2));
+    V::prefetch(address_after(weight, static_cast<size_t>(n) * G * 2 + 16));
+    V::prefetch(address_after(offset, static_cast<size_t>(n) * 2));
 
     Reg acc[U][G][T];
 #pragma GCC unroll 8
@@ -80,11 +80,7 @@ void conv_tile(const FggpConvTile* args) {
           acc[0][g][t] = V::add(acc[0][g][t], V::load(r + (t / R / BW) * a.residual_row +
                                                       (t / R % BW) * L + t % R * V::kWidth));
       }
-      if (a.clamp) {
-        const Reg lo = V::set1(a.lo), hi = V::set1(a.hi);
-#pragma GCC unroll 32
-        for (int t = 0; t < T; t++) acc[0][g][t] = clamped<V>(acc[0][g][t], lo, hi);
-      }
+      activate<V>(a.activation, acc[0][g]);
       if (a.mask) {
 #pragma GCC unroll 32
         for (int t = 0; t < T; t++)
@@ -131,15 +127,16 @@ void pool(const FggpPool* p) {
     }
 }
 
-// What follows the taps of one output register: residual, clamp, lanes that do not exist.
+// What follows the taps of one output register: residual, activation, lanes that do not exist.
 template <class V>
-inline void depthwise_end(const FggpDepthwise& p, int i, int j, int part, typename V::Reg acc) {
+inline void depthwise_end(const FggpDepthwise& p, int i, int j, int part, typename V::Reg sum) {
+  typename V::Reg acc[1] = {sum};
   const ptrdiff_t at = static_cast<ptrdiff_t>(j) * (V::kRegs * V::kWidth) + part * V::kWidth;
-  if (p.residual) acc = V::add(acc, V::load(p.residual + i * p.residual_row + at));
-  if (p.clamp) acc = clamped<V>(acc, V::set1(p.lo), V::set1(p.hi));
+  if (p.residual) acc[0] = V::add(acc[0], V::load(p.residual + i * p.residual_row + at));
+  activate<V>(p.activation, acc);
   if (p.mask)
-    acc = V::keep(acc, static_cast<uint32_t>(p.mask[i * p.cols + j]) >> (part * V::kWidth));
-  V::store(p.y + i * p.y_row + at, acc);
+    acc[0] = V::keep(acc[0], static_cast<uint32_t>(p.mask[i * p.cols + j]) >> (part * V::kWidth));
+  V::store(p.y + i * p.y_row + at, acc[0]);
 }
 
 // A 3x3 kernel: its weights stay in registers.
@@ -290,10 +287,9 @@ void dense_block(const FggpDense& d, size_t row) {
   for (int r = 0; r < ROWS; r++) {
     float* y = d.y + static_cast<ptrdiff_t>(row + static_cast<size_t>(r)) * d.y_row;
     float* to = d.cols < N * W ? edge : y;
+    activate<V>(d.activation, acc[r]);
 #pragma GCC unroll 8
-    for (int v = 0; v < N; v++)
-      V::store(to + v * W,
-               d.clamp ? clamped<V>(acc[r][v], V::set1(d.lo), V::set1(d.hi)) : acc[r][v]);
+    for (int v = 0; v < N; v++) V::store(to + v * W, acc[r][v]);
     for (size_t c = 0; to == edge && c < d.cols; c++) y[c] = edge[c];
   }
 }

@@ -8,39 +8,39 @@ extern "C" unsigned long getauxval(unsigned long type);
 
 namespace {
 
-// With the dot product of signed bytes, which is more common than that of unsigned by signed:
-// bytes have 128 taken off, and sums begin with what that takes off the whole.
+// The dot product of signed by signed bytes is more common than that of unsigned by signed. So 128 is
+// subtracted from each byte, and each sum begins with what that takes away from it.
 template <class V>
-struct Dots : V {
-  using Quads = uint32x4_t;
-  static Quads load_quads(const float* p) { return vreinterpretq_u32_f32(vld1q_f32(p)); }
-  static void store_quads(float* p, Quads v) { vst1q_f32(p, vreinterpretq_f32_u32(v)); }
-  static Quads quad(int word) { return vdupq_n_u32(static_cast<uint32_t>(word)); }
-  static Quads dot(Quads acc, Quads x, Quads w) {
-    const int8x16_t less = vreinterpretq_s8_u32(veorq_u32(x, vdupq_n_u32(0x80808080u)));
+struct Int8x4Lanes : V {
+  using Words = uint32x4_t;
+  static Words load_words(const float* p) { return vreinterpretq_u32_f32(vld1q_f32(p)); }
+  static void store_words(float* p, Words v) { vst1q_f32(p, vreinterpretq_f32_u32(v)); }
+  static Words set1_word(int word) { return vdupq_n_u32(static_cast<uint32_t>(word)); }
+  static Words dot(Words acc, Words x, Words w) {
+    const int8x16_t shifted = vreinterpretq_s8_u32(veorq_u32(x, vdupq_n_u32(0x80808080u)));
     return vreinterpretq_u32_s32(
-        vdotq_s32(vreinterpretq_s32_u32(acc), less, vreinterpretq_s8_u32(w)));
+        vdotq_s32(vreinterpretq_s32_u32(acc), shifted, vreinterpretq_s8_u32(w)));
   }
-  static Quads add_quads(Quads a, Quads b) { return vaddq_u32(a, b); }
-  static Quads byte(Quads v, int k) {
-    return vandq_u32(vshlq_u32(v, vdupq_n_s32(-8 * k)), quad(255));
+  static Words add_words(Words a, Words b) { return vaddq_u32(a, b); }
+  static Words byte(Words v, int k) {
+    return vandq_u32(vshlq_u32(v, vdupq_n_s32(-8 * k)), set1_word(255));
   }
-  static Quads with_byte(Quads v, Quads b, int k) {
+  static Words with_byte(Words v, Words b, int k) {
     return vorrq_u32(v, vshlq_u32(b, vdupq_n_s32(8 * k)));
   }
-  static Quads whole(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
+  static Words round(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
     // Unlike vmaxq, vmaxnmq returns the number if the other operand is NaN.
     return vreinterpretq_u32_s32(vcvtnq_s32_f32(vminnmq_f32(vmaxnmq_f32(v, from), to)));
   }
-  static typename V::Reg to_float(Quads v) { return vcvtq_f32_s32(vreinterpretq_s32_u32(v)); }
-  static Quads max_bytes(Quads a, Quads b) {
+  static typename V::Reg to_float(Words v) { return vcvtq_f32_s32(vreinterpretq_s32_u32(v)); }
+  static Words max_bytes(Words a, Words b) {
     return vreinterpretq_u32_u8(vmaxq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b)));
   }
-  static Quads keep_quads(Quads v, uint32_t m) { return vandq_u32(v, lane_mask(m)); }
+  static Words keep_words(Words v, uint32_t m) { return vandq_u32(v, lane_mask(m)); }
 };
 
-using Dots16 = Dots<Lanes16>;
-using Dots4 = Dots<Lanes4>;
+using Int8x4Lanes16 = Int8x4Lanes<Lanes16>;
+using Int8x4Lanes4 = Int8x4Lanes<Lanes4>;
 
 }  // namespace
 
@@ -59,12 +59,12 @@ int supported() {
 #endif
 }
 
-const FggpConvVariant kDotConv[] = {FGGP_BLOCKS(FGGP_DOT, FGGP_DOT_ONE)};
+const FggpConvVariant kInt8x4Conv[] = {FGGP_BLOCKS(FGGP_INT8X4, FGGP_INT8X4_ONE)};
 
 }  // namespace
 
-extern "C" const FggpDots fggp_dots_neon = {
-    "neon", supported, 128, kDotConv, sizeof(kDotConv) / sizeof(kDotConv[0]),
-    pool_quads<Dots16>, pool_quads<Dots4>, from_floats<Dots16, Dots4>,
-    to_floats<Dots16, Dots4>,
+extern "C" const FggpInt8x4 fggp_int8x4_neon = {
+    "neon", supported, 128, kInt8x4Conv, sizeof(kInt8x4Conv) / sizeof(kInt8x4Conv[0]),
+    pool_int8x4<Int8x4Lanes16>, pool_int8x4<Int8x4Lanes4>, from_floats<Int8x4Lanes16, Int8x4Lanes4>,
+    to_floats<Int8x4Lanes16, Int8x4Lanes4>,
 };

@@ -13,8 +13,8 @@ const FggpIsa* const* fggp_isas(int* n) {
   return all;
 }
 
-const FggpDots& fggp_dots(const FggpIsa& isa) {
-  const FggpDots* const* best = isa.dots;
+const FggpInt8x4& fggp_int8x4(const FggpIsa& isa) {
+  const FggpInt8x4* const* best = isa.int8x4;
   while (!(*best)->supported()) best++;
   return **best;
 }

@@ -6,12 +6,14 @@
 // Activations are tile-interleaved (layout.h): a plane is cut into a grid of equal tiles, and lane
 // l of a vector belongs to tile l. A kernel tap is then one aligned load, whatever its offset.
 //
-// Quantised activations lie in the same tiles as quads: the 32 bits of a float hold four channels,
-// channel 4 q + k in bits 8 k to 8 k + 7 of plane q, each a whole number of units from 0 to 255.
-// Zero bits are zeros, so halos and permutations are the same; a "float" below may be a quad.
+// Quantized activations lie in the same tiles as int8x4: the 32 bits of a float hold the uint8 values
+// of four channels, channel 4 q + k in bits 8 k to 8 k + 7 of plane q. Zero bits stand for zeros, so
+// halos and permutations are the same for both; a "float" below may be an int8x4.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+
+#include "isa/activation.h"
 
 #ifdef _WIN32
 #define FGGP_EXPORT extern "C" __declspec(dllexport)
@@ -37,14 +39,13 @@ typedef struct {
   ptrdiff_t residual_row, residual_channel;
   const uint16_t* mask;  // per output vector of the tile, which lanes are real; null: all
   ptrdiff_t mask_row;
-  float lo, hi;  // clamp, if any
-  int clamp;
-  // From here on only where x is quads; then there is one block of input channels.
+  FggpActivation activation;
+  // The rest is read only if x is int8x4; then there is one block of input channels.
   const int32_t* start;  // per output channel: what its sum of products begins with
-  const float* factor;   // per output channel: what 1 of that sum is
-  uint32_t channel;      // the first output channel, a multiple of four if y or residual is quads
-  float residual_unit;   // what 1 of the residual's bytes is; 0: it is floats
-  float units;           // this many bytes of y are 1; 0: y is floats
+  const float* factor;   // per output channel: the scale of that sum
+  uint32_t channel;      // the first output channel, a multiple of four if y or residual is int8x4
+  float residual_scale;  // 0: the residual is floats
+  float inverse_scale;   // 1 / the scale of y; 0: y is floats
 } FggpConvTile;
 
 // One channel of a pooling whose input tiles are `stride` times the output tiles.
@@ -59,7 +60,8 @@ typedef struct {
   const uint16_t* mask;   // [rows][cols] lanes that exist; null: all
 } FggpPool;
 
-// One channel of a depthwise convolution. With one tap of weight 1 it adds a residual and clamps.
+// One channel of a depthwise convolution. With one tap of weight 1 it is an addition, an activation
+// or both.
 typedef struct {
   const float* x;  // first input vector of the tile at tap (0, 0)
   float* y;
@@ -72,8 +74,7 @@ typedef struct {
   ptrdiff_t square_row;  // if the taps are a whole 3x3 kernel: between two rows of them; else 0
   float bias;
   const uint16_t* mask;  // [rows][cols] lanes that exist; null: all
-  float lo, hi;          // clamp, if any
-  int clamp;
+  FggpActivation activation;
 } FggpDepthwise;
 
 // Halo of `channels` planes: vector `to` becomes a masked permutation of vector `from`.
@@ -116,8 +117,7 @@ typedef struct {
   float* y;
   ptrdiff_t y_row;
   size_t cols;   // of the width, how many exist in y
-  float lo, hi;  // clamp, if any
-  int clamp;
+  FggpActivation activation;
 } FggpDense;
 
 typedef void (*FggpConvFn)(const FggpConvTile*);
@@ -130,26 +130,27 @@ typedef struct {
   FggpConvFn run4;      // for 2x2 planes, four lanes; null: none
 } FggpConvVariant;
 
-// What works on quads; instruction sets for it come and go apart from those for floats.
+// The kernels for int8x4. They have a table of their own because the instructions for them come with
+// other processors than those for floats.
 typedef struct {
   const char* name;
   int (*supported)(void);
-  int less;  // what the kernels subtract from each byte of x
+  int offset;  // what the kernels subtract from each byte of x
   const FggpConvVariant* conv;
   int n_conv;
   void (*pool16)(const FggpPool*);  // maximum
   void (*pool4)(const FggpPool*);
-  // n quads, a multiple of four, from up to four planes of floats, and back; the byte `zero` is 0.
-  void (*from_floats)(const float* x, size_t plane, int channels, float units, int zero, size_t n,
-                      float* y);
-  void (*to_floats)(const float* x, size_t n, float unit, int zero, int channels, float* y,
+  // Quantizes up to four planes of floats to n int8x4, a multiple of four; and back.
+  void (*from_floats)(const float* x, size_t plane, int channels, float inverse_scale,
+                      int zero_point, size_t n, float* y);
+  void (*to_floats)(const float* x, size_t n, float scale, int zero_point, int channels, float* y,
                     size_t plane);
-} FggpDots;
+} FggpInt8x4;
 
 typedef struct {
   const char* name;
   int (*supported)(void);
-  const FggpDots* const* dots;  // best first; the last one runs wherever this does
+  const FggpInt8x4* const* int8x4;  // best first; the last one runs wherever this does
   const FggpConvVariant* conv;
   int n_conv;
   void (*pool16)(const FggpPool*);
@@ -173,25 +174,19 @@ typedef struct {
 } FggpIsa;
 
 extern const FggpIsa fggp_avx512, fggp_avx2, fggp_neon, fggp_portable;
-extern const FggpDots fggp_dots_vnni, fggp_dots_avx2, fggp_dots_neon, fggp_dots_portable;
+extern const FggpInt8x4 fggp_int8x4_vnni, fggp_int8x4_avx2, fggp_int8x4_neon, fggp_int8x4_portable;
 
 }  // extern "C"
 
-// An address to prefetch, which may lie beyond its array. Static, so that no file's copy, compiled for
-// its instruction set, is merged into another's.
+// An address to prefetch, which may lie beyond its array. It is static, so that the linker never merges
+// the copies of two files that are compiled for different instruction sets.
 template <class T>
-static inline const void* ahead(const T* p, size_t n) {
+static inline const void* address_after(const T* p, size_t n) {
   return reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + n * sizeof(T));
 }
 
-// A vector between two limits. The value is the second operand, so that NaN stays NaN (float_body.inl).
-template <class V>
-static inline typename V::Reg clamped(typename V::Reg v, typename V::Reg lo, typename V::Reg hi) {
-  return V::min(hi, V::max(lo, v));
-}
-
-// The maximum of two floats as the processor's instruction, and so ONNX Runtime, gives it: if one is
-// NaN, the second on x86 and NaN on Arm.
+// The maximum of two floats as the processor's instruction, and so ONNX Runtime, computes it: if one
+// is NaN, it is the second on x86 and NaN on Arm.
 static inline float larger(float a, float b) {
 #ifdef FGGP_ARM64
   if (a != a) return a;
@@ -203,5 +198,5 @@ static inline float larger(float a, float b) {
 const FggpIsa* const* fggp_isas(int* n);
 // The best one that this processor has.
 const FggpIsa& fggp_best_isa();
-// What works on quads beside it.
-const FggpDots& fggp_dots(const FggpIsa& isa);
+// The best kernels for int8x4 that go with it here.
+const FggpInt8x4& fggp_int8x4(const FggpIsa& isa);

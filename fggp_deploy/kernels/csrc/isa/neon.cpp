@@ -126,12 +126,12 @@ int supported() { return 1; }
 
 const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
 
-const FggpDots* const kDots[] = {&fggp_dots_neon, &fggp_dots_portable, nullptr};
+const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_neon, &fggp_int8x4_portable, nullptr};
 
 }  // namespace
 
 extern "C" const FggpIsa fggp_neon = {
-    "neon", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    "neon", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather_by_element, shuffle, 16,
     sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 6, 1>, 16,
 };

@@ -62,41 +62,41 @@ struct Word4 {
 };
 
 template <class V>
-struct Dots : V {
-  using Quads = Word4;
+struct Int8x4Lanes : V {
+  using Words = Word4;
   template <class F>
-  static Quads every(F f) {
+  static Words every(F f) {
     return {{static_cast<uint32_t>(f(0)), static_cast<uint32_t>(f(1)), static_cast<uint32_t>(f(2)),
              static_cast<uint32_t>(f(3))}};
   }
-  static Quads load_quads(const float* p) {
-    Quads q;
+  static Words load_words(const float* p) {
+    Words q;
     __builtin_memcpy(&q, p, sizeof q);
     return q;
   }
-  static void store_quads(float* p, Quads q) { __builtin_memcpy(p, &q, sizeof q); }
-  static Quads quad(int word) {
+  static void store_words(float* p, Words q) { __builtin_memcpy(p, &q, sizeof q); }
+  static Words set1_word(int word) {
     return every([=](int) { return word; });
   }
   static int signed_byte(uint32_t word, int k) { return static_cast<int8_t>(word >> 8 * k & 255); }
   static int byte_of(uint32_t word, int k) { return static_cast<int>(word >> 8 * k & 255); }
-  static Quads dot(Quads acc, Quads x, Quads w) {
+  static Words dot(Words acc, Words x, Words w) {
     return every([&](int i) {
       int sum = 0;
       for (int k = 0; k < 4; k++) sum += byte_of(x.v[i], k) * signed_byte(w.v[i], k);
       return acc.v[i] + static_cast<uint32_t>(sum);
     });
   }
-  static Quads add_quads(Quads a, Quads b) {
+  static Words add_words(Words a, Words b) {
     return every([&](int i) { return a.v[i] + b.v[i]; });
   }
-  static Quads byte(Quads q, int k) {
+  static Words byte(Words q, int k) {
     return every([&](int i) { return byte_of(q.v[i], k); });
   }
-  static Quads with_byte(Quads q, Quads b, int k) {
+  static Words with_byte(Words q, Words b, int k) {
     return every([&](int i) { return q.v[i] | b.v[i] << 8 * k; });
   }
-  static Quads whole(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
+  static Words round(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
     return every([&](int i) {
       const float least = v.v[i] > from.v[i] ? v.v[i] : from.v[i];
       // Adding 1.5 * 2^23 leaves no bits for fractions, and rounds ties to even.
@@ -104,10 +104,10 @@ struct Dots : V {
       return static_cast<int>(shifted - 12582912.0f);
     });
   }
-  static typename V::Reg to_float(Quads q) {
+  static typename V::Reg to_float(Words q) {
     return V::each([&](int i) { return static_cast<float>(static_cast<int>(q.v[i])); });
   }
-  static Quads max_bytes(Quads a, Quads b) {
+  static Words max_bytes(Words a, Words b) {
     return every([&](int i) {
       uint32_t word = 0;
       for (int k = 0; k < 4; k++) {
@@ -117,13 +117,13 @@ struct Dots : V {
       return word;
     });
   }
-  static Quads keep_quads(Quads q, uint32_t m) {
+  static Words keep_words(Words q, uint32_t m) {
     return every([&](int i) { return m >> i & 1 ? q.v[i] : 0u; });
   }
 };
 
-using Dots16 = Dots<Lanes16>;
-using Dots4 = Dots<Lanes4>;
+using Int8x4Lanes16 = Int8x4Lanes<Lanes16>;
+using Int8x4Lanes4 = Int8x4Lanes<Lanes4>;
 
 }  // namespace
 
@@ -142,20 +142,20 @@ int supported() { return 1; }
   ONE(1, 2, 4), BLOCK(1, 1, 2, 1), BLOCK(1, 2, 1, 1), ONE(2, 1, 2), ONE(4, 1, 1)
 
 const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
-const FggpConvVariant kDotConv[] = {FGGP_BLOCKS(FGGP_DOT, FGGP_DOT_ONE)};
+const FggpConvVariant kInt8x4Conv[] = {FGGP_BLOCKS(FGGP_INT8X4, FGGP_INT8X4_ONE)};
 
-const FggpDots* const kDots[] = {&fggp_dots_portable, nullptr};
+const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_portable, nullptr};
 
 }  // namespace
 
 extern "C" const FggpIsa fggp_portable = {
-    "portable", supported, kDots, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
+    "portable", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
     depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element,
     gather_by_element, nullptr, 0, sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 2, 1>, 16,
 };
 
-extern "C" const FggpDots fggp_dots_portable = {
-    "portable", supported, 0, kDotConv, sizeof(kDotConv) / sizeof(kDotConv[0]),
-    pool_quads<Dots16>, pool_quads<Dots4>, from_floats<Dots16, Dots4>,
-    to_floats<Dots16, Dots4>,
+extern "C" const FggpInt8x4 fggp_int8x4_portable = {
+    "portable", supported, 0, kInt8x4Conv, sizeof(kInt8x4Conv) / sizeof(kInt8x4Conv[0]),
+    pool_int8x4<Int8x4Lanes16>, pool_int8x4<Int8x4Lanes4>, from_floats<Int8x4Lanes16, Int8x4Lanes4>,
+    to_floats<Int8x4Lanes16, Int8x4Lanes4>,
 };

@@ -9,7 +9,7 @@
 namespace fggp {
 namespace {
 
-// Floats that two chained steps keep between them: half of a usual second-level cache.
+// Floats that two fused steps keep between them: half of a usual second-level cache.
 constexpr size_t kChunk = 131072;
 
 // Of larger planes (in floats) the permutations would not fit into the nearest cache.
@@ -44,7 +44,7 @@ void Execution::plan_actions(const Program& program) {
     const int out = program.n_inputs + static_cast<int>(i);
     switch (s.op) {
       case Op::kConv:
-        if (i + 1 < program.steps.size() && can_chain(s, program.steps[i + 1], out)) {
+        if (i + 1 < program.steps.size() && can_fuse(s, program.steps[i + 1], out)) {
           add_conv_depthwise(s, program.steps[i + 1], i, out);
           i++;
         } else if (is_depthwise(s.shape))
@@ -74,7 +74,7 @@ void Execution::plan_actions(const Program& program) {
       case Op::kRound:  // `find` does it for each layout
         break;
     }
-    last_action_.resize(i + 1, actions_.size());  // a chained step ends where the next one does
+    last_action_.resize(i + 1, actions_.size());  // a fused step ends where the next one does
   }
   for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
 }
@@ -120,18 +120,18 @@ ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
   auto plan = std::make_unique<ConvPlan>();
   plan->isa = &isa_;
   plan->shape = s.shape;
-  plan->act = s.act;
-  if (in_bytes(s)) {
+  plan->activation = s.activation;
+  if (multiplies_int8(s)) {
     plan->out = value(out).places.front().layout;
-    plan->in_unit = value(s.input).unit;
-    plan->in_zero = value(s.input).zero;
-    plan->out_unit = value(out).unit;
+    plan->in_scale = value(s.input).scale;
+    plan->in_zero_point = value(s.input).zero_point;
+    plan->out_scale = value(out).scale;
   } else {
     plan->out = floats_of(out);
   }
   *x = find(s.input, input_of(s, plan->out), &plan->in);
   *r = s.residual >= 0 ? find(s.residual, residual_of(s, plan->out), &plan->residual) : -1;
-  if (plan->residual.quads) plan->residual_unit = value(s.residual).unit;
+  if (plan->residual.int8x4) plan->residual_scale = value(s.residual).scale;
   touch(*x);
   plan->pack(s.rows, *s.bias, s.variant);
   convs_.push_back(std::move(plan));
@@ -141,7 +141,7 @@ ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
 void Execution::add_conv(const Step& s, size_t step, int out) {
   int x, r;
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
-  const bool floats = !in_bytes(s);
+  const bool floats = !multiplies_int8(s);
   const int y = floats ? begin_floats(out) : new_own(out);
   add_action([this, conv, x, r, y,
               borders = conv->split(cut(conv_work(s, value(out).shape)))](
@@ -156,10 +156,10 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
 }
 
 // Whether a convolution's only reader is the depthwise one behind it, in the same tiles.
-bool Execution::can_chain(const Step& s, const Step& next, int out) {
+bool Execution::can_fuse(const Step& s, const Step& next, int out) {
   if (s.op != Op::kConv || is_depthwise(s.shape)) return false;
   if (next.op != Op::kConv || !is_depthwise(next.shape)) return false;
-  if (in_bytes(s) || value(out).unit != 0.0f || value(out + 1).unit != 0.0f) return false;
+  if (multiplies_int8(s) || value(out).scale != 0.0f || value(out + 1).scale != 0.0f) return false;
   return next.input == out && value(out).readers == 1 && value(out).places.size() == 1;
 }
 
@@ -199,7 +199,7 @@ std::shared_ptr<DepthwisePlan> Execution::make_depthwise(const Step& s, const Co
   const Layout to = floats_of(out);
   Layout residual;
   *r = s.residual >= 0 ? find(s.residual, to, &residual) : -1;
-  auto plan = std::make_shared<DepthwisePlan>(isa_, shape, s.act, from, residual, to);
+  auto plan = std::make_shared<DepthwisePlan>(isa_, shape, s.activation, from, residual, to);
   if (s.rows)
     plan->set_weights(*s.rows, *s.bias);
   else
@@ -226,11 +226,11 @@ void Execution::add_flat_sum(const Step& s, int out) {
   const int x = flat(s.input), r = s.residual >= 0 ? flat(s.residual) : -1;
   touch(x);
   const int y = new_row_major(out);
-  add_action([this, act = s.act, x, r, y, n = value(out).shape.size()](const Context& c) {
+  add_action([this, activation = s.activation, x, r, y, n = value(out).shape.size()](const Context& c) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
-    for (size_t i = 0; i < n; i++) to[i] = act(add ? from[i] + add[i] : from[i]);
+    for (size_t i = 0; i < n; i++) to[i] = activated(activation, add ? from[i] + add[i] : from[i]);
   });
 }
 
@@ -250,7 +250,7 @@ void Execution::add_pool(const Step& s, int out) {
 
 void Execution::add_global_average(const Step& s, int out) {
   Layout l;
-  const int x = find(s.input, value(s.input).places.front().layout.with_quads(false), &l);
+  const int x = find(s.input, value(s.input).places.front().layout.with_int8x4(false), &l);
   const int y = new_row_major(out);
   const double work = static_cast<double>(l.size());
   add_parts(l.channels, work, [this, l, x, y](const Context& c, int first, int last) {
@@ -266,7 +266,7 @@ void Execution::add_global_average(const Step& s, int out) {
 
 void Execution::add_gemm(const Step& s, int out) {
   const int x = flat(s.input), y = new_row_major(out);
-  auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.act);
+  auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.activation);
   add_parts(static_cast<int>(s.shape.cout), gemm->work(),
             [this, gemm, x, y](const Context& c, int first, int last) {
     gemm->run(source(c, x), address(c, y), first, last);

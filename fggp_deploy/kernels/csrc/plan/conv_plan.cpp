@@ -11,9 +11,9 @@ constexpr int64_t kMaxVectors = int64_t{1} << 22;
 
 int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
-// The same rows with a quad of input channels where there was one: columns are (quad, kernel row,
-// kernel column), and a value's bits hold the whole numbers of four channels.
-SparseRows by_quads(const SparseRows& rows, int64_t taps) {
+// The same rows in groups of four input channels: columns are (group, kernel row, kernel column), and
+// the bits of a value hold the int8 weights of four channels.
+SparseRows by_int8x4(const SparseRows& rows, int64_t taps) {
   SparseRows out;
   out.cols = static_cast<int>((rows.cols / taps + 3) / 4 * taps);
   struct Entry {
@@ -24,7 +24,7 @@ SparseRows by_quads(const SparseRows& rows, int64_t taps) {
     row.clear();
     for (uint32_t e = rows.begin[o]; e < rows.begin[o + 1]; e++) {
       const int64_t channel = rows.column[e] / taps, tap = rows.column[e] % taps;
-      const auto byte = static_cast<uint32_t>(static_cast<uint8_t>(rows.whole[e]));
+      const auto byte = static_cast<uint32_t>(static_cast<uint8_t>(rows.quantized[e]));
       row.push_back({static_cast<uint32_t>(channel / 4 * taps + tap), byte << channel % 4 * 8});
     }
     std::sort(row.begin(), row.end(),
@@ -78,18 +78,18 @@ bool ConvPlan::fits(const FggpConvVariant& v) const {
 }
 
 ConvPlan::Rows ConvPlan::multiplied(const Rows& rows) const {
-  return in.quads ? std::make_shared<SparseRows>(by_quads(*rows, shape.taps())) : rows;
+  return in.int8x4 ? std::make_shared<SparseRows>(by_int8x4(*rows, shape.taps())) : rows;
 }
 
 void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v) {
   bias_ = bias;
   mask_ = lane_masks(out);
   halo_ = Halo(out);
-  for (int o = 0; in.quads && o < shape.cout; o++) {
-    factor_.push_back(rows->unit[o] * in_unit);
+  for (int o = 0; in.int8x4 && o < shape.cout; o++) {
+    factor_.push_back(rows->scale[o] * in_scale);
     int32_t sum = 0;
-    for (uint32_t e = rows->begin[o]; e < rows->begin[o + 1]; e++) sum += rows->whole[e];
-    start_.push_back((fggp_dots(*isa).less - in_zero) * sum);
+    for (uint32_t e = rows->begin[o]; e < rows->begin[o + 1]; e++) sum += rows->quantized[e];
+    start_.push_back((fggp_int8x4(*isa).offset - in_zero_point) * sum);
   }
   arrange(*multiplied(rows), v);
 }
@@ -97,12 +97,12 @@ void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v)
 void ConvPlan::arrange(const SparseRows& rows, Variant v) {
   if (v.conv < 0 || v.conv >= n_forms() || !fits(form(v.conv))) v = ranked(rows.nonzeros()).front();
   const int group = form(v.conv).group;
-  const int64_t cin = in.quads ? in.planes() : shape.cin;
+  const int64_t cin = in.int8x4 ? in.planes() : shape.cin;
   const int64_t plane = static_cast<int64_t>(in.plane_vectors()), taps = shape.taps();
   const int64_t reach = shape.dilation_h * (shape.kh - 1) * in.row_vectors() +
                         shape.dilation_w * (shape.kw - 1);
   if (reach > 0xffff) throw Error("a kernel reaches over more than 65535 vectors");
-  v.input_blocks = in.quads ? 1 : std::clamp(v.input_blocks, 1, static_cast<int>(cin));
+  v.input_blocks = in.int8x4 ? 1 : std::clamp(v.input_blocks, 1, static_cast<int>(cin));
   channels_per_block_ = ceil_div(cin, v.input_blocks);
   n_groups_ = static_cast<int>(shape.cout) / group;
 
@@ -112,7 +112,7 @@ void ConvPlan::arrange(const SparseRows& rows, Variant v) {
   if ((std::min<int64_t>(channels_per_block_, per_group) - 1) * plane + reach > 0xffff)
     channels_per_block_ = static_cast<int>(std::max<int64_t>(1, (0xffff - reach) / plane + 1));
   v.input_blocks = ceil_div(cin, channels_per_block_);
-  if (in.quads && v.input_blocks > 1) throw Error("a plane of bytes is too large");
+  if (in.int8x4 && v.input_blocks > 1) throw Error("a quantized plane is too large");
   variant_ = v;
 
   offset_.clear();
@@ -161,21 +161,19 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
   a.residual_channel = static_cast<ptrdiff_t>(residual.plane());
   a.mask_row = out.tile_w;
   a.n_groups = static_cast<uint32_t>((last - first) / v.group);
-  a.lo = act.lo;
-  a.hi = act.hi;
   a.offset = offset_.data();
   a.weight = weight_.data();
-  if (in.quads) {
+  if (in.int8x4) {
     a.start = &start_[first];
     a.factor = &factor_[first];
     a.channel = static_cast<uint32_t>(first);
-    a.residual_unit = residual_unit;
-    a.units = out_unit != 0.0f ? 1.0f / out_unit : 0.0f;
+    a.residual_scale = residual_scale;
+    a.inverse_scale = out_scale != 0.0f ? 1.0f / out_scale : 0.0f;
   }
-  const int y_first = out.quads ? (first - origin) / 4 : first - origin;
-  const int y_last = out.quads ? (last - origin + 3) / 4 : last - origin;
-  // Kernels for quads find the first channel's residual themselves.
-  const int r_first = in.quads ? 0 : first;
+  const int y_first = out.int8x4 ? (first - origin) / 4 : first - origin;
+  const int y_last = out.int8x4 ? (last - origin + 3) / 4 : last - origin;
+  // The int8x4 kernels find the residual of the first channel themselves.
+  const int r_first = in.int8x4 ? 0 : first;
   for (int i = 0; i < out.tile_h; i += v.rows)
     for (int j = 0; j < out.tile_w; j += v.cols) {
       const float* x0 = x + in.at(static_cast<int>(i * shape.stride_h - shape.top),
@@ -191,7 +189,7 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
         a.residual = ends && r ? r + static_cast<size_t>(r_first) * residual.plane() +
                                      residual.at(i, j)
                                : nullptr;
-        a.clamp = ends && act.on;
+        a.activation = ends ? activation : Activation{};
         a.mask = ends && !mask_.empty() ? &mask_[static_cast<size_t>(i * out.tile_w + j)] : nullptr;
         kernel(&a);
       }
@@ -210,10 +208,10 @@ std::vector<int> ConvPlan::split(int n) const {
     done.push_back(done.back() + work);
   }
   std::vector<int> borders{0};
-  const int whole = in.quads ? std::max(group(), 4) : group();  // channels that stay together
+  const int together = in.int8x4 ? std::max(group(), 4) : group();  // channels that are not split
   for (int i = 1; i < n; i++) {
     const auto it = std::lower_bound(done.begin(), done.end(), done.back() * i / n);
-    const int border = static_cast<int>(it - done.begin()) * group() / whole * whole;
+    const int border = static_cast<int>(it - done.begin()) * group() / together * together;
     if (border > borders.back() && border < shape.cout) borders.push_back(border);
   }
   borders.push_back(static_cast<int>(shape.cout));
@@ -222,7 +220,7 @@ std::vector<int> ConvPlan::split(int n) const {
 
 std::vector<Variant> ConvPlan::ranked(size_t nonzeros) const {
   const ConvShape& s = shape;
-  const int64_t cin = in.quads ? in.planes() : s.cin;
+  const int64_t cin = in.int8x4 ? in.planes() : s.cin;
   struct Ranked {
     double cycles;
     Variant variant;
@@ -235,7 +233,7 @@ std::vector<Variant> ConvPlan::ranked(size_t nonzeros) const {
     const FggpConvVariant& v = form(i);
     if (!fits(v)) continue;
     for (int blocks : {1, 2, 4, 8}) {
-      if (blocks > 1 && (in.quads || cin / blocks < 8 || density * cols / blocks < 3)) continue;
+      if (blocks > 1 && (in.int8x4 || cin / blocks < 8 || density * cols / blocks < 3)) continue;
       double missing = 1;
       for (int g = 0; g < v.group; g++) missing *= 1 - density;
       const double entries = cols * (1 - missing);

@@ -4,27 +4,9 @@
 #include <vector>
 
 #include "plan/layout.h"
-#include "program/weights.h"
+#include "program/step.h"
 
 namespace fggp {
-
-struct Activation {
-  bool on = false;
-  float lo = 0, hi = 0;
-
-  // NaN stays NaN.
-  float operator()(float v) const {
-    if (!on) return v;
-    const float least = v < lo ? lo : v;
-    return hi < least ? hi : least;
-  }
-};
-
-// Which compiled block shape, and in how many blocks the input channels are taken.
-struct Variant {
-  int conv = -1;  // index into FggpIsa::conv; -1: let the cost model choose
-  int input_blocks = 1;
-};
 
 // The layout that a convolution (or pooling) writes, and the one that it then must read.
 Layout output_layout(const ConvShape& s, int64_t in_h, int64_t in_w);
@@ -34,21 +16,21 @@ struct ConvPlan {
   const FggpIsa* isa = nullptr;
   ConvShape shape;
   Layout in, out, residual;
-  Activation act;
-  // Of quads: what 1 of a byte is. Only where the input is quads may the output or residual be.
-  float in_unit = 0, out_unit = 0, residual_unit = 0;
-  int in_zero = 0;  // the byte of the input that stands for 0
+  Activation activation{};
+  // The scales of int8x4. Only if the input is int8x4 may the output or the residual be.
+  float in_scale = 0, out_scale = 0, residual_scale = 0;
+  int in_zero_point = 0;
 
   using Rows = std::shared_ptr<const SparseRows>;
-  // The rows that the kernels multiply: those given, or theirs with a quad of input channels for
-  // each channel.
+  // The rows that the kernels multiply: those given, or the same in groups of four input channels if
+  // the input is int8x4.
   Rows multiplied(const Rows& rows) const;
   // Throws an Error when an offset does not fit; every offset made here stays inside its plane.
   void pack(const Rows& rows, const std::vector<float>& bias, Variant v);
   // Once packed: the same weights, `multiplied`, for another variant.
   void arrange(const SparseRows& rows, Variant v);
-  // Output channels [first, last), whole groups of the variant's, and whole quads where the output
-  // or the residual is; with their halos. `y` starts at output channel `origin`.
+  // Computes output channels [first, last) with their halos: whole groups of the variant's, and
+  // multiples of four if the output or the residual is int8x4. `y` starts at output channel `origin`.
   void run(const float* x, const float* r, float* y, int first, int last, int origin = 0) const;
   // Borders of `n` runs of output channels with about the same work.
   std::vector<int> split(int n) const;
@@ -60,9 +42,9 @@ struct ConvPlan {
 
  private:
   bool fits(const FggpConvVariant& v) const;
-  int n_forms() const { return in.quads ? fggp_dots(*isa).n_conv : isa->n_conv; }
+  int n_forms() const { return in.int8x4 ? fggp_int8x4(*isa).n_conv : isa->n_conv; }
   const FggpConvVariant& form(int i) const {
-    return (in.quads ? fggp_dots(*isa).conv : isa->conv)[i];
+    return (in.int8x4 ? fggp_int8x4(*isa).conv : isa->conv)[i];
   }
 
   Variant variant_;

@@ -53,7 +53,7 @@ void DenseRows::run(int64_t rows, const std::vector<ValueShape>& values, const f
       multiply(s, panels_[i], rows, x, y, threads, tasks);
     } else {
       const float* r = s.residual >= 0 ? at[static_cast<size_t>(s.residual)] : nullptr;
-      for (size_t k = 0; k < floats; k++) y[k] = s.act(r ? x[k] + r[k] : x[k]);
+      for (size_t k = 0; k < floats; k++) y[k] = activated(s.activation, r ? x[k] + r[k] : x[k]);
     }
     at.push_back(y);
   }
@@ -82,9 +82,7 @@ void DenseRows::multiply(const Step& s, const Panels& panels, int64_t rows, cons
       d.y_row = static_cast<ptrdiff_t>(cout);
       d.rows = static_cast<size_t>(rows);
       d.cols = std::min(width, cout - p * width);
-      d.clamp = s.act.on;
-      d.lo = s.act.lo;
-      d.hi = s.act.hi;
+      d.activation = s.activation;
       isa_.dense(&d);
     }
   });

@@ -3,8 +3,9 @@
 #pragma once
 #include <vector>
 
-#include "program/program.h"
+#include "isa/isa.h"
 #include "plan/threads.h"
+#include "program/program.h"
 
 namespace fggp {
 

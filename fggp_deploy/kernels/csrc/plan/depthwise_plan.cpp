@@ -2,11 +2,11 @@
 
 namespace fggp {
 
-DepthwisePlan::DepthwisePlan(const FggpIsa& isa, const ConvShape& s, const Activation& act,
+DepthwisePlan::DepthwisePlan(const FggpIsa& isa, const ConvShape& s, const Activation& activation,
                              const Layout& in, const Layout& residual, const Layout& out)
     : isa_(&isa),
       shape_(s),
-      act_(act),
+      activation_(activation),
       in_(in),
       residual_(residual),
       out_(out),
@@ -45,9 +45,7 @@ void DepthwisePlan::run(const float* x, const float* r, float* y, int first, int
   p.rows = out_.tile_h;
   p.cols = out_.tile_w;
   p.mask = mask_.empty() ? nullptr : mask_.data();
-  p.lo = act_.lo;
-  p.hi = act_.hi;
-  p.clamp = act_.on;
+  p.activation = activation_;
   const bool square = shape_.kh == 3 && shape_.kw == 3 && shape_.dilation_w == 1;
   const ptrdiff_t square_row = in_.row_vectors() * lanes * static_cast<ptrdiff_t>(shape_.dilation_h);
   const size_t corner = in_.at(static_cast<int>(-shape_.top), static_cast<int>(-shape_.left));

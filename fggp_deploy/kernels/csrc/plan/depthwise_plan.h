@@ -9,7 +9,7 @@ namespace fggp {
 
 class DepthwisePlan {
  public:
-  DepthwisePlan(const FggpIsa& isa, const ConvShape& s, const Activation& act, const Layout& in,
+  DepthwisePlan(const FggpIsa& isa, const ConvShape& s, const Activation& activation, const Layout& in,
                 const Layout& residual, const Layout& out);
   void set_weights(const SparseRows& rows, const std::vector<float>& bias);
   // Every output channel is its input channel.
@@ -23,7 +23,7 @@ class DepthwisePlan {
  private:
   const FggpIsa* isa_;
   ConvShape shape_;
-  Activation act_;
+  Activation activation_;
   Layout in_, residual_, out_;
   std::vector<uint32_t> begin_;  // first non-zero tap of each output channel
   std::vector<ptrdiff_t> tap_;

@@ -65,7 +65,7 @@ void Execution::check_layouts() const {
 }
 
 void Execution::need(int i, const Layout& wanted) {
-  if (value(i).unit != 0.0f && !wanted.quads) need(i, wanted.with_quads(true));
+  if (value(i).scale != 0.0f && !wanted.int8x4) need(i, wanted.with_int8x4(true));
   for (Place& p : value(i).places)
     if (p.layout.same_tiles(wanted)) {
       p.layout.halo = std::max(p.layout.halo, wanted.halo);
@@ -87,14 +87,14 @@ void Execution::plan_layouts(const Program& program) {
     if (!value(made).in_layout) {
       if (s.op == Op::kGlobalAverage && !in.in_layout)
         need(s.input, choose_layout(in.shape.channels, in.shape.height, in.shape.width));
-      else if (s.op == Op::kGlobalAverage && in.unit != 0.0f)
-        need(s.input, in.own.with_quads(false));
+      else if (s.op == Op::kGlobalAverage && in.scale != 0.0f)
+        need(s.input, in.own.with_int8x4(false));
       if (s.op == Op::kRound) {
         const Value& v = value(made);
         const ValueShape& shape = v.shape;
         need(made, v.places.empty() ? choose_layout(shape.channels, shape.height, shape.width)
-                                    : v.places.front().layout.with_quads(false));
-        for (const Place& p : v.places) need(s.input, p.layout.with_quads(false));
+                                    : v.places.front().layout.with_int8x4(false));
+        for (const Place& p : v.places) need(s.input, p.layout.with_int8x4(false));
       }
       continue;
     }
@@ -137,14 +137,14 @@ void Execution::choose_own(const Program& program) {
   for (const Step& s : program.steps) {
     Value& v = value(made++);
     const Value& in = value(s.input);
-    v.unit = s.op == Op::kMaxPool && in.plain_bytes() ? in.unit : s.unit;
+    v.scale = s.op == Op::kMaxPool && in.written_as_int8x4() ? in.scale : s.scale;
     if (s.op == Op::kRound) {
-      v.zero = s.constant;
+      v.zero_point = s.constant;
       v.rounds = s.input;
       continue;
     }
     const bool alone = program.steps.size() == 1;  // no other step that wants tiles
-    if (alone && mixes_no_pixels(s) && v.unit == 0.0f)
+    if (alone && mixes_no_pixels(s) && v.scale == 0.0f)
       v.own = adjacent_layout(v.shape.channels, v.shape.height, v.shape.width);
     else if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
       v.own = output_layout(s.shape, in.shape.height, in.shape.width);
@@ -158,7 +158,7 @@ void Execution::choose_own(const Program& program) {
       v.own = choose_layout(v.shape.channels, v.shape.height, v.shape.width);
     v.own.channels = static_cast<int>(v.shape.channels);
     v.own.halo = 0;
-    v.own.quads = v.unit != 0.0f;
+    v.own.int8x4 = v.scale != 0.0f;
     v.in_layout = true;
   }
 }
@@ -179,7 +179,7 @@ void Execution::adopt_tiles(const Step& s, int made) {
   wanted.halo = 0;
   const ValueShape in = value(s.input).shape;
   const ConvShape shape = window(s);
-  if (wanted.quads != v.own.quads) return;
+  if (wanted.int8x4 != v.own.int8x4) return;
   if (wanted.grid_h * wanted.tile_h * shape.stride_h < in.height ||
       wanted.grid_w * wanted.tile_w * shape.stride_w < in.width)
     return;
@@ -235,16 +235,16 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
     if (p.ready) return touch(p.buffer);
     p.ready = true;
     const Layout& own = v.places.front().layout;
-    if (v.unit != 0.0f && !p.layout.quads) {
-      const int bytes = find(i, p.layout.with_quads(true), found);
-      p.buffer = to_floats(bytes, *found, v);
-      *found = p.layout = found->with_quads(false);
+    if (v.scale != 0.0f && !p.layout.int8x4) {
+      const int quantized = find(i, p.layout.with_int8x4(true), found);
+      p.buffer = to_floats(quantized, *found, v);
+      *found = p.layout = found->with_int8x4(false);
       return touch(p.buffer);
     }
     if (v.rounds >= 0) {
-      const int floats = find(v.rounds, p.layout.with_quads(false), found);
-      p.buffer = to_quads(floats, *found, v);
-      *found = p.layout = found->with_quads(true);
+      const int floats = find(v.rounds, p.layout.with_int8x4(false), found);
+      p.buffer = to_int8x4(floats, *found, v);
+      *found = p.layout = found->with_int8x4(true);
       return touch(p.buffer);
     }
     const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
@@ -266,9 +266,9 @@ int Execution::flat(int i) {
   if (v.row_major >= 0) return touch(v.row_major);
   Layout from = v.places.front().layout;
   int x = v.rounds >= 0 ? find(i, from, &from) : touch(v.places.front().buffer);
-  if (from.quads) {
+  if (from.int8x4) {
     x = to_floats(x, from, v);
-    from.quads = false;
+    from.int8x4 = false;
   }
   const int y = new_row_major(i);
   std::vector<int32_t> index = inverse_index(from);

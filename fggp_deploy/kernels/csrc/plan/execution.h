@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "plan/conv_plan.h"
 #include "program/program.h"
 #include "plan/rearrangement.h"
 #include "plan/threads.h"
@@ -62,12 +63,12 @@ class Execution {
     int row_major = -1;  // buffer, -1: none
     std::vector<Place> places;
     bool in_layout = false;
-    Layout own;  // without halo; quads where there is a unit
-    float unit = 0;  // what 1 of its bytes is; 0: floats
-    int zero = 0;  // the byte that stands for 0: only the value of a Round has another than 0
-    int rounds = -1;  // of a Round: the value that it rounds, in each layout that is asked for
-    // Bytes whose zero bits stand for 0, so that they may be pooled, added and moved.
-    bool plain_bytes() const { return unit != 0.0f && rounds < 0; }
+    Layout own;  // without halo; int8x4 if there is a scale
+    float scale = 0;  // 0: floats
+    int zero_point = 0;  // other than 0 only for the value of a Round
+    int rounds = -1;  // of a Round: the value that it quantizes, in each layout that is asked for
+    // Whether zero bits stand for 0, so that the int8x4 may be pooled, added and moved.
+    bool written_as_int8x4() const { return scale != 0.0f && rounds < 0; }
     int readers = 0;  // steps, and one for each output
   };
   struct Context {
@@ -97,14 +98,14 @@ class Execution {
   float* address(const Context& c, int buffer) const;
   const float* source(const Context& c, int buffer) const;
   void place_buffers();
-  // quads.cpp: which steps work on bytes, and the way between floats and quads of bytes.
-  bool in_bytes(const Step& s);
-  bool reads_quads(const Step& s);
+  // int8x4.cpp: which steps read int8x4, and conversions between floats and int8x4.
+  bool multiplies_int8(const Step& s);
+  bool reads_int8x4(const Step& s);
   Layout input_of(const Step& s, const Layout& out);
   Layout residual_of(const Step& s, const Layout& out);
   Layout floats_of(int value);
-  int to_floats(int buffer, const Layout& quads, const Value& value);
-  int to_quads(int buffer, const Layout& floats, const Value& value);
+  int to_floats(int buffer, const Layout& from, const Value& value);
+  int to_int8x4(int buffer, const Layout& floats, const Value& value);
   int begin_floats(int out);
   void end_floats(int out, int y);
   // actions.cpp: what each step does; `out` is the value that it makes.
@@ -119,7 +120,7 @@ class Execution {
   void add_pack(const Layout& to, int x, int y);
   ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);
-  bool can_chain(const Step& s, const Step& next, int out);
+  bool can_fuse(const Step& s, const Step& next, int out);
   void add_conv_depthwise(const Step& s, const Step& next, size_t step, int out);
   std::shared_ptr<DepthwisePlan> make_depthwise(const Step& s, const ConvShape& shape,
                                                 const Layout& from, int out, int* r);

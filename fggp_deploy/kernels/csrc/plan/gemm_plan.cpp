@@ -9,8 +9,8 @@ constexpr size_t kGatherCost = 5;
 }  // namespace
 
 GemmPlan::GemmPlan(const FggpIsa& isa, std::shared_ptr<const SparseRows> rows,
-                   std::shared_ptr<const std::vector<float>> bias, const Activation& act)
-    : isa_(&isa), cols_(static_cast<size_t>(rows->cols)), bias_(std::move(bias)), act_(act) {
+                   std::shared_ptr<const std::vector<float>> bias, const Activation& activation)
+    : isa_(&isa), cols_(static_cast<size_t>(rows->cols)), bias_(std::move(bias)), activation_(activation) {
   if (rows->nonzeros() * kGatherCost < bias_->size() * cols_) {
     rows_ = std::move(rows);
     return;
@@ -36,7 +36,7 @@ void GemmPlan::run(const float* x, float* y, int first, int last) const {
       column = rows_->column.data() + begin;
       n = rows_->begin[o + 1] - begin;
     }
-    y[o] = act_((*bias_)[o] + isa_->dot(weight, column, n, x));
+    y[o] = activated(activation_, (*bias_)[o] + isa_->dot(weight, column, n, x));
   }
 }
 

@@ -10,7 +10,7 @@ namespace fggp {
 class GemmPlan {
  public:
   GemmPlan(const FggpIsa& isa, std::shared_ptr<const SparseRows> rows,
-           std::shared_ptr<const std::vector<float>> bias, const Activation& act);
+           std::shared_ptr<const std::vector<float>> bias, const Activation& activation);
   // Outputs [first, last).
   void run(const float* x, float* y, int first, int last) const;
   // In multiply-adds of the convolutions.
@@ -21,7 +21,7 @@ class GemmPlan {
   size_t cols_;
   std::shared_ptr<const SparseRows> rows_;  // null: dense_
   std::shared_ptr<const std::vector<float>> bias_;
-  Activation act_;
+  Activation activation_;
   std::vector<float> dense_;  // all weights, where many are non-zero
 };
 

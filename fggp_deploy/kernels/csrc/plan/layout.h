@@ -4,33 +4,27 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "isa/isa.h"
+#include "program/error.h"
 
 namespace fggp {
-
-// What is wrong with a model or a call; caught where C begins, told to ONNX Runtime as a status.
-struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 struct Layout {
   int channels = 0, height = 0, width = 0;
   int grid_h = 4, grid_w = 4;
   int tile_h = 0, tile_w = 0, halo = 0;
-  // Lane l of vector j is element 16 j + l of the plane, for what mixes no elements: then a plane
-  // of whole vectors lies as it does row-major.
+  // Lane l of vector j is element 16 j + l of the plane, for steps that mix no elements: a plane of
+  // whole vectors is then the same as row-major.
   bool adjacent = false;
-  bool quads = false;  // bytes, a plane for four channels (isa.h)
+  bool int8x4 = false;  // quantized: a plane holds four channels (isa.h)
 
   int lanes() const { return grid_h * grid_w; }
   int row_vectors() const { return tile_w + 2 * halo; }
   size_t plane_vectors() const;
   size_t plane() const { return plane_vectors() * static_cast<size_t>(lanes()); }
-  int planes() const { return quads ? (channels + 3) / 4 : channels; }
+  int planes() const { return int8x4 ? (channels + 3) / 4 : channels; }
   size_t size() const { return static_cast<size_t>(planes()) * plane(); }
   // Floats from the start of a plane to tile position (i, j), which may lie in the halo.
   size_t at(int i, int j) const {
@@ -42,11 +36,11 @@ struct Layout {
   bool is_row_major() const { return adjacent && full(); }
   bool same_tiles(const Layout& o) const {
     return grid_h == o.grid_h && grid_w == o.grid_w && tile_h == o.tile_h && tile_w == o.tile_w &&
-           adjacent == o.adjacent && quads == o.quads;
+           adjacent == o.adjacent && int8x4 == o.int8x4;
   }
-  Layout with_quads(bool on) const {
+  Layout with_int8x4(bool on) const {
     Layout l = *this;
-    l.quads = on;
+    l.int8x4 = on;
     return l;
   }
 };

@@ -44,8 +44,8 @@ void PoolPlan::run(const float* x, float* y, int first, int last) const {
   p.scale = scale_.empty() ? nullptr : scale_.data();
   p.mask = mask_.empty() ? nullptr : mask_.data();
   const size_t corner = in_.at(static_cast<int>(-shape_.top), static_cast<int>(-shape_.left));
-  const FggpDots& dots = fggp_dots(*isa_);
-  const auto pool = out_.quads ? (lanes == 16 ? dots.pool16 : dots.pool4)
+  const FggpInt8x4& int8x4 = fggp_int8x4(*isa_);
+  const auto pool = out_.int8x4 ? (lanes == 16 ? int8x4.pool16 : int8x4.pool4)
                                : (lanes == 16 ? isa_->pool16 : isa_->pool4);
   for (int c = first; c < last; c++) {
     p.x = x + static_cast<size_t>(c) * in_.plane() + corner;

@@ -1,41 +1,68 @@
 #include "program/program.h"
 
 #include <cstring>
+#include <string>
+
+#include "program/error.h"
 
 namespace fggp {
 namespace {
 
+constexpr int64_t kVersion = 1;
 constexpr int64_t kMaxSteps = 1 << 16;
+constexpr int64_t kMaxValues = 64;  // inputs, and outputs, of a program
 
-// Reads integers in order; running out of them is an Error.
+// Reads fields in order; throws an Error if there are too few integers or one is out of its range.
 class Reader {
  public:
   explicit Reader(const std::vector<int64_t>& code) : code_(code) {}
-  int64_t next() {
-    if (at_ == code_.size()) throw Error("the program ends too early");
-    return code_[at_++];
+
+  template <class T>
+  void integer(const char* what, T& field, int64_t low, int64_t high) {
+    field = static_cast<T>(next(what, low, high));
   }
-  int64_t next(int64_t low, int64_t high, const char* what) {
+  void value(const char* what, int& field, int64_t low) { integer(what, field, low, n_values - 1); }
+  void size(int64_t& field) { field = next(); }
+  void number(const char* what, float& field) {
+    const auto bits = static_cast<uint32_t>(next(what, 0, UINT32_MAX));
+    std::memcpy(&field, &bits, sizeof field);
+  }
+  int64_t next(const char* what, int64_t low, int64_t high) {
     const int64_t v = next();
     if (v < low || v > high)
       throw Error(std::string(what) + " is " + std::to_string(v) + ", not from " +
                   std::to_string(low) + " to " + std::to_string(high));
     return v;
   }
-  int next_int(int64_t low, int64_t high, const char* what) {
-    return static_cast<int>(next(low, high, what));
-  }
-  float next_float() {
-    const auto bits = static_cast<uint32_t>(next(0, UINT32_MAX, "a float's bits"));
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
-  }
   bool done() const { return at_ == code_.size(); }
 
+  int n_values = 0;  // that a step may read
+
  private:
+  int64_t next() {
+    if (at_ == code_.size()) throw Error("the program ends too early");
+    return code_[at_++];
+  }
+
   const std::vector<int64_t>& code_;
   size_t at_ = 0;
+};
+
+// Appends fields in order.
+struct Writer {
+  std::vector<int64_t> code;
+
+  template <class T>
+  void integer(const char*, const T& field, int64_t, int64_t) {
+    code.push_back(static_cast<int64_t>(field));
+  }
+  void value(const char*, const int& field, int64_t) { code.push_back(field); }
+  void size(const int64_t& field) { code.push_back(field); }
+  void number(const char*, const float& field) {
+    uint32_t bits;
+    std::memcpy(&bits, &field, sizeof bits);
+    code.push_back(bits);
+  }
 };
 
 const Tensor& constant(const std::vector<Tensor>& all, int index) {
@@ -71,38 +98,29 @@ void check_window(const ConvShape& c) {
     throw Error("a pooling is dilated and padded");
 }
 
-Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
-  Step s;
-  s.op = static_cast<Op>(r.next(1, 8, "an operator"));
-  s.input = r.next_int(0, value - 1, "an input value");
-  s.residual = r.next_int(-1, value - 1, "a residual value");
-  s.constant = r.next_int(0, INT32_MAX / 2, "a constant");
-  s.format = static_cast<Format>(r.next(0, 2, "a weight format"));
-  s.act.on = r.next(0, 1, "an activation") == 1;
-  s.act.lo = r.next_float();
-  s.act.hi = r.next_float();
-  ConvShape& c = s.shape;
-  for (int64_t* field : {&c.cout, &c.cin, &c.group, &c.kh, &c.kw, &c.stride_h, &c.stride_w,
-                         &c.dilation_h, &c.dilation_w, &c.top, &c.left, &c.bottom, &c.right})
-    *field = r.next();
-  s.count_padding = r.next(0, 1, "count_include_pad") == 1;
-  s.variant.conv = r.next_int(-1, 1 << 16, "a variant");
-  s.variant.input_blocks = r.next_int(1, 1 << 16, "a number of input blocks");
-  s.unit = r.next_float();
-  if (s.unit != 0.0f && !(s.unit >= 1e-30f && s.unit <= 1e30f))
-    throw Error("a unit is neither 0 nor from 1e-30 to 1e30");
-  c.check();
-  if (s.op == Op::kConv || s.op == Op::kGemm) load_weights(s, constants);
-  if (s.op == Op::kGemm && (c.taps() != 1 || c.group != 1)) throw Error("a Gemm has no kernel");
-  if (s.op != Op::kConv && s.op != Op::kAdd && s.residual >= 0)
-    throw Error("only a Conv and an Add have a residual");
-  if (s.op != Op::kConv && s.op != Op::kAdd && s.op != Op::kGemm && s.act.on)
+// Which fields an operator may use.
+void check_fields(const Step& s) {
+  const bool conv = s.op == Op::kConv, add = s.op == Op::kAdd;
+  const bool gemm = s.op == Op::kGemm, round = s.op == Op::kRound;
+  if (s.scale != 0.0f && !(s.scale >= 1e-30f && s.scale <= 1e30f))
+    throw Error("a scale is neither 0 nor from 1e-30 to 1e30");
+  if (gemm && (s.shape.taps() != 1 || s.shape.group != 1)) throw Error("a Gemm has no kernel");
+  if (!conv && !add && s.residual >= 0) throw Error("only a Conv and an Add have a residual");
+  if (!conv && !add && !gemm && s.activation.kind != kFggpNone)
     throw Error("only a Conv, an Add and a Gemm have an activation");
-  if (s.op != Op::kConv && s.op != Op::kAdd && s.op != Op::kRound && s.unit != 0.0f)
-    throw Error("only a Conv, an Add and a Round have a unit");
-  if (s.op == Op::kRound && (s.unit == 0.0f || s.constant > 255))
-    throw Error("a Round needs a unit, and a byte that stands for 0");
-  if (s.op == Op::kMaxPool || s.op == Op::kAveragePool) check_window(c);
+  if (!conv && !add && !round && s.scale != 0.0f)
+    throw Error("only a Conv, an Add and a Round have a scale");
+  if (round && (s.scale == 0.0f || s.constant > 255))
+    throw Error("a Round needs a scale, and a zero point of at most 255");
+  if (s.op == Op::kMaxPool || s.op == Op::kAveragePool) check_window(s.shape);
+}
+
+Step parse_step(Reader& reader, const std::vector<Tensor>& constants) {
+  Step s;
+  visit_fields(reader, s);
+  s.shape.check();
+  check_fields(s);
+  if (s.op == Op::kConv || s.op == Op::kGemm) load_weights(s, constants);
   return s;
 }
 
@@ -111,21 +129,31 @@ Step parse_step(Reader& r, int value, const std::vector<Tensor>& constants) {
 Program parse_program(const std::vector<int64_t>& code, const std::vector<Tensor>& constants) {
   Reader r(code);
   Program p;
-  r.next(kProgramVersion, kProgramVersion, "the program's version");
-  p.n_inputs = r.next_int(1, 64, "the number of inputs");
-  const int n_steps = r.next_int(1, kMaxSteps, "the number of steps");
-  const int n_outputs = r.next_int(1, 64, "the number of outputs");
-  for (int i = 0; i < n_outputs; i++)
-    p.outputs.push_back(r.next_int(p.n_inputs, p.n_inputs + n_steps - 1, "an output value"));
+  r.next("the program's version", kVersion, kVersion);
+  r.integer("the number of inputs", p.n_inputs, 1, kMaxValues);
+  const int64_t n_steps = r.next("the number of steps", 1, kMaxSteps);
+  p.outputs.resize(static_cast<size_t>(r.next("the number of outputs", 1, kMaxValues)));
+  for (int& output : p.outputs)
+    r.integer("an output value", output, p.n_inputs, p.n_inputs + n_steps - 1);
   for (int i = 0; i < n_steps; i++) {
     try {
-      p.steps.push_back(parse_step(r, p.n_inputs + i, constants));
+      r.n_values = p.n_inputs + i;
+      p.steps.push_back(parse_step(r, constants));
     } catch (const Error& e) {
       throw Error("step " + std::to_string(i) + ": " + e.what());
     }
   }
   if (!r.done()) throw Error("the program has more integers than steps");
   return p;
+}
+
+std::vector<int64_t> encode_program(const Program& program) {
+  Writer w;
+  w.code = {kVersion, program.n_inputs, static_cast<int64_t>(program.steps.size()),
+            static_cast<int64_t>(program.outputs.size())};
+  w.code.insert(w.code.end(), program.outputs.begin(), program.outputs.end());
+  for (const Step& s : program.steps) visit_fields(w, s);
+  return std::move(w.code);
 }
 
 Program with_zeros(const Program& program) {

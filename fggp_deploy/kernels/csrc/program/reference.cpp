@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "isa/isa.h"
+
 namespace fggp {
 namespace {
 
@@ -29,7 +31,7 @@ Array conv(const Step& s, const ValueShape& in, const Array& x, const ValueShape
         }
         const auto at = static_cast<size_t>((o * out.height + i) * out.width + j);
         if (residual) total += (*residual)[at];
-        y[at] = s.act(static_cast<float>(total));
+        y[at] = activated(s.activation, static_cast<float>(total));
       }
   return y;
 }
@@ -38,7 +40,7 @@ Array add(const Step& s, const Array& x, const Array* residual) {
   Array y = x;
   for (size_t i = 0; i < y.size(); i++) {
     if (residual) y[i] += (*residual)[i];
-    y[i] = s.act(y[i]);
+    y[i] = activated(s.activation, y[i]);
   }
   return y;
 }
@@ -118,10 +120,10 @@ void run_reference(const Program& sparse, const std::vector<ValueShape>& inputs,
         y = add(s, values[input], residual);
         break;
     }
-    const float zero = s.op == Op::kRound ? static_cast<float>(s.constant) : 0.0f;
-    if (s.unit != 0.0f)
+    const float zero_point = s.op == Op::kRound ? static_cast<float>(s.constant) : 0.0f;
+    if (s.scale != 0.0f)
       for (float& v : y)
-        v = s.unit * std::fmin(std::fmax(std::nearbyint(v / s.unit), -zero), 255.0f - zero);
+        v = s.scale * std::fmin(std::fmax(std::nearbyint(v / s.scale), -zero_point), 255.0f - zero_point);
     values.push_back(std::move(y));
   }
   for (size_t k = 0; k < program.outputs.size(); k++) {

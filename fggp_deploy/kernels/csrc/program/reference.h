@@ -1,6 +1,6 @@
 // What is correct: the operators of ONNX as plain loops over row-major arrays, in double.
 #pragma once
-#include "plan/execution.h"
+#include "program/program.h"
 
 namespace fggp {
 

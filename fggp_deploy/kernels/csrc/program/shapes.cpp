@@ -1,5 +1,9 @@
 #include "program/program.h"
 
+#include <string>
+
+#include "program/error.h"
+
 namespace fggp {
 
 std::vector<ValueShape> infer_shapes(const Program& program,
@@ -54,7 +58,7 @@ std::vector<ValueShape> infer_shapes(const Program& program,
       if (r.vector() != out.vector() || r.channels != out.channels || r.height != out.height || r.width != out.width)
         throw Error("a residual has another shape than what it is added to");
     }
-    if (s.unit != 0.0f && out.flat) throw Error("a value without planes has a unit");
+    if (s.scale != 0.0f && out.flat) throw Error("a value without planes has a scale");
     values.push_back(out);
   }
   return values;

@@ -1,12 +1,12 @@
 #include "program/weights.h"
 
 #include <cstring>
+#include <string>
+
+#include "program/error.h"
 
 namespace fggp {
 namespace {
-
-constexpr int64_t kMaxDim = 1 << 20;
-constexpr int64_t kMaxWeights = int64_t{1} << 31;
 
 float half_to_float(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
@@ -38,7 +38,7 @@ std::string text(int64_t v) { return std::to_string(v); }
 
 // Appends one non-zero whose place in the flat weight is known to lie inside it.
 void append(SparseRows& m, const ConvShape& s, int64_t flat, float value) {
-  const int64_t row_size = s.cin / s.group * s.taps();
+  const int64_t row_size = s.row_size();
   const int64_t row = flat / row_size;
   const int64_t first_channel = row / (s.cout / s.group) * (s.cin / s.group);
   while (static_cast<int64_t>(m.begin.size()) <= row)
@@ -55,34 +55,6 @@ void close(SparseRows& m, const ConvShape& s) {
 
 }  // namespace
 
-void ConvShape::check() const {
-  for (int64_t v : {cout, cin, group, kh, kw, stride_h, stride_w, dilation_h, dilation_w})
-    if (v < 1 || v >= kMaxDim)
-      throw Error("a convolution has " + text(v) + " as size, stride, dilation or group");
-  for (int64_t v : {top, left, bottom, right})
-    if (v < 0 || v >= 1024) throw Error("a convolution is padded by " + text(v));
-  if (kh * dilation_h > 1024 || kw * dilation_w > 1024)
-    throw Error("a convolution's kernel reaches further than 1024");
-  if (cin % group || cout % group)
-    throw Error("group " + text(group) + " does not divide " + text(cin) + " and " + text(cout));
-  if (cin * taps() >= kMaxWeights || cin / group * taps() * cout >= kMaxWeights)
-    throw Error("a weight has 2^31 elements or more");
-}
-
-int64_t ConvShape::room_h(int64_t h) const {
-  if (h < 1 || h >= kMaxDim) throw Error("an input is " + text(h) + " high");
-  const int64_t room = h + top + bottom - dilation_h * (kh - 1) - 1;
-  if (room < 0) throw Error("a kernel is higher than its padded input of " + text(h));
-  return room;
-}
-
-int64_t ConvShape::room_w(int64_t w) const {
-  if (w < 1 || w >= kMaxDim) throw Error("an input is " + text(w) + " wide");
-  const int64_t room = w + left + right - dilation_w * (kw - 1) - 1;
-  if (room < 0) throw Error("a kernel is wider than its padded input of " + text(w));
-  return room;
-}
-
 SparseRows decode_gaps(const Tensor& values, const Tensor& gaps, const ConvShape& shape) {
   need_floats(values, "values");
   if (gaps.type != Type::kUint8 && gaps.type != Type::kUint16)
@@ -90,7 +62,7 @@ SparseRows decode_gaps(const Tensor& values, const Tensor& gaps, const ConvShape
   if (values.count != gaps.count)
     throw Error(text(static_cast<int64_t>(values.count)) + " values but " +
                 text(static_cast<int64_t>(gaps.count)) + " gaps");
-  const int64_t size = shape.cin / shape.group * shape.taps() * shape.cout;
+  const int64_t size = shape.weight_size();
   SparseRows m;
   int64_t flat = -1;
   for (size_t i = 0; i < gaps.count; i++) {
@@ -126,8 +98,8 @@ SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor&
   if (k < 1 || k > 16 || k * row_bytes != low.count)
     throw Error("low has " + text(static_cast<int64_t>(low.count)) + " bytes for " +
                 text(static_cast<int64_t>(n)) + " values");
-  const int64_t size = shape.cin / shape.group * shape.taps() * shape.cout;
-  const auto* whole = static_cast<const int8_t*>(values.data);
+  const int64_t size = shape.weight_size();
+  const auto* quantized = static_cast<const int8_t*>(values.data);
   const auto* ends = static_cast<const uint8_t*>(high.data);
   const auto* rests = static_cast<const uint8_t*>(low.data);
   SparseRows m;
@@ -146,10 +118,10 @@ SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor&
     flat += (quotient << k) + rest + 1;
     if (flat >= size)
       throw Error("the entries lead to element " + text(flat) + " of a weight of " + text(size));
-    if (whole[i] != 0) {
+    if (quantized[i] != 0) {
       const auto row = static_cast<size_t>(flat / (size / shape.cout));
-      append(m, shape, flat, static_cast<float>(whole[i]) * factors[row]);
-      m.whole.push_back(whole[i]);
+      append(m, shape, flat, static_cast<float>(quantized[i]) * factors[row]);
+      m.quantized.push_back(quantized[i]);
     }
     quotient = 0;
     i++;
@@ -158,13 +130,13 @@ SparseRows decode_rice(const Tensor& values, const Tensor& scales, const Tensor&
     throw Error("high ends " + text(static_cast<int64_t>(i)) + " entries but there are " +
                 text(static_cast<int64_t>(n)) + " values");
   close(m, shape);
-  m.unit = std::move(factors);
+  m.scale = std::move(factors);
   return m;
 }
 
 SparseRows from_dense(const Tensor& weight, const ConvShape& shape) {
   need_floats(weight, "a weight");
-  const int64_t size = shape.cin / shape.group * shape.taps() * shape.cout;
+  const int64_t size = shape.weight_size();
   if (static_cast<int64_t>(weight.count) != size)
     throw Error("a weight has " + text(static_cast<int64_t>(weight.count)) + " elements, not " +
                 text(size));
@@ -178,10 +150,10 @@ SparseRows from_dense(const Tensor& weight, const ConvShape& shape) {
 }
 
 SparseRows with_zeros(const SparseRows& rows, const ConvShape& shape) {
-  const int64_t row_size = shape.cin / shape.group * shape.taps();
+  const int64_t row_size = shape.row_size();
   SparseRows out;
   out.cols = rows.cols;
-  out.unit = rows.unit;
+  out.scale = rows.scale;
   for (int64_t o = 0; o < shape.cout; o++) {
     const auto row = static_cast<size_t>(o);
     uint32_t e = rows.begin[row];
@@ -190,7 +162,7 @@ SparseRows with_zeros(const SparseRows& rows, const ConvShape& shape) {
       const bool has = e < rows.begin[row + 1] && rows.column[e] == column;
       out.column.push_back(column);
       out.value.push_back(has ? rows.value[e] : 0.0f);
-      if (!rows.whole.empty()) out.whole.push_back(has ? rows.whole[e] : int8_t{0});
+      if (!rows.quantized.empty()) out.quantized.push_back(has ? rows.quantized[e] : int8_t{0});
       e += has;
     }
     out.begin.push_back(static_cast<uint32_t>(out.column.size()));
