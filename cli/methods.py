@@ -24,9 +24,9 @@ def methods(
     NAME shows one with its own options, which --method-set KEY=VALUE changes. Packages of others
     add methods by an entry point in the group fggp_deploy.methods.
     """
+    from fggp_deploy.common.option_rules import rules_of
     from fggp_deploy.pruning.methods.listing import described, listing
     from fggp_deploy.training.config import PruneConfig
-    from fggp_deploy.training.rules import RULES
 
     from .render import as_json, stdout, table
 
@@ -42,7 +42,10 @@ def methods(
                 (f"--method-set {k.name}=", str(k.default), f"{k.help} {_domain(k.schema)}".strip())
                 for k in one.options
             ]
-            + [(f"--{r}", str(getattr(PruneConfig, r)), RULES[r].help) for r in one.reads],
+            + [
+                (f"--{r}", str(getattr(PruneConfig, r)), rules_of(PruneConfig)[r].help)
+                for r in one.reads
+            ],
         )
         return None
     rows = listing()

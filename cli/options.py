@@ -1,38 +1,43 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the options of a run, made from its configuration."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fggp_deploy.training.config import TrainConfig
-from fggp_deploy.training.rules import RULES
+from fggp_deploy.common.option_rules import Rule, option, rules_of
+from fggp_deploy.training.config import PruneConfig, TrainConfig
 
 NUMBERS = "N,N"  # how help shows what `numbers` and `integers` read
+_RULES = rules_of(PruneConfig)
+_DECIMAL_COMMAS = re.compile(
+    r"0,\d+(,0,\d+)*"
+)  # 0,9: no list of ours holds a 0 and a larger number
 
 
-def _help(key: str, **settings: Any) -> Any:
-    return typer.Option(help=RULES[key].help, **settings)
+def _option(name: str) -> Any:
+    """The command-line form of a field of a run's configuration."""
+    rule = _RULES[name]
+    spelling = option(name)
+    if rule.kind is bool and rule.optional:
+        spelling += f"/--no-{spelling.removeprefix('--')}"
+    metavar = rule.metavar or (NUMBERS if rule.is_number_list else None)
+    return typer.Option(spelling, help=rule.help, metavar=metavar)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
-DataName = Annotated[str, typer.Option("--data", help=RULES["data"].help)]
-DataDir = Annotated[Path | None, _help("data_dir")]
-ImageSize = Annotated[int | None, _help("image_size")]
-Resize = Annotated[int | None, _help("resize")]
-Augment = Annotated[str, _help("augment")]
-Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help=RULES["flip"].help)]
-Stream = Annotated[bool | None, typer.Option("--stream/--no-stream", help=RULES["stream"].help)]
-Workers = Annotated[int | None, _help("workers")]
-SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help=RULES["skip_unreadable"].help)
-]
-SplitSeed = Annotated[int, _help("split_seed")]
-Model = Annotated[str, _help("model")]
+DataDir = Annotated[Path | None, _option("data_dir")]
+Workers = Annotated[int | None, _option("workers")]
+SkipUnreadable = Annotated[bool, _option("skip_unreadable")]
+TrustCode = Annotated[bool, _option("trust_code")]
+Epochs = Annotated[int, _option("epochs")]
+Seed = Annotated[int, _option("seed")]
 Network = Annotated[
     str | None,
     typer.Option(
@@ -40,29 +45,6 @@ Network = Annotated[
         help="The network, if it is your own FILE.py:FACTORY and the file has moved since.",
     ),
 ]
-Checkpoint = Annotated[Path | None, _help("checkpoint")]
-Weights = Annotated[str | None, _help("weights")]
-TrustCode = Annotated[bool, typer.Option("--trust-code", help=RULES["trust_code"].help)]
-Epochs = Annotated[int, _help("epochs")]
-BatchSize = Annotated[int, _help("batch_size")]
-Lr = Annotated[float, _help("lr")]
-LrSchedule = Annotated[str, _help("lr_schedule")]
-Warmup = Annotated[float, _help("warmup_epochs")]
-WeightDecay = Annotated[float, _help("weight_decay")]
-LabelSmoothing = Annotated[float, _help("label_smoothing")]
-Ema = Annotated[float, _help("ema")]
-AverageEpochs = Annotated[float, _help("average_epochs")]
-Ensemble = Annotated[int, _help("ensemble")]
-BnImages = Annotated[int, _help("bn_images")]
-Seed = Annotated[int, _help("seed")]
-Device = Annotated[str, _help("device")]
-Precision = Annotated[str, _help("precision")]
-Compile = Annotated[bool, typer.Option("--compile", help=RULES["compile"].help)]
-SaveEvery = Annotated[float, typer.Option(metavar="MINUTES", help=RULES["save_every"].help)]
-PruneFirst = Annotated[bool, typer.Option("--prune-first", help=RULES["prune_first"].help)]
-KeepDense = Annotated[list[str] | None, _help("keep_dense")]
-Mean = Annotated[list[str] | None, _help("mean", metavar=NUMBERS)]
-Std = Annotated[list[str] | None, _help("std", metavar=NUMBERS)]
 Config = Annotated[
     Path | None,
     typer.Option(help="YAML file of options; a run's config.yaml repeats that run."),
@@ -70,9 +52,6 @@ Config = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any option by its key in a YAML file."),
-]
-MethodSet = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help=RULES["method_set"].help)
 ]
 Out = Annotated[
     Path | None,
@@ -83,37 +62,75 @@ RunFolder = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="The run's folder; by default a new one in runs/. One that holds a run that was cut "
-        "goes on with that run: its own options hold, and none may differ.",
+        help="The run's folder; by default a new one in runs/. If it holds an interrupted run, "
+        "that run resumes with its own options.",
     ),
 ]
 
-_LISTS = ("target", "mean", "std")
-_DECIMAL_COMMAS = re.compile(
-    r"0,\d+(,0,\d+)*"
-)  # 0,9: no list of ours holds a 0 and a larger number
+
+def with_options_of(
+    config: type[TrainConfig],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that `config` offers it.
+
+    The command's first parameter gets those that stand on the command line, by key, in their own
+    types: `{"target": 0.9, "epochs": 3}`. Its other parameters stay options of their own. The
+    command's name is the function's.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        offered = {n: r for n, r in rules_of(config).items() if command.__name__ in r.commands}
+
+        @functools.wraps(command)
+        def with_given(ctx: typer.Context, **values: Any) -> None:
+            given = {n: _read(n, r, values[n]) for n, r in offered.items() if _is_given(ctx, n)}
+            command(given, **{p.name: values[p.name] for p in own})
+
+        parameters = [
+            inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *(_parameter(n, r, getattr(config, n, None)) for n, r in offered.items()),
+            *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
+        ]
+        with_given.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_given.__annotations__ = {p.name: p.annotation for p in parameters}
+        return with_given
+
+    return decorate
+
+
+def _parameter(name: str, rule: Rule, default: Any) -> inspect.Parameter:
+    """The parameter from which Typer makes the option."""
+    kind: Any = list[str] if rule.many or rule.kind is dict else rule.kind
+    if isinstance(default, float) and rule.many:
+        default = [str(default)]
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if default == () else default,
+        annotation=Annotated[kind if default else kind | None, _option(name)],
+    )
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _read(name: str, rule: Rule, value: Any) -> Any:
+    """The value of an option in its own type; raises ConfigError."""
+    if rule.is_number_list:
+        read = numbers(option(name), value)
+        return read[0] if rule.single and len(read) == 1 else read
+    if rule.kind is dict:
+        return settings(option(name), value)
+    return tuple(value) if rule.many else value
 
 
 def which_data(config: TrainConfig) -> str:
-    """The line that names a run's data set, and says so if it is the default one."""
+    """The line that names a run's data set, and whether it is the default one."""
     default = ", the default; give --data for another" if config.data == TrainConfig.data else ""
     return f"data: {config.data}{default}"
-
-
-def given(ctx: typer.Context) -> dict[str, Any]:
-    """The options of a run that stand on the command line, in their own types."""
-    read: dict[str, Any] = {}
-    for name, value in ctx.params.items():
-        source = ctx.get_parameter_source(name)
-        if name not in RULES or source is None or source.name != "COMMANDLINE":
-            continue
-        if name in _LISTS:
-            value = numbers(f"--{name}", value)
-            value = value[0] if name == "target" and len(value) == 1 else value
-        if name == "method_set":
-            value = settings("--method-set", value)
-        read[name] = tuple(value) if isinstance(value, list) else value
-    return read
 
 
 def settings(name: str, texts: list[str]) -> dict[str, Any]:
@@ -127,11 +144,11 @@ def settings(name: str, texts: list[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"{name} takes key=value, got {text!r:.100}")
         values[key.strip()] = parse_yaml(value, what=f"the value of {name} {text!r:.100}")
-    return dict(RULES[name.strip("-").replace("-", "_")].read(name.strip("-"), values))
+    return dict(_RULES[name.strip("-").replace("-", "_")].read(name.strip("-"), values))
 
 
 def numbers(name: str, given: str | Sequence[str]) -> tuple[float, ...]:
-    """Read comma-separated numbers, of one option or of all its repetitions; raises ConfigError."""
+    """Read the comma-separated numbers of an option and its repetitions; raises ConfigError."""
     from fggp_deploy.errors import ConfigError
 
     for one in _each(given):
@@ -144,7 +161,7 @@ def numbers(name: str, given: str | Sequence[str]) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as e:
         cure = "; write 98% as 0.98" if "%" in text else ""
-        raise ConfigError(f"{name} must be numbers with commas between, got {text!r}{cure}") from e
+        raise ConfigError(f"{name} must be numbers separated by commas, got {text!r}{cure}") from e
 
 
 def integers(name: str, given: str | Sequence[str]) -> tuple[int, ...]:
@@ -155,11 +172,11 @@ def integers(name: str, given: str | Sequence[str]) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as e:
-        raise ConfigError(f"{name} must be whole numbers with commas between, got {text!r}") from e
+        raise ConfigError(f"{name} must be whole numbers separated by commas, got {text!r}") from e
 
 
 def _each(given: str | Sequence[str]) -> Sequence[str]:
-    """The texts of an option: `--threads 1 --threads 2` means `--threads 1,2`."""
+    """The values of an option: `--threads 1 --threads 2` means `--threads 1,2`."""
     return [given] if isinstance(given, str) else given
 
 
@@ -169,7 +186,7 @@ def lines(name: str, path: Path) -> tuple[str, ...]:
     from fggp_deploy.errors import ConfigError
 
     if check_readable(path) > 1 << 24:
-        raise ConfigError(f"{name} {path} is larger than 16 MiB, which no list of classes is")
+        raise ConfigError(f"{name} {path} is larger than 16 MiB, too large for a list of classes")
     try:
         return tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line)
     except ValueError as e:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fggp_deploy.distributed import environment
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.training.config import DEFAULT_TARGET
-from fggp_deploy.training.config import PruneConfig as Default
-from fggp_deploy.training.rules import RULES
+from fggp_deploy.training.config import PruneConfig
 
 from . import options as o
 from .endings import ends_cleanly
@@ -20,98 +18,43 @@ if TYPE_CHECKING:
     from fggp_deploy.exporters.latency_target import Latency, LatencyPlan
     from fggp_deploy.training.result import RunResult, TargetResult
 
-_TARGET = [str(DEFAULT_TARGET)]
-
 
 @ends_cleanly
+@o.with_options_of(PruneConfig)
 def prune(
-    ctx: typer.Context,
-    target: Annotated[
-        list[str], typer.Option(metavar=o.NUMBERS, help=RULES["target"].help)
-    ] = _TARGET,
-    checkpoint: o.Checkpoint = None,
-    weights: o.Weights = None,
-    model: o.Model = Default.model,
-    trust_code: o.TrustCode = False,
-    data: o.DataName = Default.data,
-    data_dir: o.DataDir = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="fast (15 epochs from a trained network), best (accuracy before time) or paper "
-            "(160 epochs as published). Other options go on top of it."
-        ),
-    ] = None,
-    method: Annotated[str, typer.Option(help=RULES["method"].help)] = Default.method,
-    method_set: o.MethodSet = None,
-    start: Annotated[str | None, typer.Option(help=RULES["start"].help)] = None,
-    epochs: o.Epochs = Default.epochs,
-    updates: Annotated[int, typer.Option(help=RULES["updates"].help)] = Default.updates,
-    rate: Annotated[float, typer.Option(help=RULES["rate"].help)] = Default.rate,
-    pattern: Annotated[str | None, typer.Option(help=RULES["pattern"].help)] = None,
-    min_layer_density: Annotated[
-        float, typer.Option(help=RULES["min_layer_density"].help)
-    ] = Default.min_layer_density,
-    int8_aware: Annotated[bool, typer.Option("--int8-aware", help=RULES["int8_aware"].help)] = (
-        Default.int8_aware
-    ),
-    distill: Annotated[float, typer.Option(help=RULES["distill"].help)] = Default.distill,
-    lr: o.Lr = Default.lr,
-    lr_schedule: o.LrSchedule = Default.lr_schedule,
-    warmup_epochs: o.Warmup = Default.warmup_epochs,
-    weight_decay: o.WeightDecay = Default.weight_decay,
-    batch_size: o.BatchSize = Default.batch_size,
-    label_smoothing: o.LabelSmoothing = Default.label_smoothing,
-    ema: o.Ema = Default.ema,
-    average_epochs: o.AverageEpochs = Default.average_epochs,
-    ensemble: o.Ensemble = Default.ensemble,
-    bn_images: o.BnImages = Default.bn_images,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    image_size: o.ImageSize = None,
-    resize: o.Resize = None,
-    augment: o.Augment = Default.augment,
-    flip: o.Flip = None,
-    stream: o.Stream = None,
-    workers: o.Workers = None,
-    skip_unreadable: o.SkipUnreadable = False,
-    split_seed: o.SplitSeed = 0,
-    keep_dense: o.KeepDense = None,
-    prune_first: o.PruneFirst = False,
-    seed: o.Seed = Default.seed,
-    device: o.Device = Default.device,
-    precision: o.Precision = Default.precision,
-    compile: o.Compile = Default.compile,
-    target_latency: Annotated[
-        float | None, typer.Option(metavar="MS", help=RULES["target_latency"].help)
-    ] = None,
+    given: dict[str, Any],
+    *,
     config: o.Config = None,
     set: o.Set = None,
-    save_every: o.SaveEvery = Default.save_every,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and the time it takes; write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the plan and how long it takes; write nothing."),
     ] = False,
     out: o.RunFolder = None,
     json: o.Json = False,
 ) -> None:
     """Prune a trained network to --target while fine-tuning it.
 
-    Writes a run folder: pruned.safetensors (weights and masks), the parent, the resolved config,
-    metrics. A checkpoint that has zeros already keeps them: pruning goes on from there.
+    Writes a run folder: pruned.safetensors (weights and masks), the dense model, the resolved
+    config, metrics. The zeros of a sparse checkpoint stay zero; pruning continues from them.
 
-    A run that was killed or stopped goes on when its folder is named again: --out RUN.
+    Interrupted runs resume: run the same command with the same --out.
     """
     from fggp_deploy.training.recipes import resolve
     from fggp_deploy.training.resume import earlier_run
 
-    given = o.given(ctx)
-    if target_latency is not None and "target" in given:
-        raise ConfigError("--target-latency takes the place of --target; leave one out")
+    if given.get("target_latency") is not None and "target" in given:
+        raise ConfigError("--target-latency replaces --target; give one of them")
     options = resolve(
-        Default, recipe=recipe, file=config, settings=set or (), explicit=given, out=out
+        PruneConfig,
+        recipe=given.pop("recipe", None),
+        file=config,
+        settings=set or (),
+        explicit=given,
+        out=out,
     )
     planned = None
-    if target_latency is not None and earlier_run(out) is None:
+    if "target_latency" in given and earlier_run(out) is None:
         options = replace(options, densities={})  # those of a --config are another target's
     if options.target_latency is not None and not options.densities:
         options, planned = _for_latency(options)
@@ -123,30 +66,43 @@ def prune(
         return show_plan(options, json=json)
     from fggp_deploy.training.prune import prune as run
 
-    from .progress import watch, working
-    from .render import json_text
+    from .progress import watch
 
     with watch(f"{_beginning(options)}\n{o.which_data(options)}") as observer:
         result = run(options, observer=observer, out=out)
-    if options.target_latency is None or environment.rank() > 0:
-        return show(result, json=json)
+    latency = None
+    if options.target_latency is not None and environment.rank() == 0:
+        latency = _measured(result, options, planned)
+    return show(result, latency, json=json)
+
+
+def _measured(result: RunResult, options: PruneConfig, plan: LatencyPlan | None) -> Latency:
+    """Export and time the result, and record it beside the run."""
+    from .progress import working
+
     with working("timing the result"):
         from fggp_deploy.common.files import write_atomic
         from fggp_deploy.exporters.latency_target import check_latency
 
+        from .render import json_text
+
+        assert options.target_latency is not None  # the caller has checked it
         latency = check_latency(
-            result.checkpoint, options.target_latency, plan=planned, trust_code=trust_code
+            result.checkpoint,
+            options.target_latency,
+            plan=plan,
+            trust_code=options.trust_code,
         )
         record = result.folder / "latency.json"
-        if planned is not None or not record.exists():  # a run that went on keeps its plan
-            told = {"plan": planned and asdict(planned), "result": asdict(latency)}
-            write_atomic(record, json_text(told) + "\n")
-    return show(result, latency, json=json)
+        if plan is not None or not record.exists():  # a resumed run keeps its plan
+            content = {"plan": plan and asdict(plan), "result": asdict(latency)}
+            write_atomic(record, json_text(content) + "\n")
+    return latency
 
 
-def _beginning(options: Default) -> str:
+def _beginning(options: PruneConfig) -> str:
     """What a new run begins with, and who teaches it."""
-    has_parent = options.checkpoint or options.weights or options.model == Default.model
+    has_parent = options.checkpoint or options.weights or options.model == PruneConfig.model
     weights = "random weights" if options.from_random else "trained weights"
     told = f"{options.method} to {max(options.targets):.2%}, beginning with {weights}"
     if not has_parent:
@@ -156,7 +112,7 @@ def _beginning(options: Default) -> str:
     return f"{told}, compared with the parent" if options.from_random else told
 
 
-def _for_latency(options: Default) -> tuple[Default, LatencyPlan]:
+def _for_latency(options: PruneConfig) -> tuple[PruneConfig, LatencyPlan]:
     """The same run with the densities that its latency needs."""
     if environment.world() > 1:
         raise ConfigError(

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from fggp_deploy.training import recipes
 from fggp_deploy.training.config import PruneConfig
-from fggp_deploy.training.rules import schema
 
 if __name__ == "__main__":
     path = Path(recipes.__file__).parent / "schema.json"
-    path.write_text(json.dumps(schema(PruneConfig), indent=2) + "\n")
+    path.write_text(json.dumps(PruneConfig.schema(), indent=2) + "\n")

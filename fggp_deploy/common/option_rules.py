@@ -1,11 +1,15 @@
-"""What one option may be: its type and domain, checked wherever the value comes from."""
+"""The rule of one option: its type, its domain, its help and its form on the command line.
+
+A frozen dataclass whose fields are made with `setting` is the only place where its options are
+described. The checks, the YAML reader, the JSON Schema and the command line derive from it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +28,12 @@ _SCALARS = (bool, int, float, str)
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """The type and the domain of one option.
+    """The type, the domain and the help of one option.
 
     `many`: a list of such values; `single`: a list or one value. `optional`: may be null.
-    `above` and `below` are open ends, `least` and `most` closed ones.
+    `above` and `below` are exclusive bounds, `least` and `most` inclusive ones. `hint` ends the
+    message about a value outside the domain. `commands`: which of the commands that start a run
+    offer the option; a configuration file may hold any. `metavar`: what --help shows as its value.
     """
 
     kind: type
@@ -41,19 +47,23 @@ class Rule:
     single: bool = False
     optional: bool = False
     hint: str = ""
+    commands: tuple[str, ...] = ("prune", "train")
+    metavar: str = ""
 
     def read(self, name: str, value: Any) -> Any:
-        """The value in the option's own type, as YAML or --set give it; raises ConfigError."""
+        """Convert a value from YAML or --set to the option's own type; raises ConfigError."""
         if value is None and self.optional:
             return None
         if self.many and isinstance(value, (list, tuple)):
             return tuple(self._one(name, v) for v in value)
         if self.many and not self.single:
-            raise ConfigError(f"{option(name)} must be a list of {self._name}, got {value!r}")
+            raise ConfigError(
+                f"{option(name)} must be a list, each entry {self._name}, got {value!r}"
+            )
         return self._one(name, value)
 
     def check(self, name: str, value: Any) -> None:
-        """Raise ConfigError with the rule and the value where the value is outside the domain."""
+        """Raise ConfigError with the rule and the value if the value is outside the domain."""
         for v in value if isinstance(value, tuple) else (value,):
             if v is None:
                 continue
@@ -81,6 +91,11 @@ class Rule:
         kinds += [{"type": "array", "items": one}] if self.many else []
         kinds += [{"type": "null"}] if self.optional else []
         return {"description": self.help, **(kinds[0] if len(kinds) == 1 else {"anyOf": kinds})}
+
+    @property
+    def is_number_list(self) -> bool:
+        """True if the command line gives the option as numbers separated by commas."""
+        return self.many and self.kind is float
 
     @property
     def _name(self) -> str:
@@ -112,7 +127,7 @@ class Rule:
         )
 
     def _as_share(self, v: float) -> str:
-        """What a percentage would be as the share that the option wants."""
+        """The hint for a percentage that was given in place of a share."""
         return f"write {v:g}% as {v / 100:g}" if self.below == 1 and 1 < v < 100 else ""
 
     def _domain(self) -> str:
@@ -124,15 +139,89 @@ class Rule:
 
 
 def _number(value: Any) -> Any:
-    """A text that is a number as that: YAML 1.1 takes 1e-4 for a text."""
+    """A number for a text that spells one: YAML 1.1 reads 1e-4 as text."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
     return value
 
 
+def setting(default: Any, help: str, *, kind: type | None = None, **rule: Any) -> Any:
+    """A dataclass field with a Rule; `rule` holds its other fields.
+
+    `kind` is the default's type unless given. A default of None makes the option optional.
+    """
+    made = Rule(kind=kind or type(default), optional=default is None, help=help, **rule)
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata={"rule": made})
+    return field(default=default, metadata={"rule": made})
+
+
+def with_default(kind: type, name: str, default: Any) -> Any:
+    """The field `name` of the dataclass `kind`, for a subclass that only changes its default."""
+    return field(default=default, metadata={"rule": rules_of(kind)[name]})
+
+
+def rules_of(kind: type) -> dict[str, Rule]:
+    """The rule of each field of a dataclass, its own fields first, then those of its bases."""
+    rules = {f.name: f.metadata["rule"] for f in fields(kind)}
+    own = (name for c in kind.__mro__ for name in vars(c).get("__annotations__", {}))
+    return {name: rules[name] for name in dict.fromkeys(own) if name in rules}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of frozen dataclasses of options. Raises ConfigError if a value breaks its rule."""
+
+    def __post_init__(self) -> None:
+        for name, rule in rules_of(type(self)).items():
+            rule.check(name, getattr(self, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option as a plain YAML and JSON type."""
+        return {name: plain(getattr(self, name)) for name in rules_of(type(self))}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+        """Convert values from YAML, by key, to the options' own types.
+
+        Raises ConfigError, which names the key, the rule, and for an unknown key the nearest one.
+        """
+        rules, read = rules_of(cls), {}
+        for key, value in values.items():
+            name = str(key).replace("-", "_")
+            if name not in rules:
+                raise UnknownName(f"key in {where}", str(key), rules)
+            try:
+                read[name] = rules[name].read(name, value)
+                rules[name].check(name, read[name])
+            except ConfigError as e:
+                raise ConfigError(f"{where}: {e}") from e
+        return read
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON Schema of a configuration file."""
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": cls.__name__,
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: rule.schema() for name, rule in rules_of(cls).items()},
+        }
+
+
+def plain(value: Any) -> Any:
+    """An option's value as a plain YAML and JSON type."""
+    if isinstance(value, Path):
+        return str(value).encode(errors="backslashreplace").decode()  # may not be valid UTF-8
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def check_counts(**counts: int | Sequence[int]) -> None:
-    """Raise ConfigError for the first option that is below 1, or a list that is empty.
+    """Raise ConfigError for the first option that is below 1 or an empty list.
 
     >>> check_counts(threads=[2, 1], batch=1)
     """
@@ -144,5 +233,5 @@ def check_counts(**counts: int | Sequence[int]) -> None:
 
 
 def option(name: str) -> str:
-    """The command line's spelling of a key."""
+    """The spelling of a key on the command line."""
     return f"--{name.replace('_', '-')}"

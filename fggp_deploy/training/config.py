@@ -1,97 +1,59 @@
-"""The options of a training run, checked when made."""
+"""The configurations of `train` and `prune`. Each option is one field, and checked when made."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fggp_deploy.common.option_rules import option
+from fggp_deploy.common.option_rules import option, setting, with_default
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.allocation import MIN_LAYER_DENSITY
-from fggp_deploy.training.rules import RULES, plain
+from fggp_deploy.pruning.allocation import ALLOCATIONS, MIN_LAYER_DENSITY
+from fggp_deploy.pruning.patterns import PATTERNS
+from fggp_deploy.training.settings import (
+    AveragingSettings,
+    ExecutionSettings,
+    InputSettings,
+    OptimizerSettings,
+    PrunableSettings,
+)
 
 if TYPE_CHECKING:
     from fggp_deploy.pruning.methods import MethodInfo, Options
 
 DEFAULT_TARGET = 0.98
-_OF_TRAIN = {
+_TRAIN_ONLY = {
     "sparsity": "give --target",
-    "allocation": "give --method-set allocation, where the method has it",
+    "allocation": "give --method-set allocation, if the method has it",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train: SGD with Nesterov momentum, one cycle of the learning rate, a seed.
+class TrainConfig(
+    InputSettings, OptimizerSettings, AveragingSettings, PrunableSettings, ExecutionSettings
+):
+    """How to train a network: SGD with Nesterov momentum, one cycle of the learning rate, a seed.
 
-    What each option means and may be is in `rules.RULES`; those on data are those of
-    data.Reading. `sparsity` > 0 trains from a random mask of that sparsity, fixed, by
-    `allocation`. `mean`, `std`: preprocessing of a checkpoint trained elsewhere, in place of the
-    data set's own. `flip`: None for what the data set says. Raises ConfigError.
+    `sparsity` > 0 trains under a fixed random mask of that sparsity, which `allocation` spreads
+    over the layers. Raises ConfigError.
     """
 
-    model: str = "resnet10s2"
-    checkpoint: Path | None = None
-    weights: str | None = None
-    new_head: bool = False
-    trust_code: bool = False
-    data: str = "fashion-mnist-12k"
-    data_dir: Path | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    image_size: int | None = None
-    resize: int | None = None
-    augment: str = "basic"
-    flip: bool | None = None
-    stream: bool | None = None
-    workers: int | None = None
-    skip_unreadable: bool = False
-    split_seed: int = 0
-    epochs: int = 10
-    batch_size: int = 128
-    lr: float = 0.1
-    lr_schedule: str = "cosine"
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    average_epochs: float = 0.0
-    ensemble: int = 0
-    bn_images: int = 0
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "fp32"
-    compile: bool = False
-    save_every: float = 10.0
-    sparsity: float = 0.0
-    allocation: str = "erk"
-    prune_first: bool = False
-    keep_dense: tuple[str, ...] = ()
+    sparsity: float = setting(
+        0.0,
+        "Train under a fixed random mask of this sparsity; 0 is dense.",
+        least=0,
+        below=1,
+        commands=("train",),
+    )
+    allocation: str = setting(
+        "erk",
+        "How the random mask is spread over the layers: erk or uniform.",
+        choices=tuple(ALLOCATIONS),
+        commands=("train",),
+    )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            RULES[f.name].check(f.name, getattr(self, f.name))
-        if self.checkpoint is not None and self.weights is not None:
-            raise ConfigError("--checkpoint and --weights are two names of one thing; give one")
-        if (self.mean is None) != (self.std is None):
-            raise ConfigError("--mean and --std go together")
-        if self.ema and self.average_epochs:
-            raise ConfigError(
-                "--ema and --average-epochs are two averages of the weights; give one"
-            )
-        if self.average_epochs and not self.bn_images:
-            raise ConfigError(
-                "--average-epochs needs --bn-images, as 2000: the average of the weights has other "
-                "batch-norm statistics than any of them"
-            )
-        if self.ensemble and not self.average_epochs:
-            raise ConfigError(
-                "--ensemble draws networks from where the weights were in the last epochs; give "
-                "--average-epochs too, as 2, and --bn-images, as 2000"
-            )
+        super().__post_init__()
         self._check_epochs()
 
     def _check_epochs(self) -> None:
@@ -100,44 +62,99 @@ class TrainConfig:
 
     @property
     def targets(self) -> tuple[float, ...]:
-        """The sparsities that the run makes a network of, increasing."""
+        """The sparsities at which the run keeps a network, in increasing order."""
         return (self.sparsity,)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain YAML and JSON types."""
-        return {k: plain(v) for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig(TrainConfig):
     """How to prune a trained network while fine-tuning it.
 
-    `target`: fraction of the prunable weights to remove, or several, increasing. Without
-    checkpoint and weights, the network that the package ships. `method_set`: options of the
-    method's own; those at their default are left out. `start`: "trained" or "random" weights, None
-    for the method's usual. `updates`, `rate`: see Cubic and FGGP; `pattern`: see Gradual;
-    `int8_aware`: training.rounding. `distill`: weight of the parent's soft labels in the loss
-    (Hinton et al. 2015, arXiv 1503.02531, temperature 2). `recipe`: where the values came from.
-    `densities`: the share that each layer keeps at the target, in place of the method's own choice,
-    and `target_latency` the milliseconds that they were chosen for.
+    Without checkpoint and weights, the run starts from the network that the package ships.
+    `method_set` holds the method's own options; those at their default are left out. `start` is
+    None for the method's usual start. `updates` and `rate`: see Cubic and FGGP; `pattern`: see
+    Gradual; `int8_aware`: see training.rounding. `distill` is the weight of the dense model's soft
+    labels in the loss (Hinton et al. 2015, arXiv 1503.02531, temperature 2). `densities` is the
+    share of its weights that each layer keeps at the target, in place of the method's own choice,
+    and `target_latency` the milliseconds for which they were chosen.
     """
 
-    recipe: str | None = None
-    target_latency: float | None = None
-    densities: Mapping[str, float] = field(default_factory=dict)
-    target: float | tuple[float, ...] = DEFAULT_TARGET
-    method: str = "fggp"
-    method_set: Mapping[str, Any] = field(default_factory=dict)
-    start: str | None = None
-    updates: int = 50
-    rate: float = 0.5
-    pattern: str | None = None
-    min_layer_density: float = MIN_LAYER_DENSITY
-    int8_aware: bool = False
-    distill: float = 0.9
-    epochs: int = 10
-    lr: float = 0.05
-    batch_size: int = 64
+    target: float | tuple[float, ...] = setting(
+        DEFAULT_TARGET,
+        "Fraction of prunable weights to remove, in (0, 1). With several, such as 0.90,0.95,0.98, "
+        "one run keeps a network at each, with nested masks. The option may be repeated.",
+        many=True,
+        single=True,
+        above=0,
+        below=1,
+        hint="0.98 means 98% of weights removed",
+    )
+    target_latency: float | None = setting(
+        None,
+        "Milliseconds per image on one thread of this machine, in place of --target. Each layer's "
+        "density is chosen by its measured cost on the sparse kernels.",
+        kind=float,
+        metavar="MS",
+        above=0,
+    )
+    recipe: str | None = setting(
+        None,
+        "fast (15 epochs from a trained network), best (accuracy before time) or paper (160 epochs "
+        "as published). Other options override its values.",
+        kind=str,
+    )
+    method: str = setting("fggp", "Pruning method; `fggp-deploy methods` lists them.")
+    method_set: Mapping[str, Any] = setting(
+        {},
+        "An option of the method; `fggp-deploy methods NAME` lists them.",
+        metavar="KEY=VALUE",
+    )
+    start: str | None = setting(
+        None,
+        "Start from trained or from random weights. Default: what the method is made for.",
+        kind=str,
+        choices=("trained", "random"),
+    )
+    updates: int = setting(
+        50, "Mask updates, in the first 80% of the run (of each target's part of it).", least=1
+    )
+    rate: float = setting(
+        0.5,
+        "FGGP and its variants: share of the alive weights that the first ranking preselects.",
+        above=0,
+        most=1,
+    )
+    pattern: str | None = setting(
+        None,
+        "Remove blocks of input channels as one: 1x4 removes the inputs 4q to 4q+3 of an output at "
+        "a kernel position, which an int8 dot product reads at once. "
+        f"One of {', '.join(PATTERNS)}. Default: single weights.",
+        kind=str,
+        choices=tuple(PATTERNS),
+    )
+    min_layer_density: float = setting(
+        MIN_LAYER_DENSITY,
+        "Smallest share of its weights that each layer keeps, and at least one weight per output, "
+        "so that no layer is emptied; 0: no floor.",
+        least=0,
+        below=1,
+    )
+    int8_aware: bool = setting(
+        False,
+        "After the last mask update, compute with weights rounded as `export --values int8` rounds "
+        "them, so that the network adapts to it.",
+    )
+    distill: float = setting(
+        0.9, "Weight of the dense model's soft labels in the loss, 0 to 1.", least=0, most=1
+    )
+    densities: Mapping[str, float] = setting(
+        {},
+        "Share of its weights that each layer keeps at the target, by the weight's name; others "
+        "stay dense. --target-latency writes its choice into config.yaml under this key.",
+        commands=(),
+    )
+    lr: float = with_default(OptimizerSettings, "lr", 0.05)
+    batch_size: int = with_default(OptimizerSettings, "batch_size", 64)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,33 +166,33 @@ class PruneConfig(TrainConfig):
         object.__setattr__(self, "method_set", given)
         self._check_densities(info)
         self._check_pattern(info)
-        room = 1 - self.targets[-1]
-        if self.min_layer_density > max(room, MIN_LAYER_DENSITY) + 1e-9:
+        most = 1 - self.targets[-1]
+        if self.min_layer_density > max(most, MIN_LAYER_DENSITY) + 1e-9:
             raise ConfigError(
                 f"--min-layer-density {self.min_layer_density:g} is more than --target "
-                f"{self.targets[-1]:g} leaves; give at most {room:.6g}"
+                f"{self.targets[-1]:g} leaves; give at most {most:.6g}"
             )
         if len(self.targets) > 1 and not info.several_targets:
             from fggp_deploy.pruning import methods
 
             raise ConfigError(
-                f"--method {self.method} makes one network a run, since its masks are not nested "
-                f"from target to target; give one --target, or --method "
+                f"--method {self.method} makes one network per run, because its masks are not "
+                f"nested from target to target; give one --target, or --method "
                 f"{', '.join(methods.with_targets())}"
             )
         if (self.ema or self.average_epochs) and (ties := info.ties(options)):
-            option = "--ema" if self.ema else "--average-epochs"
+            name = option("ema" if self.ema else "average_epochs")
             raise ConfigError(
-                f"{option} averages the weights, and those of --method {self.method} {ties}; leave "
-                f"{option} at 0"
+                f"{name} averages the weights, and those of --method {self.method} {ties}; leave "
+                f"{name} at 0"
             )
         if self.start == "random" or (self.start == "trained" and info.starts == ("random",)):
             info.refuse_start(self.method, "random" if self.start == "random" else "dense")
 
     def refuse_unread(self, given: Collection[str]) -> None:
-        """Raise ConfigError where an option that the user gave would change nothing.
+        """Raise ConfigError if an option that the user gave would change nothing.
 
-        Not when made: what a recipe says, or a run that goes on, is no wish of the user's.
+        This is no check of the values themselves: a recipe or an earlier run may hold such options.
         """
         for name in ("rate", "updates"):
             if name in given and name not in self.method_info.reads:
@@ -183,15 +200,16 @@ class PruneConfig(TrainConfig):
                     f"--method {self.method} does not read --{name}; leave it out "
                     f"(`fggp-deploy methods {self.method}` shows what it reads)"
                 )
-        for name, cure in _OF_TRAIN.items():
+        for name, cure in _TRAIN_ONLY.items():
             if name in given:
                 raise ConfigError(
-                    f"{name} is for `fggp-deploy train`, prune does not read it; {cure}"
+                    f"{name} is an option of `fggp-deploy train`; prune does not read it; {cure}"
                 )
         for name in ("ema", "average_epochs", "ensemble"):
             if name in given and self.epochs == 0:
                 raise ConfigError(
-                    f"{option(name)} averages over training, and --epochs 0 has none; leave it out"
+                    f"{option(name)} averages over training steps, and --epochs 0 has none; "
+                    f"leave it out"
                 )
         from fggp_deploy.pruning.methods.conflicts import conflict
 
@@ -208,11 +226,11 @@ class PruneConfig(TrainConfig):
         Given(self.densities)
         if not issubclass(info.options, GradualOptions) or "allocation" in self.method_set:
             raise ConfigError(
-                "--target-latency says which layer loses how much; that is for gradual methods "
-                "(fggp, gmp …) without an allocation of their own"
+                "--target-latency chooses each layer's density, which needs a gradual method "
+                "(fggp, gmp …) without an allocation of its own"
             )
         if len(self.targets) > 1:
-            raise ConfigError("--target-latency makes one network a run; give one target")
+            raise ConfigError("--target-latency makes one network per run; give one target")
 
     def _check_pattern(self, info: MethodInfo) -> None:
         if self.pattern is None or "pattern" in info.reads:
@@ -220,8 +238,8 @@ class PruneConfig(TrainConfig):
         from fggp_deploy.pruning import methods
 
         raise ConfigError(
-            f"--method {self.method} does not read --pattern; leave it out, or take a method that "
-            f"does: {', '.join(methods.readers('pattern'))}"
+            f"--method {self.method} does not read --pattern; leave it out, or choose a method "
+            f"that does: {', '.join(methods.readers('pattern'))}"
         )
 
     def _check_epochs(self) -> None:
@@ -232,10 +250,10 @@ class PruneConfig(TrainConfig):
         if not self.method_info.without_training:
             raise ConfigError(
                 f"--epochs must be at least 1 for --method {self.method}, which needs training; "
-                f"without: --method {', '.join(methods.without_training())}"
+                f"these methods need none: {', '.join(methods.without_training())}"
             )
         if self.from_random:
-            raise ConfigError("--epochs 0 --start random would leave a network that knows nothing")
+            raise ConfigError("--epochs 0 --start random would leave an untrained network")
 
     @property
     def method_info(self) -> MethodInfo:
@@ -253,16 +271,16 @@ class PruneConfig(TrainConfig):
 
     @property
     def from_random(self) -> bool:
-        """True where the run begins with random weights."""
+        """True if the run starts from random weights."""
         if self.start is None:
             return self.method_info.starts[0] == "random"
         return self.start == "random"
 
     @property
     def targets(self) -> tuple[float, ...]:
-        """The sparsities that the run makes a network of, increasing."""
+        """The sparsities at which the run keeps a network, in increasing order."""
         return self.target if isinstance(self.target, tuple) else (self.target,)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain YAML and JSON types; every option of the method, also at its default."""
+        """Every option as a plain YAML and JSON type, and every option of the method."""
         return super().to_dict() | {"method_set": vars(self.method_options).copy()}

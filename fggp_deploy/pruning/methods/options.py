@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
-from fggp_deploy.common.option_rules import Rule
+from fggp_deploy.common.option_rules import Rule, rules_of, setting
 from fggp_deploy.errors import ConfigError, UnknownName
 
-
-def setting(default: Any, help: str, **domain: Any) -> Any:
-    """A field of a method's Options; `domain`: bounds and choices as rule.Rule has them."""
-    rule = Rule(kind=type(default), help=help, **domain)
-    return field(default=default, metadata={"rule": rule})
+__all__ = ["Options", "setting"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +30,7 @@ class Options:
     @classmethod
     def rules(cls) -> dict[str, Rule]:
         """What each option may be, by its name."""
-        return {f.name: f.metadata["rule"] for f in fields(cls)}
+        return rules_of(cls)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

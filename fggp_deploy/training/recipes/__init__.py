@@ -1,18 +1,17 @@
-"""Where a run's options come from: defaults, a recipe, a file, the command line."""
+"""Resolve the options of a run from defaults, a recipe, a file and the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fggp_deploy.common.option_rules import plain
 from fggp_deploy.common.yaml_files import parse_yaml, read_yaml
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.resume import earlier_run, refuse_changes
-from fggp_deploy.training.rules import plain, read_keys
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -30,15 +29,15 @@ def resolve(
 ) -> C:
     """The options of a run: defaults < recipe < file < settings (key=value) < explicit.
 
-    Where `out` holds a run already, its own options take the place of the defaults and none may
-    differ from them. Raises ConfigError, for a new run also where an option that the user gave
-    would change nothing, and ResumeRefused.
+    If `out` holds a run already, its options replace the defaults, and no given option may differ
+    from them (ResumeRefused). Raises ConfigError, for a new run also if an option that the user
+    gave would change nothing.
     """
     in_file = _without_trust(_read_file(file, kind)) if file else {}
     recipe = recipe or in_file.get("recipe")
     given = recipe_values(recipe, kind) if recipe else {}
-    unsaid = {f.name: f.default for f in fields(kind)} | given
-    told = [k for k, v in in_file.items() if v != unsaid[k]]  # a run's own file has all of them
+    unchanged = vars(kind()) | given
+    changed = [k for k, v in in_file.items() if v != unchanged[k]]  # a config.yaml has all keys
     for later in (in_file, in_settings := _read_settings(settings, kind), explicit):
         given = _over(given, later)
     if recipe:
@@ -47,15 +46,15 @@ def resolve(
     if earlier is None:
         config = kind(**given)
         if isinstance(config, PruneConfig):
-            config.refuse_unread([*told, *in_settings, *explicit])
+            config.refuse_unread([*changed, *in_settings, *explicit])
         return config
     refuse_changes(earlier, {k: plain(v) for k, v in given.items()})
-    own = _without_trust(read_keys(earlier.config, kind, where=str(earlier.folder)))
+    own = _without_trust(kind.read(earlier.config, where=str(earlier.folder)))
     return kind(**_over(own, given))
 
 
 def _over(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with later ones on top; of a mapping, entry by entry."""
+    """`values` overridden by `later`; mappings are merged entry by entry."""
     merged = {**values, **later}
     for key, value in later.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
@@ -64,23 +63,23 @@ def _over(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _without_trust(values: dict[str, Any]) -> dict[str, Any]:
-    """What a file says, less its leave to run code: only who types the command gives that."""
+    """The values without `trust_code`, which only the command line may give."""
     return {k: v for k, v in values.items() if k != "trust_code"}
 
 
 def recipe_values(name: str, kind: type[TrainConfig]) -> dict[str, Any]:
-    """The values of a recipe of the package; raises UnknownName."""
+    """The values of one of the package's recipes; raises UnknownName."""
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
     text = resources.files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return read_keys(parse_yaml(text, what=f"recipe {name}"), kind, where=f"recipe {name}")
+    return kind.read(parse_yaml(text, what=f"recipe {name}"), where=f"recipe {name}")
 
 
 def _read_file(path: Path, kind: type[TrainConfig]) -> dict[str, Any]:
     values = read_yaml(path, what=f"--config {path}")
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {path} must map keys to values, as `epochs: 10`")
-    return read_keys(values, kind, where=str(path))
+        raise ConfigError(f"--config {path} must map keys to values, such as `epochs: 10`")
+    return kind.read(values, where=str(path))
 
 
 def _read_settings(settings: Iterable[str], kind: type[TrainConfig]) -> dict[str, Any]:
@@ -90,4 +89,4 @@ def _read_settings(settings: Iterable[str], kind: type[TrainConfig]) -> dict[str
         if not equals:
             raise ConfigError(f"--set takes key=value, got {setting!r}")
         values[key.strip()] = parse_yaml(text, what=f"the value of --set {setting!r:.100}")
-    return read_keys(values, kind, where="--set")
+    return kind.read(values, where="--set")
