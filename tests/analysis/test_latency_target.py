@@ -93,7 +93,7 @@ def test_each_gradual_method_prunes_each_layer_to_its_density(name: str):
     [
         ({"method": "rigl"}, "that is for gradual methods"),
         ({"method_set": {"allocation": "erk"}}, "without an allocation of their own"),
-        ({"target": (0.5, 0.9)}, "makes one network a run"),
+        ({"target": (0.5, 0.9)}, "makes one network per run"),
         ({"target_latency": 0.0}, "--target-latency must be above 0"),
         ({"densities": {"fc.weight": 2.0}}, r"fc.weight must keep a share in \(0, 1\]"),
     ],
@@ -106,7 +106,7 @@ def test_runs_that_cannot_are_refused(values, says):
 def test_the_command_takes_one_target(program):
     ended = program("prune", "--target-latency", "1", "--target", "0.9")
     assert ended.code == 2
-    assert ended.err == "error: --target-latency takes the place of --target; leave one out\n"
+    assert ended.err == "error: --target-latency replaces --target; give one of them\n"
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from fggp_deploy.checkpoints.run_folder import held
         (["prune", "--pattern", "4x1"], "unknown pattern '4x1'; known: 1x16, 1x2, 1x4, 1x8"),
         (
             ["prune", "--method", "dpp", "--pattern", "1x4"],
-            "--method dpp does not read --pattern; leave it out, or take a method that does: fggp",
+            "--method dpp does not read --pattern; leave it out, or choose a method that does: fggp",
         ),
         (
             ["prune", "--method", "wanda", "--epochs", "0", "--ema", "0.9"],
@@ -65,7 +65,7 @@ from fggp_deploy.checkpoints.run_folder import held
             "give its function too, as own.py:",
         ),
         (["prune", "--checkpoint", "foreign.onnx"], "is an ONNX file; give the checkpoint that"),
-        (["prune", "--mean", "a", "--std", "b"], "--mean must be numbers with commas"),
+        (["prune", "--mean", "a", "--std", "b"], "--mean must be numbers separated by commas"),
         (["prune", "--checkpoint", "none.pt"], "none.pt does not exist"),
         (["prune", "--checkpoint", "garbage.safetensors"], "no readable safetensors file"),
         (["prune", "--checkpoint", "garbage.pt"], "garbage.pt is no PyTorch checkpoint"),

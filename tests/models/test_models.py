@@ -244,7 +244,7 @@ def test_the_list_counts_without_building():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"checkpoint": Path("a"), "weights": "DEFAULT"}, "two names of one thing"),
+        ({"checkpoint": Path("a"), "weights": "DEFAULT"}, "both name the weights"),
         ({"model": "torchvision:alexnet"}, "needs --checkpoint or --weights"),
         ({"model": "resnet20", "weights": "DEFAULT"}, "give the weights of resnet20 as --check"),
         ({"new_head": True}, "`train --new-head` first"),

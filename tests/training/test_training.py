@@ -173,9 +173,9 @@ def test_mean_and_variance_of_some_steps_by_hand():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"average_epochs": 1, "ema": 0.9}, "are two averages of the weights; give one"),
-        ({"average_epochs": 1}, "--average-epochs needs --bn-images, as 2000"),
-        ({"ensemble": 3}, "give --average-epochs too, as 2, and --bn-images"),
+        ({"average_epochs": 1, "ema": 0.9}, "both average the weights; give one"),
+        ({"average_epochs": 1}, "--average-epochs needs --bn-images, such as 2000"),
+        ({"ensemble": 3}, "give --average-epochs too, such as 2, and --bn-images"),
     ],
 )
 def test_averages_that_do_not_go_together(values: dict, says: str):

@@ -244,12 +244,12 @@ def test_orthogonal_weights_before_training(tmp_path: Path, parent: Path):
         ({"method": "wanda", "start": "random"}, "cannot start from random weights: it keeps what"),
         (
             {"method": "magnitude", "epochs": 0, "start": "random"},
-            "--epochs 0 --start random would leave a network that knows nothing",
+            "--epochs 0 --start random would leave an untrained network",
         ),
         ({"epochs": 0}, "without: --method magnitude, wanda, second-order"),
         ({"method": "random", "start": "trained"}, "would throw away what a trained network has"),
         ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
-        ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network a run, since its masks"),
+        ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network per run, because its masks"),
         ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
         ({"method": "greg-1", "method_set": {"literal": True}}, "do not fit into the 8 steps in"),
         ({"method": "greg-2", "start": "random"}, "chooses by the magnitude of trained weights"),
@@ -277,7 +277,7 @@ def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict
         ({"method": "gmp", "rate": 0.3}, "--method gmp does not read --rate; leave it out"),
         ({"method": "synflow", "updates": 7}, "--method synflow does not read --updates"),
         ({"method": "greg-1", "updates": 7}, "--method greg-1 does not read --updates"),
-        ({"sparsity": 0.5}, "sparsity is for `fggp-deploy train`, .*; give --target"),
+        ({"sparsity": 0.5}, "sparsity is an option of `fggp-deploy train`; .*; give --target"),
         ({"allocation": "uniform"}, "prune does not read it; give --method-set allocation"),
         ({"method": "wanda", "epochs": 0, "ema": 0.9}, "--ema averages over training, and"),
         (
