@@ -105,7 +105,7 @@ def ours(
     teacher = network(name, device).eval() if loop == "distilling" else None
     session = Session(
         model=model, data=noise(name, args.batch), config=config, pruner=pruner,
-        optimizer=optimizer, device=device, teacher=teacher,
+        optimizer=optimizer, device=device, teacher=teacher, distill=config.distill,
     )  # fmt: skip
     model.train()
 

@@ -157,10 +157,10 @@ def untrained(cell: Cell, runs: Path) -> Path:
     from fggp_deploy.checkpoints.checkpoint import CheckpointInfo
     from fggp_deploy.data.cifar import PREPROCESSING
     from fggp_deploy.data.cifar_classes import CIFAR10_CLASSES
+    from fggp_deploy.models.checkpointing import to_checkpoint
     from fggp_deploy.pruning.allocation import ALLOCATIONS
     from fggp_deploy.pruning.masks import MaskSet, random_masks
     from fggp_deploy.pruning.pruner import prunable_parameters
-    from fggp_deploy.training.start import to_checkpoint
 
     torch.manual_seed(cell.seed)
     model = models.build(cell.net, num_classes=10, in_channels=3)

@@ -65,7 +65,7 @@ class OriginalNetwork:
             return None
         try:
             from fggp_deploy.checkpoints.checkpoint import Checkpoint
-            from fggp_deploy.training.start import restore
+            from fggp_deploy.models.checkpointing import restore
         except ModuleNotFoundError:
             return None
         try:

@@ -40,7 +40,7 @@ class _Watcher:
         length = f"{epochs} epoch{'s' if epochs != 1 else ''}, {n_steps} steps"
         stderr.print(f"{length if n_steps else 'no training'}; {where} {folder}", markup=False)
 
-    def on_parent(self, val_accuracy: float) -> None:
+    def on_dense_accuracy(self, val_accuracy: float) -> None:
         stderr.print(f"the parent: val {val_accuracy:.2%}")
 
     def on_step(self, m: StepMetrics) -> None:

@@ -18,7 +18,7 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.training.config import PruneConfig
-from fggp_deploy.training.prune import ready_to_prune
+from fggp_deploy.training.prune import prepare_pruning
 
 from .run import export_run
 from .torch_onnx import to_onnx
@@ -69,11 +69,11 @@ def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> Latency
     Σ log density is made largest (`by_cost`) within a budget; the budget is the target
     less what costs do not depend on masks, then moved by what the network with random masks is off.
     Raises ConfigError for a target that the network meets dense, or does not meet at the lowest
-    densities, and what `ready_to_prune` and `cost_table` raise.
+    densities, and what `prepare_pruning` and `cost_table` raise.
     """
     target = config.target_latency
     assert target is not None  # the caller has seen it
-    session = ready_to_prune(config, progress=progress).session
+    session = prepare_pruning(config, progress=progress).session
     masks, data = session.pruner.masks, session.data
     dense = to_onnx(session.model, Metadata(data.preprocessing, tuple(data.classes)))
     table = cost_table(dense, list(masks), progress=progress)

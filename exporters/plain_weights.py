@@ -20,11 +20,12 @@ from fggp_deploy.common.user_code import raised
 from fggp_deploy.data import Preprocessing, Reading
 from fggp_deploy.data.reading import of_kind, with_options
 from fggp_deploy.errors import CheckpointError, ConfigError, UnknownName
+from fggp_deploy.models.checkpointing import to_checkpoint
 from fggp_deploy.models.loading import load_into, translate
+from fggp_deploy.models.probing import count_macs
 from fggp_deploy.models.search import fitting, sizes
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.pruner import weight_parameters
-from fggp_deploy.training.start import count_macs, to_checkpoint
 
 from . import Note
 

@@ -10,7 +10,7 @@ from fggp_deploy.checkpoints.run_folder import REFERENCE
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.training.start import restore
+from fggp_deploy.models.checkpointing import restore
 
 from . import onnx_dense
 from .file_metadata import metadata_of

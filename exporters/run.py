@@ -29,10 +29,11 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import Floats
 from fggp_deploy.measure.evaluation_data import images_of
 from fggp_deploy.measure.network import load as load_network
+from fggp_deploy.models.checkpointing import restore
+from fggp_deploy.models.probing import check_runs
 from fggp_deploy.pruning.prunable import NO_SHAPE
 from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
 from fggp_deploy.quantization.activations import in_bytes
-from fggp_deploy.training.start import check_runs, restore
 from fggp_deploy.verify.certificate import weights
 
 from . import STATE_DICT, Note, exporter_options, load, plain_weights, silent, state_dict

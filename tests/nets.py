@@ -13,10 +13,10 @@ from fggp_deploy.checkpoints.checkpoint import CheckpointInfo
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.models.checkpointing import to_checkpoint
 from fggp_deploy.models.loading import load_into
 from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.prunable import prunable_parameters
-from fggp_deploy.training.start import to_checkpoint
 
 
 class Small(nn.Module):

@@ -48,7 +48,7 @@ from fggp_deploy.pruning.methods.synflow import SynFlow
 from fggp_deploy.pruning.methods.unification import Unification
 from fggp_deploy.pruning.methods.wanda import wanda
 from fggp_deploy.pruning.schedules import Cosine
-from fggp_deploy.training.prune import prune, ready_to_prune
+from fggp_deploy.training.prune import prepare_pruning, prune
 
 CPU = torch.device("cpu")
 SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}  # 15 steps
@@ -324,7 +324,7 @@ def silent(folder: Path) -> Any:
 def shares(folder: Path) -> Any:
     """Sums over each image of one epoch's batches, and of the test's."""
     with joined(CPU) as ranks:
-        s = ready_to_prune(config(folder / "dense.pt", **SMALL), ranks=ranks).session
+        s = prepare_pruning(config(folder / "dense.pt", **SMALL), ranks=ranks).session
         batches = s.batches(s.data.train)
         drawn = batches.shuffled(torch.Generator().manual_seed(3), s.augmentation)
         train = [x.double().sum((1, 2, 3)).tolist() for x, _ in drawn]

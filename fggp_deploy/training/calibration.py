@@ -1,4 +1,4 @@
-"""Training images for methods that look at some before the first step."""
+"""Training images for methods that need some before the first step."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.pruning.methods import Batch
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.batches import open_batches
-from fggp_deploy.training.config import TrainConfig
 
-_AS_TESTED = Augmentation("none", flip=False, crop_padding=0)
+_NO_AUGMENTATION = Augmentation("none", flip=False, crop_padding=0)
 
 
 def calibration_batches(
-    data: Dataset, config: TrainConfig, n: int, *, device: torch.device, ranks: Ranks = ALONE
+    data: Dataset,
+    n: int,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    workers: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Batch]:
-    """At least n training images, in full batches, or an epoch of them; no augmentation.
+    """At least n training images in full batches, or one epoch of them, without augmentation.
 
-    Chosen by the run's seed, the same at every call; each of several processes gets its share.
+    They are drawn from the seed, the same at every call; each rank gets its share.
     """
     batches = open_batches(
-        data.train, data.preprocessing, batch_size=config.batch_size, device=device,
-        workers=config.workers, ranks=ranks,
+        data.train, data.preprocessing, batch_size=batch_size, device=device, workers=workers,
+        ranks=ranks,
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn = batches.shuffled(generator, _AS_TESTED)
-    return list(islice(drawn, math.ceil(n / config.batch_size)))
+    drawn = batches.shuffled(torch.Generator().manual_seed(seed), _NO_AUGMENTATION)
+    return list(islice(drawn, math.ceil(n / batch_size)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fggp_deploy.common.option_rules import option, setting, with_default
 from fggp_deploy.errors import ConfigError
@@ -37,6 +37,8 @@ class TrainConfig(
     `sparsity` > 0 trains under a fixed random mask of that sparsity, which `allocation` spreads
     over the layers. Raises ConfigError.
     """
+
+    prunes: ClassVar[bool] = False
 
     sparsity: float = setting(
         0.0,
@@ -78,6 +80,8 @@ class PruneConfig(TrainConfig):
     share of its weights that each layer keeps at the target, in place of the method's own choice,
     and `target_latency` the milliseconds for which they were chosen.
     """
+
+    prunes: ClassVar[bool] = True
 
     target: float | tuple[float, ...] = setting(
         DEFAULT_TARGET,

@@ -36,9 +36,9 @@ class RunLog:
         """Pass on."""
         self._observer.on_start(folder, epochs, n_steps, step)
 
-    def on_parent(self, val_accuracy: float) -> None:
+    def on_dense_accuracy(self, val_accuracy: float) -> None:
         """Pass on."""
-        self._observer.on_parent(val_accuracy)
+        self._observer.on_dense_accuracy(val_accuracy)
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Pass on."""

@@ -1,4 +1,4 @@
-"""The epoch loop: forward, loss, backward, pruner's hooks, and what is worth recording."""
+"""The training loop: forward, loss, backward, the pruner's hooks, and metrics."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ import torch
 from torch import Tensor, nn
 
 from fggp_deploy.training.batches import Batches
-from fggp_deploy.training.config import TrainConfig
+from fggp_deploy.training.evaluation import accuracy
 from fggp_deploy.training.loss import loss
 from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
 from fggp_deploy.training.rounding import rounded_weights
 from fggp_deploy.training.session import Session, diverged
+from fggp_deploy.training.settings import OptimizerSettings
 
-_CHECK_EVERY = {"cpu": 10, "cuda": 50}  # steps between looks at the loss; each waits for a GPU
+_CHECK_EVERY = {"cpu": 10, "cuda": 50}  # steps between reads of the loss, which wait for a GPU
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.SGD:
     """SGD with Nesterov momentum over all parameters, in one pass over memory (fused)."""
     return torch.optim.SGD(
         model.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
         fused=True,
     )
 
 
 def training_steps(s: Session, observer: Observer) -> Iterator[int]:
-    """Train from where the session is to the end of its last epoch; yields after each step.
+    """Train from the session's position to the end of its last epoch; yields after each step.
 
-    Whatever belongs to a step is done when it is yielded: an epoch's last step comes after its
-    validation. The caller may keep, look at and copy the session then. Raises TrainingDiverged
-    when the loss is not finite.
+    A step is complete when it is yielded: the last step of an epoch comes after its validation, so
+    the caller may save or copy the session then. Raises TrainingDiverged if the loss is not finite.
     """
     size, at = s.config.batch_size, s.position
     batches, val = s.batches(s.data.train), s.batches(s.data.val)
     forward = training_form(s)
-    look_every = _CHECK_EVERY[s.device.type]
+    check_every = _CHECK_EVERY[s.device.type]
     at.loss_sum = at.loss_sum.to(s.device)
     while at.epoch <= s.config.epochs:
         s.generator.set_state(at.order)
         skip = at.step - (at.epoch - 1) * s.steps_per_epoch
         s.model.train()
-        start = looked = time.perf_counter()
-        looked_at = at.step
+        start = checked = time.perf_counter()
+        checked_at = at.step
         for x, y in batches.shuffled(s.generator, s.augmentation, skip=skip):
             at.step += 1
             value = train_step(s, forward, x, y)
             at.loss_sum += value
-            if at.step % look_every == 0 or at.step == 1:
+            if at.step % check_every == 0 or at.step == 1:
                 now = time.perf_counter()
-                each = (now - looked) / (at.step - looked_at)
-                looked, looked_at = now, at.step
+                each = (now - checked) / (at.step - checked_at)
+                checked, checked_at = now, at.step
                 observer.on_step(
                     StepMetrics(
                         step=at.step,
@@ -76,16 +76,16 @@ def training_steps(s: Session, observer: Observer) -> Iterator[int]:
 
 
 def training_form(s: Session) -> Callable[[Tensor], Tensor]:
-    """The session's network as training calls it: on several devices, compiled."""
+    """The session's network as training calls it: parallel over the ranks, and compiled."""
     model = s.ranks.parallel(s.model)
     return torch.compile(model) if s.config.compile else model
 
 
 def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """One optimiser step on x [B, C, H, W], y [B]; `s.position.step` is its number.
+    """One optimizer step on x [B, C, H, W], y [B]; `s.position.step` is its number.
 
-    `forward` is the session's model in its `training_form`. Returns the loss over all ranks,
-    detached; all ranks call, each with its share of the batch.
+    `forward` is the session's model in its `training_form`. Returns the detached loss over all
+    ranks; all ranks call, each with its share of the batch.
     """
     for group in s.optimizer.param_groups:
         group["lr"] = s.learning_rate
@@ -100,7 +100,7 @@ def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Te
         value = loss(
             logits.float(), y, soft, distill=s.distill, label_smoothing=s.config.label_smoothing
         )
-        value.backward()  # which also averages the gradients over the ranks
+        value.backward()  # also averages the gradients over the ranks
     s.pruner.after_backward()
     s.optimizer.step()
     s.pruner.after_step()
@@ -110,21 +110,11 @@ def train_step(s: Session, forward: Callable[[Tensor], Tensor], x: Tensor, y: Te
     return value
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, batches: Batches) -> float:
-    """Top-1 accuracy, 0 to 1, over all ranks; all ranks call."""
-    model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=batches.labels.device)
-    for x, y in batches.in_order():
-        right += (model(x).argmax(1) == y).sum()
-    return int(batches.ranks.total(right)) / len(batches.labels)
-
-
 def _close_epoch(s: Session, val: Batches) -> EpochMetrics:
     at, masks = s.position, s.pruner.masks
     start = time.perf_counter()
     mean_loss = _finite(at.loss_sum / s.steps_per_epoch, at.step)
-    at.epoch_seconds += time.perf_counter() - start  # a GPU may still have been at work
+    at.epoch_seconds += time.perf_counter() - start  # a GPU may still have been busy
     metrics = EpochMetrics(
         epoch=at.epoch,
         step=at.step,

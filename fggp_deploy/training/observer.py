@@ -50,7 +50,7 @@ class Observer(Protocol):
         """Once, before the first step; `step` steps were done before, by a run that was cut."""
         ...
 
-    def on_parent(self, val_accuracy: float) -> None:
+    def on_dense_accuracy(self, val_accuracy: float) -> None:
         """Once, before the first step of a run that has a parent: its accuracy, 0 to 1."""
         ...
 
@@ -72,7 +72,7 @@ class Silent:
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
         """Say nothing."""
 
-    def on_parent(self, val_accuracy: float) -> None:
+    def on_dense_accuracy(self, val_accuracy: float) -> None:
         """Say nothing."""
 
     def on_step(self, metrics: StepMetrics) -> None:

@@ -12,9 +12,9 @@ from fggp_deploy.pruning.criteria import remark
 from fggp_deploy.pruning.methods.gradual import Gradual
 from fggp_deploy.pruning.schedules import Constant
 from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.evaluation import dense_accuracy
 from fggp_deploy.training.loop import train_step, training_form
-from fggp_deploy.training.parent import parent_accuracy
-from fggp_deploy.training.prune import ready_to_prune
+from fggp_deploy.training.prune import prepare_pruning
 from fggp_deploy.training.session import Session
 
 _WARM_STEPS, _TIMED_STEPS = 2, 8
@@ -71,8 +71,8 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
 
     `progress(what, done, total)` counts images that are checked or decoded.
     """
-    session = ready_to_prune(config, progress=progress).session
-    parent = parent_accuracy(session)
+    session = prepare_pruning(config, progress=progress).session
+    dense = dense_accuracy(session)
     method, masks = session.pruner.method, session.pruner.masks
     updates: tuple[Update, ...] = ()
     warning, update_seconds = None, 0.0
@@ -91,7 +91,7 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
         targets=config.targets,
         target_steps=tuple(stage.end for stage in session.stages),
         updates=updates,
-        parent_val_accuracy=parent,
+        parent_val_accuracy=dense,
         remark=warning,
         images_per_second=config.batch_size / step_seconds if step_seconds else 0.0,
         update_seconds=update_seconds,

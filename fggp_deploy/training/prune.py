@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,13 @@ from fggp_deploy.pruning.methods import Task
 from fggp_deploy.pruning.pruner import Pruner, check_reachable, initial_masks, weight_parameters
 from fggp_deploy.training.batches import n_training_batches
 from fggp_deploy.training.calibration import calibration_batches
-from fggp_deploy.training.conduct import Origin, Ready, conduct
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
 from fggp_deploy.training.result import RunResult
+from fggp_deploy.training.resume import Origin
+from fggp_deploy.training.run import Prepared, Resumed, Run
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.stages import pruning_schedule, stages
 from fggp_deploy.training.start import Start, load_data, load_start, new_model, on_device
@@ -36,48 +38,43 @@ def prune(
 ) -> RunResult:
     """Prune `config.checkpoint` to `config.target` and write a run's folder.
 
-    The parent is kept beside the result, so that the folder is complete in itself. See `conduct`
-    for a folder that holds a run already, and `distributed.joined` for several devices: each of
-    torchrun's processes calls this and gets the result, one of them is observed. Raises
-    TargetBelowStart, LayerCollapse, TrainingDiverged, Stopped and the readers' errors.
+    The dense model is kept beside the result, so that the folder is complete in itself. If `out`
+    holds an interrupted run, it resumes; see Run. On several devices each of torchrun's processes
+    calls this and gets the result, and only the lead is observed. Raises TargetBelowStart,
+    LayerCollapse, TrainingDiverged, Stopped and the errors of reading.
     """
-    with joined(pick_device(config.device)) as ranks:
+    name = f"{models.in_a_path(config.model)}-{config.method}-{config.targets[-1]:g}"
+    with (
+        joined(pick_device(config.device)) as ranks,
+        Run(out, config, name=name, result_name=PRUNED, ranks=ranks) as run,
+    ):
+        if run.finished is not None:
+            return run.finished
         observer = observer if ranks.leads else SILENT
-        return conduct(
-            lambda folder, origin: ready_to_prune(
-                config, folder, origin, ranks=ranks, progress=observer.on_data
-            ),
-            config,
-            name=f"{models.in_a_path(config.model)}-{config.method}-{config.targets[-1]:g}",
-            result_name=PRUNED,
-            observer=observer,
-            out=out,
-            ranks=ranks,
-        )
+        prepared = prepare_pruning(config, run.resumed, ranks=ranks, progress=observer.on_data)
+        return run.complete(prepared, observer)
 
 
-def ready_to_prune(
+def prepare_pruning(
     config: PruneConfig,
-    folder: Path | None = None,
-    origin: Origin | None = None,
+    resumed: Resumed | None = None,
     *,
     ranks: Ranks = ALONE,
     progress: Progress | None = None,
-) -> Ready:
-    """Everything loaded for the first step, or, given a run's folder and origin, for going on.
+) -> Prepared:
+    """Everything in memory for the first step, or for resuming an interrupted run.
 
-    `progress`: see load_start.
+    `progress`: see load_data.
     """
     device = pick_device(config.device)
     ranks.check_batch_size(config.batch_size)
     models.check(config.model, trust_code=config.trust_code)
-    going_on = folder is not None and origin is not None
-    if folder is None or origin is None:
-        start, parent = _load(config, progress)
+    if resumed is None:
+        start, dense = _load(config, progress)
         checkpoint_sha256 = start.sha256
     else:
-        start, parent = _load_again(config, folder, progress)
-        given, checkpoint_sha256 = config.checkpoint, origin.checkpoint_sha256
+        start, dense = _load_again(config, resumed.folder, progress)
+        given, checkpoint_sha256 = config.checkpoint, resumed.origin.checkpoint_sha256
         if given is not None and given.is_file():
             checkpoint_sha256 = sha256_file(given)
     torch.manual_seed(config.seed)
@@ -86,26 +83,15 @@ def ready_to_prune(
         model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
     )
     check_reachable(masks, config.targets[0])  # Cubic's own error does not know the checkpoint
-    if not (going_on or config.from_random):
+    if resumed is None and not config.from_random:
         config.method_info.refuse_start(config.method, "sparse" if masks.n_removed else "dense")
-    begin = min(masks.sparsity, config.targets[0]) if origin is None else origin.start_sparsity
-    steps_per_epoch = n_training_batches(start.data, config.batch_size)
-    n_steps = config.epochs * steps_per_epoch
-    optimizer = make_optimizer(model, config)
-    task = Task(
-        target=config.targets[-1],
-        schedule=pruning_schedule(stages(config, n_steps), start=begin, updates=config.updates),
-        n_steps=n_steps,
-        steps_per_epoch=steps_per_epoch,
-        updates=config.updates,
-        rate=config.rate,
-        seed=config.seed,
-        input_shape=start.data.preprocessing.input_shape,
-        densities=config.densities,
-        pattern=config.pattern,
-        batches=lambda n: calibration_batches(start.data, config, n, device=device, ranks=ranks),
-        progress=progress or silent,
+    sparsity = min(masks.sparsity, config.targets[0])
+    if resumed is not None:
+        sparsity = resumed.origin.start_sparsity
+    task = _task(
+        config, start.data, start_sparsity=sparsity, device=device, ranks=ranks, progress=progress
     )
+    optimizer = make_optimizer(model, config)
     pruner = Pruner(
         model,
         config.method_info.make(config.method_options, task),
@@ -114,7 +100,7 @@ def ready_to_prune(
         prune_first=config.prune_first,
         keep_dense=config.keep_dense,
         min_layer_density=config.min_layer_density,
-        begin=not going_on,
+        begin=resumed is None,
     )
     session = Session(
         model=model,
@@ -123,39 +109,77 @@ def ready_to_prune(
         pruner=pruner,
         optimizer=optimizer,
         device=device,
-        teacher=on_device(parent.model, device).eval() if parent else None,
+        teacher=on_device(dense.model, device).eval() if dense else None,
+        distill=config.distill,
+        int8_aware=config.int8_aware,
         ranks=ranks,
     )
-    if config.int8_aware and not (going_on or session.weights_to_round(n_steps)):
+    if config.int8_aware and resumed is None and not session.weights_to_round(session.n_steps):
         raise ConfigError(
             "--int8-aware rounds weights after the last mask update, and no step comes after it; "
-            "leave it out, give more --epochs, or where the method has `until` a smaller one"
+            "leave it out, give more --epochs, or a smaller `until` if the method has that option"
         )
-    return Ready(
+    origin = Origin.of(
         session,
-        Origin.of(
-            session,
-            start_sparsity=begin,
-            checkpoint_sha256=checkpoint_sha256,
-            parent_sha256=parent.sha256 if parent else None,
-            progress=progress,
+        start_sparsity=sparsity,
+        checkpoint_sha256=checkpoint_sha256,
+        parent_sha256=dense.sha256 if dense else None,
+        progress=progress,
+    )
+    return Prepared(session, origin, dense=dense, names=start.names)
+
+
+def _task(
+    config: PruneConfig,
+    data: Dataset,
+    *,
+    start_sparsity: float,
+    device: torch.device,
+    ranks: Ranks,
+    progress: Progress | None,
+) -> Task:
+    """What the run asks of its method."""
+    steps_per_epoch = n_training_batches(data, config.batch_size)
+    n_steps = config.epochs * steps_per_epoch
+    parts = stages(config.targets, n_steps, prunes=config.prunes)
+    return Task(
+        target=config.targets[-1],
+        schedule=pruning_schedule(parts, start=start_sparsity, updates=config.updates),
+        n_steps=n_steps,
+        steps_per_epoch=steps_per_epoch,
+        updates=config.updates,
+        rate=config.rate,
+        seed=config.seed,
+        input_shape=data.preprocessing.input_shape,
+        densities=config.densities,
+        pattern=config.pattern,
+        batches=partial(
+            calibration_batches,
+            data,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            workers=config.workers,
+            device=device,
+            ranks=ranks,
         ),
-        parent=parent,
-        names=start.names,
+        progress=progress or silent,
     )
 
 
 def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start | None]:
-    """What is to be pruned, and what the result is compared with and learns from.
+    """What is to be pruned, and the dense model that it is compared with and learns from.
 
-    The parent is the checkpoint as it came; of a savepoint it is that run's parent, not the
-    half-pruned network. A run from random weights has one only where a checkpoint is given or
-    comes with the package.
+    The dense model is the checkpoint as it was given; of a savepoint it is the dense model of that
+    run, not the partly pruned network. A run from random weights has one only if a checkpoint is
+    given or comes with the package.
     """
     if config.new_head:
-        raise ConfigError("a fresh head knows nothing yet: `train --new-head` first, prune that")
-    own = config.model == PruneConfig.model
-    if config.checkpoint is None and config.weights is None and not own:
+        raise ConfigError(
+            "prune cannot start from an untrained head: run `train --new-head` first and prune its "
+            "result"
+        )
+    ours = config.model == PruneConfig.model
+    if config.checkpoint is None and config.weights is None and not ours:
         if config.from_random:
             return _random(config, load_data(config, progress=progress)), None
         raise ConfigError(
@@ -168,26 +192,29 @@ def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start 
     start = load_start(config, path, progress=progress)
     if config.from_random and start.masks is not None:
         raise ConfigError(
-            f"{path} is sparse, and --method {config.method} would begin with random weights and "
+            f"{path} is sparse, and --method {config.method} would start from random weights with "
             f"masks of its own; give --start trained to keep its zeros, or a dense --checkpoint "
             f"to learn from"
         )
     kept = parent_of(start.checkpoint)
     if kept.parent != start.checkpoint.parent and kept.is_file():
-        parent = load_start(config, kept, progress=progress)
+        dense = load_start(config, kept, progress=progress)
     else:
-        parent = replace(start, model=deepcopy(start.model))
-    return (_random(config, start.data, start) if config.from_random else start), parent
+        dense = replace(start, model=deepcopy(start.model))
+    return (_random(config, start.data, start) if config.from_random else start), dense
 
 
 def _load_again(
     config: PruneConfig, folder: Path, progress: Progress | None
 ) -> tuple[Start, Start | None]:
-    """The same for a run that goes on: its folder holds the parent, and a savepoint the rest."""
-    if not (folder / PARENT).is_file() and config.from_random:
+    """The same for a resumed run: its folder holds the dense model, its savepoint the rest."""
+    path = folder / PARENT
+    if not path.is_file() and config.from_random:
         return _random(config, load_data(config, progress=progress)), None
-    parent = load_start(config, _present(folder / PARENT), progress=progress)
-    return replace(parent, model=deepcopy(parent.model)), parent
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, and the run cannot resume without it")
+    dense = load_start(config, path, progress=progress)
+    return replace(dense, model=deepcopy(dense.model)), dense
 
 
 def _random(config: PruneConfig, data: Dataset, instead_of: Start | None = None) -> Start:
@@ -198,9 +225,3 @@ def _random(config: PruneConfig, data: Dataset, instead_of: Start | None = None)
     if instead_of is not None:
         return replace(instead_of, model=model, masks=masks)
     return Start(model, data, masks, Path(), sha256=None)
-
-
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing, and the run cannot go on without it")
-    return path

@@ -1,230 +1,321 @@
-"""What every training stage shares: train, keep savepoints, measure, write the checkpoints."""
+"""A run from its folder to its result: new, resumed or finished."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-import shutil
+import hashlib
+import json
 import signal
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-import numpy as np
+import torch
 
-from fggp_deploy.checkpoints.checkpoint import CheckpointInfo
-from fggp_deploy.checkpoints.provenance import Provenance
-from fggp_deploy.checkpoints.run_folder import RESUME
-from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import FggpWarning, MachineError, Stopped, TrainingDiverged, command
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.checkpoints.run_folder import (
+    PARENT,
+    RESUME,
+    held,
+    new_folder,
+    remove_leftovers,
+)
+from fggp_deploy.common.files import sha256_file
+from fggp_deploy.distributed.ranks import ALONE, Ranks
+from fggp_deploy.errors import (
+    CheckpointError,
+    FggpWarning,
+    MachineError,
+    Stopped,
+    TrainingDiverged,
+    command,
+)
 from fggp_deploy.models import recorded
-from fggp_deploy.pruning.masks import MaskSet, tensor_digest
+from fggp_deploy.models.checkpointing import to_checkpoint
+from fggp_deploy.models.probing import count_macs
+from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.training import savepoint
-from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.config import TrainConfig
+from fggp_deploy.training.evaluation import dense_accuracy
 from fggp_deploy.training.interruption import Interruption
 from fggp_deploy.training.log import RunLog
-from fggp_deploy.training.loop import accuracy, training_steps
+from fggp_deploy.training.loop import training_steps
 from fggp_deploy.training.observer import Observer
-from fggp_deploy.training.parent import parent_accuracy
 from fggp_deploy.training.result import RunResult
-from fggp_deploy.training.resume import Origin
+from fggp_deploy.training.result_writer import ResultWriter
+from fggp_deploy.training.resume import (
+    MOVABLE,
+    Origin,
+    earlier_run,
+    refuse_changes,
+    write_config,
+)
 from fggp_deploy.training.session import Session
-from fggp_deploy.training.settle import ensemble_accuracy, settled_model
-from fggp_deploy.training.stages import Stage
-from fggp_deploy.training.start import count_macs, to_checkpoint
+from fggp_deploy.training.start import Start
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run that is ready to go, from its first step or from where its session stands.
+class Prepared:
+    """A session before its first step, and what it was made from.
 
-    `result_name`: of the last target's checkpoint. `origin`: what a process that goes on must find
-    unchanged. `parent_sha256`: hash of the parent's file as it came. `names`: our names of
-    parameters → the user's, where they differ. `prepared`: seconds that making it ready took.
+    `dense`: the dense model as it was loaded, None if the run has none. `start_sha256`: hash of
+    the file of weights that the run starts from. `names`: our names of parameters → the user's, if
+    they differ.
     """
 
-    folder: Path
-    result_name: str
     session: Session
     origin: Origin
-    parent_sha256: str | None = None
+    dense: Start | None = None
+    start_sha256: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
-    prepared: float = 0.0
 
-    def go(self, observer: Observer) -> RunResult:
-        """Run to the end; the folder is held by the caller. All ranks call.
 
-        Raises Stopped after SIGINT or SIGTERM, when all is saved, and TrainingDiverged, after
-        which the savepoints of before remain.
+@dataclass(frozen=True)
+class Resumed:
+    """An interrupted run: its folder, its last savepoint, and what it began with."""
+
+    folder: Path
+    saved: savepoint.Savepoint
+    origin: Origin
+
+
+class Run:
+    """One run in one folder: `out`, or a new folder called after `name`.
+
+    Used as a context manager, it holds the folder against other processes. If `out` holds a
+    finished run, `finished` is its result. If it holds an interrupted one, `resumed` says from
+    where it resumes; the result is the same bit for bit on the same CPU. `complete` then trains a
+    prepared session to its end. All ranks call; the lead alone writes, and the others get from it
+    what it reads of an earlier run.
+    """
+
+    def __init__(
+        self,
+        out: Path | None,
+        config: TrainConfig,
+        *,
+        name: str,
+        result_name: str,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.finished: RunResult | None = None
+        self.resumed: Resumed | None = None
+        self._out, self._config, self._name = out, config, name
+        self._result_name, self._ranks = result_name, ranks
+        self._folder: Path | None = None
+        self._stack = contextlib.ExitStack()
+        self._opened = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Find the run in `out`; raises ResumeRefused if its options are others."""
+        earlier = self._ranks.from_lead(lambda: earlier_run(self._out))
+        if earlier is None:
+            return self
+        refuse_changes(earlier, self._config.to_dict())
+        self._folder = earlier.folder
+        self._hold(earlier.folder)
+        with contextlib.ExitStack() as on_error:
+            on_error.push(self.__exit__)
+            if earlier.finished:
+                self.finished = self._ranks.from_lead(lambda: _finished(earlier.folder))
+            else:
+                self.resumed = self._ranks.from_lead(lambda: _resumed(earlier.folder))
+            on_error.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def complete(self, prepared: Prepared, observer: Observer) -> RunResult:
+        """Train the session to its end, and return what was made. All ranks call.
+
+        Raises Stopped after SIGINT or SIGTERM, when everything is saved; TrainingDiverged, after
+        which earlier savepoints remain; and ResumeRefused if the inputs of a resumed run changed.
         """
-        s = self.session
-        began, earlier = time.monotonic(), s.position.seconds + self.prepared
-        s.position.seconds = earlier
+        if self.resumed is None:
+            folder, origin, dense_sha256 = self._begin(prepared)
+        else:
+            folder, origin, dense_sha256 = _resume(self.resumed, prepared)
+        session = prepared.session
+        results = ResultWriter(
+            folder=folder,
+            name=self._result_name,
+            session=session,
+            model_code_sha256=origin.model_code_sha256,
+            dense_sha256=dense_sha256,
+            names=prepared.names,
+        )
         with Interruption() as interruption, contextlib.ExitStack() as stack:
             log = observer
-            if s.ranks.leads:
-                log = RunLog(self.folder, observer, step=s.position.step)
+            if session.ranks.leads:
+                log = RunLog(folder, observer, step=session.position.step)
                 stack.callback(log.close)
-            log.on_start(self.folder, s.config.epochs, s.n_steps, s.position.step)
-            parent = parent_accuracy(s) if s.position.step == 0 else None
-            if parent is not None:
-                log.on_parent(parent)
-            saved = began
-            if s.n_steps == 0:
-                self._keep(s.stages[-1])
-            try:
-                for step in training_steps(s, log):
-                    s.position.seconds = earlier + time.monotonic() - began
-                    for stage in s.stages:
-                        if stage.end == step:
-                            self._keep(stage)
-                    if step == s.n_steps:
-                        break
-                    due = time.monotonic() - saved >= 60 * s.config.save_every
-                    received, due_to_any = s.ranks.most(interruption.received or 0, due)
-                    if received:
-                        self._save()
-                        raise Stopped(signal.Signals(received), step, s.n_steps, self.folder)
-                    if due_to_any:
-                        self._try_to_save()
-                        saved = time.monotonic()
-            except TrainingDiverged as e:
-                raise TrainingDiverged(f"{e}; {self._what_is_left()}") from e
-        return self._finish()
+            _train(results, origin, interruption, log)
+        return session.ranks.from_lead(results.finish)
 
-    def checkpoint_path(self, stage: Stage) -> Path:
-        """Where a target's network goes; the last one of several is also at `result_name`."""
-        if len(self.session.stages) == 1:
-            return self.folder / self.result_name
-        digits = f"{stage.target:.2f}"
-        number = digits if float(digits) == stage.target else f"{stage.target:g}"
-        return self.folder / self.result_name.replace(".", f"-{number}.", 1)
+    def _hold(self, folder: Path) -> None:
+        self._ranks.from_lead(lambda: self._stack.enter_context(held(folder)))
 
-    def _keep(self, stage: Stage) -> None:
-        """Write the checkpoint of a target that is reached, with what it can do."""
-        s = self.session
-        began = datetime.now(UTC) - timedelta(seconds=s.position.seconds)
-        s.check_finite()
-        if stage.end == s.n_steps:
-            s.pruner.finish()
-        train, test = s.batches(s.data.train), s.batches(s.data.test)
-        model = settled_model(s, train)
-        masks, weights = s.pruner.masks, dict(model.state_dict())
-        warn_if_missed(stage.target, masks)
-        test_accuracy = accuracy(model, test)
-        warn_if_guessing(test_accuracy, s.data)
-        metrics = {
-            "target": stage.target,
-            "val_accuracy": accuracy(model, s.batches(s.data.val)),
-            "test_accuracy": test_accuracy,
-            "ensemble_test_accuracy": ensemble_accuracy(s, train, test),
-            "n_test": len(s.data.test),
-            "n_prunable": masks.n_total,
-            "n_removed": masks.n_removed,
-            "digest": tensor_digest(weights | {f"mask/{n}": m for n, m in masks.items()}),
-            "parent_test_accuracy": self._parent_accuracy,
-        }
-        provenance = Provenance.of(s.config.to_dict(), began).to_dict()
-        info = replace(self._info, target=stage.target, metrics=metrics, provenance=provenance)
-        checkpoint = to_checkpoint(model, s.pruner.all_masks(), info)
-        paths = [self.checkpoint_path(stage)]
-        if stage.end == s.n_steps and len(s.stages) > 1:
-            paths.append(self.folder / self.result_name)
-        for path in paths:
-            s.ranks.from_lead(partial(checkpoint.save, path))
-
-    def _finish(self) -> RunResult:
-        return self.session.ranks.from_lead(self._summarise)
-
-    def _summarise(self) -> RunResult:
-        """Write the summary; the savepoints are not needed any more."""
-        paths = [self.checkpoint_path(stage) for stage in self.session.stages]
-        result = RunResult.of(self.folder / self.result_name, paths)
-        result.save()
-        shutil.rmtree(self.folder / RESUME, ignore_errors=True)
-        return result
-
-    def _try_to_save(self) -> None:
-        """Save; a full disk is no reason to lose what is in memory, so it only gets a warning."""
-        try:
-            self._save()
-        except MachineError as e:
-            again = self.session.config.save_every
-            warnings.warn(
-                f"{e}; the run goes on without a savepoint and tries again in {again:g} minutes",
-                FggpWarning,
-                stacklevel=2,
-            )
-
-    def _save(self) -> None:
-        s = self.session
-        s.check_finite()
-        checkpoint = to_checkpoint(s.model, s.pruner.all_masks(), self._info)
-        state = s.state_dict() | {"origin": self.origin.to_dict()}
-        step = s.position.step
-        s.ranks.from_lead(lambda: savepoint.write(self.folder, step, checkpoint, state))
-
-    def _what_is_left(self) -> str:
-        if any((self.folder / RESUME).glob("*")):
-            prune = command("fggp-deploy", "prune", "--checkpoint", self.folder)
-            return (
-                f"the last good state is kept: {prune} starts a new run from it, with other options"
-            )
-        return f"nothing was saved yet (--save-every {self.session.config.save_every:g} minutes)"
-
-    @cached_property
-    def _parent_accuracy(self) -> float | None:
-        """The parent's on the test split; None without a parent."""
-        s = self.session
-        return None if s.teacher is None else accuracy(s.teacher, s.batches(s.data.test))
-
-    @cached_property
-    def _info(self) -> CheckpointInfo:
-        """What every checkpoint of the run says of itself."""
-        s = self.session
-        return CheckpointInfo(
-            model=recorded(s.config.model, self.folder),
-            model_code_sha256=self.origin.model_code_sha256,
-            data=s.data.name,
-            classes=s.data.classes,
-            preprocessing=s.data.preprocessing,
-            prunable=tuple(s.pruner.masks),
-            target=s.config.targets[-1],
-            method=s.config.method if isinstance(s.config, PruneConfig) else None,
-            macs=count_macs(s.model, s.data.preprocessing.input_shape),
-            reference_sha256=self.parent_sha256,
-            names=self.names,
-        )
+    def _begin(self, prepared: Prepared) -> tuple[Path, Origin, str | None]:
+        """Make the folder of a new run, or of one without a savepoint, and its first files."""
+        folder, session = self._folder, prepared.session
+        if folder is None:
+            folder = self._ranks.from_lead(lambda: new_folder(self._out, self._name))
+            self._hold(folder)
+            session.position.seconds = time.monotonic() - self._opened
+        _check_same(prepared)
+        if not session.ranks.leads:  # dropout of its own; the lead draws as if it were alone
+            torch.manual_seed(session.config.seed + session.ranks.rank)
+        origin = session.ranks.from_lead(lambda: _write_first_files(folder, prepared))
+        return folder, origin, prepared.dense.sha256 if prepared.dense else prepared.start_sha256
 
 
-def warn_if_missed(target: float, masks: MaskSet) -> None:
-    """Say so where a method did not reach its target, as filters and blocks may not."""
-    if masks.n_removed < round((target - 1e-4) * masks.n_total):
+def _finished(folder: Path) -> RunResult:
+    warnings.warn(
+        f"{folder} holds a finished run, which stays as it is; choose another --out for a new one",
+        FggpWarning,
+        stacklevel=2,
+    )
+    return RunResult.load(folder)
+
+
+def _resumed(folder: Path) -> Resumed | None:
+    """The state from which a run resumes; None if it was interrupted before its first savepoint."""
+    remove_leftovers(folder)
+    saved = savepoint.latest(folder)
+    if saved is None:
+        return None
+    return Resumed(folder, saved, Origin.from_dict(saved.state.get("origin"), saved.path))
+
+
+def _resume(resumed: Resumed, prepared: Prepared) -> tuple[Path, Origin, str | None]:
+    """Bring the session to the savepoint; refuses other inputs than those the run began with."""
+    folder, saved, origin = resumed.folder, resumed.saved, resumed.origin
+    origin.refuse_other(prepared.origin, folder)
+    _check_same(prepared)
+    try:
+        prepared.session.load_state_dict(saved.model, saved.state)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+        raise CheckpointError(
+            f"{saved.path} does not fit the network and options of its run ({e})"
+        ) from e
+    if prepared.dense is None:
+        return folder, origin, prepared.start_sha256
+    info = Checkpoint.open(folder / PARENT).info
+    return folder, origin, info.reference_sha256 if info else None
+
+
+def _check_same(prepared: Prepared) -> None:
+    """Raise RanksDiffer unless all ranks were given the same options, data and weights."""
+    s = prepared.session
+    options = {k: v for k, v in s.config.to_dict().items() if k not in MOVABLE}
+    text = json.dumps([options, prepared.origin.contents()], sort_keys=True)
+    s.ranks.check_same(
+        lambda: hashlib.sha256(text.encode()).hexdigest(),
+        "the processes of this run were given different options, data or weights; start all with "
+        "the same command, on machines that see the same files",
+    )
+
+
+def _write_first_files(folder: Path, prepared: Prepared) -> Origin:
+    """Write the files that a run's folder has from the start; the origin with the dense file."""
+    session = prepared.session
+    write_config(folder, session.config.to_dict())
+    if session.data.held_out is not None:
+        session.data.held_out.save_beside(folder)
+    if prepared.dense is None:
+        return prepared.origin
+    _save_dense(prepared.dense, prepared, folder)
+    return replace(prepared.origin, parent_sha256=sha256_file(folder / PARENT))
+
+
+def _save_dense(dense: Start, prepared: Prepared, folder: Path) -> None:
+    """Keep the dense model in the run's folder, so that the folder is complete in itself."""
+    session = prepared.session
+    data, model = dense.data, session.teacher
+    assert model is not None  # a run with a dense model learns from it
+    info = CheckpointInfo(
+        model=recorded(session.config.model, folder),
+        model_code_sha256=prepared.origin.model_code_sha256,
+        data=data.name,
+        classes=data.classes,
+        preprocessing=data.preprocessing,
+        macs=count_macs(model, data.preprocessing.input_shape),
+        reference_sha256=dense.sha256,
+        names=dense.names,
+        provenance={"copy_of": dense.checkpoint.name},
+    )
+    to_checkpoint(model, dense.masks or MaskSet({}), info).save(folder / PARENT)
+
+
+def _train(
+    results: ResultWriter, origin: Origin, interruption: Interruption, log: Observer
+) -> None:
+    """Train to the last step; keep each target's network, and write savepoints."""
+    s, folder = results.session, results.folder
+    began, earlier = time.monotonic(), s.position.seconds
+    log.on_start(folder, s.config.epochs, s.n_steps, s.position.step)
+    found = dense_accuracy(s) if s.position.step == 0 else None
+    if found is not None:
+        log.on_dense_accuracy(found)
+    saved = began
+    if s.n_steps == 0:
+        results.keep(s.stages[-1])
+    try:
+        for step in training_steps(s, log):
+            s.position.seconds = earlier + time.monotonic() - began
+            for stage in s.stages:
+                if stage.end == step:
+                    results.keep(stage)
+            if step == s.n_steps:
+                break
+            due = time.monotonic() - saved >= 60 * s.config.save_every
+            received, due_to_any = s.ranks.most(interruption.received or 0, due)
+            if received:
+                _save(results, origin)
+                raise Stopped(signal.Signals(received), step, s.n_steps, folder)
+            if due_to_any:
+                _try_to_save(results, origin)
+                saved = time.monotonic()
+    except TrainingDiverged as e:
+        raise TrainingDiverged(f"{e}; {_what_is_left(s, folder)}") from e
+
+
+def _save(results: ResultWriter, origin: Origin) -> None:
+    """Write a savepoint of the session."""
+    s = results.session
+    s.check_finite()
+    checkpoint = to_checkpoint(s.model, s.pruner.all_masks(), results.info)
+    state = s.state_dict() | {"origin": origin.to_dict()}
+    step = s.position.step
+    s.ranks.from_lead(lambda: savepoint.write(results.folder, step, checkpoint, state))
+
+
+def _try_to_save(results: ResultWriter, origin: Origin) -> None:
+    """Write a savepoint; a full disk only warns, since it must not lose what is in memory."""
+    try:
+        _save(results, origin)
+    except MachineError as e:
+        minutes = results.session.config.save_every
         warnings.warn(
-            f"{masks.sparsity:.2%} of the weights are removed, not {target:.2%}: the method could "
-            f"remove no more",
+            f"{e}; the run continues without a savepoint and tries again in {minutes:g} minutes",
             FggpWarning,
             stacklevel=2,
         )
 
 
-def warn_if_guessing(test_accuracy: float, data: Dataset) -> None:
-    """Say so if a network is no better than always giving the test images' most frequent class.
-
-    Within two standard errors of that, since a few test images show little.
-    """
-    n = len(data.test)
-    share = float(np.bincount(data.test.labels).max()) / n
-    if test_accuracy <= share + 2 * math.sqrt(share * (1 - share) / n):
-        warnings.warn(
-            f"the result is no better than guessing: {test_accuracy:.1%} of the test images of "
-            f"{data.name} are right, and always giving its most frequent class is right on "
-            f"{share:.1%} (n = {n:,}); check --data, the order of its classes, --mean, --std and "
-            f"--lr, and train longer",
-            FggpWarning,
-            stacklevel=3,
-        )
+def _what_is_left(s: Session, folder: Path) -> str:
+    """What a user can do after a run that diverged."""
+    if any((folder / RESUME).glob("*")):
+        prune = command("fggp-deploy", "prune", "--checkpoint", folder)
+        return f"the last good state is kept: {prune} starts a new run from it, with other options"
+    return f"nothing was saved yet (--save-every {s.config.save_every:g} minutes)"

@@ -1,4 +1,4 @@
-"""All that a training step touches, and all that must be kept for a run to go on from there."""
+"""The training session: everything in memory that a step touches and a savepoint keeps."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fggp_deploy.pruning.pruner import Pruner, weight_parameters
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.average import Average
 from fggp_deploy.training.batches import Batches, n_training_batches, open_batches
-from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.stages import Stage, learning_rate, stage_at, stages
 
 
 @dataclass
 class Position:
-    """Where a run is: steps done, the running epoch, and what that epoch has gathered.
+    """How far a run is: steps done, the current epoch, and the sums of that epoch.
 
-    `order`: the generator's state when the epoch began, so that its batches can be drawn again.
-    `seconds`: of training, over all processes that worked on the run.
+    `order`: the generator's state at the start of the epoch, from which its batches can be drawn
+    again. `seconds`: of training, including those before the run was interrupted.
     """
 
     order: Tensor
@@ -40,18 +40,19 @@ class Position:
     seconds: float = 0.0
 
     def next_epoch(self, order: Tensor) -> None:
-        """Begin another epoch."""
+        """Begin the next epoch."""
         self.epoch, self.order, self.epoch_seconds = self.epoch + 1, order, 0.0
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
 
 @dataclass
 class Session:
-    """A run in memory: everything on its device.
+    """A run in memory, on its device.
 
-    `teacher`: the parent network, None where there is none. `average`: of the parameters, once
-    it has begun. `ranks`: the processes that share in the run; all of them hold
-    the same network after each step.
+    `teacher`: the dense model, None if there is none; `distill`: the weight of its soft labels in
+    the loss. `int8_aware`: compute with rounded weights in the fine-tuning phase. `average`: of the
+    parameters, once averaging has begun. `ranks`: the processes that share the run; all of them
+    hold the same network after each step.
     """
 
     model: nn.Module
@@ -61,6 +62,8 @@ class Session:
     optimizer: torch.optim.Optimizer
     device: torch.device
     teacher: nn.Module | None = None
+    distill: float = 0.0
+    int8_aware: bool = False
     average: Average | None = None
     ranks: Ranks = ALONE
 
@@ -75,17 +78,17 @@ class Session:
 
     @cached_property
     def n_steps(self) -> int:
-        """Optimiser steps in the run."""
+        """Optimizer steps in the run."""
         return self.config.epochs * self.steps_per_epoch
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The run's targets in time."""
-        return stages(self.config, self.n_steps)
+        """The stages of the run, one per target."""
+        return stages(self.config.targets, self.n_steps, prunes=self.config.prunes)
 
     @property
     def learning_rate(self) -> float:
-        """Of the step at which the run is."""
+        """The learning rate of the current step."""
         step, stage = self.position.step, stage_at(self.stages, self.position.step)
         if isinstance(self.pruner.method, InRounds):
             step, end = self.pruner.method.cycle(step)
@@ -94,37 +97,31 @@ class Session:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What training does to images."""
+        """How training changes its images."""
         return Augmentation(self.data.augment, self.data.flip, self.data.crop_padding)
 
     def batches(self, part: Part) -> Batches:
-        """Batches of a part of the data, on the device."""
+        """Batches of one part of the data, on the device."""
         return open_batches(
             part, self.data.preprocessing, batch_size=self.config.batch_size, device=self.device,
             workers=self.config.workers, ranks=self.ranks,
         )  # fmt: skip
 
-    @property
-    def distill(self) -> float:
-        """Weight of the teacher in the loss."""
-        has = isinstance(self.config, PruneConfig) and self.teacher is not None
-        return self.config.distill if has else 0.0  # type: ignore[attr-defined]
-
     def weights_to_round(self, step: int) -> list[Tensor]:
-        """The weights that this step sees rounded to int8: all or none."""
-        config = self.config
-        aware = isinstance(config, PruneConfig) and config.int8_aware
-        settled, method = stage_at(self.stages, step).settled, self.pruner.method
+        """The weights that this step rounds to int8: all in the fine-tuning phase, else none."""
+        if not self.int8_aware:
+            return []
+        last_update, method = stage_at(self.stages, step).last_update, self.pruner.method
         if isinstance(method, Late):
-            settled = max(settled, method.last_update)
-        if not aware or step <= settled:
+            last_update = max(last_update, method.last_update)
+        if step <= last_update:
             return []
         return list(weight_parameters(self.model).values())
 
     def average_weights(self) -> None:
-        """Take the step's weights into the average, which begins when masks have settled."""
+        """Add the current weights to the average, which begins after the last mask update."""
         stage, config = stage_at(self.stages, self.position.step), self.config
-        begins = max(stage.settled, self.pruner.changed_at)
+        begins = max(stage.last_update, self.pruner.changed_at)
         if config.average_epochs:
             begins = max(begins, stage.end - round(config.average_epochs * self.steps_per_epoch))
         if not (config.ema or config.average_epochs) or self.position.step <= begins:
@@ -137,13 +134,13 @@ class Session:
             self.average.take(now, decay=config.ema)
 
     def check_finite(self) -> None:
-        """Raise TrainingDiverged when a weight or a statistic is NaN or infinite."""
+        """Raise TrainingDiverged if a weight or a statistic is NaN or infinite."""
         floats = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         if not bool(torch.stack([t.isfinite().all() for t in floats]).all()):
             raise diverged(float("nan"), self.position.step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's own state: tensors and plain JSON types; all ranks call."""
+        """Everything except the model's state, as tensors and plain JSON types; all ranks call."""
         random, *of_others = self.ranks.gather(_random_state(self.device))
         return {
             "position": vars(self.position).copy(),
@@ -155,7 +152,7 @@ class Session:
         }
 
     def load_state_dict(self, model: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave and from the model's state of that moment."""
+        """Restore what `state_dict` returned, and the model's state of the same step."""
         self.model.load_state_dict(dict(model))
         self.position = Position(**state["position"])
         self.pruner.load_state_dict(state["pruner"])
@@ -175,9 +172,9 @@ def diverged(loss: float, step: int) -> TrainingDiverged:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """As the optimizer's own, with its tensors in the memory layout of their parameters.
+    """Load the state, with its tensors in the memory layout of their parameters.
 
-    The layout decides which loops run over them, and so the last bits.
+    The layout decides which loops run over them, and thereby the last bits of the results.
     """
     by_index = {int(index): dict(values) for index, values in state["state"].items()}
     optimizer.load_state_dict({"state": by_index, "param_groups": state["param_groups"]})

@@ -1,4 +1,4 @@
-"""Train: from random weights, dense or under a fixed random mask, or on from a checkpoint."""
+"""Train a network from random weights, dense or under a fixed random mask, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fggp_deploy.pruning.criteria import Magnitude
 from fggp_deploy.pruning.masks import MaskSet, random_masks
 from fggp_deploy.pruning.pruner import Pruner, initial_masks, prunable_parameters
 from fggp_deploy.pruning.schedules import Constant
-from fggp_deploy.training.conduct import Ready, conduct
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
+from fggp_deploy.training.run import Prepared, Run
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.start import load_data, load_start, new_model, on_device
 
@@ -31,28 +31,28 @@ from fggp_deploy.training.start import load_data, load_start, new_model, on_devi
 def train(
     config: TrainConfig, *, observer: Observer = SILENT, out: Path | None = None
 ) -> RunResult:
-    """Train `config.model` from scratch, or on from `config.checkpoint` or `config.weights`.
+    """Train `config.model` from random weights, `config.checkpoint` or `config.weights`.
 
-    From scratch, `config.sparsity` of its weights are never there; zeros of a checkpoint stay
-    zero. See `conduct` for a folder that holds a run already, and `prune` for several devices.
+    With random weights, a share of `config.sparsity` is masked from the start; zeros of a sparse
+    checkpoint stay zero. If `out` holds an interrupted run, it resumes; see Run, and `prune` for
+    several devices.
     """
-    with joined(pick_device(config.device)) as ranks:
+    name = f"{models.in_a_path(config.model)}-train-{config.sparsity:g}"
+    with (
+        joined(pick_device(config.device)) as ranks,
+        Run(out, config, name=name, result_name=DENSE, ranks=ranks) as run,
+    ):
+        if run.finished is not None:
+            return run.finished
         observer = observer if ranks.leads else SILENT
-        return conduct(
-            lambda folder, origin: ready_to_train(config, ranks=ranks, progress=observer.on_data),
-            config,
-            name=f"{models.in_a_path(config.model)}-train-{config.sparsity:g}",
-            result_name=DENSE,
-            observer=observer,
-            out=out,
-            ranks=ranks,
-        )
+        prepared = prepare_training(config, ranks=ranks, progress=observer.on_data)
+        return run.complete(prepared, observer)
 
 
-def ready_to_train(
+def prepare_training(
     config: TrainConfig, *, ranks: Ranks = ALONE, progress: Progress | None = None
-) -> Ready:
-    """Everything made for the first step; `progress`: see load_data."""
+) -> Prepared:
+    """Everything in memory for the first step; `progress`: see load_data."""
     device = pick_device(config.device)
     ranks.check_batch_size(config.batch_size)
     models.check(config.model, trust_code=config.trust_code)
@@ -64,7 +64,7 @@ def ready_to_train(
         masks = _new_masks(model, config)
     else:
         if config.sparsity:
-            raise ConfigError("--sparsity is for training from scratch; `prune` makes it sparse")
+            raise ConfigError("--sparsity needs random weights; `prune` makes a checkpoint sparse")
         start = load_start(config, config.checkpoint, progress=progress)
         data, model = start.data, ranks.synced(on_device(start.model, device))
         masks = initial_masks(
@@ -92,16 +92,14 @@ def ready_to_train(
         ranks=ranks,
     )
     sha256 = start.sha256 if start else None
-    return Ready(
-        session,
-        Origin.of(session, start_sparsity=sparsity, checkpoint_sha256=sha256, progress=progress),
-        start_sha256=sha256,
-        names=start.names if start else {},
+    origin = Origin.of(
+        session, start_sparsity=sparsity, checkpoint_sha256=sha256, progress=progress
     )
+    return Prepared(session, origin, start_sha256=sha256, names=start.names if start else {})
 
 
 def _new_masks(model: nn.Module, config: TrainConfig) -> MaskSet:
-    """Random masks of `config.sparsity`, from the seed."""
+    """Random masks of sparsity `config.sparsity`, drawn from the seed."""
     params = prunable_parameters(
         model, prune_first=config.prune_first, keep_dense=config.keep_dense
     )

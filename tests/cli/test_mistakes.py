@@ -34,7 +34,7 @@ from fggp_deploy.checkpoints.run_folder import held
         (["prune", "--pattern", "4x1"], "unknown pattern '4x1'; known: 1x16, 1x2, 1x4, 1x8"),
         (
             ["prune", "--method", "dpp", "--pattern", "1x4"],
-            "--method dpp does not read --pattern; leave it out, or choose a method that does: fggp",
+            "--method dpp does not read --pattern; leave it out, or choose a method that does",
         ),
         (
             ["prune", "--method", "wanda", "--epochs", "0", "--ema", "0.9"],

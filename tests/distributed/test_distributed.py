@@ -26,7 +26,7 @@ from fggp_deploy.distributed.ranks import ALONE, Ranks, joined
 from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.training.augment import Augmentation, draw
 from fggp_deploy.training.device import pick_device
-from fggp_deploy.training.prune import ready_to_prune
+from fggp_deploy.training.prune import prepare_pruning
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 TOLD = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
@@ -195,7 +195,7 @@ def test_each_image_is_one_ranks_and_batches_are_those_of_one_process(
 ):
     monkeypatch.setitem(killing.MODELS, "tiny", killing.tiny)
     monkeypatch.setattr(killing.datasets, "load", killing.noise)
-    s = ready_to_prune(config(dense(tmp_path / "dense.pt"), **ranks.SMALL)).session
+    s = prepare_pruning(config(dense(tmp_path / "dense.pt"), **ranks.SMALL)).session
     batches = s.batches(s.data.train)
     drawn = batches.shuffled(torch.Generator().manual_seed(3), s.augmentation)
     alone = [x.double().sum((1, 2, 3)).tolist() for x, _ in drawn]

@@ -183,7 +183,7 @@ def test_weights_for_other_classes_get_a_new_head_by_train_only(own, cifar):
 def test_a_published_cifar10_resnet20_has_its_published_accuracy():
     from fggp_deploy.training.batches import Batches
     from fggp_deploy.training.config import PruneConfig
-    from fggp_deploy.training.loop import accuracy
+    from fggp_deploy.training.evaluation import accuracy
     from fggp_deploy.training.start import load_start
 
     config = PruneConfig(

@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fggp_deploy import FGGP, Cubic, Pruner
 from fggp_deploy.errors import ConfigError, FggpWarning
+from fggp_deploy.models.probing import count_macs
 from fggp_deploy.pruning.prunable import left_out, prunable_parameters, weight_parameters
 from fggp_deploy.pruning.schedules import OneShot
-from fggp_deploy.training.start import count_macs
 
 PROJECTIONS = {
     None: {"attention.in_proj_weight": (48, 16)},

@@ -34,7 +34,7 @@ from fggp_deploy.exporters.run import export_run
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
-from fggp_deploy.training.prune import prune, ready_to_prune
+from fggp_deploy.training.prune import prepare_pruning, prune
 from fggp_deploy.training.resume import Origin
 from fggp_deploy.training.train import train
 
@@ -139,7 +139,7 @@ def test_every_generator_goes_on(tmp_path, parent, monkeypatch):
 
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
     np.random.randn(), random.gauss(0, 1)  # each keeps a second number for the next call
-    session = ready_to_prune(config(parent, **SMALL)).session
+    session = prepare_pruning(config(parent, **SMALL)).session
     torch.manual_seed(3)
     state = session.state_dict()
     model = {n: t.clone() for n, t in session.model.state_dict().items()}
@@ -392,6 +392,6 @@ def test_a_full_disk_does_not_end_a_run(tmp_path, parent, monkeypatch):
         raise MachineError("cannot write: the disk is full")
 
     monkeypatch.setattr(runs.savepoint, "write", full)
-    with pytest.warns(FggpWarning, match="the disk is full; the run goes on without a savepoint"):
+    with pytest.warns(FggpWarning, match="the disk is full; the run continues without a savepoint"):
         result = prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
     assert result.digest == whole.digest

@@ -21,13 +21,13 @@ from fggp_deploy.training import savepoint
 from fggp_deploy.training.augment import Augmentation
 from fggp_deploy.training.average import Average
 from fggp_deploy.training.batches import open_batches
-from fggp_deploy.training.config import PruneConfig, TrainConfig
-from fggp_deploy.training.loop import accuracy, training_steps
+from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.evaluation import accuracy, dense_accuracy
+from fggp_deploy.training.final_averaging import ensemble_accuracy, final_model
+from fggp_deploy.training.loop import training_steps
 from fggp_deploy.training.loss import loss
-from fggp_deploy.training.parent import parent_accuracy
 from fggp_deploy.training.plan import plan
-from fggp_deploy.training.prune import prune, ready_to_prune
-from fggp_deploy.training.settle import ensemble_accuracy, settled_model
+from fggp_deploy.training.prune import prepare_pruning, prune
 from fggp_deploy.training.stages import Stage, learning_rate, pruning_schedule, stage_at, stages
 
 SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}
@@ -45,17 +45,17 @@ def parent(tmp_path_factory) -> Path:
 
 
 def test_stages_share_the_run_and_prune_in_their_first_80_percent():
-    three = stages(PruneConfig(target=(0.9, 0.95, 0.98)), 30)
+    three = stages((0.9, 0.95, 0.98), 30, prunes=True)
     assert three == (Stage(0.9, 0, 8, 10), Stage(0.95, 10, 18, 20), Stage(0.98, 20, 28, 30))
-    assert stages(PruneConfig(target=0.9), 10) == (Stage(0.9, 0, 8, 10),)
-    assert stages(TrainConfig(sparsity=0.5), 10) == (Stage(0.5, 0, 0, 10),)
+    assert stages((0.9,), 10, prunes=True) == (Stage(0.9, 0, 8, 10),)
+    assert stages((0.5,), 10, prunes=False) == (Stage(0.5, 0, 0, 10),)
     assert [stage_at(three, t).target for t in (1, 10, 11, 30)] == [0.9, 0.9, 0.95, 0.98]
     with pytest.raises(ConfigError, match="3 targets need at least 3 steps"):
-        stages(PruneConfig(target=(0.9, 0.95, 0.98)), 2)
+        stages((0.9, 0.95, 0.98), 2, prunes=True)
 
 
 def test_the_schedule_of_several_targets_meets_each_and_settles():
-    parts = stages(PruneConfig(target=(0.9, 0.95)), 20)
+    parts = stages((0.9, 0.95), 20, prunes=True)
     schedule = pruning_schedule(parts, start=0.5, updates=4)
     assert isinstance(schedule, Chain)
     assert schedule.update_steps == (2, 4, 6, 8, 12, 14, 16, 18)
@@ -64,7 +64,7 @@ def test_the_schedule_of_several_targets_meets_each_and_settles():
     ]  # fmt: skip
     assert [t for t in range(1, 21) if schedule.is_update(t)] == list(schedule.update_steps)
     assert all(schedule.sparsity(t) <= schedule.sparsity(t + 1) for t in range(1, 20))
-    (one,) = stages(PruneConfig(target=0.9), 20)
+    (one,) = stages((0.9,), 20, prunes=True)
     assert pruning_schedule((one,), start=0, updates=4) == Cubic(0.9, steps=20, updates=4, end=16)
 
 
@@ -118,7 +118,7 @@ def test_nested_targets_are_exact_and_nested(tmp_path, parent):
 
 
 def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
-    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "ema": 0.5})).session
+    s = prepare_pruning(config(parent, **{**SMALL, "target": 0.8, "ema": 0.5})).session
     seen = []
     for step in training_steps(s, Quiet()):
         if step <= 12:  # 80% of 15 steps
@@ -128,7 +128,7 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
     a, b, c = seen
     want = 0.5 * (0.5 * a + 0.5 * b) + 0.5 * c
     torch.testing.assert_close(s.average.mean["8.weight"], want)
-    model = settled_model(s, s.batches(s.data.train))
+    model = final_model(s, s.batches(s.data.train))
     torch.testing.assert_close(model[8].weight, want)
     assert not model[8].weight[~s.pruner.masks["8.weight"]].any()
     assert torch.equal(s.model[8].weight, c)  # what trains is left alone
@@ -136,7 +136,7 @@ def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
 
 def test_the_average_of_the_last_epochs_counts_all_steps_alike(parent):
     own = {"average_epochs": 0.4, "ensemble": 2, "bn_images": 32}
-    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "ema": 0.0, **own})).session
+    s = prepare_pruning(config(parent, **{**SMALL, "target": 0.8, "ema": 0.0, **own})).session
     seen = []
     for step in training_steps(s, Quiet()):
         if step <= 13:  # 0.4 of 5 steps are 2
@@ -146,7 +146,7 @@ def test_the_average_of_the_last_epochs_counts_all_steps_alike(parent):
     assert len(seen) == s.average.n == 2
     torch.testing.assert_close(s.average.mean["8.weight"], (seen[0] + seen[1]) / 2)
     drawn = s.average.sample(torch.Generator().manual_seed(0))["8.weight"]
-    model = settled_model(s, s.batches(s.data.train), {**s.average.mean, "8.weight": drawn})
+    model = final_model(s, s.batches(s.data.train), {**s.average.mean, "8.weight": drawn})
     masks = s.pruner.masks["8.weight"]
     assert torch.equal(model[8].weight, drawn * masks)
     assert not torch.equal(drawn * masks, s.average.mean["8.weight"])
@@ -210,13 +210,13 @@ def test_the_ensemble_is_reported_beside_the_result(tmp_path, parent, monkeypatc
 
 def test_networks_drawn_without_variance_vote_as_one(parent):
     own = {"average_epochs": 1, "ensemble": 2, "ema": 0.0, "bn_images": 32, "target": 0.8}
-    s = ready_to_prune(config(parent, **{**SMALL, **own})).session
+    s = prepare_pruning(config(parent, **{**SMALL, **own})).session
     for _ in training_steps(s, Quiet()):
         pass
     for squares in s.average.squares.values():
         squares.zero_()
     train, test = s.batches(s.data.train), s.batches(s.data.test)
-    one = accuracy(settled_model(s, train), test)
+    one = accuracy(final_model(s, train), test)
     assert ensemble_accuracy(s, train, test) == one
 
 
@@ -235,7 +235,7 @@ def rounded_in_training(s, monkeypatch) -> list[int]:
 
 
 def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
-    s = ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True})).session
+    s = prepare_pruning(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True})).session
     seen = rounded_in_training(s, monkeypatch)
     n_weights = len(weight_parameters(s.model))
     assert seen == [0] * 12 + [n_weights] * 3  # 80% of 15 steps
@@ -257,7 +257,7 @@ def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
 def test_int8_awareness_waits_for_the_last_update_of_any_method(parent, monkeypatch, method, own):
     options = {"method": method, "method_set": own, "target": 0.8, "updates": 10, "ema": 0.0}
     start = {"start": "random"} if method in ("rigl", "set", "snip") else {}
-    s = ready_to_prune(config(parent, **{**SMALL, **options, **start, "int8_aware": True})).session
+    s = prepare_pruning(config(parent, **{**SMALL, **options, **start, "int8_aware": True})).session
     rounded = [n > 0 for n in rounded_in_training(s, monkeypatch)]
     begins = max(12, s.pruner.changed_at)
     assert rounded == [step > begins for step in range(1, 16)]
@@ -270,14 +270,16 @@ def test_int8_awareness_that_would_have_no_step_is_refused(parent):
         {"method": "magnitude", "epochs": 0},
     ):
         with pytest.raises(ConfigError, match="--int8-aware rounds weights after the last mask"):
-            ready_to_prune(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True, **values}))
+            prepare_pruning(
+                config(parent, **{**SMALL, "target": 0.8, "int8_aware": True, **values})
+            )
 
 
 def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):
     class Listening(Quiet):
         told: list[float]
 
-        def on_parent(self, val_accuracy: float) -> None:
+        def on_dense_accuracy(self, val_accuracy: float) -> None:
             self.told = [val_accuracy]
 
     listening = Listening()
@@ -285,23 +287,25 @@ def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):
         warnings.simplefilter("always")
         prune(config(parent, **SMALL), observer=listening, out=tmp_path / "run")
     found = listening.told[0]
-    near = [w for w in caught if "the parent is right on" in str(w.message)]
+    near = [w for w in caught if "the dense model has a validation accuracy of" in str(w.message)]
     assert bool(near) == (found < 0.25 + 0.1 * 0.75)  # four classes
-    s = ready_to_prune(config(parent, **SMALL)).session
+    s = prepare_pruning(config(parent, **SMALL)).session
     counts = torch.tensor(s.data.val.labels).bincount(minlength=4)
     s.teacher = lambda x: torch.eye(4)[counts.argmin()].repeat(len(x), 1)  # always the rarest
     s.teacher.eval = lambda: None
-    with pytest.warns(FggpWarning, match="guessing is on 25.0%: were --mean 0.5 --std 0.25"):
-        guessed = parent_accuracy(s)
+    with pytest.warns(
+        FggpWarning, match="guessing has 25.0%: was it trained with --mean 0.5 --std 0.25"
+    ):
+        guessed = dense_accuracy(s)
     assert guessed == counts.min() / counts.sum()
     s.teacher = None
-    assert parent_accuracy(s) is None
+    assert dense_accuracy(s) is None
 
 
 def test_statistics_taken_anew_are_those_of_the_training_images(parent):
-    s = ready_to_prune(config(parent, **{**SMALL, "bn_images": 160})).session
+    s = prepare_pruning(config(parent, **{**SMALL, "bn_images": 160})).session
     before = s.model[1].running_mean.clone()
-    model = settled_model(s, s.batches(s.data.train))
+    model = final_model(s, s.batches(s.data.train))
     # as training sees them: the same draws, since the seed is the run's
     drawn = s.batches(s.data.train).shuffled(torch.Generator().manual_seed(0), s.augmentation)
     y = s.model[0](torch.cat([x for x, _ in drawn]))
@@ -334,7 +338,7 @@ def test_the_plan_is_what_the_run_then_does(tmp_path, parent, monkeypatch):
     options = config(parent, **{**SMALL, "target": (0.5, 0.9)})
     made = plan(options)
     assert list(tmp_path.iterdir()) == []  # nothing is written
-    s = ready_to_prune(options).session
+    s = prepare_pruning(options).session
     removed = [s.pruner.masks.n_removed]
     done = []
     for step in training_steps(s, Quiet()):

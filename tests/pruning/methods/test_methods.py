@@ -28,7 +28,7 @@ from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.plan import plan
-from fggp_deploy.training.prune import prune, ready_to_prune
+from fggp_deploy.training.prune import prepare_pruning, prune
 from fggp_deploy.training.recipes import resolve
 
 SMALL = {"epochs": 2, "batch_size": 32, "updates": 3, "target": 0.8}  # 10 steps
@@ -216,7 +216,7 @@ def test_what_needs_no_training(tmp_path: Path, parent: Path, name: str, epochs:
 def test_each_round_has_its_own_cycle_of_the_learning_rate(parent: Path):
     own = {"method": "lottery", "method_set": {"share": 0.6, "rewind_epoch": 0.4}}
     options = config(parent, **{**SMALL, **own, "lr": 1.0, "warmup_epochs": 0.0})
-    session = ready_to_prune(options).session
+    session = prepare_pruning(options).session
     rates = []
     for session.position.step in range(1, 11):
         rates.append(session.learning_rate)
@@ -230,7 +230,7 @@ def test_orthogonal_weights_before_training(tmp_path: Path, parent: Path):
     values = {**SMALL, "method": "magnitude", "method_set": {"reinit": "orthp"}, "distill": 0.0}
     made = prune(config(parent, **values), observer=Quiet(), out=tmp_path / "run")
     assert made.n_removed == round(0.8 * made.n_prunable)
-    session = ready_to_prune(config(parent, **values)).session
+    session = prepare_pruning(config(parent, **values)).session
     kept = session.pruner.masks["3.weight"]
     weight = session.model.get_parameter("3.weight").detach()
     before = torch.load(parent)["3.weight"]

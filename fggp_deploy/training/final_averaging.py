@@ -1,4 +1,4 @@
-"""From a network in training to the one that is kept: averaged weights, fresh statistics."""
+"""Final averaging: the network to keep, with averaged weights and new batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fggp_deploy.training.batches import Batches
 from fggp_deploy.training.session import Session
 
 
-def settled_model(
+def final_model(
     s: Session, train: Batches, weights: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
-    """A copy of the session's network to keep, in eval mode; the session goes on unchanged.
+    """A copy of the session's network to keep, in eval mode; the session stays unchanged.
 
-    Its weights are those given, or the average where there is one, and its batch-norm statistics
-    are taken anew over `bn_images` training images, augmented as in training: the weights are used
-    to those, and a ResNet-20 on CIFAR-10 loses 3 points on the plain ones' statistics. Removed
-    weights are zero. All ranks call.
+    Its weights are `weights`, else the session's average if there is one, else the current ones.
+    Removed weights are zero. Batch-norm statistics are computed again over `bn_images` training
+    images with the augmentation of training: the weights fit those, and a ResNet-20 on CIFAR-10
+    loses 3 points with statistics of plain images. All ranks call.
     """
     model = deepcopy(s.model)
     if weights is None and s.average is not None:
@@ -46,18 +46,18 @@ def settled_model(
 def ensemble_accuracy(s: Session, train: Batches, test: Batches) -> float | None:
     """Top-1 accuracy, 0 to 1, of the mean softmax of `ensemble` networks drawn from the average.
 
-    Each has batch-norm statistics of its own. None where there is no average to draw from. All
-    ranks call.
+    Each has its own batch-norm statistics. None if there is no average to draw from. All ranks
+    call.
     """
     if s.average is None or not s.config.ensemble:
         return None
     generator = torch.Generator().manual_seed(s.config.seed)
-    votes: list[Tensor] = []
+    total: list[Tensor] = []
     for _ in range(s.config.ensemble):
-        model = settled_model(s, train, s.average.sample(generator))
+        model = final_model(s, train, s.average.sample(generator))
         one = [model(x).float().softmax(1) for x, _ in test.in_order()]
-        votes = [a + b for a, b in zip(votes, one, strict=True)] if votes else one
+        total = [a + b for a, b in zip(total, one, strict=True)] if total else one
     right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
-    for vote, (_, y) in zip(votes, test.in_order(), strict=True):
-        right += (vote.argmax(1) == y).sum()
+    for summed, (_, y) in zip(total, test.in_order(), strict=True):
+        right += (summed.argmax(1) == y).sum()
     return int(test.ranks.total(right)) / len(test.labels)
