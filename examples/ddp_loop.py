@@ -1,4 +1,4 @@
-"""Pruning a model that several processes train, in a loop of your own.
+"""Prune a model that several processes train, in your own training loop.
 
 torchrun --nproc-per-node 2 examples/ddp_loop.py
 """
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fggp_deploy import FGGP, Cubic, Pruner, data
 
-BATCH = 64  # of each process
+BATCH = 64  # per process
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     for index in torch.arange(n_steps * BATCH).split(BATCH):
         optimizer.zero_grad()
         F.cross_entropy(model(x[index]), y[index]).backward()  # averages the gradients
-        pruner.after_backward()  # the same masks in every process, or an error
+        pruner.after_backward()  # raises if the masks of the processes differ
         optimizer.step()
         pruner.after_step()
     masks = pruner.finish()
@@ -46,6 +46,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")  # "nccl" where each process has a GPU
-    main()  # a function, so that the model is gone before its process group
+    dist.init_process_group("gloo")  # "nccl" if each process has a GPU
+    main()  # a function, so that the model is deleted before its process group
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Pruning under Lightning's Trainer: one callback, then one ONNX file.
+"""Prune with a callback for Lightning's Trainer, then export one ONNX file.
 
 pip install "fggp-deploy[lightning]"
 python examples/lightning_callback.py model.onnx

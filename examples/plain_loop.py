@@ -1,4 +1,4 @@
-"""Pruning inside a training loop of your own: three hooks, then one ONNX file.
+"""Prune in your own training loop with three calls, then export one ONNX file.
 
 python examples/plain_loop.py model.onnx
 """
@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fggp_deploy import FGGP, Cubic, Pruner, data
-from fggp_deploy.exporters.run import export_model
+from fggp_deploy import FGGP, Cubic, Pruner, data, export_model
 
 EPOCHS, BATCH = 1, 128
 

@@ -1,4 +1,4 @@
-"""Pruning under the Trainer of Hugging Face: one callback, then one ONNX file.
+"""Prune with a callback for the Hugging Face Trainer, then export one ONNX file.
 
 pip install "fggp-deploy[transformers]"
 python examples/transformers_trainer.py model.onnx
@@ -25,7 +25,7 @@ from fggp_deploy.integrations.transformers import PruningCallback
 
 
 class Logits(nn.Module):
-    """The model as a function from images to logits, which is what a file of ours holds."""
+    """The model as a function from images to logits, which is what `export_model` needs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Write the JSON Schema of configuration files, which editors use, from the options' rules.
+"""Write the JSON Schema of configuration files from the rules of the options, for editors.
 
 python scripts/make_config_schema.py
 """

@@ -1,7 +1,8 @@
-"""Cut the embedded data set out of the official Fashion-MNIST files.
+"""Make the embedded data set from the official Fashion-MNIST files.
 
-Training images 0–8,999 of the official train set, validation 9,000–9,999, test 0–1,999 of the
-official test set. Needs the four official files (Debian: dataset-fashion-mnist).
+It has images 0–8,999 of the official training set for training, 9,000–9,999 for validation, and
+0–1,999 of the official test set for testing. It needs the four official files (Debian:
+dataset-fashion-mnist).
 
     python scripts/make_embedded_data.py /usr/share/datasets/fashion-mnist
 """

@@ -2,7 +2,7 @@
 
     python scripts/make_report_schema.py
 
-A change of it that is not only an addition needs a new SCHEMA_VERSION.
+If a change does more than add to the schema, increase SCHEMA_VERSION.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Train the dense network that the package ships and put it where the package looks for it.
+"""Train the dense network that comes with the package, and store it in the package.
 
-On the official 60,000 training images less the embedded validation images, with the recipe below.
-Prints its accuracy on the official 10,000 test images.
+It trains on the official 60,000 training images without the embedded validation images, with the
+recipe below, and prints the accuracy on the official 10,000 test images.
 
     python scripts/train_embedded_model.py /usr/share/datasets/fashion-mnist
 """

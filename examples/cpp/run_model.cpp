@@ -1,4 +1,4 @@
-// Runs a packed or compiled model on its self-test's inputs and prints the logits, a row an image.
+// Runs a packed or compiled model on the inputs of its self-test and prints one row of logits per image.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>

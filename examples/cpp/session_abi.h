@@ -1,4 +1,4 @@
-// What a program that opens sessions uses of ONNX Runtime's C interface, by slot: see ort_abi.h.
+// The slots of ONNX Runtime's C interface that a program needs to open sessions: see ort_abi.h.
 #pragma once
 #include "api/ort_abi.h"
 

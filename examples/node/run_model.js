@@ -1,5 +1,5 @@
-// Runs a packed or compiled model on its self-test's inputs under stock onnxruntime-node. Prints the
-// logits, a row an image; on stderr each image's top class, and the median latency.
+// Runs a packed or compiled model on the inputs of its self-test, with stock onnxruntime-node. Prints
+// one row of logits per image. The top class of each image and the median latency go to stderr.
 'use strict';
 
 const ort = require('onnxruntime-node');

@@ -1,4 +1,4 @@
-"""Write the embedded Fashion-MNIST images as a folder of PNGs: train and test, a folder a class.
+"""Write the embedded Fashion-MNIST images as PNG files: train and test, one folder per class.
 
 python examples/tutorial/make_images.py clothes
 """

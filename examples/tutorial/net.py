@@ -1,10 +1,10 @@
-"""Somebody's own network: plain PyTorch, and nothing of this package."""
+"""A network as you may have it: plain PyTorch, nothing from fggp-deploy."""
 
 from torch import nn
 
 
 def make(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
-    """From [N, in_channels, 28, 28] to [N, num_classes]: 0.4 million weights."""
+    """A network from [N, in_channels, 28, 28] to [N, num_classes], with 0.4 million weights."""
 
     def block(cin: int, cout: int, stride: int = 1) -> list[nn.Module]:
         conv = nn.Conv2d(cin, cout, 3, stride, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""Somebody's own training: plain PyTorch, and nothing of this package.
+"""Training as you may have it: plain PyTorch, nothing from fggp-deploy.
 
 python examples/tutorial/train.py clothes clothes.pth
 """
