@@ -1,9 +1,9 @@
-"""A/A: the same file against itself, as `verify` times a file against its parent.
+"""A/A test: time a file against itself, as `verify` times a file against the dense model.
 
     python benchmarks/bench_aa.py MODEL.onnx [--runs 60] [--seconds 1] [--threads 1]
 
-A 95% interval of the ratio should miss 1 in about 5% of the runs, though nothing differs. Writes
-the ratios and how many claimed a difference to benchmarks/results/aa.json.
+Nothing differs, so the 95% interval of the ratio should exclude 1 in about 5% of the runs. Writes
+the ratios, and how many runs claimed a difference, to benchmarks/results/aa.json.
 """
 
 from __future__ import annotations

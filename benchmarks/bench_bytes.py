@@ -1,20 +1,21 @@
-"""Bytes against floats: sparse kernels, dense int8 ONNX Runtime and OpenVINO in one table.
+"""The int8 kernels against the fp32 kernels, dense int8 ONNX Runtime and OpenVINO, in one table.
 
     python benchmarks/bench_bytes.py [--quick] [--networks vgg19-32,…] [--output FILE]
 
 VGG-19 and ResNet-50 at 32 and 224, random masks at 90, 95 and 98%, one thread, batch 1. Contenders,
-all over dense fp32 ONNX Runtime:
+all compared with dense fp32 ONNX Runtime:
 
-int8          dense int8 ONNX Runtime: its own static quantisation, QDQ, weights per channel
-openvino      dense fp32 OpenVINO, openvino-int8 the file of `int8` there; where it is installed
+int8          dense int8 ONNX Runtime: its own static quantization, QDQ, weights per channel
+openvino      dense fp32 OpenVINO, if it is installed; openvino-int8 runs the file of `int8` there
 floats        our fp32 kernels, zeros anywhere
 floats-1x4    the same, zeros in blocks of four input channels
-bytes         int8 weights and byte activations (`export --activations int8`), zeros anywhere
-bytes-1x4     the same with such blocks
+bytes         int8 weights and int8 activations (`export --activations int8`), zeros anywhere
+bytes-1x4     the same, zeros in blocks of four input channels
 
-Interleaved, each in ten fresh sessions; a figure is the median of the sessions' ratios of medians
-with its 95% bootstrap interval over the sessions. `error` is the largest difference of the bytes
-network on the kernels to the same on ONNX Runtime without its optimisers, over the largest output.
+Runs are interleaved, each contender in ten fresh sessions. A figure is the median of the sessions'
+ratios of medians, with its 95% bootstrap interval over the sessions. `error` is the largest
+difference between the int8 network on the kernels and on ONNX Runtime without its optimizers,
+divided by the largest output.
 Writes benchmarks/results/bytes.json.
 """
 
@@ -53,7 +54,7 @@ Run = Callable[[], object]
 
 
 def openvino_run(model: bytes, x: Any) -> Callable[[], Run] | None:
-    """Opens a fresh OpenVINO request, or None where it is not installed."""
+    """Opens a fresh OpenVINO request; None if OpenVINO is not installed."""
     try:
         import openvino
     except ImportError:
@@ -143,7 +144,7 @@ def main() -> int:
     parser.add_argument("--masks", default="erk,uniform")
     parser.add_argument("--quick", action="store_true", help="fewer sessions and seconds")
     parser.add_argument("--output", type=Path, default=RESULTS / "bytes.json")
-    parser.add_argument("--add", action="store_true", help="to the rows that the file has already")
+    parser.add_argument("--add", action="store_true", help="add to the rows of the file")
     options = parser.parse_args()
     options.seconds = 2.0 if options.quick else 8.0
     options.sessions = 6 if options.quick else N_SESSIONS

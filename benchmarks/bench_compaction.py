@@ -1,11 +1,11 @@
-"""What removing dead channels gives on real masks: channels, multiply-accumulates, bytes, latency.
+"""What removing dead channels gains on real masks: channels, multiply-accumulates, bytes, latency.
 
     python benchmarks/bench_compaction.py MODEL [MODEL …]
 
-A MODEL is a packed file of `fggp-deploy export`, of a pruned network, without --compact. One
-thread, batch 1, ten fresh interleaved sessions of each; both networks stored dense on stock ONNX
-Runtime, and packed on the sparse kernels. First, why widths stay multiples of four: one chain of
-seven convolutions, 64 channels wide and less. Writes benchmarks/results/compaction.json.
+A MODEL is a packed file that `fggp-deploy export` wrote without --compact. One thread, batch 1, ten
+fresh interleaved sessions of each. Both networks run stored dense on stock ONNX Runtime, and packed
+on the sparse kernels. First, a chain of seven convolutions with 64 channels or fewer shows why
+widths stay multiples of four. Writes benchmarks/results/compaction.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAIRS = (("dense, compact", "dense"), ("packed, compact", "packed"))
 
 
 def measure(path: Path, seconds: float, folder: Path) -> dict[str, Any]:
-    """Time one model whole and compacted, and count what went."""
+    """Time one model before and after compaction, and count what was removed."""
     model = SparseModel.open(path)
     meta, dense = model.metadata, model.dense()
     x = np.random.default_rng(0).standard_normal(
@@ -101,7 +101,7 @@ def chain(width: int) -> ModelProto:
 
 
 def widths(seconds: float) -> dict[str, Any]:
-    """How long a chain of fewer than 64 channels takes on stock ONNX Runtime, over one of 64."""
+    """Time of chains with fewer than 64 channels on stock ONNX Runtime, over one with 64."""
     x = np.random.default_rng(1).standard_normal((1, 16, 16, 16), dtype=np.float32)
 
     def opener(width: int) -> Callable[[int, int], Run]:

@@ -1,11 +1,12 @@
-"""Which networks export, and to how many bytes: ours and torchvision's under 90% random masks.
+"""Which networks export, and to how many bytes: ours and torchvision's with 90% random masks.
 
     python benchmarks/bench_export.py
 
-For each network: does it pack, does the file pass its self-test (torch's logits), do its logits
-equal those of the dense-with-zeros network under ONNX Runtime, and those of `runtime.session` the
-same; bytes dense, packed, with fp16 values and as sparse_initializer; nodes packed, by operator,
-and the weights left dense with the reason. Weights are He-initialised on what masks keep
+For each network, the table answers: Does it pack? Does the file pass its self-test (torch's
+logits)? Do ONNX Runtime and `runtime.session` give the logits of the dense network with the same
+zeros? It also has the bytes of the file dense, packed, with fp16 values and as sparse_initializer,
+the packed nodes by operator, and the weights left dense with the reason. Weights are
+He-initialized where masks keep them
 (`uniform`: every weight but the first convolution's, depthwise ones too; `erk`), and batch norms
 have the statistics of random images.
 
@@ -59,8 +60,8 @@ KERNELS_RTOL = 1e-5  # of the largest logit: how far runtime.session may be from
 class Row:
     """One network. Errors are relative to the largest logit.
 
-    `stock_error` and `kernels_error` are those against torch in float64; `spread` is how much the
-    logits of different images differ, without which agreement would mean little.
+    `stock_error` and `kernels_error` are differences from torch in float64. `spread` is how much
+    the logits of different images differ; without a spread, agreement would mean little.
     """
 
     network: str
@@ -89,14 +90,14 @@ class Row:
 
     @property
     def kernels_agree(self) -> bool:
-        """Within 1e-5 of stock; beyond, the kernels must be as near the truth as stock is."""
+        """Within 1e-5 of stock; if not, the kernels must be as close to the exact result."""
         if self.kernels_rel is None or self.kernels_error is None or not self.kernels_top1_same:
             return False
         return self.kernels_rel <= KERNELS_RTOL or self.kernels_error <= 1.5 * self.stock_error
 
     @property
     def failures(self) -> list[str]:
-        """What is not as it must be."""
+        """The requirements that a network fails."""
         wrong = {
             "does not pack": not self.packed_nodes or self.packed_bytes >= self.dense_bytes,
             "self-test": not self.self_test,
@@ -183,7 +184,7 @@ def build(name: str, size: int) -> tuple[nn.Module, tuple[int, int, int]]:
 
 @torch.no_grad()
 def sparsify(model: nn.Module, shape: tuple[int, int, int], masks: str) -> tuple[int, int]:
-    """Mask and initialise in place, leave in eval mode; the numbers of weights and of removed."""
+    """Mask and initialize in place, in eval mode; the numbers of weights and of removed weights."""
     joint = {n: p for n, p in model.named_parameters() if n.endswith("in_proj_weight")}
     prunable = prunable_parameters(model) | joint  # attention's three in one is no Linear
     shapes = {n: tuple(p.shape) for n, p in prunable.items()}

@@ -1,11 +1,12 @@
-"""Pack ONNX files that other people made, masked by magnitude where they are dense.
+"""Pack ONNX files from other packages, masked by magnitude if they are dense.
 
     pip download --no-deps rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3 magika==1.0.3  # unzip them
     python benchmarks/bench_foreign.py FOLDER... --out benchmarks/results/foreign.json
 
 Every .onnx file in the folders is masked (each float weight of two or more dimensions and at least
 1,024 elements, to `--sparsity` of its own smallest magnitudes), packed, and run beside its source.
-A masked network answers nonsense: what is measured are bytes, parity, and with --seconds latency.
+The predictions of a masked network are meaningless. Measured are bytes, parity, and latency with
+--seconds.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def masked(model: ModelProto, sparsity: float) -> ModelProto:
 
 
 def measure(path: Path, sparsity: float, seconds: float) -> dict[str, Any]:
-    """One row of the table: what packing made of the masked network, and what it left."""
+    """One row of the table: the packed network, and the weights that were left."""
     row: dict[str, Any] = {"file": path.name, "sha256": sha256_file(path)}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / path.name

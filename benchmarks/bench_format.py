@@ -2,8 +2,8 @@
 
     python benchmarks/bench_format.py
 
-Random weights with random masks: `erk`, and `late`, where the last layers are at 99.9% and the
-others share what is left of the budget by ERK. Writes results/format.json and prints a table.
+Random weights with random masks: `erk`, and `late`, which has the last layers at 99.9% and divides
+the rest of the budget among the others by ERK. Writes results/format.json and prints a table.
 Bytes are exact; load times are medians of interleaved session starts on the machine named there.
 """
 
@@ -43,7 +43,7 @@ MOST_DENSE = 0.6  # of what the late layers leave
 
 
 def late(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
-    """From the last layer back to 99.9%, as long as the rest can hold the budget at 60%."""
+    """Set the last layers to 99.9%, as many as leave the others at most 60% dense."""
     size = {n: math.prod(s) for n, s in shapes.items()}
     budget = round((1 - sparsity) * sum(size.values()))
     rest, keep = dict(shapes), {}
@@ -60,7 +60,7 @@ def late(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
 
 
 def sparsify(model: torch.nn.Module, counts: dict[str, int]) -> None:
-    """Random masks; and trained-looking batch norms, since a fresh one folds to no bias at all."""
+    """Random masks, and batch norms as after training, because a new one folds to no bias."""
     with torch.no_grad():
         for m in model.modules():
             if isinstance(m, torch.nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""The speed of the sparse kernels: every figure of the tables, in one command.
+"""The speed of the sparse kernels: every figure of the tables with one command.
 
     python benchmarks/bench_kernels.py [--quick] [--sections speed,variants,creation,memory]
 
@@ -6,13 +6,13 @@ speed     dense fp32 ONNX Runtime over `runtime.session`, and over a session tha
           the library: VGG-19, ResNet-50 at 32 and 224, random ERK and uniform masks at 90, 95 and
           98%; MobileNet-V2 at 90%. One thread, batch 1.
 variants  the same networks on AVX2, on two threads and at batch 8, over one thread, batch 1.
-creation  seconds to open a session that no plan is cached for, and its speed against a plan that
+creation  seconds to open a session without a cached plan, and its speed compared with a plan that
           was tuned for 15 s.
 memory    peak resident memory of fresh processes, plan cached.
 
-All contenders of a row run interleaved, each in ten fresh sessions; a figure is the median of the
-sessions' ratios of medians with its 95% bootstrap interval over the sessions. Outputs are compared
-with dense to 1e-5 of the largest. Writes benchmarks/results/kernels-<isa>.json.
+All contenders of a row run interleaved, each in ten fresh sessions. A figure is the median of the
+sessions' ratios of medians, with its 95% bootstrap interval over the sessions. Outputs must agree
+with dense within 1e-5 of the largest. Writes benchmarks/results/kernels-<isa>.json.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Open = Callable[[], ort.InferenceSession]
 
 
 class Files:
-    """One network with one mask, as dense and as packed file; its batch is open."""
+    """One network with one mask, as a dense and a packed file with an open batch dimension."""
 
     def __init__(self, folder: str, network: str, mask: str, sparsity: float) -> None:
         net = NETWORKS[network]()
@@ -89,7 +89,7 @@ class Files:
 
 @contextlib.contextmanager
 def _isa(name: str) -> Iterator[None]:
-    """Sessions opened inside use that instruction set."""
+    """Use this instruction set for the sessions that are opened inside."""
     before = os.environ.get("FGGP_ISA")
     if name:
         os.environ["FGGP_ISA"] = name
@@ -105,7 +105,7 @@ def _isa(name: str) -> Iterator[None]:
 def timed(
     opened: dict[str, tuple[Open, int]], files: Files, options: argparse.Namespace
 ) -> dict[str, Milliseconds]:
-    """Milliseconds an image of each contender, an opener and its batch, in fresh sessions."""
+    """Milliseconds per image of each contender (an opener and its batch), in fresh sessions."""
     want = files.open_dense().run(None, files.feeds(1))[0]
     for name, (open_, batch) in opened.items():
         got = open_().run(None, files.feeds(batch))[0][:1]
@@ -157,7 +157,7 @@ def speed(files: Files, options: argparse.Namespace) -> Row:
 
 
 def variants(files: Files, options: argparse.Namespace) -> Row:
-    """Milliseconds an image on one thread at batch 1 over those of the other settings."""
+    """Milliseconds per image on one thread at batch 1, divided by those of the other settings."""
     settings: dict[str, dict[str, Any]] = {"kernels": {}, "threads 2": {"threads": 2}}
     settings["batch 8"] = {"batch": 8}
     if "avx2" in isas()[1:]:
@@ -179,7 +179,7 @@ def variants(files: Files, options: argparse.Namespace) -> Row:
 
 
 def creation(files: Files, options: argparse.Namespace) -> Row:
-    """Seconds to open without a cached plan, and the speed of each over the long-tuned one's."""
+    """Seconds to open without a cached plan, and the speed compared with the long-tuned plan."""
     ways: dict[str, dict[str, Any]] = {
         "planned": {"tuning_seconds": PLANNED_SECONDS},
         "default": {},

@@ -1,9 +1,9 @@
-"""The speed table on real masks: what `fggp-deploy bench` measures on pruned checkpoints.
+"""The speed table for real masks: `fggp-deploy bench` on pruned checkpoints.
 
     python benchmarks/bench_masks.py --data-dir DATA RUN [RUN …]
 
-A RUN is a folder of `fggp-deploy prune` and `export` (or a model.onnx). One thread, batch 1, dense
-int8 included, ten fresh interleaved sessions. Writes benchmarks/results/kernels-masks.json.
+A RUN is a folder of `fggp-deploy prune` and `export` (or a model.onnx). One thread, batch 1, with
+dense int8, ten fresh interleaved sessions. Writes benchmarks/results/kernels-masks.json.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Pruning without training: magnitude, Wanda, second order, each with and without the re-fit.
+"""Pruning without training: magnitude, Wanda, second order, each with and without the refit.
 
     python benchmarks/bench_one_shot.py --runs FOLDER --checkpoint resnet20.th --data-dir DATA
 
-CIFAR-10 and a ResNet-20 that somebody else trained; 512 calibration images, batch-norm statistics
-taken anew each time. Runs that are there are not made again. Writes
+CIFAR-10 and a ResNet-20 that was trained elsewhere; 512 calibration images, new batch-norm
+statistics each time. Finished runs are not repeated. Writes
 benchmarks/results/one_shot_resnet20.json and prints the table.
 """
 
@@ -32,7 +32,7 @@ def name_of(method: str, target: float, how: str) -> str:
 
 
 def command(method: str, target: float, how: str, args: argparse.Namespace) -> list[str]:
-    """What the program makes it from."""
+    """The arguments of the program."""
     return [
         "prune", "--model", "resnet20", "--checkpoint", str(args.checkpoint), "--data", "cifar10",
         "--data-dir", str(args.data_dir), "--mean", "0.485,0.456,0.406",

@@ -1,12 +1,12 @@
-"""The recipes against plain magnitude pruning at as many epochs: CIFAR-10, ResNet-20, 90%.
+"""The recipes against magnitude pruning with as many epochs: CIFAR-10, ResNet-20, 90%.
 
     python benchmarks/bench_recipes.py --checkpoint resnet20.th --data-dir DATA --runs FOLDER
 
-`fast` is FGGP with the parent's soft labels; `gmp` is magnitude pruning with the package's defaults
-but no teacher; `gmp in fast` differs from `fast` in the method alone. Three seeds each, `best` one.
-A run that FOLDER holds already is not made again, one that was cut goes on. Writes
+`fast` is FGGP with the dense model's soft labels; `gmp` is magnitude pruning with the package's
+defaults but no teacher; `gmp in fast` differs from `fast` only in the method. Three seeds each, one
+for `best`. Finished runs in FOLDER are not repeated, and interrupted ones resume. Writes
 results/cifar10_resnet20_90_recipes.json: test accuracy on the official 10,000 images, mean and
-sample standard deviation. About six minutes a run on one core of an AMD EPYC (Zen 5).
+sample standard deviation. About six minutes per run on one core of an AMD EPYC (Zen 5).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEYS = ("recipe", "method", "epochs", "batch_size", "lr", "distill", "augment", 
 
 
 def one(folder: Path, options: list[str]) -> dict[str, Any]:
-    """What a run ended with; it is made first where it is not there."""
+    """The result of a run, which is executed first if it is missing."""
     if not (folder / "summary.json").exists():
         command = [sys.executable, "-m", "fggp_deploy.cli", "prune", *options, "--out", str(folder)]
         subprocess.run(command, check=True)

@@ -1,13 +1,13 @@
-"""Images that do not fit in memory: speed and memory of a stream of generated JPEGs.
+"""Speed and memory of training on a stream of generated JPEGs that are not kept in memory.
 
     python benchmarks/bench_streaming.py                        # 20,000 images, two epochs
     python benchmarks/bench_streaming.py --images 100000 --out results/streaming-100k.json
 
-Makes JPEGs of 64 to 128 pixels in a temporary folder, ten classes, and trains on them with
-`--stream`: each image is decoded and augmented anew in every epoch. Memory is that of the process
-and its workers together (PSS, so what they share counts once), sampled twice a second: largest of
-each epoch, and RSS of the main process at the epoch's end. Flat means: it does not grow from epoch
-to epoch, nor with the number of images. Before that, decoding alone, without a network.
+Creates JPEGs of 64 to 128 pixels and ten classes in a temporary folder, and trains on them with
+`--stream`, which decodes and augments each image again in every epoch. Memory is that of the
+process and its workers together (PSS, so shared memory counts once), sampled twice per second: the
+largest of each epoch, and the RSS of the main process at the end of the epoch. Neither should grow
+from epoch to epoch or with the number of images. Decoding alone, without a network, is timed first.
 Writes results/streaming.json.
 """
 

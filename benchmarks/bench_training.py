@@ -1,14 +1,15 @@
-"""What our training loop and pruning cost against a plain hand-written loop.
+"""The cost of our training loop and of pruning, compared with a hand-written loop.
 
     python benchmarks/bench_training.py [--device auto] [--networks resnet10s2,resnet20]
         [--batch 128] [--rounds 7] [--steps 4] [--precision fp32]
 
-On noise of the data's shape. All loops of a network take turns, `--steps` steps each in a round, on
-the same batches (augmentation included); a figure is the median over rounds, with the extremes.
-`plain` is the loop of any tutorial. `dense` is ours without masks, `pruning` at 90% between two
-mask updates, `distilling` the same with a teacher. Then the parts that pruning adds are timed alone
-on ResNet-50 (23.5 M weights): the hooks of an ordinary step, and whole mask updates. Peak memory is
-of a fresh process each. Writes benchmarks/results/training-<device>.json.
+The inputs are noise of the data's shape. All loops of a network take turns, `--steps` steps per
+round, on the same batches (augmentation included). A figure is the median over rounds, with the
+extremes. `plain` is the loop of any tutorial, `dense` is ours without masks, `pruning` is ours at
+90% between two mask updates, and `distilling` is the same with a teacher. The parts that pruning
+adds are then timed alone on ResNet-50 (23.5 M weights): the hooks of an ordinary step, and whole
+mask updates. Peak memory is measured in fresh processes. Writes
+benchmarks/results/training-<device>.json.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def plain(name: str, args: argparse.Namespace, device: torch.device) -> Callable
 def ours(
     name: str, loop: str, args: argparse.Namespace, device: torch.device
 ) -> Callable[[Any, Any], Any]:
-    """Our step; its masks stay as they are."""
+    """Our step, between two mask updates."""
     model = network(name, device)
     sparsity = 0.0 if loop == "dense" else 0.9
     config = PruneConfig(
@@ -131,7 +132,7 @@ def endless(name: str, args: argparse.Namespace, device: torch.device) -> Iterat
 
 
 def timed(step: Any, batches: Iterator[Any], n: int, device: torch.device) -> float:
-    """Seconds a step, batch included."""
+    """Seconds per step, including the batch."""
     wait(device)
     start = time.perf_counter()
     for _ in range(n):
@@ -170,7 +171,7 @@ def speed(name: str, args: argparse.Namespace, device: torch.device) -> list[dic
 
 
 def memory(name: str, loop: str, args: argparse.Namespace) -> float:
-    """Peak of a fresh process after a few steps; on a CPU with all of Python and torch in it."""
+    """Peak memory of a fresh process after a few steps; on a CPU, with Python and torch."""
     done = subprocess.run(
         [sys.executable, __file__, "--memory", name, loop, "--device", args.device,
          "--batch", str(args.batch), "--precision", args.precision],

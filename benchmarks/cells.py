@@ -1,4 +1,4 @@
-"""Tables whose every cell is one run of the program: made side by side, cut and gone on with."""
+"""Tables in which every cell is one run of the program; runs can be parallel and can be resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CUT = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its folder's name, the program's arguments but for --out, and what it waits for."""
+    """One run: its folder's name, the program's arguments except --out, the run it waits for."""
 
     name: str
     command: Callable[[], list[str]]
@@ -42,10 +42,10 @@ def make(
     minutes: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> bool:
-    """Make what is not there, `parallel` side by side; whether all is there when time is up.
+    """Execute the missing runs, `parallel` at a time; True if all runs are finished.
 
-    A run that `minutes` cut goes on at the next call. `kept` is called for each that is finished.
-    One that fails is said so and left; its log lies beside its folder.
+    A run that `minutes` interrupts resumes at the next call. `kept` is called for each finished
+    run. A failed run is reported and skipped; its log lies beside its folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * minutes if minutes else None
@@ -87,7 +87,7 @@ def make(
 
 
 def figures(folder: Path, name: str) -> dict[str, Any]:
-    """What a finished run came to; `epochs` is its log, a dict an epoch."""
+    """The results of a finished run; `epochs` is its log, one dict per epoch."""
     summary = json.loads((folder / name / "summary.json").read_text())
     lines = (folder / name / "metrics.jsonl").read_text().splitlines()
     epochs = [e for e in map(json.loads, lines) if "val_accuracy" in e]

@@ -1,7 +1,7 @@
-"""CIFAR-10 as papers on pruning split it, for `--data benchmarks/cifar_protocols.py:NAME`.
+"""CIFAR-10 with the splits of papers on pruning, for `--data benchmarks/cifar_protocols.py:NAME`.
 
-The folder that holds `cifar-10-batches-py` is $FGGP_DATA_DIR; $FGGP_PAPER_IMAGES, where set, leaves
-only as many training images and test images.
+The folder that holds `cifar-10-batches-py` is $FGGP_DATA_DIR; If $FGGP_PAPER_IMAGES is
+set, only that many training and test images are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fggp_deploy.data.types import Dataset, Split
 
 
 def last_epoch() -> Dataset:
-    """All 50,000 training images; `val` are 1,000 of them and say nothing of other images."""
+    """All 50,000 training images. `val` has 1,000 of them and says nothing about other images."""
     data = _cifar10()
     assert isinstance(data.train, Split)
     assert isinstance(data.val, Split)
@@ -29,7 +29,7 @@ def last_epoch() -> Dataset:
 
 
 def best_epoch() -> Dataset:
-    """The first 45,000 training images; `val` is the test set, so that the best epoch is known."""
+    """The first 45,000 training images. `val` is the test set, which selects the best epoch."""
     data = _cifar10()
     assert isinstance(data.train, Split)
     assert isinstance(data.test, Split)

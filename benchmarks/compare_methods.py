@@ -1,17 +1,18 @@
-"""Pruning methods beside each other, each trained from random weights for as many epochs.
+"""Compare pruning methods, each trained from random weights for the same number of epochs.
 
     python benchmarks/compare_methods.py --runs FOLDER [--methods fggp,gmp,…] [--targets 0.9,0.98]
         [--seeds 0,1,2] [--epochs 10] [--minutes M] [--parallel N] [--report]
 
-The package's own network and data, one recipe for all: no teacher, so that methods which never had
-a trained network are not behind; dense training of as many epochs is a row too. A method that needs
-a trained network spends two fifths of its epochs on dense training first. What a method is told
-beside the target are its defaults. Runs that are there are not made again; the one that was
-cut goes on. With --cifar10 DATA the network is ResNet-20 and the data CIFAR-10. `--report` prints
-the table that is there so far, best mean first, and writes it with a plot to benchmarks/results.
+All methods use the package's own network and data and one recipe. There is no teacher, so that
+methods without a trained network are not at a disadvantage. Dense training for as many epochs is a
+row as well. A method that needs a trained network spends two fifths of its epochs on dense training
+first. The options of each method are its defaults. Finished runs are not repeated, and an
+interrupted run resumes. With --cifar10 DATA, the network is ResNet-20 and the data CIFAR-10.
+`--report` prints the table of the finished runs, best mean first, and writes it with a plot to
+benchmarks/results.
 
-A method that cannot reach a target, since a layer would lose every weight, is "n/a"; the JSON says
-why.
+If a method cannot reach a target because a layer would lose every weight, its cell is "n/a", and
+the JSON gives the reason.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ def name_of(method: str, target: float, seed: int) -> str:
 
 
 def trained_first(method: str) -> bool:
-    """Whether it cannot begin with random weights."""
+    """Whether it cannot start from random weights."""
     return method != DENSE and "random" not in methods.info(method).starts
 
 
 def parent_of(seed: int, epochs: int) -> str:
-    """The folder of the dense network that such a method begins with."""
+    """The folder of the dense network that such a method starts from."""
     return f"{DENSE}-{round(0.4 * epochs)}-seed{seed}"
 
 
 def command(method: str, target: float, seed: int, args: argparse.Namespace) -> list[str]:
-    """What the program makes it from; target 0 is the dense network of `parent_of`."""
+    """The arguments of the program; target 0 is the dense network of `parent_of`."""
     n_first = round(0.4 * args.epochs)
     epochs = args.epochs - n_first if trained_first(method) else args.epochs if target else n_first
     common = [*RECIPE, "--epochs", str(epochs), "--seed", str(seed)]
@@ -74,7 +75,7 @@ def command(method: str, target: float, seed: int, args: argparse.Namespace) -> 
 
 
 def table(args: argparse.Namespace) -> dict[str, Any]:
-    """What is there: a row a method and target, with every seed's accuracy in percent."""
+    """One row per method and target, with the accuracy of every seed in percent."""
     rows = []
     for method, target in product([DENSE, *args.methods], args.targets):
         if method == DENSE and target != args.targets[0]:
@@ -116,7 +117,7 @@ def rows_at(found: dict[str, Any], target: float) -> list[dict[str, Any]]:
 
 
 def markdown(found: dict[str, Any], targets: list[float]) -> str:
-    """Methods by their mean over the targets that all have runs for, the best first."""
+    """Methods by their mean over the targets for which all have runs, the best first."""
     by_method: dict[str, dict[float, Any]] = {}
     for row in found["rows"]:
         by_method.setdefault(row["method"], {})[row["target"]] = row
@@ -157,7 +158,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     names = [r["method"] + (f", {r['target']:.0%}" if r["target"] else "") for r in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("top-1 on the test images, %; a dot a seed")
+    axes.set_xlabel("top-1 on the test images, %; one dot per seed")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path)
 
@@ -208,7 +209,7 @@ def main() -> int:
     complete = cells.make(
         list(runs.values()), args.runs, kept=told, parallel=args.parallel, minutes=args.minutes
     )
-    print("all is done" if complete else "not all is done; the same command goes on")
+    print("all runs are finished" if complete else "runs are missing; the same command resumes")
     return 0
 
 

@@ -113,7 +113,7 @@ def resnet50(size: int) -> Net:
 
 
 def mobilenet_v2(size: int) -> Net:
-    """As in torchvision, but stride 1 first at 32 x 32; only its pointwise layers are pruned."""
+    """As in torchvision, with stride 1 first at 32 x 32; only its pointwise layers are pruned."""
     net = Net(size)
     x = net.relu6(net.conv("x", 32, 3, stride=2 if size == 224 else 1, prunable=False))
     for expansion, channels, blocks, first_stride in (
@@ -132,7 +132,7 @@ def mobilenet_v2(size: int) -> Net:
 
 
 def set_densities(net: Net, sparsity: float, mask: str) -> None:
-    """`uniform`: all prunable layers alike, but not the first; `erk`: Erdős–Rényi kernel."""
+    """`uniform`: the same for all prunable layers except the first; `erk`: Erdős–Rényi kernel."""
     prunable = [w for w in net.weights if w.prunable]
     sizes = {w.name: math.prod(w.shape) for w in prunable}
     budget = (1 - sparsity) * sum(sizes.values())
@@ -157,9 +157,9 @@ def set_densities(net: Net, sparsity: float, mask: str) -> None:
 
 
 def to_onnx(net: Net, *, batch: int | str, seed: int = 0, block: int = 1) -> ModelProto:
-    """The network with exactly density * size non-zeros in each layer, at random places.
+    """The network with exactly density * size non-zeros in each layer, at random positions.
 
-    Where the input channels are a multiple of `block`, whole blocks of so many of them are kept.
+    If the number of input channels is a multiple of `block`, whole blocks of that size are kept.
     """
     rng = np.random.default_rng(seed)
     tensors = [

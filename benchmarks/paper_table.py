@@ -3,23 +3,23 @@
     python benchmarks/paper_table.py --runs FOLDER --data-dir DATA [--nets vgg19,resnet50]
         [--targets 0.98] [--starts dense,half] [--methods fggp,gmp] [--seeds 0] [--minutes 9]
 
-A cell is one network pruned while it is trained from random weights by the recipe `paper` (160
-epochs, learning rate 0.1 falling at half and three quarters, no teacher). `half` starts from a
-random mask of 50%, by ERK. `--recipe best` prunes a network that was trained densely first (a cell
-of its own, method `dense`, which `--methods dense` also makes). A cell that was cut by --minutes,
-or killed, goes on when the same command is given again; a finished one is not made again.
-`--parallel N` makes N side by side. What is not named here goes to every prune and train
-with `--options "--precision bf16 --compile"`.
+A cell is one network that is pruned while it is trained from random weights with the recipe `paper`
+(160 epochs, learning rate 0.1 that falls at half and three quarters, no teacher). `half` starts
+from a random mask of 50%, by ERK. `--recipe best` prunes a network that was trained densely first
+(a cell of its own with the method `dense`, which `--methods dense` also runs). The same command
+resumes cells that --minutes or a signal interrupted, and does not repeat finished ones. `--parallel
+N` runs N cells at a time. Other options are passed to every prune and train with `--options
+"--precision bf16 --compile"`.
 
 Accuracy is the last epoch's on the official 10,000 test images, trained on all 50,000 training
-images: nothing is chosen on the test set. `--protocol best-epoch` is how older tables were made
+images: nothing is selected on the test set. `--protocol best-epoch` is the protocol of older tables
 (45,000 images, the best epoch at the final sparsity on the test set itself).
 
-`--plan` measures images per second and says what fits; `--report` prints the table of what is done
-and writes a plot; `--bring FOLDER` exports each finished cell there as one packed ONNX file. Each
-finished cell is a line of FOLDER/results.jsonl.
+`--plan` measures images per second and estimates the time. `--report` prints the table of the
+finished cells and writes a plot. `--bring FOLDER` exports each finished cell there as a packed ONNX
+file. Each finished cell is a line of FOLDER/results.jsonl.
 
-On one GPU for half an hour, in this order (each line again until it says that all is done):
+On one GPU for half an hour, in this order (repeat each line until all runs are finished):
 
     G="--device cuda --precision bf16 --compile"
     python benchmarks/paper_table.py --runs R --data-dir D --options "$G" --minutes 9
@@ -102,7 +102,7 @@ class Cell:
 
 
 def wanted(args: argparse.Namespace) -> Iterator[Cell]:
-    """What the options ask for, in their order; what `best` starts from comes before it."""
+    """The cells that the options select, in their order; `best` comes after its dense start."""
     seen = set()
     grid = product(args.seeds, args.nets, args.targets, args.starts, args.methods, args.rates)
     for seed, net, target, start, method, rate in grid:
@@ -117,7 +117,7 @@ def wanted(args: argparse.Namespace) -> Iterator[Cell]:
 
 
 def reads_rate(method: str) -> bool:
-    """Whether a method obeys --rate; the program refuses it for others."""
+    """Whether a method uses --rate; the program refuses it for others."""
     return method != "dense" and "rate" in methods.info(method).reads
 
 
@@ -127,7 +127,7 @@ def dense(cell: Cell) -> Cell:
 
 
 def command(cell: Cell, args: argparse.Namespace) -> list[str]:
-    """What the program makes the cell from; its random start is written where need be."""
+    """The arguments of the program; writes the random start if the cell needs one."""
     where = f"{HERE / 'cifar_protocols.py'}:{PROTOCOLS[cell.protocol]}"
     common = ["--model", cell.net, "--data", where, "--trust-code", "--seed", str(cell.seed)]
     common += shlex.split(args.options)
@@ -147,7 +147,7 @@ def command(cell: Cell, args: argparse.Namespace) -> list[str]:
 
 
 def untrained(cell: Cell, runs: Path) -> Path:
-    """A network with random weights, and of a `half` start with random ERK masks, as a file."""
+    """A file of a network with random weights, with random ERK masks for a `half` start."""
     path = runs / f"{cell.net}-untrained-{cell.start}-seed{cell.seed}.safetensors"
     if path.exists():
         return path
@@ -181,13 +181,13 @@ def untrained(cell: Cell, runs: Path) -> Path:
 
 
 def environment(args: argparse.Namespace) -> dict[str, str]:
-    """What the data functions read."""
+    """The environment variables that the data functions read."""
     found = {"FGGP_DATA_DIR": str(args.data_dir.resolve())}
     return found | ({"FGGP_PAPER_IMAGES": str(args.images)} if args.images else {})
 
 
 def keep(cell: Cell, args: argparse.Namespace) -> None:
-    """Write a finished cell's line, and its packed file where one is wanted."""
+    """Write a finished cell's line, and its packed file if requested."""
     found = cells.figures(args.runs, cell.name)
     epochs = found.pop("epochs")
     if cell.protocol == "best-epoch":  # `val` is the test set there
@@ -214,7 +214,7 @@ def keep(cell: Cell, args: argparse.Namespace) -> None:
 
 
 def plan(todo: Sequence[Cell], args: argparse.Namespace) -> None:
-    """Print what the cells that are left would take, one after the other."""
+    """Print how long the missing cells would take, one after the other."""
     sum_s = 0.0
     for cell in todo:
         finished = cells.done(args.runs, cell.name)
@@ -318,9 +318,11 @@ def main() -> int:
     parser.add_argument("--recipe", default="paper", choices=("paper", "fast", "best"))
     parser.add_argument("--protocol", default="last-epoch", choices=PROTOCOLS)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    parser.add_argument("--images", type=int, help="only so many training and test images")
+    parser.add_argument("--images", type=int, help="use only that many training and test images")
     parser.add_argument("--parallel", type=int, default=1)
-    parser.add_argument("--minutes", type=float, help="stop then, with all saved")
+    parser.add_argument(
+        "--minutes", type=float, help="stop after that many minutes, with all saved"
+    )
     parser.add_argument("--options", default="", help="for prune and train, as one text")
     parser.add_argument("--bring", type=Path)
     parser.add_argument("--plan", action="store_true")
@@ -354,7 +356,7 @@ def main() -> int:
         minutes=args.minutes,
         environment=environment(args),
     )
-    print("all is done" if complete else "not all is done; the same command goes on")
+    print("all runs are finished" if complete else "runs are missing; the same command resumes")
     return 0 if complete else 1
 
 
