@@ -13,14 +13,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fggp_deploy.analysis.bench.report import bench
+from fggp_deploy.analysis.bench.benchmark import bench
+from fggp_deploy.analysis.bench.options import BenchOptions
 from fggp_deploy.format.model import SparseModel
 
 RESULTS = Path(__file__).parent / "results" / "kernels-masks.json"
 
 
 def measure(path: Path, data_dir: Path | None, seconds: float) -> dict[str, Any]:
-    report = bench(path, data_dir=data_dir, seconds=seconds)
+    report = bench(path, BenchOptions(data_dir=data_dir, seconds=seconds))
     model = SparseModel.open(path)
     meta = model.metadata
     removed, prunable = meta.sparsity.get("n_removed", 0), meta.sparsity.get("n_prunable", 1)

@@ -11,7 +11,7 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.analysis.bench.document import Cell, Layers, Report
+    from fggp_deploy.analysis.bench.report import Cell, Layers, Report
 
 _ONE = ["1"]
 
@@ -26,34 +26,35 @@ def bench(
         list[str], typer.Option(metavar=o.NUMBERS, help="Threads of ONNX Runtime, as 1,2.")
     ] = _ONE,
     batch: Annotated[
-        list[str], typer.Option(metavar=o.NUMBERS, help="Images in a run, as 1,8.")
+        list[str], typer.Option(metavar=o.NUMBERS, help="Images per run, as 1,8.")
     ] = _ONE,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also what each layer costs, on one thread.")
+        bool, typer.Option("--layers", help="Also the time per layer, on one thread.")
     ] = False,
     by_density: Annotated[
         bool,
         typer.Option(
             "--table",
-            help="Instead: what each layer costs on the kernels at 1% to 100% of its weights, "
-            "random masks, one thread.",
+            help="Instead: time per layer on the kernels at densities from 1% to 100%, with random "
+            "masks, on one thread.",
         ),
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8/--no-int8", help="Also ONNX Runtime's static quantisation.")
+        bool,
+        typer.Option("--int8/--no-int8", help="Also the dense int8 baseline of ONNX Runtime."),
     ] = True,
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=o.NUMBERS, help="What the model leaves open of one input, as 3,224,224."
+            metavar=o.NUMBERS, help="Open dimensions of the input after the batch, as 3,224,224."
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images that calibrate int8. Default: what it was made with."),
+        typer.Option(help="Images that calibrate int8. Default: the data that the file names."),
     ] = None,
     data_dir: o.DataDir = None,
-    seconds: Annotated[float, typer.Option(help="Time to spend on each setting.")] = 6.0,
+    seconds: Annotated[float, typer.Option(help="Seconds per setting.")] = 6.0,
     sessions: Annotated[
         int,
         typer.Option(
@@ -66,16 +67,16 @@ def bench(
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Time a model against its rivals: dense fp32, itself packed, the sparse kernels, dense int8.
+    """Time a model in four ways: dense fp32, packed, on the sparse kernels, and dense int8.
 
     All run inside ONNX Runtime with the same options, interleaved, each in fresh sessions. Dense is
-    the model itself, its zeros multiplied like any other weight. A ratio above 1 is faster than
-    that; where its 95% interval holds 1 there is no difference. Takes packed files and any other
-    ONNX file.
+    the model itself; its zeros are multiplied like any other weight. A ratio above 1 is faster than
+    dense; if its 95% interval contains 1, no difference was measured. Takes any ONNX file.
 
     Example:  fggp-deploy bench model.onnx --threads 1,2 --batch 1,8 --layers
     """
-    from fggp_deploy.analysis.bench.report import bench as run
+    from fggp_deploy.analysis.bench.benchmark import bench as run
+    from fggp_deploy.analysis.bench.options import BenchOptions
     from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.common.files import write_atomic
 
@@ -85,13 +86,13 @@ def bench(
     path = packed(model)
     if by_density:
         return _table(path, out=out, json=json)
+    options = BenchOptions(
+        threads=o.integers("--threads", threads), batches=o.integers("--batch", batch),
+        layers=layers, int8=int8, shape=o.integers("--shape", shape) if shape else None,
+        data=data, data_dir=data_dir, seconds=seconds, sessions=sessions, seed=seed,
+    )  # fmt: skip
     with working("benchmarking") as progress:
-        report = run(
-            path, threads=o.integers("--threads", threads), batches=o.integers("--batch", batch),
-            layers=layers, int8=int8, shape=o.integers("--shape", shape) if shape else None,
-            data=data, data_dir=data_dir, seconds=seconds,
-            sessions=sessions, seed=seed, progress=progress,
-        )  # fmt: skip
+        report = run(path, options, progress=progress)
     if out is not None:
         write_atomic(out, json_text(report.to_dict()) + "\n")
     if json:
@@ -114,7 +115,7 @@ def _table(path: Path, *, out: Path | None, json: bool) -> None:
     if json:
         return as_json(found)
     table(
-        f"{path.name}: ms a layer on {found.isa}, one thread, by its density",
+        f"{path.name}: ms per layer on {found.isa}, one thread, by density",
         ("layer", *(f"{d:.0%}" for d in found.densities)),
         [(name, *(f"{ms:.3f}" for ms in row)) for name, row in found.layers.items()],
     )

@@ -29,7 +29,7 @@ def compare(
     distribution, where the files were verified with --robustness.
     """
     from fggp_deploy.analysis.compare import compare as run
-    from fggp_deploy.analysis.compare import page
+    from fggp_deploy.analysis.compare_page import page
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.report.html import html
 

@@ -34,7 +34,7 @@ def explain(
     them; what is only estimated is marked so.
     """
     from fggp_deploy.analysis.explain import explain as run
-    from fggp_deploy.analysis.explanation import findings, numbered, page, reasons
+    from fggp_deploy.analysis.explain_page import findings, numbered, page, reasons
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.report.html import html

@@ -52,8 +52,8 @@ def sensitivity(
 
     On the held-out images, never on the test images; needs no torch and trains nothing.
     """
-    from fggp_deploy.analysis.sensitivity import page
     from fggp_deploy.analysis.sensitivity import sensitivity as run
+    from fggp_deploy.analysis.sensitivity_page import page
     from fggp_deploy.checkpoints.run_folder import REFERENCE, newest
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError, quoted

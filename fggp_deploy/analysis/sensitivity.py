@@ -25,8 +25,6 @@ from fggp_deploy.measure.statistics import (
     mcnemar,
     proportion,
 )
-from fggp_deploy.report import words
-from fggp_deploy.report.page import Bars, Page, Section, Table
 
 
 @dataclass(frozen=True)
@@ -171,46 +169,6 @@ def smallest_removed(w: npt.NDArray[np.float32], sparsity: float) -> npt.NDArray
     order = np.argsort(np.abs(w).reshape(-1), kind="stable")
     out.reshape(-1)[order[: round(sparsity * w.size)]] = 0
     return out
-
-
-def page(found: Sensitivity) -> Page:
-    """Lay out the sensitivities."""
-    levels = [d.sparsity for d in found.layers[0].drops] if found.layers else []
-    rows = [
-        (
-            x.name,
-            f"{x.n_weights:,}",
-            f"{x.share:.2%}",
-            *(words.points(d.drop_points, d.drop_low, d.drop_high) for d in x.drops),
-            "keep dense" if x.spare else "",
-        )
-        for x in found.layers
-    ]
-    chart = None
-    if levels:
-        ends = [(d.drop_low, d.drop_high) for d in (x.drops[-1] for x in found.layers)]
-        chart = Bars(
-            f"Top-1 points lost with one layer at {levels[-1]:.0%} sparsity, 95% intervals",
-            [x.name for x in found.layers],
-            {"drop": [x.drops[-1].drop_points for x in found.layers]},
-            "percentage points",
-            {"drop": ends},
-        )
-    head = ["layer", "weights", "of all", *(f"drop at {s:.0%}" for s in levels), "suggestion"]
-    caption = (
-        f"Top-1 points lost on {found.n} held-out images of {found.data}, 95% intervals of paired "
-        f"differences; unpruned {words.share(found.top1)}. Pruned by magnitude, not trained again, "
-        "so after fine-tuning the losses are smaller."
-    )
-    spared = ", ".join(found.spared) or "none"
-    lead = (
-        f"Layers to keep dense, most points saved for each weight kept first, at most "
-        f"{found.budget:.0%} of the weights: {spared}. Each loses more than "
-        f"{found.tolerance_points:g} points alone at the largest sparsity, beyond chance (exact "
-        "McNemar, Holm's correction)."
-    )
-    section = Section("Layers", [Table(caption, head, rows, chart)])
-    return Page(f"Sensitivity of {found.model}", lead, None, [], [], [section])
 
 
 def _set(tensor: TensorProto, w: npt.NDArray[np.float32]) -> None:

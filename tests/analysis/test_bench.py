@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from fggp_deploy import kernels
-from fggp_deploy.analysis.bench import cost_table, report, subject
+from fggp_deploy.analysis.bench import benchmark, cost_table, report
+from fggp_deploy.analysis.bench import model as benchmarked
 from fggp_deploy.analysis.bench.cost_table import CostTable
-from fggp_deploy.analysis.bench.report import bench
+from fggp_deploy.analysis.bench.options import BenchOptions
 from fggp_deploy.common import timing
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
@@ -50,13 +51,18 @@ def packed(tmp_path: Path) -> Path:
     return path
 
 
+def bench(path: Path, **options: Any) -> report.Report:
+    """A brief benchmark."""
+    return benchmark.bench(path, BenchOptions(**{**BRIEF, **options}))
+
+
 def names(found: report.Report) -> list[str]:
     return [r.name for r in found.rivals]
 
 
 @needs_library
 def test_four_contenders_at_every_setting(packed: Path) -> None:
-    found = bench(packed, threads=(1, 2), batches=(1, 3), **BRIEF)
+    found = bench(packed, threads=(1, 2), batches=(1, 3))
     assert names(found) == ["dense", "packed", "kernels", "int8"]
     settings = [(c.threads, c.batch) for c in found.cells if c.contender == "kernels"]
     assert settings == [(1, 1), (1, 3), (2, 1), (2, 3)]
@@ -78,7 +84,7 @@ def test_four_contenders_at_every_setting(packed: Path) -> None:
 def test_a_busy_machine_is_noted(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = itertools.count()
     monkeypatch.setattr(timing, "waited_seconds", lambda: 3600.0 * next(reads))
-    found = bench(packed, batches=(1, 2), int8=False, **BRIEF)
+    found = bench(packed, batches=(1, 2), int8=False)
     busy = [note for note in found.notes if "too busy to measure speed" in note]
     assert [note.partition(":")[0] for note in busy] == ["1 thread, batch 1", "1 thread, batch 2"]
     with pytest.warns(FggpWarning, match="too busy to measure speed"):
@@ -88,7 +94,7 @@ def test_a_busy_machine_is_noted(packed: Path, monkeypatch: pytest.MonkeyPatch) 
 @needs_library
 def test_plain_is_not_timed_against_itself(packed: Path, planned: dict[str, Choice]) -> None:
     planned["choice"] = Choice(None, 0.9, 1.1)
-    found = bench(packed, int8=False, **BRIEF)
+    found = bench(packed, int8=False)
     assert names(found) == ["dense", "packed", "kernels"]
     assert [c.contender for c in found.cells] == ["dense", "packed"]
     assert found.plans[0].plan.startswith("plain: no faster beyond doubt")
@@ -98,7 +104,7 @@ def test_a_file_with_nothing_packed(tmp_path: Path) -> None:
     path = tmp_path / "dense.onnx"
     b = Builder()
     onnx.save(b.model(b.conv("x", 8, 3, density=1.0)), path)
-    found = bench(path, int8=False, **BRIEF)
+    found = bench(path, int8=False)
     assert names(found) == ["dense", "kernels"]
     assert found.rivals[0].file_bytes == path.stat().st_size
     assert any("nothing packed" in note for note in found.notes)
@@ -109,12 +115,12 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
     path = tmp_path / "fixed.onnx"
     b = Builder()
     onnx.save(b.model(b.conv("x", 8, 3, density=1.0), batch=4), path)
-    found = bench(path, batches=(1, 4), **BRIEF)
+    found = bench(path, batches=(1, 4))
     assert {c.batch for c in found.cells} == {4}
     assert "Batch 1 left out: the model takes 4." in found.notes
     assert "64 random inputs" in found.rivals[-1].what  # sixteen times four
     with pytest.raises(ConfigError, match="give --batch 4"):
-        bench(path, batches=(2, 8), **BRIEF)
+        bench(path, batches=(2, 8))
 
 
 def test_open_sizes_are_asked_for(tmp_path: Path) -> None:
@@ -125,15 +131,15 @@ def test_open_sizes_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "open.onnx"
     onnx.save(model, path)
     with pytest.raises(ConfigError, match=r"not known: \[n, 3, side2, side3\].*--shape"):
-        bench(path, **BRIEF)
-    found = bench(path, shape=(3, 10, 12), int8=False, **BRIEF)
+        bench(path)
+    found = bench(path, shape=(3, 10, 12), int8=False)
     assert found.cells[0].contender == "dense"
     assert "is not known" not in found.plans[0].plan
 
 
 @needs_library
 def test_layers(packed: Path) -> None:
-    found = bench(packed, layers=True, int8=False, **BRIEF).layers
+    found = bench(packed, layers=True, int8=False).layers
     assert found is not None
     convs = [x for x in found.layers if x.op == "Conv"]
     assert [x.shape for x in convs] == [
@@ -163,10 +169,10 @@ def test_real_images_calibrate_and_score(tmp_path: Path, monkeypatch: pytest.Mon
     split = Split(images, rng.integers(0, 10, 60))
     pre = Preprocessing(16, 16, (0.5,) * 3, (0.25,) * 3)
     data = Dataset("random", tuple("0123456789"), split, split, split, pre)
-    monkeypatch.setattr(subject, "images_for", lambda *_, **__: data)
+    monkeypatch.setattr(benchmarked, "images_for", lambda *_, **__: data)
     path = tmp_path / "model.onnx"
     onnx.save(pack(with_metadata(residual_net())), path)
-    found = bench(path, **BRIEF)
+    found = bench(path)
     assert "60 images of random" in found.rivals[-1].what
     scored = {r.name: r.scored for r in found.rivals}
     for name in ("dense", "packed", "kernels"):
@@ -178,22 +184,22 @@ def test_real_images_calibrate_and_score(tmp_path: Path, monkeypatch: pytest.Mon
 def test_without_its_data_inputs_are_random(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(with_metadata(residual_net()), path)
-    found = bench(path, int8=False, **BRIEF)
+    found = bench(path, int8=False)
     assert any("'random', which is opened only if you name it" in note for note in found.notes)
 
 
 @needs_library
 def test_wrong_answers_are_an_error(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+    monkeypatch.setattr(benchmark, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
     with pytest.raises(ModelFileError, match=r"packed and dense outputs differ by 2\.0e-04"):
-        bench(packed, int8=False, **BRIEF)
+        bench(packed, int8=False)
 
 
 @needs_library
 def test_scores_that_are_nearly_zero_are_no_error(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(pack(detector_net()), path)
-    found = bench(path, int8=False, **BRIEF)
+    found = bench(path, int8=False)
     assert [c.contender for c in found.cells] == ["dense", "packed", "kernels"]
 
 
@@ -203,7 +209,7 @@ def test_scores_that_are_nearly_zero_are_no_error(tmp_path: Path) -> None:
 )
 def test_options_out_of_domain(wrong: dict[str, Any], packed: Path) -> None:
     with pytest.raises(ConfigError):
-        bench(packed, int8=False, **{**BRIEF, **wrong})
+        bench(packed, int8=False, **wrong)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from onnx import ModelProto, TensorProto, helper
 from typer.testing import CliRunner
 
 from cli.main import app
-from fggp_deploy.analysis.bench.report import bench
+from fggp_deploy.analysis.bench.benchmark import bench
+from fggp_deploy.analysis.bench.options import BenchOptions
 from fggp_deploy.analysis.explain import explain
-from fggp_deploy.analysis.explanation import findings, numbered, reasons
+from fggp_deploy.analysis.explain_page import findings, numbered, reasons
 from fggp_deploy.common import timing
 from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.runtime.reasons import why_no_layer
@@ -146,7 +147,7 @@ def test_a_reason_is_told_once(tmp_path: Path) -> None:
 
 
 def test_one_image_is_a_batch_of_one(tmp_path: Path) -> None:
-    found = bench(saved(one_image(), tmp_path), int8=False, seconds=BRIEF, sessions=6)
+    found = bench(saved(one_image(), tmp_path), BenchOptions(int8=False, seconds=BRIEF, sessions=6))
     assert {c.batch for c in found.cells} == {1}
 
 

@@ -15,11 +15,12 @@ from verified import PREPROCESSING, dataset, metadata, network
 
 from fggp_deploy.analysis import compare as comparison
 from fggp_deploy.analysis.compare import Candidate, Measure, compare
+from fggp_deploy.analysis.compare_page import page as compare_page
 from fggp_deploy.analysis.explain import explain
-from fggp_deploy.analysis.explanation import findings
-from fggp_deploy.analysis.explanation import page as explain_page
+from fggp_deploy.analysis.explain_page import findings
+from fggp_deploy.analysis.explain_page import page as explain_page
 from fggp_deploy.analysis.sensitivity import Drop, sensitivity, smallest_removed, worth_sparing
-from fggp_deploy.analysis.sensitivity import page as sensitivity_page
+from fggp_deploy.analysis.sensitivity_page import page as sensitivity_page
 from fggp_deploy.data.types import Split
 from fggp_deploy.errors import ConfigError, FileError, ModelFileError
 from fggp_deploy.exporters import onnx as packed_onnx
@@ -75,7 +76,7 @@ def test_compare_reads_what_verify_wrote(runs):
     assert sparse.top1.value == told["accuracy"]["model"]["top1"]["value"]
     assert sparse.latency_ms.value == told["latency"]["timings"]["model"]["median_ms"]
     assert set(found.potential) == {"test", *(s["kind"] for s in told["robustness"]["shifts"])}
-    page = html(comparison.page(found))
+    page = html(compare_page(found))
     assert page.count("<svg") == 3
     assert "Prune potential" in page
 
@@ -111,7 +112,7 @@ def test_files_measured_on_different_images_are_not_ranked(runs):
     assert not found.judged
     assert {c.beaten_by for c in found.candidates} == {None}
     assert found.potential == {}
-    page = html(comparison.page(found))
+    page = html(compare_page(found))
     assert "none is called better than another" in page
     assert "not beaten" not in page
 

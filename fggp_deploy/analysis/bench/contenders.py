@@ -1,4 +1,7 @@
-"""The rivals: dense fp32, the packed file, the kernels, dense int8; each opens fresh sessions."""
+"""The contenders: dense fp32, the packed file, the kernels, and the dense int8 baseline.
+
+Each opens fresh sessions.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from fggp_deploy import runtime
-from fggp_deploy.analysis.bench.subject import Subject
+from fggp_deploy.analysis.bench.model import BenchmarkedModel
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.measure.network import SESSION_CONFIG
@@ -18,13 +21,16 @@ from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.sessions import Options, run, try_out
 
 DENSE, PACKED, KERNELS, INT8 = "dense", "packed", "kernels", "int8"
-N_RANDOM = 16  # inputs to calibrate with where there are no images
+N_RANDOM = 16  # inputs to calibrate with, if there are no images
 Opener = Callable[[int, int], ort.InferenceSession]  # (threads, batch)
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`file_bytes` is what must be stored; `what` says it in words; `open` takes threads, batch."""
+    """A way to run the network: `what` it is in words, the `file_bytes` that must be stored.
+
+    `open` starts a session for given threads and batch.
+    """
 
     name: str
     what: str
@@ -32,16 +38,16 @@ class Contender:
     open: Opener
 
 
-def contenders(subject: Subject, *, int8: bool, progress: Progress) -> list[Contender]:
-    """Dense first, then those that this file allows; see `missing` for the others."""
-    path = subject.path
+def contenders(model: BenchmarkedModel, *, int8: bool, progress: Progress) -> list[Contender]:
+    """Dense first, then those that this file allows; raises ModelFileError if it does not run."""
+    path = model.path
     content = read_bytes(path)
     file_bytes = len(content)
-    dense = subject.dense.SerializeToString() if subject.packed else content
-    feeds = subject.feeds(1)
+    dense = model.dense.SerializeToString() if model.packed else content
+    feeds = model.feeds(1)
     try_out(lambda: run(Options(1).open(dense, name=path.name), feeds, path.name), path.name)
     made = [Contender(DENSE, "dense fp32, stock onnxruntime", len(dense), _stock(dense, DENSE))]
-    if subject.packed:
+    if model.packed:
         what = "the packed file, stock onnxruntime"
         made.append(Contender(PACKED, what, file_bytes, _stock(content, path.name)))
 
@@ -50,36 +56,36 @@ def contenders(subject: Subject, *, int8: bool, progress: Progress) -> list[Cont
             path,
             threads=threads,
             batch=batch,
-            shape=subject.shape,
+            shape=model.shape,
             config=SESSION_CONFIG,
             progress=progress,
         )
 
-    what = f"{'the packed' if subject.packed else 'this'} file, runtime.session"
+    what = f"{'the packed' if model.packed else 'this'} file, runtime.session"
     made.append(Contender(KERNELS, what, file_bytes, on_kernels))
     if int8:
-        progress("quantising to int8", 0, 1)
-        model, on = _quantized(subject, dense)
+        progress("quantizing to int8", 0, 1)
+        quantized, on = _quantized(model, dense)
         what = f"dense int8 (QDQ, per channel, calibrated on {on}), stock onnxruntime"
-        made.append(Contender(INT8, what, len(model), _stock(model, INT8)))
-        progress("quantising to int8", 1, 1)
+        made.append(Contender(INT8, what, len(quantized), _stock(quantized, INT8)))
+        progress("quantizing to int8", 1, 1)
     return made
 
 
-def _stock(model: bytes, name: str) -> Opener:
-    return lambda threads, batch: Options(threads, SESSION_CONFIG).open(model, name=name)
+def _stock(content: bytes, name: str) -> Opener:
+    return lambda threads, batch: Options(threads, SESSION_CONFIG).open(content, name=name)
 
 
-def _quantized(subject: Subject, dense: bytes) -> tuple[bytes, str]:
-    """The int8 model, and what it was calibrated on."""
-    batch = subject.fixed_batch or 1
-    if subject.images is None:
-        like, rng = subject.feeds(batch), np.random.default_rng(1)
+def _quantized(model: BenchmarkedModel, dense: bytes) -> tuple[bytes, str]:
+    """The dense int8 baseline, and what it was calibrated on."""
+    batch = model.fixed_batch or 1
+    if model.images is None:
+        like, rng = model.feeds(batch), np.random.default_rng(1)
         feeds = [
             {name: rng.standard_normal(x.shape, dtype=np.float32) for name, x in like.items()}
             for _ in range(N_RANDOM)
         ]
         return quantize(read_dense(dense), feeds), f"{N_RANDOM * batch} random inputs"
-    n = len(subject.images.calibration) // batch * batch
-    on = f"{n} images of {subject.images.data}"
-    return quantize_on(dense, subject.images.calibration, batch=batch), on
+    n = len(model.images.calibration) // batch * batch
+    on = f"{n} images of {model.images.data}"
+    return quantize_on(dense, model.images.calibration, batch=batch), on

@@ -1,4 +1,4 @@
-"""What is benchmarked: a model file, its dense form, inputs for it, and images if there are any."""
+"""The benchmarked model: a file, its dense form, inputs for it, and images if there are any."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from fggp_deploy.analysis.bench.options import BenchOptions
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.data.sampling import sample
 from fggp_deploy.data.types import Labels
@@ -18,10 +19,11 @@ from fggp_deploy.format.unpacking import reading, split
 from fggp_deploy.graph.comparison import rtol_for
 from fggp_deploy.graph.qdq import remove_activation_quantization_
 from fggp_deploy.graph.reading import read_bytes
-from fggp_deploy.measure.evaluation_data import images_for
+from fggp_deploy.measure.evaluation_data import N_CALIBRATION, images_for
 from fggp_deploy.measure.network import Floats
 from fggp_deploy.runtime.feeds import random_feeds
 
+N_TEST = 1000  # images on which predictions are compared
 MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 
 
@@ -36,12 +38,13 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model file. `dense` is the same network with its zeros written out, as the file itself
-    where `packed` is False; `images` is None where its data set is not there: `why` tells.
+class BenchmarkedModel:
+    """A model file with the same network as a dense graph, and what it is measured on.
 
-    `shape`: the inputs' dimensions after the first, for where the model leaves them open.
-    `rtol`: how far the file's outputs may be from `dense`'s, over the largest.
+    `dense` has the zeros written out; it is the file itself if `packed` is False. `images` is None
+    if the file's data set is not available; `why` says so in words. `shape` gives the inputs'
+    dimensions after the first, if the model leaves them open. `rtol` is the largest allowed
+    difference of the file's outputs to those of `dense`, relative to the largest.
     """
 
     path: Path
@@ -54,10 +57,10 @@ class Subject:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The batch that the model insists on, None if it takes any.
+        """The only batch that the model takes, or None if it takes any.
 
-        The first dimension of fixed size is a batch only beside those of images [N, C, H, W] or of
-        vectors [N, C]: one image [C, H, W] is a batch of 1.
+        A first dimension of fixed size is a batch only for images [N, C, H, W] or vectors [N, C];
+        a single image [C, H, W] is a batch of 1.
         """
         dims = self.dense.graph.input[0].type.tensor_type.shape.dim
         if dims and dims[0].dim_value < 1:
@@ -65,59 +68,50 @@ class Subject:
         return dims[0].dim_value if len(dims) in (2, 4) else 1
 
     def feeds(self, batch: int) -> dict[str, Any]:
-        """Random inputs of `batch` images; ConfigError where a size is open."""
+        """Random inputs of `batch` images; ConfigError if a size is open."""
         try:
             return random_feeds(self.dense, batch, shape=self.shape)
         except ModelFileError as e:
             raise ConfigError(
-                f"{self.path.name} cannot be fed: {e}; bench wants float inputs of known size, "
-                "give the open ones with --shape 3,224,224"
+                f"no inputs can be made for {self.path.name}: {e}; bench needs float inputs of "
+                "known size, give the open ones with --shape 3,224,224"
             ) from e
 
 
-def read(
-    path: Path,
-    *,
-    data: str | None = None,
-    data_dir: Path | None = None,
-    shape: tuple[int, ...] | None = None,
-    n_calibration: int,
-    n_test: int,
-    progress: Progress,
-) -> Subject:
-    """Read any ONNX file; `shape` gives open dimensions of the input after the first.
+def read(path: Path, options: BenchOptions, progress: Progress) -> BenchmarkedModel:
+    """Read any ONNX file and the images that `options` ask for.
 
-    Raises ModelFileError for what cannot be read, ConfigError for a shape that is not positive.
+    Raises ModelFileError for a file that cannot be read, DataError for data that were asked for and
+    are not available.
     """
-    if shape is not None and not all(n > 0 for n in shape):
-        raise ConfigError(f"shape must be positive numbers, got {','.join(map(str, shape))}")
     content = read_bytes(path)
     with reading(str(path)):
         model = onnx.load_model_from_string(content)
         unpacked = split(model)
         dense = unpacked.dense()
-        in_bytes = bool(unpacked.weights) and remove_activation_quantization_(dense)
+        int8_activations = bool(unpacked.weights) and remove_activation_quantization_(dense)
     if not dense.graph.input:
-        raise ModelFileError(f"{path} has no input; bench wants a network")
-    images, why = _images(path, data, data_dir, n_calibration, n_test, progress)
-    return Subject(
-        path, bool(unpacked.weights), dense, images, why, shape or (), rtol_for(in_bytes=in_bytes)
+        raise ModelFileError(f"{path} has no input; bench needs a network")
+    images, why = _images(path, options, progress)
+    return BenchmarkedModel(
+        path=path,
+        packed=bool(unpacked.weights),
+        dense=dense,
+        images=images,
+        why=why,
+        shape=options.shape or (),
+        rtol=rtol_for(in_bytes=int8_activations),
     )
 
 
-def _images(
-    path: Path,
-    data: str | None,
-    data_dir: Path | None,
-    n_calibration: int,
-    n_test: int,
-    progress: Progress,
-) -> tuple[Images | None, str]:
-    """The model's own images where they lie on this machine, else None and why."""
+def _images(path: Path, options: BenchOptions, progress: Progress) -> tuple[Images | None, str]:
+    """The model's own images if they are on this machine, else None and the reason."""
+    data = options.data
     try:
         found = images_for(
-            path, data, data_dir, parts=("train", "test"), fetch=data is not None, progress=progress
-        )
+            path, data, options.data_dir, parts=("train", "test"), fetch=data is not None,
+            progress=progress,
+        )  # fmt: skip
     except ModelFileError:
         return None, "the file does not say how to prepare images"
     except (FileError, ConfigError, MachineError) as e:
@@ -128,7 +122,7 @@ def _images(
         return None, "the file does not say what data it is for"
     prepare = found.preprocessing
     most = max(1, MAX_IMAGE_BYTES // (4 * math.prod(prepare.input_shape)))
-    train = sample(found.train.labels, n_calibration)
-    test = sample(found.test.labels, min(n_test, most))
+    train = sample(found.train.labels, N_CALIBRATION)
+    test = sample(found.test.labels, min(N_TEST, most))
     x, y = prepare(found.train.read(train)), prepare(found.test.read(test))
     return Images(found.name, x, y, found.test.labels[test]), ""

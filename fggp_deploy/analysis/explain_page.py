@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from fggp_deploy.analysis.explain import WORTH, Explanation, Speed
+from fggp_deploy.analysis.explain import Explanation, Speed
+from fggp_deploy.analysis.weights import WORTH
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Page, Section, Table
 
