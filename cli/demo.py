@@ -28,9 +28,9 @@ def demo(
     """
     config = PruneConfig(target=target, epochs=epochs)
     from fggp_deploy import data
-    from fggp_deploy.report.files import write
+    from fggp_deploy.report.files import write_report
     from fggp_deploy.training.prune import prune
-    from fggp_deploy.verify.verification import verify
+    from fggp_deploy.verification.verify import verify
 
     from .networks import OriginalNetwork
     from .progress import stderr, watch, working
@@ -52,7 +52,7 @@ def demo(
             exported.path, data=data.load(config.data),
             original=OriginalNetwork(exported.path), progress=progress,
         )  # fmt: skip
-    written = write(report, run.folder)
+    written = write_report(report, run.folder)
     if json:
         as_json(report.to_dict())
     else:

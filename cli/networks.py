@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OriginalNetwork:
-    """What `model` was made from; see `fggp_deploy.verify.original.Original`.
+    """What `model` was made from; see `fggp_deploy.verification.original.Original`.
 
     `trusted` is an ONNX file known to be good, used instead of a new export of the checkpoint.
     `network` is FILE.py:FACTORY of the user's own network, if it has moved. Without `trust_code`
@@ -59,7 +59,7 @@ class OriginalNetwork:
         """The network of the checkpoint beside the model; None if it is not the one recorded."""
         from fggp_deploy.errors import ModelFileError, UserError
         from fggp_deploy.format.model import SparseModel
-        from fggp_deploy.verify.certificate import checkpoint_of
+        from fggp_deploy.verification.certificate import checkpoint_of
 
         if (checkpoint := checkpoint_of(SparseModel.open(self.model))) is None:
             return None

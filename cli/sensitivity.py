@@ -60,7 +60,7 @@ def sensitivity(
     from fggp_deploy.format.model import SparseModel
     from fggp_deploy.measure.evaluation_data import images_for
     from fggp_deploy.report.html import html
-    from fggp_deploy.verify.model_under_test import check_data
+    from fggp_deploy.verification.model_under_test import check_data
 
     from .progress import working
     from .render import as_json, show_page, stdout

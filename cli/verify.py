@@ -13,8 +13,8 @@ from . import options as o
 from .endings import ends_cleanly
 
 if TYPE_CHECKING:
-    from fggp_deploy.verify.report import Report
-    from fggp_deploy.verify.verdict import Verdict
+    from fggp_deploy.verification.report import Report
+    from fggp_deploy.verification.verdict import Verdict
 
 _BATCHES = ["1,8"]
 
@@ -151,11 +151,11 @@ def verify(
     from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.measure.evaluation_data import images_for, with_training_images
-    from fggp_deploy.report.files import write
-    from fggp_deploy.verify.gates import Gates
-    from fggp_deploy.verify.options import VerifyOptions
-    from fggp_deploy.verify.policy import overridden, read_policy
-    from fggp_deploy.verify.verification import verify as run
+    from fggp_deploy.report.files import write_report
+    from fggp_deploy.verification.gates import Gates
+    from fggp_deploy.verification.options import VerifyOptions
+    from fggp_deploy.verification.policy import overridden, read_policy
+    from fggp_deploy.verification.verify import verify as run
 
     from .networks import OriginalNetwork
     from .progress import working
@@ -196,7 +196,7 @@ def verify(
             original=original, progress=progress,
         )  # fmt: skip
     folder = out or path.parent
-    written = write(report, folder)
+    written = write_report(report, folder)
     if json:
         as_json(report.to_dict())
     else:
@@ -239,7 +239,7 @@ def show_verdicts(verdicts: Sequence[Verdict]) -> None:
 
 def recheck(model: Path, report: Path, *, threads: int, json: bool) -> None:
     """Check a delivered file against its report; the exit code is 1 if it is a different file."""
-    from fggp_deploy.verify.recheck import recheck as run
+    from fggp_deploy.verification.recheck import recheck as run
 
     from .render import as_json, stdout
 

@@ -17,7 +17,7 @@ from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.self_test import Floats, SelfTest
 from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.models import without_folder
-from fggp_deploy.verify.certificate import weights
+from fggp_deploy.verification.certificate import weights
 
 
 def metadata_of(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> Metadata:

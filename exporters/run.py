@@ -34,7 +34,7 @@ from fggp_deploy.models.probing import check_runs
 from fggp_deploy.pruning.prunable import NO_SHAPE
 from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
 from fggp_deploy.quantization.activations import in_bytes
-from fggp_deploy.verify.certificate import weights
+from fggp_deploy.verification.certificate import weights
 
 from . import STATE_DICT, Note, exporter_options, load, plain_weights, silent, state_dict
 from .compaction import Compacted, compacted, n_removable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fggp_deploy.common.files import sha256_file
-from fggp_deploy.verify.report_files import set_aside, stem_for, subject
+from fggp_deploy.verification.report_files import set_aside, stem_for, subject
 
 
 def set_aside_report(model: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""Write fggp_deploy/verify/report.schema.json from the report's dataclasses.
+"""Write fggp_deploy/verification/report.schema.json from the report's dataclasses.
 
     python scripts/make_report_schema.py
 
@@ -14,9 +14,9 @@ import typing
 from pathlib import Path
 from typing import Any
 
-import fggp_deploy.verify as package
-from fggp_deploy.verify.report import Report
-from fggp_deploy.verify.schema import SCHEMA_FILE, SCHEMA_VERSION
+import fggp_deploy.verification as package
+from fggp_deploy.verification.report import Report
+from fggp_deploy.verification.schema import SCHEMA_FILE, SCHEMA_VERSION
 
 _PLAIN = {float: "number", int: "integer", str: "string", bool: "boolean", type(None): "null"}
 

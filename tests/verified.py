@@ -20,10 +20,10 @@ from fggp_deploy.measure.network import Network, load
 from fggp_deploy.measure.process import Cost
 from fggp_deploy.report import sections
 from fggp_deploy.report.markdown import markdown as render
-from fggp_deploy.verify import speed
-from fggp_deploy.verify.options import VerifyOptions
-from fggp_deploy.verify.report import Report
-from fggp_deploy.verify.verification import verify
+from fggp_deploy.verification import speed
+from fggp_deploy.verification.options import VerifyOptions
+from fggp_deploy.verification.report import Report
+from fggp_deploy.verification.verify import verify
 
 SIDE, CLASSES, N_TEST = 8, 6, 300
 

@@ -11,8 +11,8 @@ from fggp_deploy.checkpoints.run_folder import PACKED
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.timing import MOST_HELD_UP
 from fggp_deploy.errors import ConfigError, FileError, command
-from fggp_deploy.verify.report_files import find_report
-from fggp_deploy.verify.schema import REPORT, read_report
+from fggp_deploy.verification.report_files import find_report
+from fggp_deploy.verification.schema import REPORT, read_report
 
 DELTA_POINTS = 0.5  # the δ of prune potential, Lost in Pruning's
 

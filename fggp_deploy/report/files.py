@@ -9,16 +9,16 @@ from fggp_deploy.common.files import written_together
 from fggp_deploy.report import sections
 from fggp_deploy.report.html import html
 from fggp_deploy.report.markdown import markdown
-from fggp_deploy.verify.report import Report
-from fggp_deploy.verify.report_files import set_aside, stem_for
+from fggp_deploy.verification.report import Report
+from fggp_deploy.verification.report_files import set_aside, stem_for
 
 
-def write(report: Report, folder: Path) -> Path:
+def write_report(report: Report, folder: Path) -> Path:
     """Write the three files into `folder` as a set; the path of the .html.
 
-    The files of another model than model.onnx are called NAME.report; see `verify.report_files`. A
-    report without accuracy does not replace one of the same file with accuracy: it is called
-    report-no-data. Raises MachineError.
+    The reports of a model that is not model.onnx are called NAME.report; see
+    `verification.report_files`. A report without accuracy does not replace one of the same file
+    with accuracy: it is called report-no-data. Raises MachineError.
     """
     stem = stem_for(folder, report.model.name)
     if report.accuracy is None and _has_accuracy(folder / f"{stem}.json", report.model.sha256):

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fggp_deploy.measure.latency import Speedup
 from fggp_deploy.measure.statistics import Proportion
-from fggp_deploy.verify.verdict import Verdict
+from fggp_deploy.verification.verdict import Verdict
 
 T = TypeVar("T")
 NETWORKS = {  # what people call those that the report has as reference and so on, in this order

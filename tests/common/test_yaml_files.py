@@ -11,7 +11,7 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.recipes import resolve
 from fggp_deploy.training.resume import earlier_run
-from fggp_deploy.verify.policy import read_policy
+from fggp_deploy.verification.policy import read_policy
 
 DOUBLED = "\n".join(
     ["a0: &a0 [1, 1]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))]

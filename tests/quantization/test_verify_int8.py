@@ -20,7 +20,7 @@ from fggp_deploy.measure.evaluation_data import (
     images_for,
     with_training_images,
 )
-from fggp_deploy.verify import model_under_test
+from fggp_deploy.verification import model_under_test
 
 
 def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):

@@ -12,7 +12,7 @@ from fggp_deploy.report.sections.size import size
 from fggp_deploy.report.sections.speed import speed
 from fggp_deploy.report.sections.structure import structure
 from fggp_deploy.report.sections.verdict import glance, lead, title, verdict
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.report import Report
 
 __all__ = ["glance", "page"]
 

@@ -7,7 +7,7 @@ from fggp_deploy.measure.evaluate import Accuracy
 from fggp_deploy.measure.statistics import ALPHA
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Lines, Section, Table
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.report import Report
 
 LEAST_IN_BIN = 10  # images; the accuracy of fewer would say nothing
 MAX_CLASSES = 30  # rows; the others are in report.json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fggp_deploy.report.page import Section, Table
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.report import Report
 
 
 def parity(r: Report) -> Section:

@@ -8,8 +8,8 @@ from typing import Any
 
 from fggp_deploy.pruning.patterns import PATTERNS
 from fggp_deploy.report.page import Section, Table
-from fggp_deploy.verify.certificate import Certificate
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.certificate import Certificate
+from fggp_deploy.verification.report import Report
 
 
 def provenance(r: Report) -> Section:

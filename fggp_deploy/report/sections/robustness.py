@@ -5,7 +5,7 @@ from __future__ import annotations
 from fggp_deploy.measure.robustness import Robustness
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Lines, Section, Table
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.report import Report
 
 
 def robustness(r: Report) -> Section:

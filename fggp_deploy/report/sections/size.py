@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Section, Table
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.report import Report
 
 
 def size(r: Report) -> Section:

@@ -7,7 +7,7 @@ from fggp_deploy.measure.machine import Load
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Lines, Section, Table
 from fggp_deploy.runtime.costs import DENSE_RUNS, KERNEL_RUNS
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.report import Report
 
 MAX_LAYERS = 60
 

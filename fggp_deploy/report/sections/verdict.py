@@ -8,7 +8,7 @@ from fggp_deploy.measure.evaluate import Accuracy, Paired, Scores
 from fggp_deploy.measure.latency import setting
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Glance, Section, Table
-from fggp_deploy.verify.report import Report
+from fggp_deploy.verification.report import Report
 
 
 def title(r: Report) -> str:

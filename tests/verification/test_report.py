@@ -34,24 +34,24 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import entropy_bound_bytes
 from fggp_deploy.measure import process
 from fggp_deploy.measure.network import load
-from fggp_deploy.report.files import write
-from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.recheck import recheck
-from fggp_deploy.verify.report import File, Report
-from fggp_deploy.verify.report_files import find_report
-from fggp_deploy.verify.schema import SCHEMA_VERSION
-from fggp_deploy.verify.verification import verify
+from fggp_deploy.report.files import write_report
+from fggp_deploy.verification.gates import Gates
+from fggp_deploy.verification.recheck import recheck
+from fggp_deploy.verification.report import File, Report
+from fggp_deploy.verification.report_files import find_report
+from fggp_deploy.verification.schema import SCHEMA_VERSION
+from fggp_deploy.verification.verify import verify
 
 
 def test_a_report_without_accuracy_takes_no_other_ones_place(folder, quick):
     measured = quick(folder / "model.onnx", data=dataset())
-    assert write(measured, folder) == folder / "report.html"
+    assert write_report(measured, folder) == folder / "report.html"
     kept = (folder / "report.json").read_bytes()
     bare = quick(folder / "model.onnx")
-    assert write(bare, folder) == folder / "report-no-data.html"
+    assert write_report(bare, folder) == folder / "report-no-data.html"
     assert (folder / "report.json").read_bytes() == kept
-    assert write(measured, folder) == folder / "report.html"
-    assert write(bare, folder / "..") == folder / ".." / "report.html"
+    assert write_report(measured, folder) == folder / "report.html"
+    assert write_report(bare, folder / "..") == folder / ".." / "report.html"
 
 
 def told_of(found: Report, path: Path) -> Report:
@@ -65,7 +65,7 @@ def test_each_file_of_a_folder_has_a_report_of_its_own(folder, quick):
     stems = {"model.onnx": "report", "other.onnx": "other.onnx.report"}
     stems["model.csr"] = "model.csr.report"
     for name in ("model.csr", *stems, "other.onnx"):  # the last takes its own one's place
-        assert write(told_of(found, folder / name), folder) == folder / f"{stems[name]}.html"
+        assert write_report(told_of(found, folder / name), folder) == folder / f"{stems[name]}.html"
     for name, stem in stems.items():
         assert json.loads((folder / f"{stem}.json").read_text())["model"]["name"] == name
         assert f"PASSED: {name}" in (folder / f"{stem}.md").read_text()
@@ -78,7 +78,7 @@ def test_the_report_of_a_file_that_changed_is_set_aside(folder, quick):
     found = quick(folder / "model.onnx")
     for sha256 in ("0123456789", "abcdefabcd"):
         changed = dataclasses.replace(found, model=File("model.onnx", sha256, 9))
-        assert write(changed, folder) == folder / "report.html"
+        assert write_report(changed, folder) == folder / "report.html"
     names = sorted(p.name for p in folder.glob("report*"))
     assert names == [f"report{n}.{s}" for n in ("-01234567", "") for s in ("html", "json", "md")]
     assert json.loads((folder / "report.json").read_text())["model"]["sha256"] == "abcdefabcd"
@@ -86,13 +86,13 @@ def test_the_report_of_a_file_that_changed_is_set_aside(folder, quick):
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(folder, quick):
     found = quick(folder / "model.onnx")
-    write(found, folder)
+    write_report(found, folder)
     old = {p: p.read_bytes() for p in folder.glob("report.*")}
     (folder / "report.html").unlink()
     (folder / "report.html").mkdir()  # cannot be replaced by a file
     changed = dataclasses.replace(found, notes=("new",))
     with pytest.raises(MachineError, match=r"cannot write .*report\.html"):
-        write(changed, folder)
+        write_report(changed, folder)
     for suffix in ("json", "md"):
         assert (folder / f"report.{suffix}").read_bytes() == old[folder / f"report.{suffix}"]
     assert not list(folder.glob(".report*"))
@@ -100,7 +100,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(folder, quick)
 
 def test_a_report_json_of_another_program_stays(folder, quick):
     (folder / "report.json").write_text('{"tests": 3}')
-    assert write(quick(folder / "model.onnx"), folder) == folder / "model.onnx.report.html"
+    assert write_report(quick(folder / "model.onnx"), folder) == folder / "model.onnx.report.html"
     assert (folder / "report.json").read_text() == '{"tests": 3}'
 
 
@@ -139,7 +139,7 @@ def test_everything_is_measured(folder, monkeypatch, name):
 
 def test_report_round_trip(folder, quick):
     found = quick(folder / "model.onnx", data=dataset())
-    write(found, folder / "out")
+    write_report(found, folder / "out")
     read = json.loads((folder / "out" / "report.json").read_text())
     assert read == found.to_dict()
     assert (read["schema_version"], read["passed"]) == (SCHEMA_VERSION, True)
@@ -232,7 +232,7 @@ def test_hostile_metadata_is_written_harmlessly(folder, quick):
     meta = dataclasses.replace(meta, model="a|<b>")
     path = packed_onnx.export(network(0.95), meta, folder / "own" / "model.onnx")
     found = quick(path)
-    write(found, folder / "out")
+    write_report(found, folder / "out")
     assert found.to_dict()["origin"]["sparsity"] == {"x": "NaN"}
     assert "a\\|&lt;b>" in (folder / "out" / "report.md").read_text()
 
@@ -398,7 +398,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(folder, quick):
     found = quick(folder / "model.onnx")
     (folder / "file").write_text("in the way")
     with pytest.raises(FggpError):
-        write(found, folder / "file")
+        write_report(found, folder / "file")
     assert (folder / "file").read_text() == "in the way"
 
 
@@ -411,12 +411,12 @@ def test_verify_needs_no_torch(folder):
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from pathlib import Path\n"
-        "from fggp_deploy.report.files import write\n"
-        "from fggp_deploy.verify.options import VerifyOptions\n"
-        "from fggp_deploy.verify.verification import verify\n"
+        "from fggp_deploy.report.files import write_report\n"
+        "from fggp_deploy.verification.options import VerifyOptions\n"
+        "from fggp_deploy.verification.verify import verify\n"
         "options = VerifyOptions(threads=[1], batches=[1], seconds=0.001)\n"
         "found = verify(Path(sys.argv[1]), options=options)\n"
-        "write(found, Path(sys.argv[2]))\n"
+        "write_report(found, Path(sys.argv[2]))\n"
         "assert found.passed and 'torch' not in sys.modules\n"
     )
     root = Path(__file__).parents[2]

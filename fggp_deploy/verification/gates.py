@@ -13,7 +13,7 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.measure.evaluate import Paired
 from fggp_deploy.measure.latency import Speedup, Timing
 from fggp_deploy.measure.robustness import Robustness
-from fggp_deploy.verify.verdict import Verdict
+from fggp_deploy.verification.verdict import Verdict
 
 Estimate = tuple[float, float]  # the point estimate, and the bad end of its 95% interval
 

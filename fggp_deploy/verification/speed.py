@@ -18,9 +18,15 @@ from fggp_deploy.measure.profile import LayerTime, profile
 from fggp_deploy.runtime.compiler import Request, price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.sessions import Options
-from fggp_deploy.verify.locate import layers_by_node
-from fggp_deploy.verify.model_under_test import INT8, KERNELS, MODEL, REFERENCE, ModelUnderTest
-from fggp_deploy.verify.options import VerifyOptions
+from fggp_deploy.verification.locate import layers_by_node
+from fggp_deploy.verification.model_under_test import (
+    INT8,
+    KERNELS,
+    MODEL,
+    REFERENCE,
+    ModelUnderTest,
+)
+from fggp_deploy.verification.options import VerifyOptions
 
 OTHER_SHARE = 0.2  # of the seconds of the judged setting, for each other setting
 

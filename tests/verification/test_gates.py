@@ -11,7 +11,7 @@ from fggp_deploy.measure.evaluate import Paired
 from fggp_deploy.measure.latency import Speedup, Timing
 from fggp_deploy.measure.robustness import Robustness
 from fggp_deploy.measure.statistics import Proportion
-from fggp_deploy.verify.gates import Figures, Gates, judge
+from fggp_deploy.verification.gates import Figures, Gates, judge
 
 PAIRED = Paired(
     1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1, -0.1, 2.2

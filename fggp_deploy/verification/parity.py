@@ -17,7 +17,7 @@ from fggp_deploy.graph.comparison import ROUNDED_RTOL, RTOL, agreement, scale
 from fggp_deploy.graph.reading import reading
 from fggp_deploy.measure import evaluate, network
 from fggp_deploy.measure.network import Floats
-from fggp_deploy.verify.model_under_test import ModelUnderTest
+from fggp_deploy.verification.model_under_test import ModelUnderTest
 
 N_PARITY = 256  # test images on which the packed and the dense form are compared
 

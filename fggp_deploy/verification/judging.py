@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fggp_deploy.verify import gates, verdict
-from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.measurements import Measurements
-from fggp_deploy.verify.model_under_test import KERNELS, MODEL
-from fggp_deploy.verify.verdict import Verdict
+from fggp_deploy.verification import gates, verdict
+from fggp_deploy.verification.gates import Gates
+from fggp_deploy.verification.measurements import Measurements
+from fggp_deploy.verification.model_under_test import KERNELS, MODEL
+from fggp_deploy.verification.verdict import Verdict
 
 
 def judge(measured: Measurements, limits: Gates) -> tuple[Verdict, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.policy import overridden, read_policy
+from fggp_deploy.verification.gates import Gates
+from fggp_deploy.verification.policy import overridden, read_policy
 
 
 def test_a_policy_is_its_gates(tmp_path):

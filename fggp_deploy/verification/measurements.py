@@ -13,21 +13,21 @@ from fggp_deploy.measure.profile import LayerTime
 from fggp_deploy.measure.robustness import Robustness
 from fggp_deploy.measure.size import Size, size
 from fggp_deploy.runtime.costs import LayerCost
-from fggp_deploy.verify import mismatch, parity, speed
-from fggp_deploy.verify.certificate import Certificate, certificate
-from fggp_deploy.verify.locate import Mismatch
-from fggp_deploy.verify.model_under_test import ModelUnderTest
-from fggp_deploy.verify.options import VerifyOptions
-from fggp_deploy.verify.original import Original
-from fggp_deploy.verify.parity import Difference
-from fggp_deploy.verify.predictions import (
+from fggp_deploy.verification import mismatch, parity, speed
+from fggp_deploy.verification.certificate import Certificate, certificate
+from fggp_deploy.verification.locate import Mismatch
+from fggp_deploy.verification.model_under_test import ModelUnderTest
+from fggp_deploy.verification.options import VerifyOptions
+from fggp_deploy.verification.original import Original
+from fggp_deploy.verification.parity import Difference
+from fggp_deploy.verification.predictions import (
     Predictions,
     input_check,
     predictions,
     robustness_of,
     torch_parity,
 )
-from fggp_deploy.verify.preprocessing_check import InputCheck
+from fggp_deploy.verification.preprocessing_check import InputCheck
 
 
 @dataclass(frozen=True)

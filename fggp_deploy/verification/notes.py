@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fggp_deploy.measure.latency import busy_notes
-from fggp_deploy.verify.measurements import Measurements
-from fggp_deploy.verify.model_under_test import ModelUnderTest
-from fggp_deploy.verify.options import VerifyOptions
+from fggp_deploy.verification.measurements import Measurements
+from fggp_deploy.verification.model_under_test import ModelUnderTest
+from fggp_deploy.verification.options import VerifyOptions
 
 
 def notes(

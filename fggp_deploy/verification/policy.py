@@ -8,7 +8,7 @@ from typing import Any
 
 from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.errors import ConfigError, UnknownName
-from fggp_deploy.verify.gates import Gates
+from fggp_deploy.verification.gates import Gates
 
 # The names in the file are those of the options.
 _FIELDS = {

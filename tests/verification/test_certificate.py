@@ -14,10 +14,10 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import FileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
-from fggp_deploy.report.files import write
+from fggp_deploy.report.files import write_report
 from fggp_deploy.report.sections.provenance import _in_blocks
-from fggp_deploy.verify import certificate
-from fggp_deploy.verify.recheck import recheck
+from fggp_deploy.verification import certificate
+from fggp_deploy.verification.recheck import recheck
 
 NAMES = ["a.weight", "b.weight", "fc.weight"]
 
@@ -117,13 +117,13 @@ def verdicts(folder) -> dict[str, bool]:
 
 
 def test_a_delivered_file_is_the_one_of_its_report(folder, quick):
-    write(quick(folder / "model.onnx"), folder)
+    write_report(quick(folder / "model.onnx"), folder)
     names = ["file", "layers", "masks", "preprocessing", "self-test here", "report"]
     assert verdicts(folder) == dict.fromkeys(names, True)
 
 
 def test_a_changed_weight_is_named(folder, quick):
-    write(quick(folder / "model.onnx"), folder)
+    write_report(quick(folder / "model.onnx"), folder)
     damage(folder / "model.onnx", "b.weight.values", lambda v: -v)
     found = {v.name: v for v in recheck(folder / "model.onnx", folder / "report.json")}
     assert {n for n, v in found.items() if not v.passed} == {"file", "layers", "self-test here"}
@@ -131,7 +131,7 @@ def test_a_changed_weight_is_named(folder, quick):
 
 
 def test_changed_preprocessing_is_found(folder, quick):
-    write(quick(folder / "model.onnx"), folder)
+    write_report(quick(folder / "model.onnx"), folder)
     meta = metadata(network(0.95))
     wrong = dataclasses.replace(meta.preprocessing, mean=(0.4,))
     meta = dataclasses.replace(meta, preprocessing=wrong)
@@ -142,7 +142,7 @@ def test_changed_preprocessing_is_found(folder, quick):
 
 def test_a_report_that_failed_fails(folder, quick):
     damage(folder / "model.onnx", "fc.weight.values", lambda v: -v)
-    write(quick(folder / "model.onnx"), folder)
+    write_report(quick(folder / "model.onnx"), folder)
     found = verdicts(folder)
     assert found["file"]
     assert not found["report"]
@@ -164,7 +164,7 @@ def test_a_report_that_failed_fails(folder, quick):
     ],
 )
 def test_hostile_reports(folder, quick, change):
-    write(quick(folder / "model.onnx"), folder)
+    write_report(quick(folder / "model.onnx"), folder)
     path = folder / "report.json"
     path.write_bytes(change(json.loads(path.read_text())))
     with pytest.raises(FileError) as e:

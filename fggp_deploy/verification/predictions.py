@@ -13,9 +13,9 @@ from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.evaluate import Accuracy, Paired, Scores
 from fggp_deploy.measure.network import Floats, Network, load
 from fggp_deploy.measure.robustness import Robustness, robustness
-from fggp_deploy.verify.model_under_test import ModelUnderTest
-from fggp_deploy.verify.parity import Difference, near
-from fggp_deploy.verify.preprocessing_check import InputCheck, check_inputs
+from fggp_deploy.verification.model_under_test import ModelUnderTest
+from fggp_deploy.verification.parity import Difference, near
+from fggp_deploy.verification.preprocessing_check import InputCheck, check_inputs
 
 
 @dataclass(frozen=True)

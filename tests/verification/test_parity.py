@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.verify.parity import difference, near
-from fggp_deploy.verify.verdict import agreement
+from fggp_deploy.verification.parity import difference, near
+from fggp_deploy.verification.verdict import agreement
 
 
 def test_difference_by_hand():

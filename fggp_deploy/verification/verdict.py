@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fggp_deploy.verify.parity import Difference
-from fggp_deploy.verify.preprocessing_check import MAX_GAIN_POINTS, InputCheck
+from fggp_deploy.verification.parity import Difference
+from fggp_deploy.verification.preprocessing_check import MAX_GAIN_POINTS, InputCheck
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
-from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.judging import judge
-from fggp_deploy.verify.measurements import measure
-from fggp_deploy.verify.model_under_test import find_reference, load
-from fggp_deploy.verify.notes import notes
-from fggp_deploy.verify.options import VerifyOptions
-from fggp_deploy.verify.original import Original
-from fggp_deploy.verify.report import Report, report
+from fggp_deploy.verification.gates import Gates
+from fggp_deploy.verification.judging import judge
+from fggp_deploy.verification.measurements import measure
+from fggp_deploy.verification.model_under_test import find_reference, load
+from fggp_deploy.verification.notes import notes
+from fggp_deploy.verification.options import VerifyOptions
+from fggp_deploy.verification.original import Original
+from fggp_deploy.verification.report import Report, report
 
 
 def verify(

@@ -9,15 +9,15 @@ import onnx
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.reading import reading
-from fggp_deploy.verify.locate import (
+from fggp_deploy.verification.locate import (
     Mismatch,
     expanded,
     first_difference,
     first_difference_on_kernels,
 )
-from fggp_deploy.verify.model_under_test import ModelUnderTest
-from fggp_deploy.verify.original import Original
-from fggp_deploy.verify.parity import Difference
+from fggp_deploy.verification.model_under_test import ModelUnderTest
+from fggp_deploy.verification.original import Original
+from fggp_deploy.verification.parity import Difference
 
 # The names of the parity checks, as the verdicts have them.
 SELF_TEST, PARITY = "self-test", "parity on"

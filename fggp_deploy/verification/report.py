@@ -22,16 +22,16 @@ from fggp_deploy.measure.profile import LayerTime
 from fggp_deploy.measure.robustness import Robustness
 from fggp_deploy.measure.size import Size
 from fggp_deploy.runtime.costs import LayerCost
-from fggp_deploy.verify.certificate import Certificate
-from fggp_deploy.verify.history import Epoch, history
-from fggp_deploy.verify.locate import Mismatch
-from fggp_deploy.verify.measurements import Measurements
-from fggp_deploy.verify.model_under_test import ModelUnderTest
-from fggp_deploy.verify.parity import Difference
-from fggp_deploy.verify.predictions import Int8
-from fggp_deploy.verify.preprocessing_check import InputCheck
-from fggp_deploy.verify.schema import SCHEMA_VERSION
-from fggp_deploy.verify.verdict import Verdict
+from fggp_deploy.verification.certificate import Certificate
+from fggp_deploy.verification.history import Epoch, history
+from fggp_deploy.verification.locate import Mismatch
+from fggp_deploy.verification.measurements import Measurements
+from fggp_deploy.verification.model_under_test import ModelUnderTest
+from fggp_deploy.verification.parity import Difference
+from fggp_deploy.verification.predictions import Int8
+from fggp_deploy.verification.preprocessing_check import InputCheck
+from fggp_deploy.verification.schema import SCHEMA_VERSION
+from fggp_deploy.verification.verdict import Verdict
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
 from fggp_deploy.report import sections
 from fggp_deploy.report.markdown import markdown
-from fggp_deploy.verify import locate
-from fggp_deploy.verify.preprocessing_check import REVERSED, check_inputs
+from fggp_deploy.verification import locate
+from fggp_deploy.verification.preprocessing_check import REVERSED, check_inputs
 
 
 def failed(found) -> list[str]:

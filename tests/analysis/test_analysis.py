@@ -31,10 +31,10 @@ from fggp_deploy.format.operators import pack
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
 from fggp_deploy.measure.statistics import proportion
-from fggp_deploy.report.files import write
+from fggp_deploy.report.files import write_report
 from fggp_deploy.report.html import html
-from fggp_deploy.verify.options import VerifyOptions
-from fggp_deploy.verify.verification import verify
+from fggp_deploy.verification.options import VerifyOptions
+from fggp_deploy.verification.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def verified(tmp_path_factory) -> Path:
                     threads=(1,), batches=(1,), seconds=0.001, robustness="quick"
                 ),
             )
-            write(found, place)
+            write_report(found, place)
     return root
 
 

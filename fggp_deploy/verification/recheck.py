@@ -12,11 +12,11 @@ from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.network import load, run_once_apart
-from fggp_deploy.verify import certificate
-from fggp_deploy.verify.parity import Difference, difference
-from fggp_deploy.verify.report_files import find_report
-from fggp_deploy.verify.schema import read_report
-from fggp_deploy.verify.verdict import Verdict, agreement, equality
+from fggp_deploy.verification import certificate
+from fggp_deploy.verification.parity import Difference, difference
+from fggp_deploy.verification.report_files import find_report
+from fggp_deploy.verification.schema import read_report
+from fggp_deploy.verification.verdict import Verdict, agreement, equality
 
 
 def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ...]:

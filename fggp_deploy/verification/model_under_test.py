@@ -23,7 +23,7 @@ from fggp_deploy.measure import network as networks
 from fggp_deploy.measure.evaluation_data import calibration_images
 from fggp_deploy.measure.network import Floats, Network
 from fggp_deploy.quantization.dense_baseline import quantize_on
-from fggp_deploy.verify.options import VerifyOptions
+from fggp_deploy.verification.options import VerifyOptions
 
 N_PROBES = 8  # random inputs, if the file has no self-test
 # The networks' names in the report.

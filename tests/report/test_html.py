@@ -20,14 +20,14 @@ from verified import dataset, metadata, network
 
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.report import charts, sections
-from fggp_deploy.report.files import write
+from fggp_deploy.report.files import write_report
 from fggp_deploy.report.html import html
 from fggp_deploy.report.markdown import markdown
 from fggp_deploy.report.page import Bars, Glance, Lines, Page, Section, Table
-from fggp_deploy.verify.gates import Gates
-from fggp_deploy.verify.options import VerifyOptions
-from fggp_deploy.verify.schema import SCHEMA_FILE, schema
-from fggp_deploy.verify.verification import verify
+from fggp_deploy.verification.gates import Gates
+from fggp_deploy.verification.options import VerifyOptions
+from fggp_deploy.verification.schema import SCHEMA_FILE, schema
+from fggp_deploy.verification.verify import verify
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</title><script>alert(1)</script>\"' onload=x $\\frac{ --> \u202e&amp;\x00"
@@ -96,7 +96,7 @@ def page(tmp_path_factory) -> str:
             data=dataset(n=60),
             options=VerifyOptions(threads=(1,), batches=(1, 2), seconds=0.001, robustness="quick"),
         )
-    write(found, place)
+    write_report(found, place)
     return (place / "report.html").read_text()
 
 
@@ -224,7 +224,7 @@ def test_a_hostile_model_file_stays_text(folder, quick):
     path = packed_onnx.export(network(0.95), meta, folder / "own" / "model.onnx")
     data = dataclasses.replace(dataset(), classes=meta.classes)
     found = quick(path, reference=folder / "reference.onnx", data=data)
-    write(found, folder / "out")
+    write_report(found, folder / "out")
     page = (folder / "out" / "report.html").read_text()
     assert "script" not in {tag for tag, _ in checked(page).tags}
     assert "&lt;script&gt;" in page
@@ -286,7 +286,7 @@ def test_the_schema_file_is_that_of_the_code():
         from make_report_schema import make
     finally:
         sys.path.pop(0)
-    written = (ROOT / "fggp_deploy/verify" / SCHEMA_FILE).read_text()
+    written = (ROOT / "fggp_deploy/verification" / SCHEMA_FILE).read_text()
     assert json.loads(written) == make(), "run python scripts/make_report_schema.py"
 
 

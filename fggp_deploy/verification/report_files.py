@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fggp_deploy.checkpoints.run_folder import PACKED
 from fggp_deploy.common.files import write_error
-from fggp_deploy.verify.schema import REPORT
+from fggp_deploy.verification.schema import REPORT
 
 SUFFIXES = (".json", ".md", ".html")
 
