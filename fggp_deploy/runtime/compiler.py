@@ -27,7 +27,7 @@ from fggp_deploy.runtime import plan as plans
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.feeds import random_feeds
-from fggp_deploy.runtime.lowering.graph import Shapes, is_known, sizes
+from fggp_deploy.runtime.lowering.shaped_graph import Shapes, is_known, sizes
 from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.reasons import why_no_layer
 from fggp_deploy.runtime.regions import (

@@ -15,7 +15,7 @@ import numpy as np
 
 from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.graph import Layer
+from fggp_deploy.runtime.lowering.layer import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
 from fggp_deploy.runtime.sessions import Options, run
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from onnx import GraphProto
 
 from fggp_deploy.graph.nodes import names_inside
-from fggp_deploy.runtime.lowering.graph import Graph, Layer, Shapes
-from fggp_deploy.runtime.lowering.layers import match_layers
+from fggp_deploy.runtime.lowering.layer import Layer
+from fggp_deploy.runtime.lowering.matching import match_layers
+from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph, Shapes
 
 
 @dataclass
@@ -35,7 +36,7 @@ def find_regions(
     `shapes` are those of float values. Layers whose output is in `without` are left alone. What a
     subgraph reads leaves the region that makes it.
     """
-    g = Graph(graph, shapes)
+    g = ShapedGraph(graph, shapes)
     layers, owner = match_layers(g, without)
     stage: dict[str, tuple[int, bool]] = {}  # value -> stage, made by a layer
     stages: dict[int, list[Layer]] = defaultdict(list)
@@ -81,7 +82,7 @@ def _stages(names: Iterable[str], stage: dict[str, tuple[int, bool]]) -> list[tu
     return [stage[n] for n in names if n in stage]
 
 
-def _find_borders(region: Region, g: Graph) -> None:
+def _find_borders(region: Region, g: ShapedGraph) -> None:
     inside = {n.output[0] for layer in region.layers for n in layer.nodes}
     made = {layer.output for layer in region.layers}
     for layer in region.layers:

@@ -17,7 +17,8 @@ from fggp_deploy.format.encodings.rice import Rice
 from fggp_deploy.format.operators import parts
 from fggp_deploy.format.packing import to_gaps, to_int8
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.graph import Layer, Shapes, sizes
+from fggp_deploy.runtime.lowering.layer import Layer
+from fggp_deploy.runtime.lowering.shaped_graph import Shapes, sizes
 from fggp_deploy.runtime.region_finding import Region, find_regions
 from fggp_deploy.runtime.shapes import value_shapes
 
@@ -147,7 +148,7 @@ def outgrown_layers(regions: Iterable[BuiltRegion], sizes: Sizes) -> set[str]:
     """
     outgrown: set[str] = set()
     for layer in (x for r in regions for x in r.region.layers if x.learned is not None):
-        window = math.prod(layer.steps[0].get("kernel", ()))
+        window = math.prod(layer.steps[0].kernel)
         made = math.prod(sizes.get(layer.nodes[0].output[0], [0])[2:])
         if window >= WIDE_WINDOW and 0 < made < window:
             outgrown.add(layer.output)
@@ -174,14 +175,14 @@ def _build(name: str, region: Region, shapes: Shapes) -> BuiltRegion | None:
     constants: list[Array] = []
     for layer in region.layers:
         source = numbers[layer.inputs[0]]
-        for fields in layer.steps:
-            extra = dict(fields)
-            if layer.weight is not None:
-                extra |= {"constant": len(constants), "format": p.DENSE}
-                constants += _packed(layer, extra)
-            if len(layer.inputs) > 1:
-                extra["residual"] = numbers[layer.inputs[1]]
-            steps.append(p.Step(input=source, **extra))
+        residual = numbers[layer.inputs[1]] if len(layer.inputs) > 1 else -1
+        own = [dataclasses.replace(step, residual=residual) for step in layer.steps]
+        if layer.weight is not None:  # then there is one step
+            format_, parts_and_bias = _packed(layer)
+            own[0] = dataclasses.replace(own[0], constant=len(constants), format=format_)
+            constants += parts_and_bias
+        for step in own:
+            steps.append(dataclasses.replace(step, input=source))
             source = len(region.inputs) + len(steps) - 1
         numbers[layer.output] = source
     built = BuiltRegion(
@@ -192,26 +193,25 @@ def _build(name: str, region: Region, shapes: Shapes) -> BuiltRegion | None:
         [numbers[o] for o in region.outputs],
         _of_one_image([sizes(shapes.get(i, [])) for i in region.inputs]),
     )
-    try:  # what the library refuses stays as it is
+    try:  # a region that the library refuses stays as it is
         built.program()
     except ModelFileError:
         return None
     return built
 
 
-def _packed(layer: Layer, fields: dict[str, Any]) -> list[Array]:
+def _packed(layer: Layer) -> tuple[int, list[Array]]:
+    """How a program stores a layer's weight, and its constants: the parts and the bias."""
     weight, bias = layer.weight, layer.bias
-    assert weight is not None and bias is not None  # noqa: PT018 - both or neither, by _match
+    assert weight is not None and bias is not None  # noqa: PT018 - both or neither, by the matchers
     if layer.learned is not None and (whole := _as_int8(weight)) is not None:
-        fields["format"] = p.RICE
-        return [*parts(whole).values(), bias]
+        return p.RICE, [*parts(whole).values(), bias]
     if np.count_nonzero(weight) > DENSE_ABOVE * weight.size:
-        return [weight, bias]
-    fields["format"] = p.GAPS
+        return p.DENSE, [weight, bias]
     gaps = to_gaps(weight, np.uint8)
     if len(gaps.values) > 1.2 * np.count_nonzero(weight):
         gaps = to_gaps(weight, np.uint16)
-    return [gaps.values, gaps.gaps, bias]
+    return p.GAPS, [gaps.values, gaps.gaps, bias]
 
 
 def _as_int8(weight: Array) -> Rice | None:

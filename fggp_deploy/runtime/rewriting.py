@@ -13,7 +13,7 @@ from fggp_deploy.graph.constants import constant_initializers
 from fggp_deploy.graph.nodes import names_inside, names_read_inside
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.graph import Layer
+from fggp_deploy.runtime.lowering.layer import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
 from fggp_deploy.runtime.sessions import MARK
 

@@ -15,7 +15,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from fggp_deploy.graph.constants import constant_initializers
 from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.graph.shapes import inferred
-from fggp_deploy.runtime.lowering.graph import Dim, Shapes, is_known, sizes, window
+from fggp_deploy.runtime.lowering.shaped_graph import Dim, Shapes, is_known, sizes
+from fggp_deploy.runtime.lowering.window import Window
 from fggp_deploy.runtime.sessions import Options, run
 
 # Larger constants say nothing about shapes, and are kept from shape inference, which copies them.
@@ -185,11 +186,10 @@ def _slid(
     """How often a window fits: `size` again if nothing is lost, else one name for equal windows."""
     a = attributes(node)
     kernel = a.get("kernel_shape", weight)
-    geometry = window(a, tuple(kernel))
-    if geometry is None or not is_known(list(kernel)):
+    window = Window.of(a, kernel)
+    if window is None or not is_known(list(kernel)):
         return None
-    reach = geometry["dilations"][axis] * (geometry["kernel"][axis] - 1) + 1
-    stride, lost = geometry["strides"][axis], reach - sum(geometry["pads"][axis::2])
+    stride, lost = window.strides[axis], window.reach(axis) - sum(window.padding(axis))
     if stride == 1 and lost == 1:
         return size
     return windows.setdefault((size, lost, stride, a.get("ceil_mode", 0)), own)

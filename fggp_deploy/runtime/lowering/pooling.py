@@ -1,68 +1,70 @@
-"""Which poolings the kernels can take over."""
+"""Poolings: over windows, and over whole planes."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from onnx import NodeProto
 
 from fggp_deploy.graph.nodes import attributes
-from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.graph import Graph, Layer, single, window
+from fggp_deploy.kernels.program import AVERAGE_POOL, FLATTEN, GLOBAL_AVERAGE, MAX_POOL, Step
+from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
+from fggp_deploy.runtime.lowering.window import Window
 
 
-def pool(node: NodeProto, g: Graph) -> Layer | None:
+def pool(node: NodeProto, g: ShapedGraph) -> Layer | None:
     """MaxPool or AveragePool."""
     a = attributes(node)
     shape = g.shape(node.input[0])
-    geometry = window(a, tuple(a["kernel_shape"]))
-    if geometry is None or len(shape) != 4 or not shape[1]:
+    window = Window.of(a, a["kernel_shape"])
+    if window is None or len(shape) != 4 or not shape[1]:
         return None
     if len(node.output) > 1 or a.get("storage_order", 0):
         return None
     count_padding = bool(a.get("count_include_pad", 0))
     if a.get("ceil_mode", 0):
-        pads = _ceil_pads(geometry, shape[2:])
+        rounded_down = _rounding_down(window, shape[2:])
         # Runtimes differ on whether what only ceil_mode adds is counted.
-        if pads is None or (pads != geometry["pads"] and count_padding):
+        if rounded_down is None or (rounded_down != window and count_padding):
             return None
-        geometry["pads"] = pads
-    padded = [any(geometry["pads"][i::2]) for i in (0, 1)]
-    for axis, kernel in enumerate(geometry["kernel"]):
-        if max(geometry["pads"][axis::2]) >= kernel:
+        window = rounded_down
+    for axis, kernel in enumerate(window.kernel):
+        padding = window.padding(axis)
+        if max(padding) >= kernel or (any(padding) and window.dilations[axis] > 1):
             return None
-        if padded[axis] and geometry["dilations"][axis] > 1:
-            return None
-    op = p.MAX_POOL if node.op_type == "MaxPool" else p.AVERAGE_POOL
-    channels = {"cout": shape[1], "cin": shape[1]}
-    step = {"op": op, **channels, **geometry, "count_padding": count_padding}
-    return Layer([node], [node.input[0]], node.output[0], [step])
+    op = MAX_POOL if node.op_type == "MaxPool" else AVERAGE_POOL
+    channels = shape[1]
+    return Layer.of(
+        node,
+        Step(op, cout=channels, cin=channels, count_padding=count_padding, **vars(window)),
+    )
 
 
-def _ceil_pads(geometry: dict[str, Any], size: list[int]) -> tuple[int, ...] | None:
-    """Pads with which rounding down gives as many outputs as rounding up does with the given ones.
+def _rounding_down(window: Window, size: list[int]) -> Window | None:
+    """A window with padding that, rounded down, gives as many outputs as this one rounded up.
 
-    None where a size is not known, or where a window would start in the padding behind the plane:
+    None if a size is not known, or if a window would start in the padding behind the plane:
     runtimes differ on whether that one exists.
     """
-    pads = list(geometry["pads"])
-    for i, (n, k, s, d) in enumerate(
-        zip(size, geometry["kernel"], geometry["strides"], geometry["dilations"], strict=True)
-    ):
-        reach = d * (k - 1) + 1
-        last = -(-(n + pads[i] + pads[i + 2] - reach) // s) * s - pads[i]  # where a window starts
-        if n == 0 or last >= n:
+    pads = list(window.pads)
+    for axis, n in enumerate(size):
+        reach, stride = window.reach(axis), window.strides[axis]
+        before, behind = window.padding(axis)
+        start = -(-(n + before + behind - reach) // stride) * stride - before  # of the last window
+        if n == 0 or start >= n:
             return None
-        pads[i + 2] = last + reach - n
-    return tuple(pads)
+        pads[axis + 2] = start + reach - n
+    top, left, bottom, right = pads
+    return replace(window, pads=(top, left, bottom, right))
 
 
-def global_average(node: NodeProto, g: Graph) -> Layer | None:
+def global_average(node: NodeProto, g: ShapedGraph) -> Layer | None:
     """GlobalAveragePool."""
-    return single(node, p.GLOBAL_AVERAGE) if len(g.shape(node.input[0])) == 4 else None
+    return Layer.of(node, Step(GLOBAL_AVERAGE)) if len(g.shape(node.input[0])) == 4 else None
 
 
-def reduce_mean(node: NodeProto, g: Graph) -> Layer | None:
+def reduce_mean(node: NodeProto, g: ShapedGraph) -> Layer | None:
     """A ReduceMean over the plane."""
     a = attributes(node)
     axes = a.get("axes")
@@ -72,5 +74,15 @@ def reduce_mean(node: NodeProto, g: Graph) -> Layer | None:
         return None
     if sorted(int(x) for x in axes) not in ([2, 3], [-2, -1]):
         return None
-    tail = () if a.get("keepdims", 1) else (p.FLATTEN,)
-    return single(node, p.GLOBAL_AVERAGE, *tail)
+    steps = [Step(GLOBAL_AVERAGE)]
+    if not a.get("keepdims", 1):
+        steps.append(Step(FLATTEN))
+    return Layer.of(node, *steps)
+
+
+MATCHERS: dict[str, Matcher] = {
+    "MaxPool": pool,
+    "AveragePool": pool,
+    "GlobalAveragePool": global_average,
+    "ReduceMean": reduce_mean,
+}

@@ -1,4 +1,4 @@
-"""Slices and pads that a convolution can say: the parameter-free shortcut of CIFAR's ResNets."""
+"""Slices and pads that a convolution can compute: the shortcuts of CIFAR's ResNets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import numpy as np
 from onnx import NodeProto
 
 from fggp_deploy.graph.nodes import attributes
-from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.graph import Graph, Layer
+from fggp_deploy.kernels.program import CONV, Step
+from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
-WIDEST = 4096  # channels: the weight that says it is dense for a moment
+WIDEST = 4096  # channels: the weight is dense for a moment
 
 
-def subsample(node: NodeProto, g: Graph) -> Layer | None:
-    """Slices that take every n-th row and column, and pads with channels of zeros, in a chain.
+def subsample(node: NodeProto, g: ShapedGraph) -> Layer | None:
+    """Slices that take every n-th row and column, and pads with channels of zeros, in a row.
 
     Option A of He et al., "Deep Residual Learning" (arXiv 1512.03385, section 3.3). It is a 1x1
     convolution with one weight of 1 for each channel.
@@ -42,13 +43,11 @@ def subsample(node: NodeProto, g: Graph) -> Layer | None:
         return None
     weight = np.zeros((size[1], shape[1], 1, 1), np.float32)
     weight[pad[0] + np.arange(shape[1]), np.arange(shape[1])] = 1
-    step = {"op": p.CONV, "cout": size[1], "cin": shape[1], "strides": tuple(stride)}
-    bias = np.zeros(size[1], np.float32)
-    inputs, output = [nodes[0].input[0]], nodes[-1].output[0]
-    return Layer(nodes, inputs, output, [step], weight, bias, len(nodes))
+    step = Step(CONV, cout=size[1], cin=shape[1], strides=(stride[0], stride[1]))
+    return Layer.with_weight(nodes, step, weight, np.zeros(size[1], np.float32))
 
 
-def _steps(node: NodeProto, size: list[int], g: Graph) -> list[int] | None:
+def _steps(node: NodeProto, size: list[int], g: ShapedGraph) -> list[int] | None:
     """The steps of a Slice over whole planes, down and across; None for any other Slice."""
     operands = [g.constant(name) for name in node.input[1:]]
     if len(operands) < 2 or any(x is None for x in operands):
@@ -60,14 +59,14 @@ def _steps(node: NodeProto, size: list[int], g: Graph) -> list[int] | None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if start != 0 or step < 1 or not -4 <= axis < 4:
             return None
-        known = size[axis]  # 0 where it is not
+        known = size[axis]  # 0 if it is not
         if end < (known or 2**31 - 1):
             return None
         found[axis] = step
     return found[2:] if found[:2] == [1, 1] else None
 
 
-def _channels(node: NodeProto, g: Graph) -> list[int] | None:
+def _channels(node: NodeProto, g: ShapedGraph) -> list[int] | None:
     """How many channels of zeros a Pad puts before and behind; None for any other Pad."""
     operands = [g.constant(name) if name else None for name in node.input[1:]]
     pads = operands[0] if operands else None
@@ -86,3 +85,6 @@ def _channels(node: NodeProto, g: Graph) -> list[int] | None:
         elif first or last:
             return None
     return channels
+
+
+MATCHERS: dict[str, Matcher] = {"Pad": subsample, "Slice": subsample}
