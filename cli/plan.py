@@ -1,4 +1,4 @@
-"""What `prune --dry-run` prints."""
+"""Print the plan of `prune --dry-run`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
     if n := len(made.updates):
         table(
             f"{n} mask update{'s' * (n > 1)} in {made.n_steps} steps "
-            f"({made.steps_per_epoch} an epoch)",
+            f"({made.steps_per_epoch} per epoch)",
             ("step", "sparsity", "alive before", "removed", "of the alive"),
             [_row(update) for update in made.updates],
         )
         if config.pattern is not None:
             stdout.print(
-                f"whole blocks of {config.pattern} inputs go; shorter ones may shift counts"
+                f"removes whole blocks of {config.pattern} inputs; shorter blocks may shift counts"
             )
     else:
         stdout.print(_without_updates(made, config.method))
@@ -43,14 +43,14 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
     if made.remark is not None:
         stdout.print(f"warning: {made.remark}", markup=False)
     if made.parent_val_accuracy is not None:
-        stdout.print(f"the parent: val {made.parent_val_accuracy:.2%}")
+        stdout.print(f"dense model: val {made.parent_val_accuracy:.2%}")
     if not made.n_steps:
         return None
     for target, step in zip(made.targets, made.target_steps, strict=True):
-        stdout.print(f"target {target:g} is kept at step {step}")
-    each = f", {made.update_seconds * 1e3:.0f} ms an update" if made.updates else ""
+        stdout.print(f"keeps the network of target {target:g} at step {step}")
+    each = f", {made.update_seconds * 1e3:.0f} ms per update" if made.updates else ""
     stdout.print(
-        f"about {duration(made.seconds)} of training here ({made.images_per_second:.0f} "
+        f"about {duration(made.seconds)} of training on this machine ({made.images_per_second:.0f} "
         f"images/s{each}), validation not counted"
     )
     return None
@@ -61,13 +61,13 @@ def _row(u: Update) -> tuple[str, ...]:
 
 
 def _without_updates(made: Plan, method: str) -> str:
-    """What there is to say of a method that follows no schedule, or changes masks only at once."""
+    """The line for a method without a schedule of mask updates."""
     if not made.n_steps:
-        return f"{method} removes {made.start_sparsity:.2%} at once; --epochs 0 trains nothing"
-    steps = f"{made.n_steps} steps ({made.steps_per_epoch} an epoch)"
+        return f"{method} removes {made.start_sparsity:.2%} at once, without training (--epochs 0)"
+    steps = f"{made.n_steps} steps ({made.steps_per_epoch} per epoch)"
     if made.start_sparsity >= made.targets[-1] - 1e-6:
-        return f"{method} begins with {made.start_sparsity:.2%} removed and keeps that in {steps}"
+        return f"{method} starts with {made.start_sparsity:.2%} removed and keeps that for {steps}"
     return (
-        f"{method} has no schedule of mask updates to show: by its own rule it goes from "
+        f"{method} follows no schedule of mask updates: its own rule leads from "
         f"{made.start_sparsity:.2%} to {made.targets[-1]:.2%} in {steps}"
     )

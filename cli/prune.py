@@ -101,23 +101,23 @@ def _measured(result: RunResult, options: PruneConfig, plan: LatencyPlan | None)
 
 
 def _beginning(options: PruneConfig) -> str:
-    """What a new run begins with, and who teaches it."""
-    has_parent = options.checkpoint or options.weights or options.model == PruneConfig.model
+    """What a new run starts from, and what it learns from."""
+    has_dense = options.checkpoint or options.weights or options.model == PruneConfig.model
     weights = "random weights" if options.from_random else "trained weights"
-    told = f"{options.method} to {max(options.targets):.2%}, beginning with {weights}"
-    if not has_parent:
-        return told
+    line = f"{options.method} to {max(options.targets):.2%}, starting from {weights}"
+    if not has_dense:
+        return line
     if options.distill and options.epochs:
-        return f"{told}, taught by the parent (--distill {options.distill:g})"
-    return f"{told}, compared with the parent" if options.from_random else told
+        return f"{line}, distilled from the dense model (--distill {options.distill:g})"
+    return f"{line}, compared with the dense model" if options.from_random else line
 
 
 def _for_latency(options: PruneConfig) -> tuple[PruneConfig, LatencyPlan]:
-    """The same run with the densities that its latency needs."""
+    """The run with the layer densities that reach its target latency."""
     if environment.world() > 1:
         raise ConfigError(
-            "--target-latency measures in one process; run it with --dry-run first, and give the "
-            "densities that it prints in a --config"
+            "--target-latency measures in one process; run it with --dry-run first, and put the "
+            "densities that it prints into a --config file"
         )
     from .progress import stderr, working
 
@@ -126,8 +126,8 @@ def _for_latency(options: PruneConfig) -> tuple[PruneConfig, LatencyPlan]:
 
         plan = plan_latency(options, progress=progress)
     stderr.print(
-        f"{plan.sparsity:.2%} of the weights go; with random masks {plan.planned_ms:.3g} ms an "
-        f"image, target {plan.target_ms:g}, dense {plan.parent_ms:.3g}"
+        f"removes {plan.sparsity:.2%} of the weights; with random masks {plan.planned_ms:.3g} ms "
+        f"per image, target {plan.target_ms:g}, dense {plan.parent_ms:.3g}"
     )
     for name, density in plan.densities.items():
         stderr.print(f"  {name} keeps {density:.1%}", markup=False)
@@ -135,13 +135,13 @@ def _for_latency(options: PruneConfig) -> tuple[PruneConfig, LatencyPlan]:
 
 
 def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> None:
-    """Print what a run made, and how fast it is where that was asked for."""
+    """Print the result of a run, and its latency if that was a target."""
     from .render import as_json, stdout
 
     if json:
         return as_json(asdict(result) | ({"latency": asdict(latency)} if latency else {}))
-    parent = result.parent_accuracy
-    before = "" if parent is None else f" (parent {parent:.2%})"
+    dense = result.parent_accuracy
+    before = "" if dense is None else f" (dense model {dense:.2%})"
     blocks = f", in blocks of {result.pattern}" if result.pattern else ""
     for r in result.results:
         stdout.print(
@@ -153,11 +153,11 @@ def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> No
         )
     stdout.print(f"made in {result.seconds:.0f} s")
     if latency is not None:
-        off = "faster than asked" if latency.ms < latency.target_ms else "missed"
-        how = "met" if latency.met else f"{off}: {latency.why}"
+        missed = "faster than asked" if latency.ms < latency.target_ms else "missed"
+        outcome = "met" if latency.met else f"{missed}: {latency.why}"
         stdout.print(
-            f"{latency.file}: {latency.ms:.3g} ms an image on one thread, target "
-            f"{latency.target_ms:g} {how}"
+            f"{latency.file}: {latency.ms:.3g} ms per image on one thread, target "
+            f"{latency.target_ms:g} {outcome}"
         )
     return None
 
@@ -165,4 +165,4 @@ def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> No
 def _of_ensemble(r: TargetResult) -> str:
     if r.ensemble_test_accuracy is None:
         return ""
-    return f"test accuracy {r.ensemble_test_accuracy:.2%} of the ensemble, which is not kept\n"
+    return f"test accuracy {r.ensemble_test_accuracy:.2%} of the ensemble, which is not saved\n"

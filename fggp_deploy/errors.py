@@ -94,8 +94,8 @@ class Stopped(FggpError):
 
     def __init__(self, signal: signal.Signals, step: int, n_steps: int, folder: object) -> None:
         super().__init__(
-            f"stopped by {signal.name} after step {step} of {n_steps}, all is saved; "
-            f"{quoted('--out', folder)} goes on from there"
+            f"stopped by {signal.name} after step {step} of {n_steps}, everything is saved; the "
+            f"same command with {quoted('--out', folder)} resumes"
         )
         self.exit_code = 128 + signal  # type: ignore[misc]
 

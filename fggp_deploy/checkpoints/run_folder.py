@@ -1,4 +1,4 @@
-"""A run's folder: its files' names, making it, finding the newest."""
+"""A run's folder: the names of its files, creating it, locking it, finding the newest run."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fggp_deploy.errors import ConfigError, command
 RUNS = Path("runs")
 PRUNED = "pruned.safetensors"
 DENSE = "dense.safetensors"
-PARENT = "parent.safetensors"
+PARENT = "parent.safetensors"  # the dense model
 CONFIG = "config.yaml"
-SUMMARY = "summary.json"  # written last: a run that has it is finished
-RESUME = "resume"  # the savepoints of a run that is not
+SUMMARY = "summary.json"  # written last, so it marks a finished run
+RESUME = "resume"  # the savepoints of an unfinished run
 REFERENCE = "reference.onnx"
 PACKED = "model.onnx"
 _LOCK = ".lock"
 
 
 def new_folder(out: Path | None, name: str) -> Path:
-    """Make a run's folder, by default `runs/<time>-<name>`; an existing one must be empty.
+    """Create a run's folder, by default `runs/<time>-<name>`; an existing one must be empty.
 
-    Raises ConfigError when it is not, MachineError when it cannot be written.
+    Raises ConfigError if it is not empty, MachineError if it cannot be written.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = out or RUNS / f"{stamp}-{name}"
     try:
-        str(folder).encode()  # what is written into the run names its files
+        str(folder).encode()  # files of the run contain their own paths
     except UnicodeEncodeError as e:
         raise ConfigError(f"--out {folder} is not UTF-8 text; choose another name") from e
     try:
@@ -46,7 +46,7 @@ def new_folder(out: Path | None, name: str) -> Path:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder against other processes; raises ConfigError when one works there."""
+    """Lock a run's folder; raises ConfigError if another process has locked it."""
     try:
         fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
@@ -56,10 +56,10 @@ def held(folder: Path) -> Iterator[None]:
         yield
     except BlockingIOError as e:
         raise ConfigError(
-            f"another process works in {folder}; wait for its end or choose another --out"
+            f"another process works in {folder}; wait until it ends or choose another --out"
         ) from e
     finally:
-        os.close(fd)  # which lets go of it, as does the end of the process, however it comes
+        os.close(fd)  # releases the lock, as does any end of the process
 
 
 def is_running(folder: Path) -> bool:
@@ -78,41 +78,46 @@ def is_running(folder: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process had begun to write into a run's folder; call it held."""
+    """Remove files that a killed process left half-written; the caller holds the folder."""
     for place in (folder, folder / RESUME):
         for path in place.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """The checkpoint of a run's folder: pruned, trained, or the newest savepoint."""
+    """The checkpoint in a run's folder: pruned, trained, or the newest savepoint.
+
+    Raises ConfigError if there is none.
+    """
     for name in (PRUNED, DENSE):
         if (folder / name).is_file():
             return folder / name
     if saved := sorted((folder / RESUME).glob("step-*.safetensors")):
         return saved[-1]
     if is_running(folder):
-        raise ConfigError(f"the run in {folder} is still going and has no savepoint yet; try later")
+        raise ConfigError(
+            f"the run in {folder} is still running and has no savepoint yet; try later"
+        )
     if (folder / CONFIG).is_file():
         raise ConfigError(
-            f"the run in {folder} was cut before its first savepoint; "
-            f"{command('fggp-deploy', 'prune', '--out', folder)} (or train) resumes it"
+            f"the run in {folder} was interrupted before its first savepoint; "
+            f"{command('fggp-deploy', 'prune', '--out', folder)} (or train) starts it again"
         )
     raise ConfigError(f"{folder} holds no checkpoint of a run ({PRUNED}, {DENSE})")
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The run's folder that a checkpoint or savepoint lies in."""
+    """The run's folder that contains a checkpoint or savepoint."""
     return checkpoint.parent.parent if checkpoint.parent.name == RESUME else checkpoint.parent
 
 
 def parent_of(checkpoint: Path) -> Path:
-    """Where the parent of a run's checkpoint or savepoint lies, if it is there."""
+    """The path of the dense model beside a run's checkpoint or savepoint; it may not exist."""
     return run_of(checkpoint) / PARENT
 
 
 def newest(file: str, runs: Path = RUNS) -> Path:
-    """The newest run's file of that name; raises ConfigError when there is none."""
+    """The newest file of that name in any run; raises ConfigError if there is none."""
     found = sorted(runs.glob(f"*/{file}"), key=lambda p: p.stat().st_mtime_ns)
     if not found:
         stage = "prune" if file == PRUNED else "export"
@@ -123,7 +128,7 @@ def newest(file: str, runs: Path = RUNS) -> Path:
 def packed(path: Path | None, runs: Path = RUNS) -> Path:
     """The exported file that a user means: `path`, or the newest in that folder or in any run.
 
-    Raises ConfigError where there is none in `runs`.
+    Raises ConfigError if there is none.
     """
     if path is not None and (path.suffix == ".csr" or not path.is_dir()):
         return path
@@ -137,7 +142,7 @@ def packed(path: Path | None, runs: Path = RUNS) -> Path:
 
 
 def _is_empty(folder: Path) -> bool:
-    """True when nothing is there but what a process that was killed at once leaves behind."""
+    """True if the folder holds only files that a killed process leaves behind."""
     return all(
         p.name == _LOCK or (p.name[0] == "." and p.suffix == ".tmp") for p in folder.iterdir()
     )

@@ -1,14 +1,14 @@
-"""What training does to images: the presets, and how they are applied to a whole batch.
+"""Data augmentation: the presets, and how they are applied to a whole batch.
 
-- none: images as they are tested.
+- none: no change.
 - basic: a random shift, and a mirror image half of the time.
 - strong: basic, then one random operation of TrivialAugmentWide (Müller & Hutter 2021, arXiv
   2103.10158) and, for a quarter of the images, a random rectangle set to the mean (Zhong et al.
   2017, arXiv 1708.04896).
 
-Batches that are in memory are changed on their device, all images at once. Those that are decoded
-anew go through torchvision's transforms one by one, with a random resized crop instead of the
-shift in strong; see stream_batches.
+Batches in memory are augmented on their device, all images at once. Streamed images go through
+torchvision's transforms one by one, with a random resized crop instead of the shift in strong; see
+stream_batches.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Draws:
     rectangles: Tensor | None = None
 
     def part(self, share: slice) -> Draws:
-        """Those of some of the images."""
+        """The choices for some of the images."""
         drawn = {n: t for n, t in vars(self).items() if t is not None}
         return Draws(**{n: t[..., share] for n, t in drawn.items()})
 
@@ -59,7 +59,7 @@ class Draws:
 def draw(
     augmentation: Augmentation, n: int, size: tuple[int, int], generator: torch.Generator
 ) -> Draws:
-    """Choose for n images of `size` (height, width), from a CPU generator, each for itself."""
+    """Choose for n images of `size` (height, width), independently, from a CPU generator."""
     padding = augmentation.crop_padding
     shift = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
     mirrored = (torch.rand(n, generator=generator) < 0.5) & augmentation.flip
@@ -72,7 +72,7 @@ def draw(
 
 
 def apply(augmentation: Augmentation, x: Tensor, draws: Draws) -> Tensor:
-    """Change x, uint8 [B, C, H, W], on its device. What is erased is erased later, by `erase`."""
+    """Augment x, uint8 [B, C, H, W], on its device; `erase` comes later, after normalization."""
     if augmentation.preset == "none":
         return x
     x = crop_and_flip(x, augmentation.crop_padding, draws.shift, draws.mirrored)
@@ -82,7 +82,7 @@ def apply(augmentation: Augmentation, x: Tensor, draws: Draws) -> Tensor:
 
 
 def crop_and_flip(x: Tensor, padding: int, shift: Tensor, mirrored: Tensor) -> Tensor:
-    """Shift each image of x, uint8 [B, C, H, W], and mirror some; zeros come in."""
+    """Shift each image of x, uint8 [B, C, H, W], and mirror some; the border is filled with 0."""
     b, _, h, w = x.shape
     dy, dx = shift.to(x.device)
     rows = torch.arange(h, device=x.device) + dy[:, None]
@@ -107,7 +107,7 @@ def draw_rectangles(n: int, size: tuple[int, int], generator: torch.Generator) -
 
 
 def erase(x: Tensor, rectangles: Tensor) -> Tensor:
-    """Set the rectangles, int64 [4, B], of normalised x [B, C, H, W] to zero, the data's mean."""
+    """Set the rectangles, int64 [4, B], of normalized x [B, C, H, W] to 0, the data's mean."""
     top, left, height, width = rectangles.to(x.device)[:, :, None]
     rows = torch.arange(x.shape[2], device=x.device)
     cols = torch.arange(x.shape[3], device=x.device)

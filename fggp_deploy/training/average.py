@@ -1,4 +1,4 @@
-"""Where the weights have been lately: their mean, and how far they strayed from it."""
+"""Running mean and variance of the weights over the last steps, for averaging and ensembles."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass
 class Average:
-    """Mean and, where asked for, Σ(w − mean)² of each parameter over `n` steps (Welford's rule).
+    """Mean and optionally Σ(w − mean)² of each parameter over `n` steps (Welford's algorithm).
 
-    Source of the equal mean: Izmailov et al. 2018 (arXiv 1803.05407); of a Gaussian with each
-    weight's own variance around it: Maddox et al. 2019 (arXiv 1902.02476), its diagonal part. Both
-    look once an epoch, we at every step.
+    Sources: Izmailov et al. 2018 (arXiv 1803.05407) for the equal mean; Maddox et al. 2019 (arXiv
+    1902.02476), its diagonal part, for a Gaussian with each weight's own variance. Both papers
+    sample once per epoch; this class samples at every step.
     """
 
     mean: dict[str, Tensor]
@@ -25,13 +25,13 @@ class Average:
 
     @classmethod
     def begin(cls, weights: Mapping[str, Tensor], *, spread: bool) -> Average:
-        """Of one step."""
+        """The average of one step; `spread`: keep the variance too."""
         mean = {n: w.detach().clone() for n, w in weights.items()}
         return cls(mean, {n: torch.zeros_like(w) for n, w in mean.items()} if spread else None)
 
     @torch.no_grad()
     def take(self, weights: Mapping[str, Tensor], *, decay: float = 0.0) -> None:
-        """Count another step's weights: all steps alike, or mean ← decay·mean + (1 − decay)·w."""
+        """Add a step: all steps with equal weight, or mean ← decay·mean + (1 − decay)·w."""
         self.n += 1
         share = 1 - decay if decay else 1 / self.n
         now = [weights[n].detach() for n in self.mean]
@@ -45,8 +45,8 @@ class Average:
             torch._foreach_lerp_(mean, now, share)
 
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Weights drawn from a Gaussian of this mean and variance, from a CPU generator."""
-        assert self.squares is not None  # whoever samples has asked for the spread
+        """Weights drawn from the Gaussian of this mean and variance, with a CPU generator."""
+        assert self.squares is not None  # the caller began with spread=True
         drawn = {}
         for name, mean in self.mean.items():
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
@@ -60,7 +60,7 @@ class Average:
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any], like: Mapping[str, Tensor]) -> Average:
-        """Go on from what `state_dict` gave, on the devices and in the layouts of `like`."""
+        """Restore what `state_dict` returned, on the devices and in the layouts of `like`."""
 
         def placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {n: torch.empty_like(p.detach()).copy_(tensors[n]) for n, p in like.items()}

@@ -1,4 +1,4 @@
-"""Batches for training and testing: normalised on the device, from memory or decoded anew."""
+"""Batches for training and testing, normalized on the device, from memory or from a stream."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fggp_deploy.training.augment import Augmentation, apply, draw, erase
 
 
 class Batches(Protocol):
-    """One part of a data set, served as normalised float32 [B, C, H, W] and int64 [B] on a device.
+    """One part of a data set, as normalized float32 [B, C, H, W] and int64 [B] on a device.
 
-    The order of images and the augmentation come from a CPU generator alone, so that a seed gives
-    the same batches on every device. Each of several `ranks` draws for all of a batch and is given
-    its share. `labels`: of the whole part, on the device.
+    The order of images and the augmentation come only from a CPU generator, so a seed gives the
+    same batches on every device. Each of several `ranks` draws for the whole batch and gets its
+    share. `labels`: of the whole part, on the device.
     """
 
     labels: Tensor
@@ -29,15 +29,15 @@ class Batches(Protocol):
     def shuffled(
         self, generator: torch.Generator, augmentation: Augmentation, *, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of augmented training batches, less the first `skip`.
+        """One epoch of augmented training batches, without the first `skip`.
 
-        What is left out is drawn from the generator all the same: from the generator's state at
-        the start of an epoch and `skip`, the rest is as it would be, bit for bit.
+        The skipped batches are still drawn from the generator, so the others are the same bit for
+        bit as without `skip`.
         """
         ...
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once over all ranks, as it is tested."""
+        """Every image once over all ranks, without augmentation."""
         ...
 
 
@@ -50,10 +50,10 @@ def open_batches(
     workers: int | None = None,
     ranks: Ranks = ALONE,
 ) -> Batches:
-    """Batches of images in memory, on the device, or of a stream, decoded in `workers` processes.
+    """Batches of images in memory on the device, or of a stream decoded in `workers` processes.
 
-    `batch_size` counts the images of all ranks. Raises DataError for a part without images or of
-    another size than the network's.
+    `batch_size` counts the images of all ranks. Raises DataError for a part without images, or with
+    images that do not have the network's size.
     """
     if not len(part):
         raise DataError("the data set has a part without images")
@@ -68,7 +68,7 @@ def open_batches(
 
 
 class MemoryBatches:
-    """Batches of a part that lives on the device as uint8; cut, augmented, normalised there."""
+    """Batches of a part that is on the device as uint8; augmented and normalized there."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class MemoryBatches:
     ) -> None:
         want = preprocessing.image_shape
         if split.images.shape[1:] != want:
-            raise DataError(f"images are {split.images.shape[1:]}, the network wants {want}")
+            raise DataError(f"images are {split.images.shape[1:]}, the network takes {want}")
         images = torch.tensor(split.images).permute(0, 3, 1, 2)
         self.images = images.to(device, memory_format=torch.contiguous_format)
         self.labels = torch.tensor(split.labels).to(device)
@@ -123,15 +123,15 @@ class Normalise:
         self._mean = torch.tensor([255.0 * m for m in preprocessing.mean], device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Float32, in the channels-last layout."""
+        """Normalize to float32, in the channels-last layout."""
         x = (x.float() - self._mean.view(1, -1, 1, 1)) / self._scale.view(1, -1, 1, 1)
         return x.contiguous(memory_format=torch.channels_last)
 
 
 def n_training_batches(data: Dataset, batch_size: int) -> int:
-    """Full batches in an epoch; the rest of the images waits for another shuffle.
+    """Full batches per epoch; the remaining images are left out of that epoch.
 
-    Raises ConfigError when there are fewer images than one batch.
+    Raises ConfigError if there are fewer images than one batch.
     """
     if batch_size > len(data.train):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""The device on which a run computes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from fggp_deploy.errors import ConfigError, MachineError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; raises MachineError for a device that is not there.
+    """The device of that name; `auto` is CUDA if available, else the CPU.
 
-    Of several processes on a machine each gets a GPU of its own.
+    Each of several processes on a machine gets its own GPU. Raises ConfigError for an unknown name,
+    MachineError for a missing device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -21,7 +22,7 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}") from e
     if device.type == "cuda" and environment.local_world() > 1:
         if device.index is not None:
-            raise ConfigError(f"--device {name}: each process takes a GPU of its own; give cuda")
+            raise ConfigError(f"--device {name}: each process uses its own GPU; give cuda")
         n, gpus = environment.local_world(), torch.cuda.device_count()
         if n > gpus:
             raise MachineError(
@@ -31,7 +32,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda", environment.local_rank())
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MachineError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here; "
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; "
             f"use --device cpu"
         )
     if device.type not in ("cpu", "cuda"):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a run ends its step, saves, and stops."""
+"""SIGINT and SIGTERM: a run finishes its step, saves and stops."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Takes note of the first signal; the second one acts at once, as if nobody listened.
+    """Records the first signal in `received`; a second one acts at once, as by default.
 
-    Does nothing outside the main thread, where Python cannot listen to signals.
+    Does nothing outside the main thread, where Python cannot handle signals.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run writes while it goes."""
+"""The metrics that a run writes during training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fggp_deploy.training.observer import EpochMetrics, Observer, StepMetrics
 
 
 class RunLog:
-    """Writes metrics.jsonl and TensorBoard events, and passes on to the caller's observer.
+    """An observer that writes metrics.jsonl and TensorBoard events, and forwards to another.
 
-    `step`: the step that a cut run goes on from; what was written of later ones is taken back.
+    `step`: the step from which an interrupted run resumes; what was written after it is removed.
     """
 
     def __init__(self, folder: Path, observer: Observer, *, step: int = 0) -> None:
@@ -29,23 +29,23 @@ class RunLog:
         self._observer = observer
 
     def on_data(self, what: str, done: int, total: int) -> None:
-        """Pass on."""
+        """Forward."""
         self._observer.on_data(what, done, total)
 
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
-        """Pass on."""
+        """Forward."""
         self._observer.on_start(folder, epochs, n_steps, step)
 
     def on_dense_accuracy(self, val_accuracy: float) -> None:
-        """Pass on."""
+        """Forward."""
         self._observer.on_dense_accuracy(val_accuracy)
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Pass on."""
+        """Forward."""
         self._observer.on_step(metrics)
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Write, then pass on."""
+        """Write, then forward."""
         with writing(self._folder):
             self._write(metrics)
         self._observer.on_epoch(metrics)
@@ -69,7 +69,7 @@ class RunLog:
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
-    """The whole lines of an earlier process up to that step; a torn last line is left out."""
+    """The complete lines that an earlier process wrote up to that step."""
     kept = []
     if step and path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

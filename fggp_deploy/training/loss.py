@@ -1,4 +1,4 @@
-"""What is minimised: the labels, and the parent's soft labels."""
+"""The loss: cross-entropy with the labels, and distillation from the dense model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def loss(
 ) -> Tensor:
     """(1 − distill)·cross-entropy + distill·T²·KL to the teacher's softened outputs.
 
-    logits, soft: [B, classes]; y: int64 [B]. Without `soft` the cross-entropy alone.
+    logits, soft: [B, classes]; y: int64 [B]. If `soft` is None, the cross-entropy alone.
     Source: Hinton et al. 2015 (arXiv 1503.02531).
     """
     hard = F.cross_entropy(logits, y, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""What a run tells while it goes."""
+"""The progress that a run reports, and the protocol of those who watch it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """How far a run is. `images_per_second`, `seconds_left`: from the steps since the last one."""
+    """How far a run is; `images_per_second` and `seconds_left` are from its latest steps."""
 
     step: int
     n_steps: int
@@ -22,9 +22,9 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch, as it goes to metrics.jsonl. `layers`: sparsity of each prunable parameter.
+    """One epoch, as metrics.jsonl has it. `layers`: sparsity of each prunable parameter.
 
-    `method`: what the method measures, by name, and there by parameter; empty for most.
+    `method`: the method's own measures: name → parameter → value; empty for most methods.
     """
 
     epoch: int
@@ -40,46 +40,46 @@ class EpochMetrics:
 
 
 class Observer(Protocol):
-    """Who watches a run: the progress bar, a log."""
+    """Something that watches a run, such as a progress bar or a log."""
 
     def on_data(self, what: str, done: int, total: int) -> None:
-        """While images are checked or decoded, before anything else."""
+        """Called while images are checked or decoded, before everything else."""
         ...
 
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
-        """Once, before the first step; `step` steps were done before, by a run that was cut."""
+        """Called once, before the first step; a resumed run has done `step` steps already."""
         ...
 
     def on_dense_accuracy(self, val_accuracy: float) -> None:
-        """Once, before the first step of a run that has a parent: its accuracy, 0 to 1."""
+        """Called once at the start of a new run with a dense model: its accuracy, 0 to 1."""
         ...
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Every few steps."""
+        """Called every few steps."""
         ...
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """After each epoch."""
+        """Called after each epoch."""
         ...
 
 
 class Silent:
-    """An observer that says nothing."""
+    """An observer that does nothing."""
 
     def on_data(self, what: str, done: int, total: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def on_start(self, folder: Path, epochs: int, n_steps: int, step: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def on_dense_accuracy(self, val_accuracy: float) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 SILENT: Observer = Silent()

@@ -1,4 +1,4 @@
-"""What a pruning run is going to do, and how long it will take, before it does anything."""
+"""The plan of a pruning run: its mask updates, and how long it will take."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _WARM_STEPS, _TIMED_STEPS = 2, 8
 
 @dataclass(frozen=True)
 class Update:
-    """One mask update: `n_drop` of the `n_alive` weights go, `sparsity` holds after it.
+    """One mask update: it removes `n_drop` of `n_alive` weights and reaches `sparsity`.
 
-    With a pattern, what full blocks allow; where some are shorter it may be a few weights off.
+    With a pattern the counts are those of full blocks; shorter blocks may shift them a little.
     """
 
     step: int
@@ -34,17 +34,18 @@ class Update:
 
     @property
     def share(self) -> float:
-        """The share of the alive weights that go."""
+        """The share of the alive weights that it removes."""
         return self.n_drop / self.n_alive
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in advance.
+    """What a run will do.
 
-    `target_steps`: where each of `targets` is kept. `seconds`: of all training steps, from a few
-    timed ones, without validation; `update_seconds`: of one choice among all weights. `remark`:
-    where an update departs from what the options ask for. `parent_val_accuracy`: 0 to 1.
+    `target_steps`: the step at which each of `targets` is kept. `seconds`: of all training steps,
+    extrapolated from a few, without validation; `update_seconds`: of one mask update. `remark`: how
+    an update departs from what the options ask for. `parent_val_accuracy`: of the dense model, 0 to
+    1.
     """
 
     n_steps: int
@@ -67,7 +68,7 @@ class Plan:
 
 
 def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
-    """The plan of `prune(config)`; writes nothing. Raises what that would before its first step.
+    """The plan of `prune(config)`; writes nothing. Raises what `prune` would before its first step.
 
     `progress(what, done, total)` counts images that are checked or decoded.
     """
@@ -110,7 +111,7 @@ def _updates(method: Gradual, n_total: int, n_removed: int) -> Iterator[Update]:
 
 
 def _time_update(s: Session, method: Gradual, updates: tuple[Update, ...]) -> float:
-    """Seconds of the first update, the dearest one; weights stand in for gradients."""
+    """Seconds of the first and slowest update; weights stand in for gradients."""
     if not updates:
         return 0.0
     state = s.pruner.state
@@ -125,7 +126,7 @@ def _time_update(s: Session, method: Gradual, updates: tuple[Update, ...]) -> fl
 
 
 def _time_step(s: Session) -> float:
-    """Median seconds of an ordinary step, its batch included; the session is used up by this."""
+    """Median seconds of an ordinary step with its batch; the session cannot be trained after."""
     if isinstance(s.pruner.method, Gradual):
         s.pruner.method.schedule = Constant(s.pruner.masks.sparsity)
     forward = training_form(s)

@@ -1,4 +1,4 @@
-"""What a finished run made, and the summary that says so in its folder."""
+"""The result of a finished run, and its summary file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fggp_deploy.errors import CheckpointError
 
 @dataclass(frozen=True)
 class TargetResult:
-    """One network of a run. Accuracies in [0, 1]; `digest`: over weights and masks.
+    """The network of one target. Accuracies in [0, 1]; `digest`: over weights and masks.
 
-    `ensemble_test_accuracy`: of networks drawn around it (--ensemble); None without.
+    `ensemble_test_accuracy`: of networks drawn around it, None without --ensemble.
     """
 
     target: float
@@ -32,7 +32,7 @@ class TargetResult:
 
     @classmethod
     def of(cls, checkpoint: Path, metrics: Mapping[str, Any]) -> TargetResult:
-        """From what a checkpoint of a run says of itself."""
+        """From the metrics that a run recorded in a checkpoint."""
         names = (f.name for f in fields(cls) if f.name != "checkpoint")
         known = {name: metrics[name] for name in names if name in metrics}
         return cls(checkpoint=checkpoint, **known)
@@ -40,11 +40,12 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run made. Accuracies in [0, 1] on the test split.
+    """The result of a finished run. Accuracies in [0, 1] on the test split.
 
     `checkpoint`, `test_accuracy`, `n_removed`, `digest`: of the last target; `results`: of each.
-    `digest`: over weights and masks (name, dtype, shape, bytes). `seconds`: of all processes that
-    worked on the run. `pattern`: of the blocks that went whole, None where single weights did.
+    `parent_accuracy`: of the dense model. `digest`: over weights and masks (name, dtype, shape,
+    bytes). `seconds`: including those before the run was interrupted. `pattern`: of the removed
+    blocks, None for single weights.
     """
 
     folder: Path
@@ -61,9 +62,9 @@ class RunResult:
 
     @classmethod
     def of(cls, checkpoint: Path, paths: Sequence[Path]) -> RunResult:
-        """From the run's main checkpoint and the one of each target, the last target last.
+        """From the run's main checkpoint and `paths`, one per target, the last target last.
 
-        Raises CheckpointError when one is missing or damaged.
+        Raises CheckpointError if one is missing or damaged.
         """
         described = [(path, Checkpoint.open(path).info) for path in paths]
         infos = [(path, info) for path, info in described if info is not None]
@@ -84,7 +85,7 @@ class RunResult:
         )
 
     def save(self) -> None:
-        """Write the summary into the run's folder, its paths relative to that."""
+        """Write the summary into the run's folder, with paths relative to it."""
         d = asdict(self)
         for part in (d, *d["results"]):
             part["checkpoint"] = part["checkpoint"].name
@@ -93,14 +94,14 @@ class RunResult:
 
     @classmethod
     def load(cls, folder: Path) -> RunResult:
-        """Read a run's summary; raises CheckpointError when it is damaged."""
+        """Read a run's summary; raises CheckpointError if it is damaged."""
         path = folder / SUMMARY
         try:
             d = json.loads(path.read_text(encoding="utf-8"))
             results = tuple(TargetResult(**_with_path(folder, r)) for r in d.pop("results"))
             return cls(folder=folder, results=results, **_with_path(folder, d))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise CheckpointError(f"{path} is damaged ({e}); delete it to go on") from e
+            raise CheckpointError(f"{path} is damaged ({e}); delete it to resume the run") from e
 
 
 def _with_path(folder: Path, d: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Going on with a run that was cut: with the same options and the same inputs, or not at all."""
+"""Resume a run only with the same options and the same inputs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fggp_deploy.training.config import PruneConfig
 if TYPE_CHECKING:
     from fggp_deploy.training.session import Session
 
-# Keys that may differ between the processes of one run: they say where and how often, not what.
-# What lies at a path is compared by its content.
+# Options that may differ when a run resumes, because they do not change its result. Files are
+# compared by their content instead of their path.
 MOVABLE = (
     "device", "save_every", "data_dir", "checkpoint", "recipe", "workers", "trust_code",
 )  # fmt: skip
@@ -31,7 +31,7 @@ MOVABLE = (
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A run that a folder holds already. `config`: its resolved options, as plain types."""
+    """A run that a folder holds already. `config`: its resolved options as plain types."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -39,40 +39,40 @@ class EarlierRun:
 
 
 def earlier_run(folder: Path | None) -> EarlierRun | None:
-    """The run in a folder; None when there is none. Raises ConfigError when it is unreadable."""
+    """The run in a folder, None if there is none. Raises ConfigError if it cannot be read."""
     if folder is None or not (folder / CONFIG).is_file():
         return None
     path = folder / CONFIG
     config = read_yaml(path, what=str(path))
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is no run's configuration; choose another --out")
+        raise ConfigError(f"{path} is not a run's configuration; choose another --out")
     return EarlierRun(folder, config, (folder / SUMMARY).is_file())
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write a run's resolved options, which make its folder a run's."""
+    """Write a run's resolved options, by which its folder is recognized."""
     write_atomic(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
 
 def refuse_changes(earlier: EarlierRun, given: Mapping[str, Any]) -> None:
-    """Raise ResumeRefused, naming the keys, where options differ from those of the earlier run.
+    """Raise ResumeRefused, naming the keys, if options differ from those of the earlier run.
 
-    One that the earlier run's version did not have yet was at its default there.
+    An option that the earlier run's version did not have counts as being at its default.
     """
     differ = [
-        f"{key} is {there!r} there, {here!r} here"
+        f"{key} is {there!r} in that run, {here!r} now"
         for key, there, here in _pairs(_with_defaults(earlier.config), given)
         if key not in MOVABLE and _without_folders(key, there) != _without_folders(key, here)
     ]
     if differ:
         raise ResumeRefused(
-            f"{earlier.folder} holds a run with other options: {'; '.join(differ)}; give the same "
-            f"ones to go on with it, or another --out"
+            f"{earlier.folder} holds a run with other options: {'; '.join(differ)}; give its "
+            f"options to resume it, or another --out for a new run"
         )
 
 
 def _without_folders(key: str, value: Any) -> Any:
-    """An option's value without the folders of this machine; the content there is compared."""
+    """An option's value without this machine's folders; their content is compared instead."""
     if isinstance(value, str) and key == "data":
         return short_name(value)
     if isinstance(value, str) and key == "model":
@@ -83,21 +83,21 @@ def _without_folders(key: str, value: Any) -> Any:
 
 
 def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run with those that its version did not have, the method's own too."""
-    said = {f.name: f.default for f in fields(PruneConfig) if f.default is not MISSING}
-    said |= config
+    """The options of a run, with defaults for those that its version did not have."""
+    complete = {f.name: f.default for f in fields(PruneConfig) if f.default is not MISSING}
+    complete |= config
     if "method" in config:
         from fggp_deploy.pruning import methods  # here, since that needs torch
 
         own = methods.info(str(config["method"])).options.defaults()
-        said["method_set"] = own | dict(config.get("method_set") or {})
-    return said
+        complete["method_set"] = own | dict(config.get("method_set") or {})
+    return complete
 
 
 def _pairs(
     earlier: Mapping[str, Any], given: Mapping[str, Any], of: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Each given key with the earlier value and its own; a mapping's keys one by one."""
+    """Each given key with its earlier and its present value; a mapping's keys one by one."""
     for key, value in given.items():
         there = earlier.get(key)
         if isinstance(value, dict) and isinstance(there, dict):
@@ -106,26 +106,26 @@ def _pairs(
             yield f"{of}{key}", there, value
 
 
-# What a run began with, as the refusal of another one says it.
+# How a message names an input that changed.
 _BEGAN_WITH = {
     "data_sha256": "another data set",
     "images_sha256": "other images",
     "model_code_sha256": "other code of its network",
     "start_sparsity": "another start sparsity",
     "checkpoint_sha256": "another checkpoint",
-    "parent_sha256": "another parent",
+    "parent_sha256": "another dense model",
 }
 _UNKNOWN_TO_OLD_RUNS = ("images_sha256", "model_code_sha256")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run began with, by content; savepoints hold it, and it must be the same later.
+    """Hashes of the inputs of a run. Savepoints hold them, and a resumed run must have the same.
 
     `data_sha256`, `images_sha256`: see data.digest. `model_code_sha256`: of the user's own file
-    that makes the network. `start_sparsity`: what the schedule began from. `checkpoint_sha256`: of
-    the file that was pruned, `parent_sha256` of the parent's file; None if there was none.
-    `n_ranks`: how many processes share in the run. `n_threads`: threads of each on a CPU.
+    that makes the network. `start_sparsity`: from which the schedule starts. `checkpoint_sha256`:
+    of the file to prune; `parent_sha256`: of the dense model's file; None if there is none.
+    `n_ranks`: processes that share the run. `n_threads`: threads of each on a CPU.
     """
 
     data_sha256: str
@@ -147,8 +147,8 @@ class Origin:
         parent_sha256: str | None = None,
         progress: Progress | None = None,
     ) -> Origin:
-        """What a session begins with. `progress` counts images that are hashed."""
-        import torch  # here, since the command line reads an earlier run's options without it
+        """The origin of a prepared session. `progress` counts images that are hashed."""
+        import torch  # here, so that the command line can read a run's options without it
 
         from fggp_deploy import models
 
@@ -169,26 +169,26 @@ class Origin:
 
     @classmethod
     def from_dict(cls, d: Any, path: Path) -> Origin:
-        """Read what `to_dict` wrote; raises CheckpointError on anything else."""
+        """Read what `to_dict` returned; raises CheckpointError for anything else."""
         try:
             return cls(**d)
         except TypeError as e:
-            raise CheckpointError(f"{path} does not say what its run began with ({e})") from e
+            raise CheckpointError(f"{path} does not record the inputs of its run ({e})") from e
 
     def contents(self) -> dict[str, Any]:
-        """What may not change from process to process, nor from rank to rank."""
+        """The inputs that must be the same when the run resumes, and in all ranks."""
         return {key: value for key, value in self.to_dict().items() if key in _BEGAN_WITH}
 
     def refuse_other(self, now: Origin, folder: Path) -> None:
-        """Raise ResumeRefused if data, code, checkpoint or parent are not what they were.
+        """Raise ResumeRefused if data, code, checkpoint or dense model have changed.
 
-        Warns if the number of threads is another one, which only changes the last bits.
+        Warns if the number of threads has changed, which affects only the last bits.
         """
         if self.n_ranks != now.n_ranks:
             raise ResumeRefused(
-                f"{folder} holds a run of {self.n_ranks} processes, here are {now.n_ranks}, which "
-                f"would add up its gradients in another way; start it with torchrun "
-                f"--nproc-per-node and --nnodes as before, or give another --out"
+                f"{folder} holds a run of {self.n_ranks} processes, and now there are "
+                f"{now.n_ranks}, which would sum gradients in another order; start it with "
+                f"torchrun --nproc-per-node and --nnodes as before, or give another --out"
             )
         later = now.contents()
         differ = [
@@ -198,14 +198,14 @@ class Origin:
         ]
         if differ:
             raise ResumeRefused(
-                f"{folder} holds a run that began with {' and '.join(differ)}; give the same to "
-                f"resume it, or another --out"
+                f"{folder} holds a run that began with {' and '.join(differ)}; give the same "
+                f"inputs to resume it, or another --out for a new run"
             )
         if self.n_threads and now.n_threads and self.n_threads != now.n_threads:
             warnings.warn(
                 f"the run in {folder} began on {self.n_threads} threads and resumes on "
                 f"{now.n_threads}, so its result will differ in the last bits from that of a run "
-                f"that was never stopped; OMP_NUM_THREADS={self.n_threads} avoids that",
+                f"without interruption; OMP_NUM_THREADS={self.n_threads} avoids that",
                 FggpWarning,
                 stacklevel=2,
             )

@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def rounded(w: Tensor) -> Tensor:
-    """Whole numbers of −127 to 127 times a scale for each output channel, its largest over 127.
+    """Integers of −127 to 127 times a scale per output channel, its largest magnitude over 127.
 
-    Folding a batch norm scales an output channel as a whole, so export rounds to the same numbers,
-    but for the scale itself, which it may store as float16.
+    Folding a batch norm scales an output channel as a whole, so export rounds to the same
+    integers; only the scale may differ, because export may store it as float16.
 
     >>> rounded(torch.tensor([[127.0, 0.4, -0.6]])).tolist()
     [[127.0, 0.0, -1.0]]
@@ -25,9 +25,9 @@ def rounded(w: Tensor) -> Tensor:
 
 @contextmanager
 def rounded_weights(weights: Iterable[Tensor]) -> Iterator[None]:
-    """Within, forward and backward see rounded weights; afterwards these are as they were.
+    """Forward and backward inside see rounded weights; the weights are restored afterwards.
 
-    Gradients then are those at the rounded weights: the straight-through estimator. Source: Bengio,
+    The gradients are those at the rounded weights: the straight-through estimator. Source: Bengio,
     Léonard & Courville 2013, arXiv 1308.3432.
     """
     weights = list(weights)

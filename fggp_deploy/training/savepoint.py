@@ -1,9 +1,9 @@
-"""Savepoints: a checkpoint of the moment that also holds what a run needs to go on from there.
+"""Savepoints: checkpoints that also hold the complete state from which a run resumes.
 
-One safetensors file. Weights, masks and description are as in any checkpoint of ours, so that a
-savepoint can be inspected, exported and pruned further; the other tensors are named
-`fggp.state.<n>`, and the rest is JSON in the header's metadata, key `fggp.state`, where
-{"$tensor": n} stands for a tensor. `fggp.digest` is the SHA-256 over all of it.
+A savepoint is one safetensors file. Weights, masks and description are those of any checkpoint of
+ours, so it can be inspected, exported and pruned further. The other tensors are named
+`fggp.state.<n>`; the rest is JSON in the header's metadata under `fggp.state`, where
+{"$tensor": n} stands for a tensor. `fggp.digest` is the SHA-256 of everything.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Savepoint:
-    """What was kept after `step`: the model's state dict, and a tree of tensors and plain types."""
+    """The state after `step`: the model's state dict, and a tree of tensors and plain types."""
 
     step: int
     path: Path
@@ -50,7 +50,7 @@ def write(folder: Path, step: int, checkpoint: Checkpoint, state: Mapping[str, A
     metadata = {"fggp": checkpoint.described(), "fggp.state": text}
     metadata["fggp.digest"] = _digest(tensors, metadata)
     path = folder / RESUME / f"step-{step:09d}.safetensors"
-    # not save_file, whose own writer reports a full disk as a SafetensorError
+    # not save_file, which reports a full disk as a SafetensorError
     write_atomic(path, safetensors.torch.save(tensors, metadata))
     for old in _paths(folder)[KEPT:]:
         old.unlink(missing_ok=True)
@@ -58,10 +58,9 @@ def write(folder: Path, step: int, checkpoint: Checkpoint, state: Mapping[str, A
 
 
 def latest(folder: Path) -> Savepoint | None:
-    """The newest savepoint of a run's folder that can be read whole; None where there is none.
+    """The newest undamaged savepoint in a run's folder, None if there is none.
 
-    Of one that cannot, a warning tells. Raises CheckpointError when there are some but all are
-    damaged.
+    Warns about damaged ones. Raises CheckpointError if all of them are damaged.
     """
     paths = _paths(folder)
     for path in paths:
@@ -77,14 +76,14 @@ def latest(folder: Path) -> Savepoint | None:
 
 
 def read(path: Path) -> Savepoint:
-    """Read and check a savepoint; raises CheckpointError on anything wrong with it."""
+    """Read and check a savepoint; raises CheckpointError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as f:
             metadata = dict(f.metadata() or {})
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
         digest = metadata.pop("fggp.digest")
         if digest != _digest(tensors, metadata):
-            raise ValueError("its content does not fit its checksum")
+            raise ValueError("its content does not match its checksum")
         extra = {n: t for n, t in tensors.items() if n.startswith(STATE_PREFIX)}
         state = _with_tensors(json.loads(metadata["fggp.state"]), extra)
         step = int(state["position"]["step"])
@@ -109,7 +108,7 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _without_tensors(tree: Any, extra: dict[str, Tensor]) -> Any:
-    """The tree in plain JSON types; its tensors go to `extra`."""
+    """The tree as plain JSON types; its tensors are moved to `extra`."""
     if isinstance(tree, Tensor):
         name = f"{STATE_PREFIX}{len(extra)}"
         extra[name] = tree.detach().cpu().contiguous().clone()

@@ -1,7 +1,7 @@
-"""TrivialAugmentWide on a whole batch: each image gets an operation and a strength of its own.
+"""TrivialAugmentWide on a whole batch: each image gets its own operation and strength.
 
 The operations and their ranges are those of torchvision's `v2.TrivialAugmentWide`, but a shift is
-at most 0.45 of the image's side: the usual 32 pixels would leave nothing of a small one.
+at most 0.45 of the image's side, since the usual 32 pixels would move a small image out of view.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def trivial_augment(x: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
 
 
 def _move(x: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
-    """Shear (about the upper left corner), shift or rotate; the nearest pixel, zeros come in."""
+    """Shear (about the upper left corner), shift or rotate, with nearest pixels and 0 outside."""
     h, w = x.shape[2:]
     theta = torch.eye(2, 3).repeat(len(x), 1, 1)  # where each output pixel is read, in −1 … 1
     for name in _GEOMETRIC:

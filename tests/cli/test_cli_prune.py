@@ -36,7 +36,7 @@ def test_whole_blocks_go_and_every_record_says_so(program, cifar, half_sparse):
     assert made.json["pattern"] == "1x4"
     assert 0 <= round(0.9 * made.json["n_prunable"]) - made.json["n_removed"] < 4
     other = program(*args, "--pattern", "1x2")
-    assert "pattern is '1x4' there, '1x2' here" in other.err
+    assert "pattern is '1x4' in that run, '1x2' now" in other.err
     same = program(*args)
     assert f"removed {made.json['n_removed']:,} of" in same.out
     assert "%, in blocks of 1x4)" in same.out

@@ -165,7 +165,7 @@ def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_spa
         out, err = process.communicate()
     assert process.returncode == 130
     assert err.splitlines()[-1].startswith("stopped by SIGINT after step ")
-    assert "all is saved; --out run goes on from there" in err
+    assert "everything is saved; the same command with --out run resumes" in err
     assert out == ""
     assert not (program.cwd / "run" / "pruned.safetensors").exists()
     (saved,) = (program.cwd / "run" / "resume").iterdir()
@@ -250,5 +250,5 @@ def test_a_run_that_is_still_going_is_not_called_cut(program):
     with held(program.cwd / "run"):
         ended = program("export", "run")
     assert ended.code == 2
-    assert "the run in run is still going and has no savepoint yet" in ended.err
-    assert "was cut before its first savepoint" in program("export", "run").err
+    assert "the run in run is still running and has no savepoint yet" in ended.err
+    assert "was interrupted before its first savepoint" in program("export", "run").err

@@ -135,7 +135,7 @@ def test_a_signal_to_one_rank_stops_all_and_saves_once(ends):
     assert [end["told"] for end in ends["signalled@2"]].count(False) == 1
     for end in ends["signalled@2"]:
         assert end["code"] == 128 + signal.SIGTERM
-        assert "stopped by SIGTERM after step 5 of 15, all is saved" in end["error"]
+        assert "stopped by SIGTERM after step 5 of 15, everything is saved" in end["error"]
     whole = found(ends, "run_to_the_end@2")[0]
     for end in found(ends, "after_the_signal@2"):
         assert end["saved"] == ["step-000000005.safetensors"]

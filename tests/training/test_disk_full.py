@@ -9,12 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
-from test_checkpoint import sample
 
+from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.checkpoints.run_folder import RESUME
 from fggp_deploy.cli.endings import ends_cleanly
+from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.exporters import state_dict
 from fggp_deploy.measure.process import measure_processes
@@ -24,6 +26,11 @@ from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.observer import EpochMetrics
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def sample() -> Checkpoint:
+    info = CheckpointInfo("net", "data", ("a", "b"), Preprocessing(2, 2, (0.5,), (0.25,)))
+    return Checkpoint({"w": np.eye(2, 3, dtype=np.float32)}, {}, info)
 
 
 @pytest.fixture

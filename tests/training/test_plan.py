@@ -1,4 +1,4 @@
-"""What `prune --dry-run` says of methods that follow no schedule of mask updates."""
+"""What `prune --dry-run` prints."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
 def test_all_at_the_start(capsys, monkeypatch):
     out = shown(capsys, monkeypatch, start_sparsity=0.9)
     assert out.splitlines() == [
-        "snip begins with 90.00% removed and keeps that in 140 steps (70 an epoch)",
-        "the parent: val 94.00%",
-        "target 0.9 is kept at step 140",
-        "about 42 s of training here (200 images/s), validation not counted",
+        "snip starts with 90.00% removed and keeps that for 140 steps (70 per epoch)",
+        "dense model: val 94.00%",
+        "keeps the network of target 0.9 at step 140",
+        "about 42 s of training on this machine (200 images/s), validation not counted",
     ]
 
 
 def test_by_a_rule_of_its_own(capsys, monkeypatch):
     first, *_ = shown(capsys, monkeypatch).splitlines()
     assert first == (
-        "snip has no schedule of mask updates to show: by its own rule it goes from 0.00% to "
-        "90.00% in 140 steps (70 an epoch)"
+        "snip follows no schedule of mask updates: its own rule leads from 0.00% to "
+        "90.00% in 140 steps (70 per epoch)"
     )
 
 
 def test_without_training(capsys, monkeypatch):
     out = shown(capsys, monkeypatch, n_steps=0, start_sparsity=0.9, seconds=0.0)
     assert out.splitlines() == [
-        "snip removes 90.00% at once; --epochs 0 trains nothing",
-        "the parent: val 94.00%",
+        "snip removes 90.00% at once, without training (--epochs 0)",
+        "dense model: val 94.00%",
     ]
 
 
@@ -54,4 +54,4 @@ def test_a_schedule_is_a_table(capsys, monkeypatch):
     out = shown(capsys, monkeypatch, updates=(update,), update_seconds=0.02, seconds=90)
     assert "1 mask update in 140 steps" in out
     assert "largest drop: 90.0% of the alive weights, at step 7" in out
-    assert "about 1 min of training here (200 images/s, 20 ms an update)" in out
+    assert "about 1 min of training on this machine (200 images/s, 20 ms per update)" in out

@@ -144,7 +144,7 @@ def test_a_run_that_is_named_again_keeps_its_options(tmp_path: Path):
     again = resolve(PruneConfig, explicit={"save_every": 1.0}, out=tmp_path)
     assert (again.lr, again.recipe, again.save_every) == (0.3, "fast", 1.0)
     assert resolve(PruneConfig, explicit={"lr": 0.3}, out=tmp_path).lr == 0.3
-    with pytest.raises(ResumeRefused, match=r"lr is 0\.3 there, 0\.4 here"):
+    with pytest.raises(ResumeRefused, match=r"lr is 0\.3 in that run, 0\.4 now"):
         resolve(PruneConfig, explicit={"lr": 0.4}, out=tmp_path)
-    with pytest.raises(ResumeRefused, match="epochs is 10 there"):
+    with pytest.raises(ResumeRefused, match="epochs is 10 in that run"):
         resolve(PruneConfig, recipe="best", explicit={}, out=tmp_path)

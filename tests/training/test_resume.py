@@ -112,7 +112,7 @@ def test_blocks_of_inputs_go_on_too(tmp_path, parent, monkeypatch):
     result = prune(options, observer=Quiet(), out=tmp_path / "cut")
     assert [r.digest for r in result.results] == [r.digest for r in whole.results]
     plain = config(parent, **SMALL)
-    with pytest.raises(ResumeRefused, match=r"pattern is '1x4' there, None here"):
+    with pytest.raises(ResumeRefused, match=r"pattern is '1x4' in that run, None now"):
         prune(plain, observer=Quiet(), out=tmp_path / "cut")
 
 
@@ -195,9 +195,9 @@ def test_all_savepoints_damaged_is_an_error(tmp_path, parent, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"target": (0.5, 0.9)}, r"target is \[0.5, 0.8\] there, \[0.5, 0.9\] here"),
-        ({"lr": 0.2, "seed": 3}, "lr is 0.05 there, 0.2 here; seed is 0 there, 3 here"),
-        ({"model": "resnet20"}, "model is 'tiny' there, 'resnet20' here"),
+        ({"target": (0.5, 0.9)}, r"target is \[0.5, 0.8\] in that run, \[0.5, 0.9\] now"),
+        ({"lr": 0.2, "seed": 3}, "lr is 0.05 in that run, 0.2 now; seed is 0 in that run, 3 now"),
+        ({"model": "resnet20"}, "model is 'tiny' in that run, 'resnet20' now"),
     ],
 )
 def test_other_options_are_refused(tmp_path, parent, monkeypatch, changes: dict, says: str):
@@ -227,7 +227,7 @@ def test_other_inputs_are_refused(tmp_path, parent, monkeypatch):
     raw = bytearray((out / "parent.safetensors").read_bytes())
     raw[-1] ^= 1
     (out / "parent.safetensors").write_bytes(bytes(raw))
-    with pytest.raises(ResumeRefused, match="began with another parent"):
+    with pytest.raises(ResumeRefused, match="began with another dense model"):
         prune(config(parent, **SMALL), observer=Quiet(), out=out)
 
 
@@ -248,7 +248,9 @@ def test_other_code_of_the_users_own_network_is_refused(tmp_path, parent, monkey
     whole = prune(first, observer=Quiet(), out=tmp_path / "whole")
     cut_run(monkeypatch, first, tmp_path / "run", 3)
     (tmp_path / "a" / "net.py").write_text(OWN.replace("return", "in_channels += 0; return"))
-    with pytest.raises(ResumeRefused, match="began with other code of its network; give the same"):
+    with pytest.raises(
+        ResumeRefused, match="began with other code of its network; give the same inputs"
+    ):
         prune(first, observer=Quiet(), out=tmp_path / "run")
     moved = config(parent, **own, model=f"{tmp_path}/b/net.py:make")  # the same file elsewhere
     assert prune(moved, observer=Quiet(), out=tmp_path / "run").digest == whole.digest
@@ -358,7 +360,7 @@ def test_a_run_of_a_version_with_fewer_options_goes_on(tmp_path, parent, monkeyp
     assert saved.pop("int8_aware") is False
     assert saved["method_set"].pop("reinit") == "none"
     path.write_text(yaml.safe_dump(saved))
-    with pytest.raises(ResumeRefused, match="int8_aware is False there, True here"):
+    with pytest.raises(ResumeRefused, match="int8_aware is False in that run, True now"):
         prune(config(parent, **SMALL, int8_aware=True), observer=Quiet(), out=out)
     assert prune(options, observer=Quiet(), out=out).test_accuracy is not None
 

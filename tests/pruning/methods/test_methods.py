@@ -141,7 +141,9 @@ def test_other_options_of_the_method_are_another_run(tmp_path: Path, parent: Pat
         resolve(PruneConfig, explicit=same, out=tmp_path / "run").method_set == same["method_set"]
     )
     assert resolve(PruneConfig, explicit={}, out=tmp_path / "run").method_set == same["method_set"]
-    with pytest.raises(ResumeRefused, match="method_set allocation is 'erk' there, 'uniform' here"):
+    with pytest.raises(
+        ResumeRefused, match="method_set allocation is 'erk' in that run, 'uniform' now"
+    ):
         resolve(
             PruneConfig, explicit={"method_set": {"allocation": "uniform"}}, out=tmp_path / "run"
         )
