@@ -16,9 +16,7 @@ from fggp_deploy.training.config import PruneConfig, TrainConfig
 
 NUMBERS = "N,N"  # how help shows what `numbers` and `integers` read
 _RULES = rules_of(PruneConfig)
-_DECIMAL_COMMAS = re.compile(
-    r"0,\d+(,0,\d+)*"
-)  # 0,9: no list of ours holds a 0 and a larger number
+_DECIMAL_COMMAS = re.compile(r"0,\d+(,0,\d+)*")  # 0,9 for 0.9; no real list looks like it
 
 
 def _option(name: str) -> Any:

@@ -25,9 +25,10 @@ from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
+from fggp_deploy.training.prepared import Prepared
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
-from fggp_deploy.training.run import Prepared, Resumed, Run
+from fggp_deploy.training.run import Resumed, Run
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.stages import pruning_schedule, stages
 from fggp_deploy.training.start import Start, load_data, load_start, new_model, on_device

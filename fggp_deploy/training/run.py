@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import signal
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import torch
 
-from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.checkpoints.run_folder import (
     PARENT,
     RESUME,
@@ -24,7 +21,6 @@ from fggp_deploy.checkpoints.run_folder import (
     new_folder,
     remove_leftovers,
 )
-from fggp_deploy.common.files import sha256_file
 from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.errors import (
     CheckpointError,
@@ -34,10 +30,7 @@ from fggp_deploy.errors import (
     TrainingDiverged,
     command,
 )
-from fggp_deploy.models import recorded
 from fggp_deploy.models.checkpointing import to_checkpoint
-from fggp_deploy.models.probing import count_macs
-from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.evaluation import dense_accuracy
@@ -45,33 +38,15 @@ from fggp_deploy.training.interruption import Interruption
 from fggp_deploy.training.log import RunLog
 from fggp_deploy.training.loop import training_steps
 from fggp_deploy.training.observer import Observer
+from fggp_deploy.training.prepared import Prepared
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.result_writer import ResultWriter
 from fggp_deploy.training.resume import (
-    MOVABLE,
     Origin,
     earlier_run,
     refuse_changes,
-    write_config,
 )
 from fggp_deploy.training.session import Session
-from fggp_deploy.training.start import Start
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A session before its first step, and what it was made from.
-
-    `dense`: the dense model as it was loaded, None if the run has none. `start_sha256`: hash of
-    the file of weights that the run starts from. `names`: our names of parameters → the user's, if
-    they differ.
-    """
-
-    session: Session
-    origin: Origin
-    dense: Start | None = None
-    start_sha256: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,10 +116,12 @@ class Run:
         Raises Stopped after SIGINT or SIGTERM, when everything is saved; TrainingDiverged, after
         which earlier savepoints remain; and ResumeRefused if the inputs of a resumed run changed.
         """
-        if self.resumed is None:
+        resumed, self.resumed = self.resumed, None  # frees the savepoint once it is loaded
+        if resumed is None:
             folder, origin, dense_sha256 = self._begin(prepared)
         else:
-            folder, origin, dense_sha256 = _resume(self.resumed, prepared)
+            folder, origin, dense_sha256 = _resume(resumed, prepared)
+            del resumed
         session = prepared.session
         results = ResultWriter(
             folder=folder,
@@ -172,10 +149,10 @@ class Run:
             folder = self._ranks.from_lead(lambda: new_folder(self._out, self._name))
             self._hold(folder)
             session.position.seconds = time.monotonic() - self._opened
-        _check_same(prepared)
+        prepared.check_same_on_all_ranks()
         if not session.ranks.leads:  # dropout of its own; the lead draws as if it were alone
             torch.manual_seed(session.config.seed + session.ranks.rank)
-        origin = session.ranks.from_lead(lambda: _write_first_files(folder, prepared))
+        origin = session.ranks.from_lead(lambda: prepared.write_first_files(folder))
         return folder, origin, prepared.dense.sha256 if prepared.dense else prepared.start_sha256
 
 
@@ -201,7 +178,7 @@ def _resume(resumed: Resumed, prepared: Prepared) -> tuple[Path, Origin, str | N
     """Bring the session to the savepoint; refuses other inputs than those the run began with."""
     folder, saved, origin = resumed.folder, resumed.saved, resumed.origin
     origin.refuse_other(prepared.origin, folder)
-    _check_same(prepared)
+    prepared.check_same_on_all_ranks()
     try:
         prepared.session.load_state_dict(saved.model, saved.state)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
@@ -212,49 +189,6 @@ def _resume(resumed: Resumed, prepared: Prepared) -> tuple[Path, Origin, str | N
         return folder, origin, prepared.start_sha256
     info = Checkpoint.open(folder / PARENT).info
     return folder, origin, info.reference_sha256 if info else None
-
-
-def _check_same(prepared: Prepared) -> None:
-    """Raise RanksDiffer unless all ranks were given the same options, data and weights."""
-    s = prepared.session
-    options = {k: v for k, v in s.config.to_dict().items() if k not in MOVABLE}
-    text = json.dumps([options, prepared.origin.contents()], sort_keys=True)
-    s.ranks.check_same(
-        lambda: hashlib.sha256(text.encode()).hexdigest(),
-        "the processes of this run were given different options, data or weights; start all with "
-        "the same command, on machines that see the same files",
-    )
-
-
-def _write_first_files(folder: Path, prepared: Prepared) -> Origin:
-    """Write the files that a run's folder has from the start; the origin with the dense file."""
-    session = prepared.session
-    write_config(folder, session.config.to_dict())
-    if session.data.held_out is not None:
-        session.data.held_out.save_beside(folder)
-    if prepared.dense is None:
-        return prepared.origin
-    _save_dense(prepared.dense, prepared, folder)
-    return replace(prepared.origin, parent_sha256=sha256_file(folder / PARENT))
-
-
-def _save_dense(dense: Start, prepared: Prepared, folder: Path) -> None:
-    """Keep the dense model in the run's folder, so that the folder is complete in itself."""
-    session = prepared.session
-    data, model = dense.data, session.teacher
-    assert model is not None  # a run with a dense model learns from it
-    info = CheckpointInfo(
-        model=recorded(session.config.model, folder),
-        model_code_sha256=prepared.origin.model_code_sha256,
-        data=data.name,
-        classes=data.classes,
-        preprocessing=data.preprocessing,
-        macs=count_macs(model, data.preprocessing.input_shape),
-        reference_sha256=dense.sha256,
-        names=dense.names,
-        provenance={"copy_of": dense.checkpoint.name},
-    )
-    to_checkpoint(model, dense.masks or MaskSet({}), info).save(folder / PARENT)
 
 
 def _train(

@@ -29,7 +29,7 @@ from fggp_deploy.training.interruption import SIGNALS
 
 _AHEAD = 2  # batches that each worker decodes ahead
 _SMALLEST_CROP = 0.25  # share of an image's area that strong's crop keeps at least
-Plan = tuple[Tensor, Tensor | None]  # rows int64 [B] and their seeds, None where nothing is random
+Plan = tuple[Tensor, Tensor | None]  # rows int64 [B] and their seeds, None if nothing is random
 
 
 class StreamBatches:
@@ -82,7 +82,7 @@ class StreamBatches:
     def _batches(
         self, decode: _Decode, rows: Sequence[Tensor], seeds: Sequence[Tensor] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of these rows, with their seeds where anything is random."""
+        """Batches of these rows, with their seeds if anything is random."""
         if not rows:
             return
         of_rows: Sequence[Tensor | None] = seeds or [None] * len(rows)
@@ -95,7 +95,7 @@ class StreamBatches:
             prefetch_factor=_AHEAD if self.workers else None,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_run,
-            generator=torch.Generator(),  # its seed is of no use here, and not to be torch's own
+            generator=torch.Generator(),  # unused here, but must not advance torch's own
         )
         try:
             for index, x in zip(rows, loader, strict=True):
@@ -107,13 +107,13 @@ class StreamBatches:
             if "DataLoader worker" not in str(e) and "shared memory" not in str(e):
                 raise
             raise MachineError(
-                f"a process that decodes images died, perhaps for lack of (shared) memory: give "
+                f"a process that decodes images died, perhaps for lack of (shared) memory; give "
                 f"fewer --workers, or 0 ({str(e).splitlines()[0]:.100})"
             ) from e
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """What stops a run reaches all processes of its group, and the run wants its batch first."""
+    """Ignore signals in a worker: they reach the whole process group, and a run needs its batch."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -150,7 +150,7 @@ class _Decode(Dataset[Any]):
 
 
 def _transform(p: Preprocessing, augmentation: Augmentation | None) -> Callable[[Image], Image]:
-    """What torchvision does to one image of a preset, from torch's own random state."""
+    """The torchvision transform of a preset for one image; draws from torch's own random state."""
     from torchvision.transforms import v2
 
     if augmentation is None or augmentation.preset == "none":

@@ -21,9 +21,10 @@ from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
+from fggp_deploy.training.prepared import Prepared
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
-from fggp_deploy.training.run import Prepared, Run
+from fggp_deploy.training.run import Run
 from fggp_deploy.training.session import Session
 from fggp_deploy.training.start import load_data, load_start, new_model, on_device
 

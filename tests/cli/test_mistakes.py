@@ -38,7 +38,7 @@ from fggp_deploy.checkpoints.run_folder import held
         ),
         (
             ["prune", "--method", "wanda", "--epochs", "0", "--ema", "0.9"],
-            "--ema averages over training, and --epochs 0 has none",
+            "--ema averages over training steps, and --epochs 0 has none",
         ),
         (["prune", "--data", "cifar"], "unknown data set 'cifar'; did you mean 'cifar10'?"),
         (["prune", "--model", "vgg18", "--checkpoint", "c.pt"], "did you mean 'vgg19'?"),

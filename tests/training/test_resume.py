@@ -1,4 +1,4 @@
-"""A run that is cut at any moment ends as if nobody had cut it."""
+"""A run that is interrupted at any moment ends as if it had never been interrupted."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def tensors(path: Path) -> dict[str, bytes]:
     return {n: a.tobytes() for n, a in {**c.tensors, **c.masks}.items()}
 
 
-def test_cut_after_any_step_the_result_is_the_same(tmp_path, parent, monkeypatch):
+def test_interrupted_after_any_step_the_result_is_the_same(tmp_path, parent, monkeypatch):
     options = config(parent, **SMALL)
     whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
@@ -104,7 +104,7 @@ def test_cut_after_any_step_the_result_is_the_same(tmp_path, parent, monkeypatch
         assert old == new
 
 
-def test_blocks_of_inputs_go_on_too(tmp_path, parent, monkeypatch):
+def test_pruning_in_blocks_resumes_too(tmp_path, parent, monkeypatch):
     options = config(parent, **SMALL, pattern="1x4")
     whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
     assert all(r.n_removed == round(r.target * r.n_prunable) // 4 * 4 for r in whole.results)
@@ -132,7 +132,7 @@ def test_killed_at_random_moments_the_result_is_the_same(tmp_path, n_kills: int)
     assert not [p for p in folder.rglob("*") if p.suffix == ".tmp"]
 
 
-def test_every_generator_goes_on(tmp_path, parent, monkeypatch):
+def test_every_generator_resumes(tmp_path, parent, monkeypatch):
     def draws() -> list[object]:
         return [torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random(),
                 np.random.randn(), random.gauss(0, 1)]  # fmt: skip
@@ -149,7 +149,7 @@ def test_every_generator_goes_on(tmp_path, parent, monkeypatch):
     assert draws() == want
 
 
-def test_train_goes_on_too(tmp_path, monkeypatch):
+def test_train_resumes_too(tmp_path, monkeypatch):
     options = TrainConfig(
         model="tiny", data="noise", epochs=2, batch_size=32, sparsity=0.5, save_every=0,
         device="cpu",
@@ -256,7 +256,7 @@ def test_other_code_of_the_users_own_network_is_refused(tmp_path, parent, monkey
     assert prune(moved, observer=Quiet(), out=tmp_path / "run").digest == whole.digest
 
 
-def test_another_number_of_threads_is_told(tmp_path, parent, monkeypatch):
+def test_another_number_of_threads_warns(tmp_path, parent, monkeypatch):
     cut_run(monkeypatch, config(parent, **SMALL), tmp_path / "run", 3)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: 7)
@@ -264,7 +264,7 @@ def test_another_number_of_threads_is_told(tmp_path, parent, monkeypatch):
             prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
 
 
-def test_a_run_of_a_version_that_compared_no_images_goes_on(tmp_path, parent, monkeypatch):
+def test_a_run_of_a_version_that_compared_no_images_resumes(tmp_path, parent, monkeypatch):
     def old(session, **known) -> Origin:
         of_today = begin(session, **known)
         return replace(of_today, images_sha256=None, model_code_sha256=None, n_threads=None)
@@ -352,7 +352,7 @@ def test_the_network_of_a_cut_run_is_exported_beside_its_folder(tmp_path, parent
         checkpoint_in(out)
 
 
-def test_a_run_of_a_version_with_fewer_options_goes_on(tmp_path, parent, monkeypatch):
+def test_a_run_of_a_version_with_fewer_options_resumes(tmp_path, parent, monkeypatch):
     options, out = config(parent, **SMALL), tmp_path / "run"
     cut_run(monkeypatch, options, out, 8)
     path = out / "config.yaml"

@@ -54,7 +54,7 @@ def test_stages_share_the_run_and_prune_in_their_first_80_percent():
         stages((0.9, 0.95, 0.98), 2, prunes=True)
 
 
-def test_the_schedule_of_several_targets_meets_each_and_settles():
+def test_the_schedule_of_several_targets_meets_each_and_then_stays():
     parts = stages((0.9, 0.95), 20, prunes=True)
     schedule = pruning_schedule(parts, start=0.5, updates=4)
     assert isinstance(schedule, Chain)
@@ -117,7 +117,7 @@ def test_nested_targets_are_exact_and_nested(tmp_path, parent):
     assert summary["n_removed"] == round(0.9 * n)
 
 
-def test_the_average_is_of_the_weights_since_the_masks_settled(parent):
+def test_the_average_begins_after_the_last_mask_update(parent):
     s = prepare_pruning(config(parent, **{**SMALL, "target": 0.8, "ema": 0.5})).session
     seen = []
     for step in training_steps(s, Quiet()):
@@ -234,7 +234,7 @@ def rounded_in_training(s, monkeypatch) -> list[int]:
     return seen
 
 
-def test_int8_awareness_begins_when_the_masks_have_settled(parent, monkeypatch):
+def test_int8_awareness_begins_after_the_last_mask_update(parent, monkeypatch):
     s = prepare_pruning(config(parent, **{**SMALL, "target": 0.8, "int8_aware": True})).session
     seen = rounded_in_training(s, monkeypatch)
     n_weights = len(weight_parameters(s.model))
@@ -275,18 +275,18 @@ def test_int8_awareness_that_would_have_no_step_is_refused(parent):
             )
 
 
-def test_the_parent_is_told_and_one_that_guesses_is_warned_of(tmp_path, parent):
+def test_the_dense_accuracy_is_reported_and_a_guess_warns(tmp_path, parent):
     class Listening(Quiet):
-        told: list[float]
+        seen: list[float]
 
         def on_dense_accuracy(self, val_accuracy: float) -> None:
-            self.told = [val_accuracy]
+            self.seen = [val_accuracy]
 
     listening = Listening()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prune(config(parent, **SMALL), observer=listening, out=tmp_path / "run")
-    found = listening.told[0]
+    found = listening.seen[0]
     near = [w for w in caught if "the dense model has a validation accuracy of" in str(w.message)]
     assert bool(near) == (found < 0.25 + 0.1 * 0.75)  # four classes
     s = prepare_pruning(config(parent, **SMALL)).session
@@ -356,7 +356,7 @@ def test_the_plan_is_what_the_run_then_does(tmp_path, parent, monkeypatch):
     assert "the gradient alone decides" in made.remark
 
 
-def test_metrics_tell_each_layers_sparsity(tmp_path, parent):
+def test_metrics_hold_each_layers_sparsity(tmp_path, parent):
     prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
