@@ -14,7 +14,7 @@ from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.graph.opset import with_opset
 from fggp_deploy.measure.network import Floats
-from fggp_deploy.runtime.compiler import read_dense
+from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.sessions import brief
 
 MIN_OPSET = 13  # the first whose QuantizeLinear knows channels

@@ -81,7 +81,8 @@ def session(
         except ModelFileError:
             if compiled.model is None:
                 raise
-    from fggp_deploy.runtime.compiler import Request, compile_model
+    from fggp_deploy.runtime.compiler import compile_model
+    from fggp_deploy.runtime.planner import Request
 
     data = source if isinstance(source, bytes) else source.read_bytes()
     try:

@@ -31,9 +31,10 @@ from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
 from fggp_deploy.graph.opset import with_opset
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
-from fggp_deploy.runtime.compiler import Request, chosen_isa, compile_model
+from fggp_deploy.runtime.compiler import compile_model
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import Compiled
+from fggp_deploy.runtime.planner import Request, chosen_isa
 from fggp_deploy.runtime.sessions import Array, Options, run
 
 

@@ -15,8 +15,9 @@ from fggp_deploy.measure.latency import MIN_SESSIONS, N_SESSIONS, Latency, Opene
 from fggp_deploy.measure.network import SESSION_CONFIG, Floats, Network, load, open_by_runtime
 from fggp_deploy.measure.process import Cost, measure_processes
 from fggp_deploy.measure.profile import LayerTime, profile
-from fggp_deploy.runtime.compiler import Request, price_layers
+from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.costs import LayerCost
+from fggp_deploy.runtime.planner import Request
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verification.locate import layers_by_node
 from fggp_deploy.verification.model_under_test import (

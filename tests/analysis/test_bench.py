@@ -28,8 +28,8 @@ from fggp_deploy.format.operators import pack
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.measure.latency import Speedup
 from fggp_deploy.report.words import ratio
-from fggp_deploy.runtime import compiler
-from fggp_deploy.runtime.plan import Choice
+from fggp_deploy.runtime import selection
+from fggp_deploy.runtime.selection import Choice
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 BRIEF: dict[str, Any] = {"seconds": 0.001, "sessions": 6}
@@ -40,7 +40,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Choice
     """What the planner finds, without timing anything: by default, that the kernels are faster."""
     found = {"choice": Choice("whole", 2.0, 3.0)}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiler.plans, "choose", lambda contenders: found["choice"])
+    monkeypatch.setattr(selection, "choose", lambda contenders: found["choice"])
     return found
 
 

@@ -20,9 +20,9 @@ from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.operators import pack, unpack
 from fggp_deploy.format.regions import expand
-from fggp_deploy.runtime import compiler
+from fggp_deploy.runtime import planner, selection
 from fggp_deploy.runtime.compile import compile_file
-from fggp_deploy.runtime.plan import Choice
+from fggp_deploy.runtime.selection import Choice
 from fggp_deploy.runtime.sessions import Options
 
 if kernels.library_path() is None:
@@ -132,12 +132,12 @@ def test_layers_that_onnxruntime_keeps_stay_small(
     model = b.model(b.conv(y, 64, 64))
     onnx.save(pack(model), tmp_path / "m.onnx")
     last = model.graph.node[-1].output[0]
-    monkeypatch.setattr(compiler, "leave_to_ort", lambda costs, entering: {last})
+    monkeypatch.setattr(planner, "leave_to_ort", lambda costs, entering: {last})
 
     def instead(contenders: dict) -> Choice:
         return Choice("cut", 2.0, 3.0)
 
-    monkeypatch.setattr(compiler.plans, "choose", instead)
+    monkeypatch.setattr(selection, "choose", instead)
     made = compile_file(tmp_path / "m.onnx", seconds=0.05)
     assert made.speedup == 2.0
     assert made.left == (model.graph.node[-1].input[1],)
@@ -156,7 +156,7 @@ def test_an_older_opset_is_raised(tmp_path: Path) -> None:
 
 
 def slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler.plans, "choose", lambda contenders: Choice(None, 0.8, 1.1))
+    monkeypatch.setattr(selection, "choose", lambda contenders: Choice(None, 0.8, 1.1))
 
 
 def test_nothing_is_written_that_is_no_faster(

@@ -15,10 +15,11 @@ from graphs import Builder, residual_net
 from onnx import ModelProto, TensorProto, helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.runtime import compiler, costs, regions
-from fggp_deploy.runtime.compiler import Request, price_layers
-from fggp_deploy.runtime.plan import Choice
+from fggp_deploy.runtime import costs, planner, regions, selection
+from fggp_deploy.runtime.compiler import price_layers
+from fggp_deploy.runtime.planner import Request
 from fggp_deploy.runtime.regions import find
+from fggp_deploy.runtime.selection import Choice
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.runtime.shapes import value_shapes
 
@@ -69,7 +70,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> None:
             contender()()
         return Choice("whole", 2.0, 3.0)
 
-    monkeypatch.setattr(compiler.plans, "choose", instead)
+    monkeypatch.setattr(selection, "choose", instead)
 
 
 # which layers belong together
@@ -218,9 +219,9 @@ def test_the_largest_of_too_many_regions_stay(monkeypatch: pytest.MonkeyPatch) -
     model = open_model(b, {"x": ["N", 3, 8, 8]}, y)
     assert len(find(model)) == 4
     monkeypatch.setattr(regions, "MAX_REGIONS", 2)
-    monkeypatch.setattr(compiler, "MAX_REGIONS", 2)
+    monkeypatch.setattr(planner, "MAX_REGIONS", 2)
     assert [r.region.layers[0].output for r in find(model)] == layers[1:3]
-    assert "2 regions, as many as there can be" in same_as_stock(model, {"x": numbers(2, 3, 8, 8)})
+    assert "2 regions, the maximum" in same_as_stock(model, {"x": numbers(2, 3, 8, 8)})
 
 
 def test_the_library_has_as_many_regions_as_the_planner() -> None:

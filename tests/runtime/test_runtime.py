@@ -21,12 +21,13 @@ from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.format.operators import pack
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.runtime import cache as disk
-from fggp_deploy.runtime import compiler
-from fggp_deploy.runtime.compiler import random_feeds
+from fggp_deploy.runtime import planner, selection
 from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
-from fggp_deploy.runtime.plan import DENSE, Choice, Compiled, Plan, choose
+from fggp_deploy.runtime.feeds import random_feeds
+from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.regions import find
 from fggp_deploy.runtime.rewriting import rewrite
+from fggp_deploy.runtime.selection import DENSE, Choice, choose
 from fggp_deploy.runtime.sessions import Options
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
@@ -107,7 +108,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             contender()()
         return said["choice"]
 
-    monkeypatch.setattr(compiler.plans, "choose", instead)
+    monkeypatch.setattr(selection, "choose", instead)
     return said
 
 
@@ -268,7 +269,7 @@ def test_layers_that_lose_are_left_to_onnxruntime(
 ) -> None:
     model = residual_net()
     first = model.graph.node[1].output[0]  # the first Conv with its Relu
-    monkeypatch.setattr(compiler, "leave_to_ort", lambda costs, entering: {first})
+    monkeypatch.setattr(planner, "leave_to_ort", lambda costs, entering: {first})
     chosen["choice"] = Choice("cut", 2.0, 3.0)
     session = runtime.session(model.SerializeToString(), threads=1)
     assert chosen["contenders"] == [["cut", "dense", "whole"]]
@@ -318,7 +319,7 @@ def test_open_sizes_are_given(
 
 @needs_library
 def test_wrong_answers_are_never_chosen(monkeypatch: pytest.MonkeyPatch, chosen: Any) -> None:
-    monkeypatch.setattr(compiler, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+    monkeypatch.setattr(planner, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
     session = runtime.session(residual_net().SerializeToString(), threads=1)
     assert not runtime.uses_kernels(session)
     assert "differ by 2.0e-04" in runtime.explain(session)

@@ -14,8 +14,8 @@ from fggp_deploy import kernels
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.measure.network import Network, load
-from fggp_deploy.runtime import compiler
-from fggp_deploy.runtime.plan import Choice
+from fggp_deploy.runtime import selection
+from fggp_deploy.runtime.selection import Choice
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def on_kernels(tmp_path, monkeypatch, quick):
     if kernels.library_path() is None:
         pytest.skip("the kernels are not built")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiler.plans, "choose", lambda _: Choice("whole", 2.0, 3.0))
+    monkeypatch.setattr(selection, "choose", lambda _: Choice("whole", 2.0, 3.0))
     return quick
 
 

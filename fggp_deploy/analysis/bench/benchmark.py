@@ -34,7 +34,8 @@ from fggp_deploy.measure.evaluate import proportion
 from fggp_deploy.measure.latency import Opener, at_setting, busy_notes
 from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
-from fggp_deploy.runtime.compiler import Request, compile_model
+from fggp_deploy.runtime.compiler import compile_model
+from fggp_deploy.runtime.planner import Request
 from fggp_deploy.runtime.sessions import Array, Options, run
 
 

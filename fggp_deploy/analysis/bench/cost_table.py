@@ -21,9 +21,10 @@ from fggp_deploy.common.timing import Watch, rounds
 from fggp_deploy.errors import ConfigError, FggpWarning, MachineError, ModelFileError
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.reading import read_model, reading
-from fggp_deploy.runtime.compiler import Request, chosen_isa, price_layers
+from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.feeds import random_feeds
+from fggp_deploy.runtime.planner import Request, chosen_isa
 from fggp_deploy.runtime.sessions import Options
 
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
