@@ -294,7 +294,7 @@ def test_other_patterns_and_other_methods_are_refused():
     reads = [name for name in BUILT_IN if "pattern" in info(name).reads]
     assert reads == [
         "fggp", "gmp", "magnitude-first", "magnitude-first-annealed", "gradient-first-annealed",
-        "rank-sum", "rank-product", "mean-gradient",
+        "rank-sum", "rank-product", "mean-gradient", "acdc",
     ]  # fmt: skip
     task = Task(
         target=0.5, schedule=Cubic(0.5, steps=9), n_steps=9, steps_per_epoch=9, updates=3,
