@@ -15,13 +15,11 @@ from fggp_deploy.common.option_rules import Rule, option, rules_of
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 
 NUMBERS = "N,N"  # how help shows what `numbers` and `integers` read
-_RULES = rules_of(PruneConfig)
 _DECIMAL_COMMAS = re.compile(r"0,\d+(,0,\d+)*")  # 0,9 for 0.9; no real list looks like it
 
 
-def _option(name: str) -> Any:
-    """The command-line form of a field of a run's configuration."""
-    rule = _RULES[name]
+def _option(name: str, rule: Rule) -> Any:
+    """The command-line form of an option."""
     spelling = option(name)
     if rule.kind is bool and rule.optional:
         spelling += f"/--no-{spelling.removeprefix('--')}"
@@ -29,13 +27,18 @@ def _option(name: str) -> Any:
     return typer.Option(spelling, help=rule.help, metavar=metavar)
 
 
+def _shared(name: str) -> Any:
+    """An option of a run that other commands have too."""
+    return _option(name, rules_of(PruneConfig)[name])
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
-DataDir = Annotated[Path | None, _option("data_dir")]
-Workers = Annotated[int | None, _option("workers")]
-SkipUnreadable = Annotated[bool, _option("skip_unreadable")]
-TrustCode = Annotated[bool, _option("trust_code")]
-Epochs = Annotated[int, _option("epochs")]
-Seed = Annotated[int, _option("seed")]
+DataDir = Annotated[Path | None, _shared("data_dir")]
+Workers = Annotated[int | None, _shared("workers")]
+SkipUnreadable = Annotated[bool, _shared("skip_unreadable")]
+TrustCode = Annotated[bool, _shared("trust_code")]
+Epochs = Annotated[int, _shared("epochs")]
+Seed = Annotated[int, _shared("seed")]
 Network = Annotated[
     str | None,
     typer.Option(
@@ -106,7 +109,7 @@ def _parameter(name: str, rule: Rule, default: Any) -> inspect.Parameter:
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None if default == () else default,
-        annotation=Annotated[kind if default else kind | None, _option(name)],
+        annotation=Annotated[kind if default else kind | None, _option(name, rule)],
     )
 
 
@@ -121,7 +124,9 @@ def _read(name: str, rule: Rule, value: Any) -> Any:
         read = numbers(option(name), value)
         return read[0] if rule.single and len(read) == 1 else read
     if rule.kind is dict:
-        return settings(option(name), value)
+        from fggp_deploy.common.yaml_files import parse_assignments
+
+        return rule.read(name, parse_assignments(value, of=option(name)))
     return tuple(value) if rule.many else value
 
 
@@ -129,20 +134,6 @@ def which_data(config: TrainConfig) -> str:
     """The line that names a run's data set, and whether it is the default one."""
     default = ", the default; give --data for another" if config.data == TrainConfig.data else ""
     return f"data: {config.data}{default}"
-
-
-def settings(name: str, texts: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE texts, values as in YAML; raises ConfigError."""
-    from fggp_deploy.common.yaml_files import parse_yaml
-    from fggp_deploy.errors import ConfigError
-
-    values = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"{name} takes key=value, got {text!r:.100}")
-        values[key.strip()] = parse_yaml(value, what=f"the value of {name} {text!r:.100}")
-    return dict(_RULES[name.strip("-").replace("-", "_")].read(name.strip("-"), values))
 
 
 def numbers(name: str, given: str | Sequence[str]) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,18 @@ def _check(text: str, what: str) -> None:
             open_nodes.append((event.anchor, 1))
         elif isinstance(event, yaml.CollectionEndEvent):
             add(*open_nodes.pop())
+
+
+def parse_assignments(texts: Iterable[str], *, of: str) -> dict[str, Any]:
+    """Read KEY=VALUE texts of the option `of`, with values as in YAML; raises ConfigError.
+
+    >>> parse_assignments(["a=1", "b=on"], of="--set")
+    {'a': 1, 'b': True}
+    """
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"{of} takes key=value, got {text!r:.100}")
+        values[key.strip()] = parse_yaml(value, what=f"the value of {of} {text!r:.100}")
+    return values

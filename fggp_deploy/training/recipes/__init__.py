@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fggp_deploy.common.option_rules import plain
-from fggp_deploy.common.yaml_files import parse_yaml, read_yaml
+from fggp_deploy.common.yaml_files import parse_assignments, parse_yaml, read_yaml
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.resume import earlier_run, refuse_changes
@@ -38,7 +38,8 @@ def resolve(
     given = recipe_values(recipe, kind) if recipe else {}
     unchanged = vars(kind()) | given
     changed = [k for k, v in in_file.items() if v != unchanged[k]]  # a config.yaml has all keys
-    for later in (in_file, in_settings := _read_settings(settings, kind), explicit):
+    in_settings = kind.read(parse_assignments(settings, of="--set"), where="--set")
+    for later in (in_file, in_settings, explicit):
         given = _over(given, later)
     if recipe:
         given["recipe"] = recipe
@@ -80,13 +81,3 @@ def _read_file(path: Path, kind: type[TrainConfig]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path} must map keys to values, such as `epochs: 10`")
     return kind.read(values, where=str(path))
-
-
-def _read_settings(settings: Iterable[str], kind: type[TrainConfig]) -> dict[str, Any]:
-    values = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set takes key=value, got {setting!r}")
-        values[key.strip()] = parse_yaml(text, what=f"the value of --set {setting!r:.100}")
-    return kind.read(values, where="--set")
