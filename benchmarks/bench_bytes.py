@@ -40,7 +40,7 @@ from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
-from fggp_deploy.format.operators import Packing
+from fggp_deploy.format.packing import Packing
 from fggp_deploy.kernels import isas
 from fggp_deploy.measure.latency import N_SESSIONS, measure
 from fggp_deploy.measure.network import SESSION_CONFIG

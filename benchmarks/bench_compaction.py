@@ -28,7 +28,7 @@ from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.common.timing import Run
 from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import pack
+from fggp_deploy.format.packing import pack
 from fggp_deploy.measure.latency import at_setting
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.sessions import Options

@@ -33,8 +33,8 @@ from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.exporters import csr, onnx_dense
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.format.choice import entropy_bound_bytes
 from fggp_deploy.format.model import Metadata, SparseModel
-from fggp_deploy.format.packing import entropy_bound_bytes
 from fggp_deploy.pruning.allocation import erk
 
 METADATA = Metadata(Preprocessing(32, 32, (0.5,) * 3, (0.25,) * 3), tuple("0123456789"))

@@ -40,7 +40,7 @@ class OriginalNetwork:
         """The trusted file with its weights unpacked, or a new export of the checkpoint."""
         from fggp_deploy.errors import ModelFileError, UserError
         from fggp_deploy.format.model import SparseModel
-        from fggp_deploy.format.operators import unpack
+        from fggp_deploy.format.unpacking import unpack
         from fggp_deploy.graph.reading import read_model, reading
 
         if self.trusted is not None:

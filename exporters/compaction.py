@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.operators import pack
+from fggp_deploy.format.packing import pack
 from fggp_deploy.graph.comparison import agreement
 from fggp_deploy.runtime.sessions import Array, Options, run
 

@@ -11,10 +11,9 @@ import scipy.sparse
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.common.files import atomic_path, sha256_file
-from fggp_deploy.format.csr import FORMAT, GRAPH, MANIFEST, VERSION, WEIGHT_FILE
-from fggp_deploy.format.encodings import Csr
+from fggp_deploy.format.csr_folder import FORMAT, GRAPH, MANIFEST, VERSION, WEIGHT_FILE
+from fggp_deploy.format.encodings.csr import Csr
 from fggp_deploy.format.metadata import Metadata
-from fggp_deploy.format.packing import to_csr
 
 from . import Note, silent
 
@@ -76,7 +75,7 @@ def _sparse(tensor: TensorProto) -> Csr | None:
     w = numpy_helper.to_array(tensor)
     if not w.size:
         return None
-    csr = to_csr(w)
+    csr = Csr.encode(w)
     return csr if csr.stored_bytes < w.nbytes else None
 
 

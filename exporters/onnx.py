@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from fggp_deploy.format.encodings.base import ValueType
 from fggp_deploy.format.metadata import Metadata
-from fggp_deploy.format.operators import Packing, ValueType, flatten, unpack
+from fggp_deploy.format.packing import Packing, flatten
 from fggp_deploy.format.self_test import SelfTest, probe
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.measure.network import Network, load
 

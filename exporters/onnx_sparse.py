@@ -6,9 +6,9 @@ from pathlib import Path
 
 from onnx import ModelProto, SparseTensorProto, TensorProto, numpy_helper
 
+from fggp_deploy.format.encodings.coo import Coo
 from fggp_deploy.format.metadata import Metadata
-from fggp_deploy.format.operators import pack
-from fggp_deploy.format.packing import to_coo
+from fggp_deploy.format.packing import pack
 
 from . import Note, silent
 from .onnx_dense import write
@@ -52,10 +52,5 @@ def _sparse(tensor: TensorProto) -> SparseTensorProto | None:
     w = numpy_helper.to_array(tensor)
     if not w.any():  # an empty list of values is more than runtimes can be asked to read
         return None
-    coo = to_coo(w)
-    if coo.stored_bytes >= w.nbytes:
-        return None
-    out = SparseTensorProto(dims=w.shape)
-    out.values.CopyFrom(numpy_helper.from_array(coo.values, tensor.name))
-    out.indices.CopyFrom(numpy_helper.from_array(coo.indices, f"{tensor.name}.indices"))
-    return out
+    coo = Coo.encode(w)
+    return coo.to_tensor(tensor.name) if coo.stored_bytes < w.nbytes else None

@@ -19,13 +19,15 @@ from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
 from fggp_deploy.format import outputs_test
+from fggp_deploy.format.choice import rounded_to_int8
+from fggp_deploy.format.encodings.base import ValueType
 from fggp_deploy.format.functions import DOMAIN, MIN_OPSET
 from fggp_deploy.format.metadata import PREFIX, Metadata
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import Packing, ValueType, unpack
 from fggp_deploy.format.outputs_test import Array
-from fggp_deploy.format.packing import to_int8
+from fggp_deploy.format.packing import Packing
 from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.format.unpacking import split, unpack
 from fggp_deploy.graph.constants import unlist_initializers_
 from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.graph.opset import standard_opset, with_opset
@@ -221,16 +223,13 @@ def _read(source: Path) -> ModelProto:
 def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> int:
     """Raise ModelFileError unless every weight decodes to itself, rounded; how many are packed."""
     before = {t.name: t for t in lift_weights(dense).graph.initializer}
-    n_packed = 0
-    parts = {t.name for t in packing.model.graph.initializer}
-    for tensor in unpack(packing.model).graph.initializer:
-        if f"{tensor.name}.values" not in parts:
-            continue
-        got, want = numpy_helper.to_array(tensor), numpy_helper.to_array(before[tensor.name])
-        if not _rounds_to(got, want, np.float32 if tensor.name in packing.left_fp32 else values):
-            raise ModelFileError(f"weight {tensor.name!r} does not decode to itself; report this")
-        n_packed += 1
-    return n_packed
+    packed = split(packing.model).weights
+    for name, weight in packed.items():
+        want = numpy_helper.to_array(before[name])
+        asked = np.float32 if name in packing.left_fp32 else values
+        if not _rounds_to(weight.decode(), want, asked):
+            raise ModelFileError(f"weight {name!r} does not decode to itself; report this")
+    return len(packed)
 
 
 def _not_finite(model: ModelProto) -> list[str]:
@@ -244,7 +243,7 @@ def _rounds_to(got: Array, want: Array, values: ValueType) -> bool:
     if want.dtype == np.int8:
         rounded = [want]
     elif values is np.int8:
-        rounded = [to_int8(want, axis).decode() for axis in (0, 1)]
+        rounded = [rounded_to_int8(want, output_axis=axis) for axis in (0, 1)]
     else:
         rounded = [want.astype(values).astype(np.float32)]
     floats = got.dtype.kind == "f"

@@ -12,8 +12,8 @@ from onnx import ModelProto
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format import outputs_test
-from fggp_deploy.format.operators import unpack
 from fggp_deploy.format.outputs_test import Array, Input, OutputsTest
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.comparison import agreement, output_error
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.graph.reading import read_model

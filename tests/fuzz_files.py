@@ -35,8 +35,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import csr, onnx, onnx_sparse
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import unpack
 from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.plan import Compiled, Plan

@@ -19,8 +19,8 @@ from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format import outputs_test
 from fggp_deploy.format.functions import MIN_OPSET
-from fggp_deploy.format.operators import Packing, pack, unpack
-from fggp_deploy.format.unpacking import split
+from fggp_deploy.format.packing import Packing, pack
+from fggp_deploy.format.unpacking import split, unpack
 from fggp_deploy.graph.opset import with_opset
 from fggp_deploy.graph.qdq import remove_activation_quantization_
 from fggp_deploy.graph.reading import read_bytes, reading

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from fggp_deploy.format.encodings import Packed
-from fggp_deploy.format.encodings.blocks import choose_blocks
-from fggp_deploy.format.operators import REPLACEABLE
-from fggp_deploy.format.packing import ENCODINGS, choose, to_rice
+from fggp_deploy.format.choice import least_bytes
+from fggp_deploy.format.packing import REPLACEABLE
 from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.constants import overridable
 from fggp_deploy.graph.shapes import Shapes
@@ -79,25 +77,13 @@ def weights_of(dense: ModelProto, shapes: Shapes, packed: Mapping[str, int]) -> 
                 dtype=str(w.dtype),
                 sparsity=sparsity,
                 stored_bytes=stored,
-                packed_bytes=_packed_bytes(w, stored) if name in fixed else stored,
+                packed_bytes=min(stored, least_bytes(w)) if name in fixed else stored,
                 dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
                 macs=_macs(users, shapes, w.shape),
                 why=why if name in fixed else REPLACEABLE,
             )
         )
     return tuple(found)
-
-
-def _packed_bytes(w: np.ndarray, stored: int) -> int:
-    """Bytes of the smallest form of a weight that takes `stored` bytes now."""
-    small: Packed | None = None
-    if w.dtype == np.float32:
-        small = choose(w, encodings=ENCODINGS)
-    elif w.dtype == np.int8:
-        small = to_rice(w)
-    least = min(stored, small.stored_bytes if small else stored)
-    blocks = choose_blocks(w, below=least) if w.dtype == np.float32 else None
-    return blocks.stored_bytes if blocks else least
 
 
 def _macs(users: list[NodeProto], shapes: Shapes, shape: tuple[int, ...]) -> int | None:

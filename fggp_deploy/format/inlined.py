@@ -1,107 +1,98 @@
-"""The decoders that inlining `ai.fggp` functions leaves behind in a graph of standard operators."""
+"""Finding decoders in a graph of standard operators, where `ai.fggp` functions were inlined."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from fggp_deploy.format.decoders import gaps_body, rice_body, unblock_body, unmask_body
-from fggp_deploy.format.functions import (
-    RICE_INPUTS,
-    RICE_INT8_INPUTS,
-    UNBLOCK_INPUTS,
-    UNGAP_INPUTS,
-    UNMASK_INPUTS,
-)
+from fggp_deploy.format.encodings import ENCODINGS, PackedEncoding
 from fggp_deploy.graph.constants import constant_initializers
-from fggp_deploy.graph.nodes import integers
-
-_ENDS = ("ScatterElements", "Where", "Transpose")  # before the Reshape to the weight's shape
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Nodes that make a weight of `shape` from initializers.
+    """Nodes that make a weight from initializers.
 
-    `parts`: what each of them holds (values, gaps, bits …) → its name. `block`: the sides of a
-    block, where the weight is stored in such. `output`: the tensor that holds the weight; `inside`
-    every tensor that the nodes make.
+    `parts`: which initializer holds which part of the encoding. `attributes`: the weight's shape
+    and the encoding's own attributes. `output`: the tensor that holds the weight. `inside`: every
+    tensor that the nodes make.
     """
 
+    encoding: type[PackedEncoding]
     parts: Mapping[str, str]
-    shape: tuple[int, ...]
-    block: tuple[int, ...] | None
+    attributes: Mapping[str, tuple[int, ...]]
     output: str
     inside: frozenset[str]
 
 
 def find_decoders(model: ModelProto) -> list[Decoder]:
-    """All of a graph's decoders: cones of nodes from the parts of a weight to a Reshape or Mul."""
+    """All decoders of a graph: nodes that are the body of one, down to the parts of a weight."""
     made_by = {o: n for n in model.graph.node for o in n.output}
     initializers = constant_initializers(model.graph).keys()
-    found = []
-    for end in model.graph.node:
-        reshape = made_by.get(end.input[0]) if end.op_type == "Mul" else end
-        if reshape is None or reshape.op_type != "Reshape":
-            continue
-        source = made_by.get(reshape.input[0])
-        if source is None or source.op_type not in _ENDS:
-            continue
-        cone, leaves = _cone(end, made_by)
-        counts = Counter(n.op_type for n in cone)
-        inputs = next((names for names, body in _BODIES.items() if counts == body), None)
-        shape_node = made_by.get(reshape.input[1])
-        if inputs is None or shape_node is None or not leaves <= initializers:
-            continue
-        parts = {part: leaf for part in inputs for leaf in leaves if leaf.endswith(f".{part}")}
-        if len(parts) != len(inputs) or set(parts.values()) != leaves:
-            continue
-        block = None
-        if inputs == UNBLOCK_INPUTS:
-            sides = [n for n in cone if n is not shape_node and _has(n, "value_ints")]
-            if len(sides) != 1:
-                continue
-            block = integers(sides[0], "value_ints")
-        shape = integers(shape_node, "value_ints")
-        inside = frozenset(o for n in cone for o in n.output)
-        found.append(Decoder(parts, shape, block, end.output[0], inside))
-    return found
+    bodies = [_Body.of(encoding) for encoding in ENCODINGS]
+    found = (body.match(output, made_by) for output in made_by for body in bodies)
+    return [d for d in found if d is not None and _holds_parts(d, initializers)]
 
 
-_BODIES = {
-    inputs: Counter(n.op_type for n in body)
-    for inputs, body in (
-        (UNGAP_INPUTS, gaps_body()),
-        (UNMASK_INPUTS, unmask_body()),
-        (RICE_INPUTS, rice_body()),
-        (RICE_INT8_INPUTS, rice_body(scaled=False)),
-        (UNBLOCK_INPUTS, unblock_body()),
+def _holds_parts(decoder: Decoder, initializers: Collection[str]) -> bool:
+    """Whether the parts are initializers that are named as parts."""
+    return decoder.parts.keys() == set(decoder.encoding.parts) and all(
+        name in initializers and name.endswith(f".{part}") for part, name in decoder.parts.items()
     )
-}
 
 
-def _has(node: NodeProto, attribute: str) -> bool:
-    return any(a.name == attribute for a in node.attribute)
+@dataclass(frozen=True)
+class _Body:
+    """An encoding's decoder: the node that makes each tensor, and the tensor of the last node."""
+
+    encoding: type[PackedEncoding]
+    made_by: Mapping[str, NodeProto]
+    weight: str
+
+    @classmethod
+    def of(cls, encoding: type[PackedEncoding]) -> _Body:
+        nodes = encoding.decoder_body()
+        return cls(encoding, {o: n for n in nodes for o in n.output}, nodes[-1].output[0])
+
+    def match(self, output: str, made_by: Mapping[str, NodeProto]) -> Decoder | None:
+        """The decoder that makes a graph's tensor, if its nodes are the body's, one by one."""
+        names = {self.weight: output}  # of the body → of the graph
+        attributes: dict[str, tuple[int, ...]] = {}
+        todo = [self.weight]
+        while todo:
+            name = todo.pop()
+            ours, theirs = self.made_by[name], made_by.get(names[name])
+            if theirs is None or not _same_operator(ours, theirs, attributes):
+                return None
+            for mine, other in zip(ours.input, theirs.input, strict=True):
+                if mine not in names and mine in self.made_by:
+                    todo.append(mine)
+                if names.setdefault(mine, other) != other:
+                    return None
+        parts = {part: names[part] for part in self.encoding.parts if part in names}
+        inside = frozenset(theirs for mine, theirs in names.items() if mine in self.made_by)
+        return Decoder(self.encoding, parts, attributes, output, inside)
 
 
-def _cone(end: NodeProto, made_by: dict[str, NodeProto]) -> tuple[list[NodeProto], set[str]]:
-    """The nodes that `end` depends on, itself included, and the tensors that none of them makes."""
-    cone: dict[str, NodeProto] = {}
-    leaves: set[str] = set()
-    todo = [end]
-    while todo:
-        node = todo.pop()
-        if node.output[0] in cone:
-            continue
-        cone[node.output[0]] = node
-        if len(cone) > 96:  # larger than any decoder
-            break
-        for name in filter(None, node.input):
-            if name in made_by:
-                todo.append(made_by[name])
-            else:
-                leaves.add(name)
-    return list(cone.values()), leaves
+def _same_operator(
+    wanted: NodeProto, node: NodeProto, attributes: dict[str, tuple[int, ...]]
+) -> bool:
+    """Whether a node is one of a body; puts the values of the function's attributes there."""
+    if wanted.op_type != node.op_type or len(node.output) != 1:
+        return False
+    if len(wanted.input) != len(node.input) or len(wanted.attribute) != len(node.attribute):
+        return False
+    given = {a.name: a for a in node.attribute}
+    for ours in wanted.attribute:
+        theirs = given.get(ours.name)
+        if theirs is None or theirs.type != ours.type:
+            return False
+        if ours.ref_attr_name:
+            attributes[ours.ref_attr_name] = tuple(theirs.ints)
+        elif theirs.SerializeToString(deterministic=True) != ours.SerializeToString(
+            deterministic=True
+        ):
+            return False
+    return True

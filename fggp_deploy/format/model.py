@@ -10,8 +10,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format import csr
-from fggp_deploy.format.encodings import MAX_ELEMENTS
+from fggp_deploy.format import csr_folder
+from fggp_deploy.format.encodings.checks import MAX_ELEMENTS
 from fggp_deploy.format.metadata import PREFIX, Metadata
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import Unpacked, layer_name, split
@@ -28,10 +28,9 @@ __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
 class Layer:
     """A weight of the network as the file stores it.
 
-    `encoding` is dense, bitmask, gaps8, gaps16, blocks, rice8 (int8 values) or csr; `macs` counts
-    the dense multiply-accumulates for one image, None where the graph does not tell. `of_layer` is
-    False for a packed constant, such as anchors, that no convolution, linear or recurrent layer
-    multiplies.
+    `encoding` is "dense" or the name of an encoding. `macs` counts the dense multiply-accumulates
+    for one image; it is None if the graph does not state the shapes. `of_layer` is False for a
+    packed constant, such as anchors, that no convolution, linear or recurrent layer multiplies.
     """
 
     name: str
@@ -74,7 +73,7 @@ class SparseModel:
         path = Path(path)
         try:
             if path.is_dir():
-                metadata, content = csr.read(path)
+                metadata, content = csr_folder.read(path)
                 serialized = None
             else:
                 serialized = _read_file(path)
@@ -134,7 +133,7 @@ def _read_file(path: Path) -> bytes:
     try:
         if not path.exists():
             raise ModelFileError("no such file; make one with `fggp-deploy export`")
-        if path.stat().st_size > csr.MAX_BYTES:
+        if path.stat().st_size > csr_folder.MAX_BYTES:
             raise ModelFileError("larger than 2 GiB, which no ONNX file in one piece can be")
         return in_one_piece(path.read_bytes(), path.parent)
     except (OSError, MemoryError) as e:
@@ -204,7 +203,7 @@ def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
         macs = None if None in counts else sum(c for c in counts if c is not None)
         if name in content.weights:
             packed = content.weights[name]
-            how = (packed.shape, packed.encoding, packed.nnz, packed.stored_bytes)
+            how = (packed.shape, packed.name, packed.nnz, packed.stored_bytes)
         else:
             w = numpy_helper.to_array(dense[name])
             how = (w.shape, "dense", int(np.count_nonzero(w)), w.nbytes)

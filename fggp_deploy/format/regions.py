@@ -15,17 +15,11 @@ from typing import Any
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.functions import DOMAIN
+from fggp_deploy.format.functions import DOMAIN, layer_operator
 
 COMPILED = "fggp.compiled"  # metadata of a compiled file: what for, on which machine
 ATTRIBUTES = ("program", "constants", "threads")
 _NAME = re.compile(r"Region_\d{1,4}")
-_INSIDE = (
-    "SparseConv",
-    "SparseGemm",
-    "SparseConv8",
-    "SparseGemm8",
-)  # our operators that a chain may hold
 
 
 def is_region(definition: FunctionProto) -> bool:
@@ -108,8 +102,7 @@ def _check_chain(definition: FunctionProto) -> None:
     if not set(definition.attribute) <= set(ATTRIBUTES) or definition.attribute_proto:
         raise ModelFileError(f"region {definition.name} has attributes that none may have")
     for node in definition.node:
-        ours = node.domain == DOMAIN and node.op_type in _INSIDE
-        if not ours and node.domain not in ("", "ai.onnx"):
+        if layer_operator(node) is None and node.domain not in ("", "ai.onnx"):
             raise ModelFileError(
                 f"region {definition.name} holds {node.domain}::{node.op_type}; a chain has "
                 "standard operators and sparse ones"

@@ -15,9 +15,9 @@ from fggp_deploy.graph.nodes import attributes as attributes_of
 from fggp_deploy.graph.nodes import is_standard
 from fggp_deploy.graph.view import Use
 
-CONV = "SparseConv"
-GEMM = "SparseGemm"
-GEMM_TRANSPOSED = "SparseGemm of Wᵀ"  # the node holds the weight as [K, N]
+CONV = "Conv"
+GEMM = "Gemm"
+GEMM_TRANSPOSED = "Gemm of Wᵀ"  # the node holds the weight as [K, N]
 
 
 def sparse_form(

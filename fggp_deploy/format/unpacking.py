@@ -12,34 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.encodings import (
-    Array,
-    Bitmask,
-    Coo,
-    Gaps,
-    Packed,
-    check_expansion,
-    checked_size,
-)
-from fggp_deploy.format.encodings.blocks import Blocks
-from fggp_deploy.format.encodings.rice import Rice
-from fggp_deploy.format.functions import (
-    CONV8_INPUTS,
-    CONV_ATTRIBUTES,
-    CONV_INPUTS,
-    DOMAIN,
-    GEMM8_INPUTS,
-    GEMM_INPUTS,
-    RICE_INPUTS,
-    RICE_INT8_INPUTS,
-    UNBLOCK_INPUTS,
-    UNGAP_INPUTS,
-    UNMASK_INPUTS,
-    reject_foreign,
-)
+from fggp_deploy.format.encodings import PackedEncoding
+from fggp_deploy.format.encodings.base import Encoding, check_expansion
+from fggp_deploy.format.encodings.checks import Array, checked_size
+from fggp_deploy.format.encodings.coo import Coo
+from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, operators, reject_foreign
 from fggp_deploy.format.inlined import find_decoders
 from fggp_deploy.format.regions import expand
 from fggp_deploy.graph.constants import overridable, unlist_initializers_
@@ -57,7 +37,7 @@ class Unpacked:
     """
 
     graph: ModelProto
-    weights: dict[str, Packed]
+    weights: dict[str, Encoding]
 
     def __post_init__(self) -> None:
         check_expansion(self.weights.values())
@@ -112,7 +92,7 @@ def _listing_only_inputs(model: ModelProto) -> ModelProto:
     return out
 
 
-def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Packed]) -> None:
+def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Encoding]) -> None:
     """X·Wᵀ + B of a packed W becomes one Gemm again wherever X is known to be a matrix."""
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(v.name for v in graph.output)
@@ -140,7 +120,7 @@ def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Packed])
     graph.node.extend(kept)
 
 
-def name_layers(graph: GraphProto, weights: dict[str, Packed]) -> None:
+def name_layers(graph: GraphProto, weights: dict[str, Encoding]) -> None:
     """Nameless nodes get their layer's name, of those that share a weight the first."""
     taken = {node.name for node in graph.node}
     for node in graph.node:
@@ -148,20 +128,6 @@ def name_layers(graph: GraphProto, weights: dict[str, Packed]) -> None:
         if not node.name and weight in weights and layer_name(weight) not in taken:
             node.name = layer_name(weight)
             taken.add(node.name)
-
-
-_INPUTS = {
-    "SparseConv": CONV_INPUTS,
-    "SparseGemm": GEMM_INPUTS,
-    "Ungap": UNGAP_INPUTS,
-    "Unmask": UNMASK_INPUTS,
-    "SparseConv8": CONV8_INPUTS,
-    "SparseGemm8": GEMM8_INPUTS,
-    "Unrice": RICE_INPUTS,
-    "UnriceInt8": RICE_INT8_INPUTS,
-    "Unblock": UNBLOCK_INPUTS,
-}
-_NO_PARTS = ("X", "B")  # inputs that are no part of the weight
 
 
 class _Splitter:
@@ -173,8 +139,8 @@ class _Splitter:
         if len(self.tensors) < len(model.graph.initializer):
             raise ModelFileError("two initializers have the same name")
         self.overridable = overridable(model.graph)
-        self.weights: dict[str, Packed] = {}
-        self.sources: dict[str, tuple[object, ...]] = {}
+        self.weights: dict[str, Encoding] = {}
+        self.sources: dict[str, object] = {}
         self.parts: set[str] = set()
 
     def run(self) -> Unpacked:
@@ -182,11 +148,13 @@ class _Splitter:
         out = _copy(self.model)
         graph = out.graph
         for sparse in graph.sparse_initializer:
-            self._keep(sparse.values.name, _coo(sparse))
+            self._keep(sparse.values.name, Coo.from_tensor(sparse))
         inlined: dict[str, str] = {}  # tensor that a decoder makes → the weight it is
         inside: set[str] = set()
         for decoder in find_decoders(self.model):
-            inlined[decoder.output] = self._weight(decoder.parts, decoder.shape, decoder.block)
+            inlined[decoder.output] = self._weight(
+                decoder.encoding, decoder.parts, decoder.attributes
+            )
             inside |= decoder.inside
         nodes = []
         for node in graph.node:
@@ -205,8 +173,7 @@ class _Splitter:
         graph.node.extend(nodes)
         graph.initializer.extend(kept)
         for name, packed in self.weights.items():
-            whole = isinstance(packed, Rice) and packed.scales is None
-            kind = TensorProto.INT8 if whole else TensorProto.FLOAT
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(packed.weight_type))
             value = helper.make_tensor_value_info(name, kind, packed.shape)
             graph.input.append(value)
         opsets = [_copy(o) for o in out.opset_import if o.domain != DOMAIN]
@@ -215,26 +182,29 @@ class _Splitter:
         return Unpacked(out, self.weights)
 
     def _standard(self, node: NodeProto) -> list[NodeProto]:
-        wanted = _INPUTS.get(node.op_type)
-        if wanted is None:
+        operator = operators().get(node.op_type)
+        if operator is None:
             raise ModelFileError(f"unknown operator {DOMAIN}::{node.op_type}")
+        wanted, encoding = operator.inputs, operator.encoding
         if len(node.input) != len(wanted) or len(node.output) != 1 or not all(node.input):
             raise ModelFileError(f"{node.op_type} {node.name!r} must have inputs {wanted}")
-        shape = integers(node, "weight_shape")
         inputs = dict(zip(wanted, node.input, strict=True))
-        parts = {part: name for part, name in inputs.items() if part not in _NO_PARTS}
-        block = integers(node, "block") if "signs" in parts else None
-        weight = self._weight(parts, shape, block)
-        if "X" not in inputs:  # a decoder alone
+        weight = self._weight(
+            encoding,
+            {part: inputs[part] for part in encoding.parts},
+            {name: integers(node, name) for name in ("weight_shape", *encoding.attributes)},
+        )
+        if operator.layer is None:
             if weight != node.output[0]:
                 raise ModelFileError(
                     f"{node.op_type} {node.name!r} must make the weight it is named for"
                 )
             return []
         x, bias = inputs["X"], inputs["B"]
-        if "Conv" in node.op_type:
+        if operator.layer == "Conv":
             conv = helper.make_node("Conv", [x, weight, bias], node.output, name=node.name)
-            conv.attribute.append(helper.make_attribute("kernel_shape", shape[2:]))
+            kernel = self.weights[weight].shape[2:]
+            conv.attribute.append(helper.make_attribute("kernel_shape", kernel))
             attributes = {a.name: a for a in node.attribute}
             for key in CONV_ATTRIBUTES:
                 if key not in attributes:
@@ -249,22 +219,29 @@ class _Splitter:
         ]
 
     def _weight(
-        self, parts: Mapping[str, str], shape: tuple[int, ...], block: tuple[int, ...] | None
+        self,
+        encoding: type[PackedEncoding],
+        parts: Mapping[str, str],
+        attributes: Mapping[str, tuple[int, ...]],
     ) -> str:
-        """Read and check a weight once; returns its name, that of `values` without the suffix.
+        """Read and check a weight once; returns its name, that of a part without the suffix.
 
-        `parts`: what each initializer holds → its name.
+        `parts`: the initializer of each part; `attributes`: those of an operator.
         """
-        name = parts["values"].removesuffix(".values")
+        first = encoding.parts[0]
+        name = parts[first].removesuffix(f".{first}")
         if any(stored != f"{name}.{part}" for part, stored in parts.items()):
             listed = " and ".join(map(repr, parts.values()))
             raise ModelFileError(f"{listed} are not the parts of one weight")
-        source = (tuple(parts), shape, block)
+        source = (encoding, attributes)
         if name in self.weights and self.sources.get(name) == source:
             return name
+        own = dict(attributes)
+        shape = own.pop("weight_shape")
         try:
             checked_size(shape)
-            packed = _assembled({p: self._array(n) for p, n in parts.items()}, shape, block)
+            arrays = {part: self._array(stored) for part, stored in parts.items()}
+            packed = encoding.from_parts(arrays, shape, own)
         except ModelFileError as e:
             raise ModelFileError(f"weight {name!r}: {e}") from e
         self._keep(name, packed)
@@ -272,7 +249,7 @@ class _Splitter:
         self.parts |= set(parts.values())
         return name
 
-    def _keep(self, name: str, packed: Packed) -> None:
+    def _keep(self, name: str, packed: Encoding) -> None:
         if name in self.weights or name in self.tensors:
             raise ModelFileError(f"weight {name!r} is stored twice, or in two ways")
         self.weights[name] = packed
@@ -284,29 +261,6 @@ class _Splitter:
         if name in self.overridable:
             raise ModelFileError(f"{name!r} is part of a packed weight and a graph input too")
         return tensor_array(self.tensors[name])
-
-
-def _coo(tensor: SparseTensorProto) -> Coo:
-    """A sparse initializer with flat or per-axis indices; raises ModelFileError or ValueError."""
-    values, indices = tensor_array(tensor.values), tensor_array(tensor.indices)
-    shape = tuple(tensor.dims)
-    checked_size(shape)
-    if indices.ndim == 2 and indices.shape[1] == len(shape):
-        indices = np.ravel_multi_index(tuple(indices.T), shape)
-    return Coo(values, indices, shape)
-
-
-def _assembled(
-    arrays: Mapping[str, Array], shape: tuple[int, ...], block: tuple[int, ...] | None
-) -> Packed:
-    """A weight of the encoding that has these parts."""
-    if block is not None:
-        return Blocks(**arrays, shape=shape, block=block)
-    if "gaps" in arrays:
-        return Gaps(**arrays, shape=shape)
-    if "bits" in arrays:
-        return Bitmask(**arrays, shape=shape)
-    return Rice(arrays["values"], arrays.get("scales"), arrays["high"], arrays["low"], shape)
 
 
 def layer_name(weight: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
+from fggp_deploy.format.choice import entropy_bound_bytes
 from fggp_deploy.format.model import Layer, SparseModel
-from fggp_deploy.format.packing import entropy_bound_bytes
 from fggp_deploy.graph.reading import reading, stored_bytes
 
 

@@ -22,11 +22,12 @@ from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.format.functions import MIN_OPSET
+from fggp_deploy.format.functions import MIN_OPSET, layer_operator
 from fggp_deploy.format.metadata import PREFIX, Metadata
-from fggp_deploy.format.operators import Packing, unpack
 from fggp_deploy.format.outputs_test import KEY, OutputsTest
+from fggp_deploy.format.packing import Packing
 from fggp_deploy.format.regions import COMPILED, is_compiled, is_region
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
 from fggp_deploy.graph.opset import with_opset
 from fggp_deploy.graph.qdq import has_quantized_activations
@@ -228,9 +229,8 @@ def _check(
 
 def _n_layers(model: ModelProto) -> int:
     """Layers with weights inside of the regions."""
-    kinds = ("SparseConv", "SparseGemm", "Conv", "Gemm")
     return sum(
-        n.op_type.removesuffix("8") in kinds
+        n.op_type in ("Conv", "Gemm") or layer_operator(n) is not None
         for f in model.functions
         if is_region(f)
         for n in f.node

@@ -7,7 +7,7 @@ from onnx import ModelProto
 
 from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.operators import unpack
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.reading import reading
 from fggp_deploy.runtime.sessions import Options
 

@@ -12,10 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
-from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.format.encodings.rice import Rice
-from fggp_deploy.format.operators import parts
-from fggp_deploy.format.packing import to_gaps, to_int8
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.choice import choose_for_kernels
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import Layer
 from fggp_deploy.runtime.lowering.shaped_graph import Shapes, sizes
@@ -26,8 +24,6 @@ Array = npt.NDArray[Any]
 Sizes = Mapping[str, list[int]]  # by value, of a run that is planned for
 MAX_REGIONS = 256  # as kRegions in csrc/api/ort_ops.cpp
 WIDE_WINDOW = 49  # 7x7
-# Above this share of non-zeros, gaps are no smaller than the dense weight.
-DENSE_ABOVE = 0.7
 
 
 @dataclass
@@ -204,23 +200,7 @@ def _packed(layer: Layer) -> tuple[int, list[Array]]:
     """How a program stores a layer's weight, and its constants: the parts and the bias."""
     weight, bias = layer.weight, layer.bias
     assert weight is not None and bias is not None  # noqa: PT018 - both or neither, by the matchers
-    if layer.learned is not None and (whole := _as_int8(weight)) is not None:
-        return p.RICE, [*parts(whole).values(), bias]
-    if np.count_nonzero(weight) > DENSE_ABOVE * weight.size:
+    packed = choose_for_kernels(weight, may_be_rounded=layer.learned is not None)
+    if packed is None or packed.kernel_format is None:
         return p.DENSE, [weight, bias]
-    gaps = to_gaps(weight, np.uint8)
-    if len(gaps.values) > 1.2 * np.count_nonzero(weight):
-        gaps = to_gaps(weight, np.uint16)
-    return p.GAPS, [gaps.values, gaps.gaps, bias]
-
-
-def _as_int8(weight: Array) -> Rice | None:
-    """A weight with int8 values where those say exactly the same, as after --values int8."""
-    for part in (weight[:1], weight):  # nearly all others show it in their first channel
-        try:
-            whole = to_int8(part)
-        except ConfigError:
-            return None
-        if not np.array_equal(whole.decode(), part):
-            return None
-    return whole
+    return packed.kernel_format, [*packed.arrays.values(), bias]

@@ -7,7 +7,8 @@ from typing import Any
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, RICE_INPUTS, VERSION, function
+from fggp_deploy.format.encodings import of_kernel_format
+from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
 from fggp_deploy.format.regions import ATTRIBUTES
 from fggp_deploy.graph.constants import constant_initializers
 from fggp_deploy.graph.nodes import names_inside, names_read_inside
@@ -16,13 +17,6 @@ from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
 from fggp_deploy.runtime.sessions import MARK
-
-# The ends of the names of a weight's constants, by how a program has it.
-_PARTS = {
-    p.DENSE: ("",),
-    p.GAPS: (".values", ".gaps"),
-    p.RICE: tuple(f".{part}" for part in RICE_INPUTS),
-}
 
 
 def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> ModelProto:
@@ -74,12 +68,18 @@ def _constant_names(b: BuiltRegion, taken: set[str]) -> list[str]:
             continue
         own = layer.learned is not None and layer.nodes[0].input[1]
         name = own or f"{b.name}.{layer.output}"
-        ends = _PARTS[b.steps[steps][0].format]
+        ends = _part_ends(b.steps[steps][0])
         while not taken.isdisjoint(found := _parts(name, ends)):
             name += "_"
         taken |= set(found)
         names += found
     return names
+
+
+def _part_ends(step: p.Step) -> tuple[str, ...]:
+    """The ends of the names of a weight's constants, by how a program has it."""
+    encoding = of_kernel_format(step.format)
+    return ("",) if encoding is None else tuple(f".{part}" for part in encoding.parts)
 
 
 def _parts(name: str, ends: tuple[str, ...]) -> list[str]:
@@ -172,9 +172,8 @@ def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
 
 
 def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
-    first, sparse = step.constant, step.format != p.DENSE
-    inputs = [layer.inputs[0], *names[first : first + len(_PARTS[step.format]) + 1]]
-    end = "8" if step.format == p.RICE else ""
+    first, encoding = step.constant, of_kernel_format(step.format)
+    inputs = [layer.inputs[0], *names[first : first + len(_part_ends(step)) + 1]]
     outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
     assert layer.weight is not None
     window: dict[str, Any] = {
@@ -183,16 +182,13 @@ def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
         "dilations": list(step.dilations),
         "group": step.group,
     }
-    if not sparse:
+    if encoding is None:
         if step.op == p.GEMM:
             return helper.make_node("Gemm", inputs, outputs, transB=1)
         return helper.make_node("Conv", inputs, outputs, kernel_shape=list(step.kernel), **window)
-    shape = list(layer.weight.shape)
-    if step.op == p.GEMM:
-        return helper.make_node(
-            f"SparseGemm{end}", inputs, outputs, domain=DOMAIN, weight_shape=shape
-        )
     assert set(window) == set(CONV_ATTRIBUTES)
-    return helper.make_node(
-        f"SparseConv{end}", inputs, outputs, domain=DOMAIN, weight_shape=shape, **window
-    )
+    operators = encoding.operators
+    name, more = (operators.gemm, {}) if step.op == p.GEMM else (operators.conv, window)
+    assert name is not None  # kernels run layers of both kinds for every encoding that they read
+    shape = list(layer.weight.shape)
+    return helper.make_node(name, inputs, outputs, domain=DOMAIN, weight_shape=shape, **more)

@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.functions import DOMAIN
-from fggp_deploy.format.unpacking import layer_name, unpack
+from fggp_deploy.format.functions import layer_operator
+from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.comparison import RTOL, scale
 from fggp_deploy.graph.shapes import inferred
 from fggp_deploy.measure.network import Floats, brief
@@ -92,43 +92,6 @@ def first_difference_on_kernels(dense: ModelProto, x: Floats, *, threads: int) -
         if mismatch := _first(dense, [node], found, expected, "stock onnxruntime", ()):
             return mismatch
     return None
-
-
-def expanded(compiled: ModelProto, dense: ModelProto) -> ModelProto:
-    """A compiled model with each region as the standard operators that its file says it is.
-
-    Weights get the names that `dense`, the model it was compiled from, has for its layers.
-    """
-    layers = layers_by_node(dense)
-    bodies = {f.name: f for f in compiled.functions if f.domain == DOMAIN}
-    model = ModelProto()
-    model.CopyFrom(compiled)
-    del model.graph.node[:]
-    renamed: dict[str, str] = {}
-    made = {t.name for t in compiled.graph.initializer}
-    for region in compiled.graph.node:
-        body = bodies.get(region.op_type) if region.domain == DOMAIN else None
-        if body is None:
-            model.graph.node.append(region)
-            continue
-        actual = dict(zip(body.input, region.input, strict=True))
-        for inner in body.node:
-            if inner.op_type == "Constant" and inner.output[0] in made:
-                continue
-            made.update(inner.output)
-            node = model.graph.node.add()
-            node.CopyFrom(inner)
-            node.input[:] = [actual.get(name, name) for name in inner.input]
-            if inner.domain == DOMAIN:
-                weight = f"{layers.get(inner.output[0], inner.output[0])}.weight"
-                renamed |= {node.input[1]: f"{weight}.values", node.input[2]: f"{weight}.gaps"}
-                node.input[1:3] = [f"{weight}.values", f"{weight}.gaps"]
-    for tensor in model.graph.initializer:
-        tensor.name = renamed.get(tensor.name, tensor.name)
-    del model.functions[:]
-    regions = {node.op_type for node in compiled.graph.node}
-    model.functions.extend(f for f in compiled.functions if f.name not in regions)
-    return unpack(model)
 
 
 def _first(
@@ -220,10 +183,11 @@ def _run(opened: Callable[[], ort.InferenceSession], outputs: list[str], x: Floa
 
 
 def _weight(node: NodeProto) -> str | None:
-    kinds = ("Conv", "Gemm", "MatMul", "SparseConv", "SparseGemm")
-    if node.op_type.removesuffix("8") not in kinds or len(node.input) < 2:
-        return None
-    return node.input[1].removesuffix(".values")
+    """The name of the weight that a layer reads, packed or not; None for other nodes."""
+    if (packed := layer_operator(node)) is not None:
+        return node.input[1].removesuffix(f".{packed.encoding.parts[0]}")
+    kinds = ("Conv", "Gemm", "MatMul")
+    return node.input[1] if node.op_type in kinds and len(node.input) > 1 else None
 
 
 def layers_by_node(graph: ModelProto) -> dict[str, str]:

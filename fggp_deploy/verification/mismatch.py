@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.reading import reading
 from fggp_deploy.verification.locate import (
     Mismatch,
-    expanded,
     first_difference,
     first_difference_on_kernels,
 )
@@ -78,8 +78,8 @@ def _against_original(under_test: ModelUnderTest, trusted: onnx.ModelProto) -> M
 def _compiled_against_dense(under_test: ModelUnderTest, file: Path) -> Mismatch | None:
     dense, x = _dense(under_test), under_test.probe_inputs(seed=0)
     with reading(file.name):
-        compiled = onnx.load(file)
-    return first_difference(expanded(compiled, dense), dense, x, against="this file")
+        compiled = unpack(onnx.load(file))
+    return first_difference(compiled, dense, x, against="this file")
 
 
 def _against_dense(under_test: ModelUnderTest, cause: str, threads: int) -> Mismatch | None:

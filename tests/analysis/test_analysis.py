@@ -27,7 +27,7 @@ from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import pack
+from fggp_deploy.format.packing import pack
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import load
 from fggp_deploy.measure.statistics import proportion

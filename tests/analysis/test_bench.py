@@ -24,7 +24,7 @@ from fggp_deploy.common import timing
 from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.format.metadata import Metadata
-from fggp_deploy.format.operators import pack
+from fggp_deploy.format.packing import pack
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.measure.latency import Speedup
 from fggp_deploy.report.words import ratio

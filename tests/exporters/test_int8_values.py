@@ -13,7 +13,7 @@ import torch
 from fuzz_files import METADATA, small_network
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import kernels, runtime
@@ -21,11 +21,10 @@ from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.exporters import load
 from fggp_deploy.exporters.rounding import Rounding, rounding
 from fggp_deploy.exporters.run import export_model
-from fggp_deploy.format.encodings.rice import Rice
+from fggp_deploy.format.encodings import Rice, RiceInt8
 from fggp_deploy.format.functions import DOMAIN, function
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import parts, unpack
-from fggp_deploy.format.packing import to_int8, to_rice
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.kernels.program import CONV, RICE, Program, Step, encode
 from fggp_deploy.training.rounding import rounded_weights
 
@@ -40,8 +39,7 @@ def sparse(shape: tuple[int, ...], density: float) -> np.ndarray:
 
 def test_a_weight_to_the_byte():
     w = np.float32([[0, 127, 0, 0, 0], [0, 0, 0, 0, -2]])
-    r = to_int8(w)
-    assert r.scales is not None
+    r = Rice.encode(w)
     assert r.scales.tolist() == [[1.0], [np.float16(2 / 127)]]
     assert r.values.tolist() == [127, -127]
     # distances 2 and 8: 1 and 7 are 0·2 + 1 and 3·2 + 1
@@ -57,19 +55,19 @@ def test_zeros_stay_and_nothing_moves_by_more_than_half_a_step(seed, density, ac
     shape = tuple(int(n) for n in rng.integers(1, 9, 3))
     w = rng.standard_normal(shape).astype(np.float32) * (rng.random(shape) < density)
     axis = int(across)
-    got = to_int8(w, axis).decode()
+    got = Rice.encode(w, output_axis=axis).decode()
     assert got.dtype == np.float32
     assert (got[w == 0] == 0).all()
     others = tuple(i for i in range(3) if i != axis)
     step = np.abs(w).max(axis=others, keepdims=True) / 127
     assert (np.abs(got - w) <= 0.57 * step).all()  # the scale itself is rounded to float16
     whole = rng.integers(-128, 128, shape).astype(np.int8) * (w != 0)
-    assert np.array_equal(to_rice(whole).decode(), whole)
+    assert np.array_equal(RiceInt8.encode(whole).decode(), whole)
 
 
 def test_scales_are_float16_only_where_that_holds_them():
-    assert to_int8(np.float32([[1], [2]])).scales.dtype == np.float16
-    small = to_int8(np.float32([[1e-6], [2]]))
+    assert Rice.encode(np.float32([[1], [2]])).scales.dtype == np.float16
+    small = Rice.encode(np.float32([[1e-6], [2]]))
     assert small.scales.dtype == np.float32
     assert small.decode() == pytest.approx(np.float32([[1e-6], [2]]))
 
@@ -81,10 +79,10 @@ def test_what_int8_cannot_say_is_refused(value):
     if value == 3e38:  # a scale of 2.4e36 would overflow when multiplied by 128
         assert value / 127 > 1e36
     with pytest.raises(ConfigError, match="for int8 with a scale"):
-        to_int8(w)
+        Rice.encode(w)
 
 
-GOOD = to_int8(sparse((6, 5, 3, 3), 0.1))
+GOOD = Rice.encode(sparse((6, 5, 3, 3), 0.1))
 HOSTILE = {
     "values_type": {"values": GOOD.values.astype(np.uint8)},
     "values_short": {"values": GOOD.values[:-1]},
@@ -117,15 +115,15 @@ def test_hostile_parts_are_refused(case):
         replace(GOOD, **HOSTILE[case])
 
 
-def model(op: str, r: Rice, opset: int = 18) -> onnx.ModelProto:
-    names = list(parts(r))
-    kind = TensorProto.INT8 if r.scales is None else TensorProto.FLOAT
+def model(r: RiceInt8, opset: int) -> onnx.ModelProto:
+    op = r.operators.decoder
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(r.weight_type))
     graph = helper.make_graph(
-        [helper.make_node(op, names, ["y"], domain=DOMAIN, weight_shape=r.shape)],
+        [helper.make_node(op, list(r.arrays), ["y"], domain=DOMAIN, weight_shape=r.shape)],
         "g",
         [],
         [helper.make_tensor_value_info("y", kind, r.shape)],
-        [numpy_helper.from_array(a, n) for n, a in parts(r).items()],
+        [numpy_helper.from_array(a, n) for n, a in r.arrays.items()],
     )
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_model(
@@ -137,8 +135,8 @@ def model(op: str, r: Rice, opset: int = 18) -> onnx.ModelProto:
 @pytest.mark.parametrize("opset", [18, 21])
 def test_operators_decode_as_numpy_does(density, opset):
     w = sparse((9, 7, 3), density)
-    for op, r in (("Unrice", to_int8(w)), ("UnriceInt8", to_rice((40 * w).astype(np.int8)))):
-        m = model(op, r, opset)
+    for r in (Rice.encode(w), RiceInt8.encode((40 * w).astype(np.int8))):
+        m = model(r, opset)
         onnx.checker.check_model(m, full_check=True)
         for run in (ort.InferenceSession(m.SerializeToString()), ReferenceEvaluator(m)):
             (got,) = run.run(None, {})
@@ -290,7 +288,7 @@ def test_the_library_decodes_as_numpy_does():
         r = replace(GOOD, scales=scales)
         code = encode([step], n_inputs=1, outputs=[1])
         exact = encode([replace(step, format=1)], n_inputs=1, outputs=[1])
-        (got,) = Program(code, [*parts(r).values(), bias]).run([x], isa="reference")
+        (got,) = Program(code, [*r.arrays.values(), bias]).run([x], isa="reference")
         (want,) = Program(exact, [r.decode(), bias]).run([x], isa="reference")
         assert got.tobytes() == want.tobytes()
 
@@ -305,7 +303,7 @@ def test_the_library_refuses_hostile_parts(case):
     if kernels.library_path() is None:
         pytest.skip("no kernel library")
     change = HOSTILE_THERE[case]
-    arrays = parts(GOOD) | {k: v for k, v in change.items() if k != "shape"}
+    arrays = GOOD.arrays | {k: v for k, v in change.items() if k != "shape"}
     cout = change.get("shape", (6,))[0]
     step = Step(op=CONV, input=0, cout=cout, cin=5, kernel=(3, 3), format=RICE)
     constants = [*arrays.values(), np.zeros(cout, np.float32)]
@@ -318,7 +316,7 @@ def test_training_rounds_as_export_does_and_gives_the_weights_back():
     w = torch.randn(6, 5, 3, 3)
     w[torch.rand_like(w) > 0.3] = 0
     before = w.clone()
-    whole = to_int8(w.numpy())
+    whole = Rice.encode(w.numpy())
     step = torch.from_numpy(whole.scales.astype(np.float32))
     with rounded_weights([w]):
         assert (w[before == 0] == 0).all()

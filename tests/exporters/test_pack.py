@@ -25,8 +25,9 @@ from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.exporters.proof import _to_record, check_outputs
 from fggp_deploy.format import outputs_test
 from fggp_deploy.format.model import SparseModel, foreign_layers
-from fggp_deploy.format.operators import flatten, unpack
 from fggp_deploy.format.outputs_test import Input, OutputsTest
+from fggp_deploy.format.packing import flatten
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph import opset
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.quantization.dense_baseline import quantize
@@ -189,7 +190,7 @@ def branch_net() -> ModelProto:
 OTHERS = {
     "transposed": (transposed_net, ""),
     "quantised": (quantised_net, ""),
-    "uint8": (lambda: quantised_net(128, np.uint8), "it is uint8, quantised; only float and int8"),
+    "uint8": (lambda: quantised_net(128, np.uint8), "it is uint8, quantized; only float and int8"),
     "zero_point": (lambda: quantised_net(3), "% zeros, dense is no larger"),
     "function": (function_net, ""),
     "branch": (branch_net, "it belongs to a subgraph of If"),

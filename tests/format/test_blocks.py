@@ -16,10 +16,11 @@ from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.encodings.blocks import SHAPES, block_bytes, choose_blocks, to_blocks
+from fggp_deploy.format.choice import choose
+from fggp_deploy.format.encodings.blocks import SHAPES, Blocks, block_bytes
 from fggp_deploy.format.functions import function
-from fggp_deploy.format.operators import Packing, flatten, pack, split, unpack
-from fggp_deploy.format.packing import choose
+from fggp_deploy.format.packing import Packing, flatten, pack
+from fggp_deploy.format.unpacking import split, unpack
 from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.sessions import Options
 
@@ -47,7 +48,7 @@ def unified(
 
 def test_what_is_stored_in_the_head():
     w = np.array([[0, 0, 2, -2], [0, 0, -2, -2], [3, 1, 0, 0], [-1, 2, 0, 0]], F)
-    b = to_blocks(w, (2, 2))
+    b = Blocks.encode_in(w, (2, 2))
     assert b.gaps.tolist() == [2, 1]  # the second and the third of four
     assert b.values.tolist() == [2, 3, 1, 1, 2]
     assert b.free.tolist() == [0b10]
@@ -65,41 +66,43 @@ def test_what_is_stored_in_the_head():
 def test_decoding_undoes_encoding(block, rows, columns, kept, alike, seed):
     shape = (rows * block[0], columns * block[1], 1, 1)
     w = unified(shape, block, kept=kept, alike=alike, seed=seed)
-    b = to_blocks(w, block)
+    b = Blocks.encode_in(w, block)
     assert np.array_equal(b.decode(), w)
     assert b.nnz == np.count_nonzero(w)
-    sizes = block_bytes(w, block, value_bytes=4)
+    sizes = block_bytes(w, block, values=F)
     assert sizes[np.uint8] == b.stored_bytes
-    assert sizes[np.uint16] == to_blocks(w, block, np.uint16).stored_bytes
+    assert sizes[np.uint16] == Blocks.encode_in(w, block, np.uint16).stored_bytes
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_far_blocks_are_bridged(dtype):
     w = np.zeros((1, 4 * 1000), F)
     w[0, 4 * 600 : 4 * 601] = 5
-    b = to_blocks(w, (1, 4), dtype)
+    b = Blocks.encode_in(w, (1, 4), dtype)
     assert b.gaps.tolist() == ([255, 255, 91] if dtype is np.uint8 else [601])
     assert np.array_equal(b.decode(), w)
 
 
-def test_the_smallest_is_chosen():
+def test_the_smallest_block_shape_is_chosen():
     w = unified((64, 64, 3, 3), (4, 4), kept=0.1)
     gaps = choose(w)
-    b = choose_blocks(w, below=gaps.stored_bytes)
+    b = Blocks.encode(w)
     assert b.block == (4, 4)
+    assert b.stored_bytes == Blocks.encoded_bytes(w)
     assert b.stored_bytes < gaps.stored_bytes / 8  # 16 times 5 bytes, or 4 + 1 + 2 and an eighth
-    halves = choose_blocks(w, below=gaps.stored_bytes, values=np.float16)
+    halves = Blocks.encode(w, values=np.float16)
     assert halves.values.dtype == np.float16
-    assert choose_blocks(w, below=b.stored_bytes) is None
+    assert halves.stored_bytes == Blocks.encoded_bytes(w, values=np.float16)
     sparse = unified((512, 4096), (1, 4), kept=0.002)
-    assert choose_blocks(sparse, below=10**9).gaps.dtype == np.uint16
+    assert Blocks.encode(sparse).gaps.dtype == np.uint16
     random = np.random.default_rng(0).standard_normal((64, 64)).astype(F)
     random[np.random.default_rng(1).random((64, 64)) < 0.95] = 0
-    assert choose_blocks(random, below=choose(random).stored_bytes) is None
-    assert choose_blocks(np.ones((5, 7), F), below=10**9) is None  # no shape fills it
+    assert Blocks.encoded_bytes(random) >= choose(random).stored_bytes
+    assert Blocks.encoded_bytes(np.ones((5, 7), F)) is None  # no shape fills it
+    assert Blocks.encoded_bytes(np.ones(8, F)) is None
 
 
-GOOD = to_blocks(unified((8, 16), (1, 4), kept=0.5, alike=0.5), (1, 4))
+GOOD = Blocks.encode_in(unified((8, 16), (1, 4), kept=0.5, alike=0.5), (1, 4))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_what_does_not_fit_is_refused(changes, says):
 def test_bits_past_the_end_are_refused():
     w = np.zeros((1, 12), F)
     w[0, :4] = 1
-    one = to_blocks(w, (1, 4))
+    one = Blocks.encode_in(w, (1, 4))
     with pytest.raises(ModelFileError, match="signs has bits past its 4"):
         replace(one, signs=np.array([16], np.uint8))
     with pytest.raises(ModelFileError, match="free has bits past its 1"):
@@ -163,7 +166,7 @@ def test_every_runtime_decodes_it(form, alike: float):
     (got,) = ReferenceEvaluator(packed).run(None, {"x": x})
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
     weights = split(packed).weights
-    assert [w.encoding for w in weights.values()] == ["blocks"] * 3
+    assert [w.name for w in weights.values()] == ["blocks"] * 3
     assert sorted(w.block for w in weights.values()) == [(1, 4), (4, 1), (4, 4)]
     again = {t.name: numpy_helper.to_array(t) for t in unpack(packed).graph.initializer}
     for t in model.graph.initializer:
@@ -206,9 +209,10 @@ def test_a_small_saving_does_not_pay_for_the_operator():
     w = unified((32, 16, 3, 3), (1, 4), kept=0.1)
     model = g.model(g.op("Conv", g.conv("x", 16, 3, density=1.0), g.tensor(w)))
     assert (
-        choose(w).stored_bytes - to_blocks(w, (1, 4)).stored_bytes < function("Unblock").ByteSize()
+        choose(w).stored_bytes - Blocks.encode_in(w, (1, 4)).stored_bytes
+        < function("Unblock").ByteSize()
     )
-    assert [w.encoding for w in split(pack(model)).weights.values()] == ["gaps8"]
+    assert [w.name for w in split(pack(model)).weights.values()] == ["gaps8"]
 
 
 @pytest.mark.parametrize(

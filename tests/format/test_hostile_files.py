@@ -17,18 +17,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.encodings import (
-    ELEMENTS_PER_BYTE,
-    FREE_ELEMENTS,
-    Bitmask,
-    Coo,
-    Csr,
-    Gaps,
-    check_expansion,
-)
+from fggp_deploy.format.encodings import Bitmask, Gaps
+from fggp_deploy.format.encodings.base import ELEMENTS_PER_BYTE, FREE_ELEMENTS, check_expansion
+from fggp_deploy.format.encodings.coo import Coo
+from fggp_deploy.format.encodings.csr import Csr
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import unpack
 from fggp_deploy.format.self_test import MAX_BATCH, SelfTest
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.reading import MAX_DEPTH, MAX_NODES, check_functions, read_model
 from fggp_deploy.kernels.program import Program
 
@@ -131,7 +126,7 @@ def test_a_tiny_file_that_asks_for_gigabytes(tmp_path, case):
 def test_a_weight_file_that_inflates_too_much(tmp_path):
     from scipy.sparse import csr_array, save_npz
 
-    from fggp_deploy.format.csr import FREE_BYTES, _npz
+    from fggp_deploy.format.csr_folder import FREE_BYTES, _npz
 
     n = FREE_BYTES // 4 + 1000
     weight = csr_array((np.ones(n, np.float32), np.zeros(n, np.int32), [0, n]), shape=(1, n))

@@ -11,7 +11,9 @@ from onnx import helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.operators import DOMAIN, flatten, pack, unpack
+from fggp_deploy.format.functions import DOMAIN
+from fggp_deploy.format.packing import flatten, pack
+from fggp_deploy.format.unpacking import unpack
 
 X = helper.make_tensor_value_info("input", 1, ["batch", 8, 12, 12])
 Y = helper.make_tensor_value_info("logits", 1, ["a", "b"])

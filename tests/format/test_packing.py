@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.encodings import MAX_ELEMENTS, Bitmask, Csr, Gaps
-from fggp_deploy.format.packing import choose, entropy_bound_bytes, to_bitmask, to_csr, to_gaps
+from fggp_deploy.format.choice import choose, entropy_bound_bytes
+from fggp_deploy.format.encodings import Bitmask, Gaps
+from fggp_deploy.format.encodings.checks import MAX_ELEMENTS
+from fggp_deploy.format.encodings.csr import Csr
+from fggp_deploy.format.encodings.gaps import GAP_TYPES
 
 F = np.float32
 
 
 def test_gaps_count_from_the_previous_value():
-    g = to_gaps(np.array([[0, 0, 5], [0, 0, 7]], F), np.uint8)
+    g = Gaps.encode(np.array([[0, 0, 5], [0, 0, 7]], F), gap_type=np.uint8)
     assert g.gaps.tolist() == [3, 3]
     assert g.values.tolist() == [5, 7]
     assert g.decode().tolist() == [[0, 0, 5], [0, 0, 7]]
@@ -36,7 +39,7 @@ def test_gaps_count_from_the_previous_value():
 def test_a_gap_too_large_is_bridged_by_explicit_zeros(index, gaps, values):
     w = np.zeros(600, F)
     w[index] = 1
-    g = to_gaps(w, np.uint8)
+    g = Gaps.encode(w, gap_type=np.uint8)
     assert g.gaps.tolist() == gaps
     assert g.values.tolist() == values
     assert g.nnz == 1
@@ -46,17 +49,17 @@ def test_a_gap_too_large_is_bridged_by_explicit_zeros(index, gaps, values):
 def test_gaps16_bridge_at_65535():
     w = np.zeros(70_000, F)
     w[65_535] = 2
-    assert to_gaps(w, np.uint16).gaps.tolist() == [65_535, 1]
+    assert Gaps.encode(w, gap_type=np.uint16).gaps.tolist() == [65_535, 1]
 
 
 def test_bits_are_little_endian():
-    b = to_bitmask(np.array([4, 0, 0, 0, 0, 0, 0, 5, 0, 6], F))
+    b = Bitmask.encode(np.array([4, 0, 0, 0, 0, 0, 0, 5, 0, 6], F))
     assert b.bits.tolist() == [0b10000001, 0b10]
     assert b.values.tolist() == [4, 5, 6]
 
 
 def test_csr_is_that_of_a_textbook():
-    c = to_csr(np.array([[0, 1, 0], [0, 0, 0], [2, 0, 3]], F))
+    c = Csr.encode(np.array([[0, 1, 0], [0, 0, 0], [2, 0, 3]], F))
     assert c.indptr.tolist() == [0, 1, 1, 3]
     assert c.indices.tolist() == [1, 0, 2]
     assert c.data.tolist() == [1, 2, 3]
@@ -64,15 +67,15 @@ def test_csr_is_that_of_a_textbook():
 
 def test_all_zero_is_one_explicit_zero():
     w = np.zeros((4, 4), F)
-    assert to_gaps(w, np.uint8).gaps.tolist() == [1]
-    assert to_bitmask(w).bits.tolist() == [1, 0]
-    for packed in (to_gaps(w, np.uint8), to_bitmask(w), to_csr(w)):
+    assert Gaps.encode(w, gap_type=np.uint8).gaps.tolist() == [1]
+    assert Bitmask.encode(w).bits.tolist() == [1, 0]
+    for packed in (Gaps.encode(w, gap_type=np.uint8), Bitmask.encode(w), Csr.encode(w)):
         assert packed.nnz == 0
         assert np.array_equal(packed.decode(), w)
 
 
 def test_negative_zero_becomes_zero():
-    assert not np.signbit(to_gaps(np.array([-0.0, 1], F), np.uint8).decode()).any()
+    assert not np.signbit(Gaps.encode(np.array([-0.0, 1], F), gap_type=np.uint8).decode()).any()
 
 
 WEIGHTS = hnp.arrays(
@@ -83,10 +86,19 @@ WEIGHTS = hnp.arrays(
 )
 
 
+def in_both_gap_types(w: np.ndarray) -> list[Gaps]:
+    return [Gaps.encode(w, gap_type=t) for t in GAP_TYPES]
+
+
 @settings(deadline=None)
 @given(WEIGHTS)
 def test_every_encoding_round_trips(w):
-    for packed in (to_gaps(w, np.uint8), to_gaps(w, np.uint16), to_bitmask(w), to_csr(w)):
+    for packed in (
+        Gaps.encode(w, gap_type=np.uint8),
+        Gaps.encode(w, gap_type=np.uint16),
+        Bitmask.encode(w),
+        Csr.encode(w),
+    ):
         assert packed.decode().tobytes() == w.tobytes()
         assert packed.nnz == np.count_nonzero(w)
 
@@ -95,7 +107,11 @@ def test_every_encoding_round_trips(w):
 @given(WEIGHTS)
 def test_choose_never_grows_a_weight_and_takes_the_smallest(w):
     packed = choose(w)
-    every = [to_gaps(w, np.uint8), to_gaps(w, np.uint16), to_bitmask(w)]
+    every = [
+        Gaps.encode(w, gap_type=np.uint8),
+        Gaps.encode(w, gap_type=np.uint16),
+        Bitmask.encode(w),
+    ]
     smallest = min(p.stored_bytes for p in every)
     if packed is None:
         assert smallest + 256 >= w.nbytes
@@ -111,7 +127,7 @@ def test_density_decides(density, encoding):
     w = (np.random.default_rng(0).random((500, 500)) < density).astype(F)
     packed = choose(w)
     assert packed is not None
-    assert packed.encoding == encoding
+    assert packed.name == encoding
 
 
 @settings(deadline=None)

@@ -10,7 +10,9 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from fggp_deploy.format.operators import DOMAIN, REPLACEABLE, Packing, flatten, pack, unpack
+from fggp_deploy.format.functions import DOMAIN
+from fggp_deploy.format.packing import REPLACEABLE, Packing, flatten, pack
+from fggp_deploy.format.unpacking import unpack
 
 BATCH = 3
 

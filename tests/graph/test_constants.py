@@ -17,7 +17,8 @@ from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.format.functions import DOMAIN
-from fggp_deploy.format.operators import REPLACEABLE, flatten, pack, unpack
+from fggp_deploy.format.packing import REPLACEABLE, flatten, pack
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.constants import constant_initializers, overridable, unlist_initializers_
 from fggp_deploy.graph.shapes import infer_shapes
 from fggp_deploy.runtime.compile import compile_file

@@ -11,8 +11,7 @@ import pytest
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import MachineError, ModelFileError
-from fggp_deploy.format.operators import parts
-from fggp_deploy.format.packing import to_int8
+from fggp_deploy.format.encodings import Rice
 from fggp_deploy.kernels.program import (
     ADD,
     AVERAGE_POOL,
@@ -412,8 +411,8 @@ def test_bytes_of_special_values(isa: str, zero: int) -> None:
         Step(ROUND, 0, scale=0.5, constant=zero),
         Step(CONV, 1, cout=5, cin=5, format=RICE),
     ]
-    diagonal = to_int8(np.eye(5, dtype=np.float32).reshape(5, 5, 1, 1))
-    constants = [*parts(diagonal).values(), np.zeros(5, np.float32)]
+    diagonal = Rice.encode(np.eye(5, dtype=np.float32).reshape(5, 5, 1, 1))
+    constants = [*diagonal.arrays.values(), np.zeros(5, np.float32)]
     x = np.array([NAN, INF, -INF, 1, 2], np.float32).reshape(1, 5, 1, 1)
     (y,) = Program(encode(steps, n_inputs=1, outputs=[2]), constants).run([x], isa=isa)
     low, high = -zero / 2, (255 - zero) / 2

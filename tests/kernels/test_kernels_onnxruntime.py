@@ -12,8 +12,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels
+from fggp_deploy.format.encodings import Gaps
 from fggp_deploy.format.functions import DOMAIN, VERSION, function
-from fggp_deploy.format.packing import to_gaps
 
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)
@@ -39,7 +39,7 @@ def model(
     value: type = np.float32,
     **attributes: object,
 ) -> ModelProto:
-    packed = to_gaps(w, gap)
+    packed = Gaps.encode(w, gap_type=gap)
     bias = np.linspace(-1, 1, w.shape[0], dtype=np.float32)
     constants = {
         "values": packed.values.astype(value),

@@ -16,9 +16,9 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy import kernels, runtime
 from fggp_deploy.checkpoints.run_folder import packed
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.format.encodings import Rice
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import Packing, parts
-from fggp_deploy.format.packing import to_int8
+from fggp_deploy.format.packing import Packing
 from fggp_deploy.graph.comparison import BYTES_RTOL
 from fggp_deploy.graph.qdq import has_quantized_activations, remove_activation_quantization_
 from fggp_deploy.kernels.program import (
@@ -261,12 +261,12 @@ def exact(seed: int) -> tuple[Program, np.ndarray]:
         k = more.pop("k", 3)
         w = rng.integers(-127, 128, (cout, cin, k, k)) * (rng.random((cout, cin, k, k)) < 0.3)
         w[:, 0, 0, 0] = 127  # the scale of every row is then 1/64
-        whole = to_int8((w / 64).astype(np.float32))
+        whole = Rice.encode((w / 64).astype(np.float32))
         step = Step(
             CONV, source, cout=cout, cin=cin, kernel=(k, k), pads=(k // 2,) * 4, format=RICE,
             constant=len(constants), **more,
         )  # fmt: skip
-        constants.extend([*parts(whole).values(), rng.integers(-9, 9, cout).astype(np.float32)])
+        constants.extend([*whole.arrays.values(), rng.integers(-9, 9, cout).astype(np.float32)])
         return step
 
     c = [int(n) for n in rng.integers(1, 19, 3)]
@@ -313,13 +313,13 @@ def test_planes_that_are_too_large_for_bytes() -> None:
     rng = np.random.default_rng(0)
     w = rng.integers(-127, 128, (4, 64, 1, 1)) * (rng.random((4, 64, 1, 1)) < 0.2)
     w[:, 0] = 127
-    whole = to_int8((w / 64).astype(np.float32))
+    whole = Rice.encode((w / 64).astype(np.float32))
     first = np.ones((64, 1, 1, 1), np.float32)
     steps = [
         Step(CONV, 0, cout=64, cin=1, kernel=(1, 1), format=DENSE, scale=0.5),
         Step(CONV, 1, cout=4, cin=64, format=RICE, constant=2, scale=0.25),
     ]
-    constants = [first, np.zeros(64, np.float32), *parts(whole).values(), np.zeros(4, np.float32)]
+    constants = [first, np.zeros(64, np.float32), *whole.arrays.values(), np.zeros(4, np.float32)]
     x = rng.integers(0, 99, (1, 1, 300, 290)).astype(np.float32)
     program = Program(encode(steps, n_inputs=1, outputs=[2]), constants)
     (want,) = program.run([x], isa=REFERENCE)

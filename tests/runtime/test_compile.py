@@ -18,8 +18,9 @@ from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters import load
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.operators import pack, unpack
+from fggp_deploy.format.packing import pack
 from fggp_deploy.format.regions import expand
+from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.runtime import planner, selection
 from fggp_deploy.runtime.compile import compile_file
 from fggp_deploy.runtime.selection import Choice

@@ -18,7 +18,7 @@ from graphs import NETS, Builder, agree, detector_net, mobile_net, plain_run, re
 from fggp_deploy import kernels, runtime
 from fggp_deploy.common.timing import Watch
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.format.operators import pack
+from fggp_deploy.format.packing import pack
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime import planner, selection

@@ -30,8 +30,8 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ConfigError, DataError, FggpError, MachineError, ModelFileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
+from fggp_deploy.format.choice import entropy_bound_bytes
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.packing import entropy_bound_bytes
 from fggp_deploy.measure import process
 from fggp_deploy.measure.network import load
 from fggp_deploy.report.files import write_report

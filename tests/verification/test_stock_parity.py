@@ -7,12 +7,14 @@ import json
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
-from verified import N_TEST, Original, dataset, markdown, network
+from onnx import numpy_helper
+from verified import N_TEST, Original, dataset, markdown, metadata, network
 
 from fggp_deploy import kernels
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.exporters import onnx as packed_onnx
+from fggp_deploy.format.unpacking import split
 from fggp_deploy.measure.network import Network, load
 from fggp_deploy.runtime import selection
 from fggp_deploy.runtime.selection import Choice
@@ -57,26 +59,31 @@ def test_without_data_the_probe_inputs_are_compared(folder, on_kernels):
     assert "compiled file against stock, probe inputs" in markdown(found)
 
 
-def test_a_compiled_file_that_is_wrong_names_layer_and_channel(folder, on_kernels, tmp_path):
-    assert on_kernels(folder / "model.onnx").passed
+@pytest.mark.parametrize("values", ["fp32", "int8"])
+def test_a_compiled_file_that_is_wrong_names_layer_and_channel(
+    folder, on_kernels, tmp_path, values
+):
+    path = packed_onnx.export(
+        network(0.95), metadata(network(0.95)), folder / "model.onnx", values=values
+    )
+    assert on_kernels(path).passed
     (place,) = (tmp_path / "cache").rglob("*.onnx")
     compiled = onnx.load(place)
-    counts = np.count_nonzero(
-        numpy_helper.to_array(network(0.95).graph.initializer[1]), axis=(1, 2, 3)
-    )
-    floats = [t for t in compiled.graph.initializer if t.data_type == TensorProto.FLOAT]
-    (values,) = [t for t in floats if list(t.dims) == [counts.sum()]]
-    w = numpy_helper.to_array(values).copy()
+    weight = split(onnx.load(path)).weights["b.weight"].decode()
+    counts = np.count_nonzero(weight, axis=(1, 2, 3))
+    (stored,) = [t for t in compiled.graph.initializer if t.name == "b.weight.values"]
+    w = numpy_helper.to_array(stored).copy()
     w[counts[:20].sum() : counts[:21].sum()] *= -1
-    values.CopyFrom(numpy_helper.from_array(w, values.name))
+    stored.CopyFrom(numpy_helper.from_array(w, stored.name))
     place.write_bytes(compiled.SerializeToString())
     plan = json.loads(place.with_suffix(".json").read_text())
     plan["model_sha256"] = sha256_file(place)
     place.with_suffix(".json").write_text(json.dumps(plan))
 
-    found = on_kernels(folder / "model.onnx")
+    found = on_kernels(path)
     assert [v.name for v in found.verdicts if not v.passed] == ["compiled file against stock"]
     assert (found.mismatch.layer, found.mismatch.channels) == ("b", (20,))
+    assert found.mismatch.tensors == ("b.weight",)
     assert found.notes[0].startswith(f"Remove {place.name} from the cache")
 
 

@@ -1,40 +1,52 @@
-"""The encoding of weights whose small blocks share one |w|: a value a block, and the signs."""
+"""The encoding `blocks`: small blocks whose weights share one |w|, and the signs.
+
+Networks trained with `--method unification` have such weights.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.encodings import (
+from fggp_deploy.format.encodings.base import Operators, PackedEncoding, ValueType
+from fggp_deploy.format.encodings.checks import (
     MAX_ELEMENTS,
     Array,
-    Floats,
-    check_gaps,
+    check_bits,
     check_values,
     checked_size,
 )
+from fggp_deploy.format.encodings.gaps import GAP_TYPES, GapType, check_gaps, n_gaps, to_gaps
+from fggp_deploy.format.encodings.nodes import (
+    attribute_constant,
+    constant,
+    fill_value,
+    shape_and_size,
+)
 
-SHAPES = ((1, 4), (4, 1), (4, 4), (1, 8), (8, 1))  # rows and columns that `choose_blocks` tries
+BlockShape = tuple[int, int]
 
-GapType = type[np.uint8 | np.uint16]
+SHAPES: tuple[BlockShape, ...] = ((1, 4), (4, 1), (4, 4), (1, 8), (8, 1))  # that `encode` tries
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(PackedEncoding):
     """Blocks of the weight as [shape[0], the rest], row by row of blocks; what is not stored is 0.
 
-    Stored block i is the (gaps[0] + … + gaps[i] − 1)-th of all, `block` rows and columns large, its
-    elements row by row. Where bit i of `free` is 0, all have the magnitude of its one value; where
-    it is 1, each has its own. Bit i·(elements of a block) + j of `signs` says − of element j.
+    Stored block i is number gaps[0] + … + gaps[i] − 1 of all blocks. It has `block` rows and
+    columns, and its elements are stored row by row. If bit i of `free` is 0, all elements have the
+    magnitude of the block's one value; if it is 1, each has its own. Bit i·(elements of a block) +
+    j of `signs` says that element j is negative.
 
     `values` float32 or float16, as many as magnitudes; `gaps` uint8 or uint16 [n], every gap ≥ 1,
     n ≥ 1; `free` and `signs` uint8, the least significant bit first, none past the end. The blocks
-    fill the weight. A distance too large for the gaps' type is bridged by blocks of value zero.
+    fill the weight. A distance too large for the type of gaps is bridged by blocks of value zero.
     Raises ModelFileError.
     """
 
@@ -44,7 +56,12 @@ class Blocks:
     signs: Array
     shape: tuple[int, ...]
     block: tuple[int, ...]
-    encoding: ClassVar[str] = "blocks"
+
+    name: ClassVar[str] = "blocks"
+    parts: ClassVar[tuple[str, ...]] = ("values", "gaps", "free", "signs")
+    attributes: ClassVar[tuple[str, ...]] = ("block",)
+    operators: ClassVar[Operators] = Operators("Unblock")
+    must_save_its_definition: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         size = checked_size(self.shape)
@@ -56,15 +73,8 @@ class Blocks:
         check_values(self.values, size)
         check_gaps(self.gaps, size // self.elements, "blocks")
         n = len(self.gaps)
-        for name, bits, count in (
-            ("free", self.free, n), ("signs", self.signs, n * self.elements),
-        ):  # fmt: skip
-            if bits.dtype != np.uint8 or bits.shape != (-(-count // 8),):
-                raise ModelFileError(
-                    f"{name} must be uint8 ({-(-count // 8)},), got {bits.dtype} {bits.shape}"
-                )
-            if count % 8 and int(bits[-1]) >> (count % 8):
-                raise ModelFileError(f"{name} has bits past its {count}")
+        check_bits("free", self.free, n)
+        check_bits("signs", self.signs, n * self.elements)
         wanted = n + (self.elements - 1) * int(np.unpackbits(self.free).sum(dtype=np.int64))
         if self.values.size != wanted:
             raise ModelFileError(f"the blocks have {wanted} values, got {self.values.size}")
@@ -79,12 +89,55 @@ class Blocks:
         """Number of non-zero weights."""
         return int(np.count_nonzero(self._magnitudes()))
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of values, gaps, free and signs."""
-        return sum(int(a.nbytes) for a in (self.values, self.gaps, self.free, self.signs))
+    @classmethod
+    def encode(cls, w: Array, *, values: ValueType = np.float32, output_axis: int = 0) -> Self:
+        """Encode a float32 weight in the block shape and type of gaps that take fewest bytes.
 
-    def decode(self) -> Floats:
+        Requires a weight that one of SHAPES fills.
+        """
+        sizes = _sizes(w, values)
+        return cls.encode_in(w, *min(sizes, key=sizes.__getitem__), values=values)
+
+    @classmethod
+    def encode_in(
+        cls,
+        w: Array,
+        block: BlockShape,
+        gap_type: GapType = np.uint8,
+        *,
+        values: ValueType = np.float32,
+    ) -> Self:
+        """Encode a float32 weight that blocks of this shape fill; a zero one keeps its first block.
+
+        >>> b = Blocks.encode_in(np.float32([[0, 0, 2, -2], [3, 1, 0, 0]]), (1, 2))
+        >>> b.gaps.tolist(), b.values.tolist(), b.free.tolist(), b.signs.tolist()
+        ([2, 1], [2.0, 3.0, 1.0], [2], [2])
+        """
+        cut, index = _cut(w, block)
+        gaps, ends = to_gaps(index, gap_type)
+        stored = np.zeros((len(gaps), cut.shape[1]), np.float32)
+        stored[ends] = cut[index]
+        magnitude = np.abs(stored)
+        free = _is_free(magnitude)
+        own = np.ones_like(stored, dtype=bool)
+        own[~free, 1:] = False
+        return cls(
+            magnitude[own].astype(values, copy=False),
+            gaps,
+            np.packbits(free, bitorder="little"),
+            np.packbits(stored < 0, bitorder="little"),
+            w.shape,
+            block,
+        )
+
+    @classmethod
+    def encoded_bytes(
+        cls, w: Array, *, values: ValueType = np.float32, output_axis: int = 0
+    ) -> int | None:
+        """Bytes of all parts; None if none of SHAPES fills the weight."""
+        return min(_sizes(w, values).values(), default=None)
+
+    def decode(self) -> Array:
         """The dense float32 weight of `shape`."""
         n = len(self.gaps)
         negative = np.unpackbits(self.signs, count=n * self.elements, bitorder="little")
@@ -98,93 +151,128 @@ class Blocks:
         return np.ascontiguousarray(grid.transpose(0, 2, 1, 3)).reshape(self.shape)
 
     def _magnitudes(self) -> Array:
-        """Of each element of the stored blocks, [n, elements]."""
+        """Magnitude of each element of the stored blocks, [n, elements]."""
         n = len(self.gaps)
         free = np.unpackbits(self.free, count=n, bitorder="little").astype(np.int64)
         width = 1 + free * (self.elements - 1)
         index = (np.cumsum(width) - width)[:, None] + free[:, None] * np.arange(self.elements)
         return np.asarray(self.values[index])
 
+    @staticmethod
+    def decoder_body() -> list[NodeProto]:
+        """A matrix of blocks with signed magnitudes, on zeros; then the blocks in their places."""
+        node = helper.make_node
+        return [
+            *shape_and_size(),
+            attribute_constant("block", "block"),
+            node("ReduceProd", ["block"], ["elements"], keepdims=1),
+            constant("nil", np.array(0, np.int64)),
+            constant("one", np.array(1, np.int64)),
+            constant("column", np.array([-1, 1], np.int64)),
+            constant("flat", np.array([-1], np.int64)),
+            constant("begin", np.array([0], np.int64)),
+            constant("second", np.array([1], np.int64)),
+            constant("shifts", np.arange(8, dtype=np.uint8).reshape(1, 8)),
+            constant("low_bit", np.array(1, np.uint8)),
+            # place of each stored block among all, [n, 1]
+            node("Cast", ["gaps"], ["distances"], to=TensorProto.INT64),
+            node("CumSum", ["distances", "nil"], ["ends"]),
+            node("Sub", ["ends", "one"], ["places"]),
+            node("Reshape", ["places", "column"], ["rows"]),
+            node("Shape", ["gaps"], ["n"]),
+            # index of each element's value, [n, elements]
+            *_bits("free", "n"),
+            node("Cast", ["free_bits"], ["free_flags"], to=TensorProto.INT64),
+            node("Sub", ["elements", "one"], ["others"]),
+            node("Mul", ["free_flags", "others"], ["more"]),
+            node("Add", ["more", "one"], ["widths"]),
+            node("CumSum", ["widths", "nil"], ["ends_of_values"]),
+            node("Sub", ["ends_of_values", "widths"], ["first"]),
+            node("Reshape", ["first", "column"], ["first_column"]),
+            node("Reshape", ["free_flags", "column"], ["free_column"]),
+            node(
+                "ConstantOfShape", ["elements"], ["ones"],
+                value=fill_value(1, np.int64),
+            ),
+            node("CumSum", ["ones", "nil"], ["counts"], exclusive=1),
+            node("Mul", ["free_column", "counts"], ["steps"]),
+            node("Add", ["first_column", "steps"], ["index"]),
+            node("Cast", ["values"], ["floats"], to=TensorProto.FLOAT),
+            node("Gather", ["floats", "index"], ["magnitudes"], axis=0),
+            # signs
+            node("Mul", ["n", "elements"], ["n_signs"]),
+            *_bits("signs", "n_signs"),
+            node("Concat", ["flat", "elements"], ["by_block"], axis=0),
+            node("Reshape", ["signs_bits", "by_block"], ["negative_bits"]),
+            node("Cast", ["negative_bits"], ["negative"], to=TensorProto.BOOL),
+            node("Neg", ["magnitudes"], ["negated"]),
+            node("Where", ["negative", "negated", "magnitudes"], ["stored"]),
+            # a matrix of all blocks, [blocks, elements]
+            node("Div", ["size", "elements"], ["n_blocks"]),
+            node("Concat", ["n_blocks", "elements"], ["all"], axis=0),
+            node("ConstantOfShape", ["all"], ["zeros"]),
+            node("ScatterND", ["zeros", "rows", "stored"], ["blocks"]),
+            # the blocks in their places in the weight
+            node("Slice", ["shape", "begin", "second"], ["height"]),
+            node("Slice", ["block", "begin", "second"], ["block_height"]),
+            node("Div", ["height", "block_height"], ["grid_height"]),
+            node("Div", ["n_blocks", "grid_height"], ["grid_width"]),
+            node("Concat", ["grid_height", "grid_width", "block"], ["grid"], axis=0),
+            node("Reshape", ["blocks", "grid"], ["by_place"]),
+            node("Transpose", ["by_place"], ["by_row"], perm=[0, 2, 1, 3]),
+            node("Reshape", ["by_row", "shape"], ["W"]),
+        ]  # fmt: skip
 
-def to_blocks(w: Array, block: tuple[int, int], dtype: GapType = np.uint8) -> Blocks:
-    """Encode a float32 weight that blocks of this shape fill; a zero one keeps its first block.
 
-    >>> b = to_blocks(np.float32([[0, 0, 2, -2], [3, 1, 0, 0]]), (1, 2))
-    >>> b.gaps.tolist(), b.values.tolist(), b.free.tolist(), b.signs.tolist()
-    ([2, 1], [2.0, 3.0, 1.0], [2], [2])
-    """
-    cut = _cut(w, block)
-    index = np.flatnonzero(cut.any(1))
-    if not len(index):
-        index = np.zeros(1, np.int64)
-    largest = int(np.iinfo(dtype).max)
-    distance = np.diff(index, prepend=-1)
-    bridges = (distance - 1) // largest  # blocks of zeros before each
-    at = np.cumsum(bridges + 1) - 1
-    n = len(index) + int(bridges.sum())
-    gaps = np.full(n, largest, dtype)
-    gaps[at] = distance - largest * bridges
-    stored = np.zeros((n, cut.shape[1]), np.float32)
-    stored[at] = cut[index]
-    magnitude = np.abs(stored)
-    free = (magnitude != magnitude[:, :1]).any(1)
-    own = np.ones_like(stored, dtype=bool)
-    own[~free, 1:] = False
-    return Blocks(
-        magnitude[own],
-        gaps,
-        np.packbits(free, bitorder="little"),
-        np.packbits(stored < 0, bitorder="little"),
-        w.shape,
-        block,
-    )
-
-
-def block_bytes(w: Array, block: tuple[int, int], *, value_bytes: int) -> dict[GapType, int]:
-    """Bytes of the same by the gaps' type, without making it; empty where blocks do not fill it."""
+def block_bytes(w: Array, block: BlockShape, *, values: ValueType) -> dict[GapType, int]:
+    """Bytes of `encode_in` by the type of gaps; empty if blocks of this shape do not fill it."""
     rows = w.shape[0] if w.ndim > 1 else 0
     if not w.size or not rows or rows % block[0] or (w.size // rows) % block[1]:
         return {}
-    cut = _cut(w, block)
-    index = np.flatnonzero(cut.any(1))
-    alive = np.abs(cut[index])
-    n_free = int(np.count_nonzero((alive != alive[:, :1]).any(1)))
+    cut, index = _cut(w, block)
     elements = cut.shape[1]
-    distance = np.diff(index, prepend=-1) - 1
+    n_free = int(np.count_nonzero(_is_free(np.abs(cut[index]))))
     found: dict[GapType, int] = {}
-    for dtype in (np.uint8, np.uint16):
-        n = max(1, len(index)) + int((distance // np.iinfo(dtype).max).sum())
-        values = value_bytes * (n + (elements - 1) * n_free)
-        found[dtype] = values + n * np.dtype(dtype).itemsize + -(-n // 8) + -(-n * elements // 8)
+    for gap_type in GAP_TYPES:
+        n = n_gaps(index, gap_type)
+        stored = np.dtype(values).itemsize * (n + (elements - 1) * n_free)
+        found[gap_type] = (
+            stored + n * np.dtype(gap_type).itemsize + -(-n // 8) + -(-n * elements // 8)
+        )
     return found
 
 
-def choose_blocks(
-    w: Array, *, below: int, values: type[np.float32 | np.float16] = np.float32
-) -> Blocks | None:
-    """The smallest form of a float32 weight in blocks of SHAPES; None where `below` bytes are less.
-
-    `values` is the type that magnitudes are rounded to.
-    """
-    if w.dtype != np.float32 or w.size > MAX_ELEMENTS:
-        return None
-    value_bytes = np.dtype(values).itemsize
-    sizes = {
-        (block, dtype): n
+def _sizes(w: Array, values: ValueType) -> dict[tuple[BlockShape, GapType], int]:
+    return {
+        (block, gap_type): n
         for block in SHAPES
-        for dtype, n in block_bytes(w, block, value_bytes=value_bytes).items()
-        if n < below
+        for gap_type, n in block_bytes(w, block, values=values).items()
     }
-    if not sizes:
-        return None
-    found = to_blocks(w, *min(sizes, key=sizes.__getitem__))
-    return replace(found, values=found.values.astype(values, copy=False))
 
 
-def _cut(w: Array, block: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """[blocks, elements] of a weight that they fill."""
+def _cut(w: Array, block: BlockShape) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """All blocks of a weight that they fill, [blocks, elements], and the indices to store."""
     height, width = block
     matrix = np.asarray(w, np.float32).reshape(w.shape[0], -1)
     rows, columns = matrix.shape
     grid = matrix.reshape(rows // height, height, columns // width, width)
-    return grid.transpose(0, 2, 1, 3).reshape(-1, height * width)
+    cut = grid.transpose(0, 2, 1, 3).reshape(-1, height * width)
+    index = np.flatnonzero(cut.any(1))
+    return cut, index if len(index) else np.zeros(1, np.int64)
+
+
+def _is_free(magnitude: Array) -> npt.NDArray[np.bool_]:
+    """Which blocks [n, elements] have magnitudes that differ."""
+    return np.asarray((magnitude != magnitude[:, :1]).any(1))
+
+
+def _bits(name: str, count: str) -> list[NodeProto]:
+    """The first `count` bits of bytes, uint8 `NAME_bits`."""
+    node = helper.make_node
+    return [
+        node("Reshape", [name, "column"], [f"{name}_bytes"]),
+        node("BitShift", [f"{name}_bytes", "shifts"], [f"{name}_shifted"], direction="RIGHT"),
+        node("BitwiseAnd", [f"{name}_shifted", "low_bit"], [f"{name}_by_byte"]),
+        node("Reshape", [f"{name}_by_byte", "flat"], [f"{name}_padded"]),
+        node("Slice", [f"{name}_padded", "begin", count], [f"{name}_bits"]),
+    ]

@@ -21,7 +21,8 @@ import onnx
 from onnx import TensorProto
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.encodings import Array, Csr, checked_size
+from fggp_deploy.format.encodings.checks import Array, checked_size
+from fggp_deploy.format.encodings.csr import Csr
 from fggp_deploy.format.functions import reject_foreign
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.unpacking import Unpacked
