@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fggp_deploy.common.files import sha256_file
-from fggp_deploy.verification.report_files import set_aside, stem_for, subject
+from fggp_deploy.verification.report_files import described_file, set_aside, stem_for
 
 
 def set_aside_report(model: Path) -> Path | None:
@@ -15,7 +15,7 @@ def set_aside_report(model: Path) -> Path | None:
     the new name of report.md, or None where there was nothing to do. Raises MachineError.
     """
     stem = stem_for(model.parent, model.name)
-    told = subject(model.with_name(f"{stem}.json"))
-    if told is None or told[0] != model.name:
+    described = described_file(model.with_name(f"{stem}.json"))
+    if described is None or described[0] != model.name:
         return None  # no report, or none of ours
     return set_aside(model.parent, stem, sha256_file(model))

@@ -1,4 +1,4 @@
-"""Whether the network's confidence is its accuracy: the expected calibration error."""
+"""Expected calibration error: how far a network's confidence is from its accuracy."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Calibration:
 
     Guo et al., "On calibration of modern neural networks", 2017: confidence is the largest
     softmax probability, in 15 bins of equal width; `ece` = Σ n_bin / n · |accuracy − confidence|,
-    in [0, 1]. [low, high] is the middle 95% of 500 bootstrap resamples of the images, which leans
-    high as ECE itself does. Empty bins are left out of `bins`.
+    in [0, 1]. [low, high] is the middle 95% of 500 bootstrap resamples of the images; like ECE
+    itself it is biased upwards. `bins` has no empty bins.
     """
 
     n: int
@@ -43,7 +43,7 @@ class Calibration:
 
 
 def calibration(y: npt.NDArray[np.float32], labels: Labels) -> Calibration:
-    """Judge the confidence of logits y [N, classes] against labels [N]; N must be at least 1."""
+    """The calibration of logits y [N, classes] against labels [N]; N must be at least 1."""
     confidence = special.softmax(y.astype(np.float64), axis=1).max(axis=1)
     right = (y.argmax(axis=1) == labels).astype(np.float64)
     where = np.clip(np.ceil(confidence * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)

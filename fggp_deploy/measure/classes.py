@@ -1,4 +1,4 @@
-"""Which classes the pruned network lost, judged with their number in mind."""
+"""Accuracy by class: which classes lost more than chance explains, corrected for their number."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fggp_deploy.measure.statistics import (
 
 @dataclass(frozen=True)
 class ClassChange:
-    """Top-1 accuracy on the test images of one class, before and after.
+    """Top-1 accuracy on the test images of one class, of the model and of its dense model.
 
     `drop_points` and its 95% interval [drop_low, drop_high] are as in `Paired`. `p_value` is the
-    exact McNemar test of this class alone, `p_holm` the same after Holm's correction for the
-    number of classes; only the second may be used to pick classes out of many.
+    exact McNemar test of this class alone; `p_holm` is the same after Holm's correction for the
+    number of classes. Use only `p_holm` to select classes.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ClassChange:
 
     @property
     def significant(self) -> bool:
-        """True where the change is more than chance, all classes considered."""
+        """Whether the change is more than chance explains, corrected for the number of classes."""
         return self.p_holm < ALPHA
 
 

@@ -1,9 +1,9 @@
 """Common image corruptions at severities 1 to 5, in numpy, scipy and Pillow.
 
 After Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and
-perturbations", 2019: the kinds are theirs, the code and the strengths are ours, so a figure here
-is not one on CIFAR-10-C. Left out: frost, snow and spatter, which need photographs or renderers.
-Lengths are given for images of 32 pixels and grow with the image.
+perturbations", 2019: the kinds are theirs, but the code and the strengths are ours, so results
+are not comparable with CIFAR-10-C. Frost, snow and spatter are left out, because they need
+photographs or renderers. Lengths are given for images of 32 pixels and scale with the image.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Corruption = Callable[[Batch, int, np.random.Generator], npt.NDArray[Any]]
 def corrupt(images: Images, kind: str, severity: int, rng: np.random.Generator) -> Images:
     """Corrupt uint8 [N, H, W, C]; the same generator state gives the same images.
 
-    Raises ConfigError for an unknown kind, one that needs colour where there is none, or a
-    severity outside 1..5.
+    Raises ConfigError for an unknown kind, a kind that needs color for gray images, or a severity
+    outside 1..5.
     """
     if kind not in kinds(images.shape[-1]) or severity not in SEVERITIES:
         raise ConfigError(f"no corruption {kind!r} of severity {severity} for these images")
@@ -41,7 +41,7 @@ def corrupt(images: Images, kind: str, severity: int, rng: np.random.Generator) 
 
 
 def kinds(channels: int) -> tuple[str, ...]:
-    """The kinds that images of this many channels can have; saturation needs colour."""
+    """The kinds that images of this many channels can have; saturation needs color."""
     return tuple(k for k in _CORRUPTIONS if channels == 3 or k != "saturate")
 
 
@@ -79,7 +79,7 @@ def _defocus(x: Batch, s: int, rng: np.random.Generator) -> Batch:
 
 
 def _motion(x: Batch, s: int, rng: np.random.Generator) -> Batch:
-    """A streak along one of four directions, drawn for each image."""
+    """Motion blur along one of four directions, drawn for each image."""
     reach = max(1, round((1, 1.5, 2, 2.5, 3)[s] * _scale(x)))
     line, side = np.zeros((2 * reach + 1,) * 2), np.arange(2 * reach + 1)
     line[reach] = 1
@@ -98,7 +98,7 @@ def _zoom(x: Batch, s: int, rng: np.random.Generator) -> Batch:
 
 
 def _glass(x: Batch, s: int, rng: np.random.Generator) -> Batch:
-    """Each pixel shows one near it, then all is smoothed."""
+    """Each pixel is replaced by one near it, then the image is smoothed."""
     reach = max(1, round((1, 1, 1, 2, 2)[s] * _scale(x)))
     share = (0.2, 0.4, 0.7, 0.5, 0.8)[s]
     n, h, w, _ = x.shape

@@ -1,4 +1,4 @@
-"""Accuracy on a split, and whether the difference to the reference is more than chance."""
+"""Accuracy on a split, and whether the difference to the dense model is more than chance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_BATCH = 256
 
 
 class Prepare(Protocol):
-    """From images to the network's input, as Preprocessing does it."""
+    """Turns images into the network's input, as Preprocessing does."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -42,7 +42,7 @@ class Prepare(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """Top-1 and, where there are more than five classes, top-5 accuracy of one network."""
+    """Top-1 accuracy of one network and, for more than five classes, top-5 accuracy."""
 
     top1: Proportion
     top5: Proportion | None
@@ -50,12 +50,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Paired:
-    """A network against its reference on the same n images.
+    """A network compared with a baseline on the same n images.
 
-    `drop_points` = (lost − gained) / n in percentage points, positive when accuracy fell;
+    Only the baseline predicts `lost` images correctly, and only the network `gained` images.
+    `drop_points` = (lost − gained) / n in percentage points, positive if accuracy fell;
     [drop_low, drop_high] is its 95% interval and [bootstrap_low, bootstrap_high] the same by a
-    paired bootstrap over images. `lost` images only the reference gets right, `gained` only the
-    network. `p_value` is McNemar's, exact and two-sided.
+    paired bootstrap over images. `p_value` is McNemar's, exact and two-sided.
     """
 
     n: int
@@ -72,11 +72,12 @@ class Paired:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What the network scores on `n` images of a data set, alone and against the reference.
+    """Accuracy on `n` images of a data set, alone and compared with the dense model.
 
-    `model` is the file on stock onnxruntime and `kernels` the same on the sparse kernels, None
-    where they were not run. `calibration` is keyed "model" and, where there is one, "reference";
-    `classes` are in the data set's order and empty without a reference.
+    `model` is the file on stock ONNX Runtime, `kernels` the same file on the sparse kernels, None
+    if they were not run. `reference` is the dense model. `calibration` is keyed "model" and, if
+    there is a dense model, "reference"; `classes` are in the data set's order, and empty without a
+    dense model.
     """
 
     data: str
@@ -158,7 +159,7 @@ def accuracy(
     data: str,
     classes: Sequence[str],
 ) -> Accuracy:
-    """Everything that is told about logits y [N, classes] on the test split of a data set."""
+    """The accuracy of logits y [N, classes] on the test split of a data set, all figures."""
 
     def against_reference(logits: Floats | None) -> Paired | None:
         if logits is None or reference is None:

@@ -1,4 +1,4 @@
-"""The images that a file is measured on, prepared as the file says."""
+"""Evaluation data: the images on which a file is measured, with the file's preprocessing."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def images_of(
     fetch: bool = True,
     **options: Any,
 ) -> Dataset | None:
-    """Data set `name` for a network in `folder`, `parts` of it; None where the network names none.
+    """The `parts` of data set `name` for a network in `folder`; None if no data set is named.
 
-    By default it is the one that the run used, as the run's config.yaml in the folder says, or a
-    built-in one that the network names: what else a network names, as a folder or a set on a hub,
-    is opened only if the user names it too, and is a DataError otherwise. The network's own
-    preprocessing and class names hold. Images that the run's split.json holds out of the same data
-    are the test part; without it they are chosen as the run chose them. `parts`: those that are
-    needed. `fetch` False: nothing is downloaded, and what does not lie on this machine is a
-    DataError. `options` are further fields of Reading.
+    By default it is the data set in the run's config.yaml in the folder, or a built-in data set
+    that the network names. Any other data set that a network names, such as a folder or one on a
+    hub, is opened only if the user names it too; otherwise DataError is raised. The network's own
+    preprocessing and class names apply. The images that the run's split.json holds out of the same
+    data are the test part; without that file they are chosen as the run chose them. With `fetch`
+    False nothing is downloaded, and DataError is raised for data that are not on this machine.
+    `options` are further fields of Reading.
     """
     config = _config(folder / CONFIG)
     if name is None:
@@ -79,9 +79,9 @@ def images_of(
 def with_training_images(
     found: Dataset, model: Path, name: str | None, data_dir: Path | None, **options: Any
 ) -> Dataset:
-    """`found` with the training images that calibrate int8, where `images_for` left them out.
+    """`found` with training images to calibrate int8 on, if `images_for` left them out.
 
-    Raises DataError where there are none that are not test images too.
+    Raises DataError if all images are test images.
     """
     if len(found.train):
         return found
@@ -112,7 +112,7 @@ def _built_in(name: str | None) -> str | None:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """A run's options as far as they are strings; {} where there are none."""
+    """Those options of a run that are strings; empty without a readable file."""
     try:
         read = read_yaml(path, what=str(path))
     except ConfigError:

@@ -1,8 +1,8 @@
-"""Latency of several networks side by side, and whether one is faster than another.
+"""Latency of several networks, interleaved, and whether one is faster than another.
 
-The same file loaded twice differs by some percent for as long as the two sessions live: where
-their memory lies, and on which cores their threads land. Rounds within a session cannot show that
-spread, so every contender is loaded afresh ten times, and the intervals are over those sessions.
+Two sessions of the same file differ by a few percent as long as they live, because their memory and
+their threads are placed differently. Rounds within one session cannot show that spread. Therefore
+every contender is loaded ten times, and the intervals are over those sessions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ N_RESAMPLES = 10_000
 PERCENTILES = tuple(range(0, 101, 2))
 
 Milliseconds = Sequence[npt.NDArray[np.float64]]  # for each session, one entry a round
-Opener = Callable[[int, int], Run]  # (threads, batch): opens a session, returns what runs it once
+Opener = Callable[[int, int], Run]  # (threads, batch): opens a session to run
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Timing:
     `median_ms` is the median of the sessions' medians and [median_low_ms, median_high_ms] its 95%
     interval by order statistics; `p90_ms` and `p99_ms` are over all rounds, and so are
     `percentiles_ms`, the 0th to the 100th in steps of 2. `held_up` is the share of the rounds in
-    which its threads waited for a core that other programs had; see timing.Watch.
+    which its threads waited for a core that another program used; see timing.Watch.
     """
 
     n: int
@@ -53,7 +53,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Speedup:
-    """The reference's median latency over the network's: above 1 the network is faster.
+    """The dense model's median latency over the network's: above 1 the network is faster.
 
     `value` is the median of the sessions' ratios of medians, over `n` paired rounds in `sessions`
     sessions; [low, high] is its 95% interval.
@@ -67,7 +67,7 @@ class Speedup:
 
     @property
     def measured(self) -> bool:
-        """False where the interval contains 1: no difference was measured."""
+        """Whether a difference was measured: the interval does not contain 1."""
         return not self.low <= 1 <= self.high
 
 
@@ -75,8 +75,8 @@ class Speedup:
 class Latency:
     """Every contender's timing at one setting, and each one's speed-up over the reference.
 
-    `plan` is what `runtime.explain` says of the sparse kernels there; those that are no faster than
-    plain onnxruntime have no timing of their own.
+    `plan` is what `runtime.explain` says of the sparse kernels at this setting. If they are not
+    faster than stock ONNX Runtime, they have no timing.
     """
 
     threads: int
@@ -114,9 +114,9 @@ def measure(
 ) -> dict[str, Milliseconds]:
     """Time every contender in interleaved rounds: name → ms for each session [rounds].
 
-    A contender is a function that opens a session and returns what runs it once. `seconds` are
-    shared by the sessions, without loading and warm-up; each has 3 to 1,000 rounds (see `rounds`).
-    `progress(done, total)` counts sessions. `watch` is told which rounds were held up.
+    A contender is a function that opens a session and returns a function that runs it once. The
+    sessions share `seconds`, without loading and warm-up; each has 3 to 1,000 rounds (see
+    `rounds`). `progress(done, total)` counts sessions. `watch` records which rounds were delayed.
     """
     if sessions < MIN_SESSIONS:
         raise ConfigError(f"sessions must be at least {MIN_SESSIONS}, got {sessions}")
@@ -135,7 +135,7 @@ def measure(
 
 
 def timing(ms: Milliseconds) -> Timing:
-    """Summarise one contender; with fewer than 6 sessions the median has no 95% interval."""
+    """Summarize one contender; with fewer than 6 sessions the median has no 95% interval."""
     medians = [float(np.median(session)) for session in ms]
     low, high = median_interval(medians)
     every = np.concatenate(ms)
@@ -147,8 +147,8 @@ def timing(ms: Milliseconds) -> Timing:
 def speedup(reference_ms: Milliseconds, ms: Milliseconds, rng: np.random.Generator) -> Speedup:
     """Median over sessions of the ratio of medians, with its bootstrap interval over sessions.
 
-    Sessions are few, where a plain percentile interval is too narrow; so it is taken at the
-    expanded levels of Hesterberg, "What teachers should know about the bootstrap", 2015, section 5.
+    For so few sessions a plain percentile interval is too narrow, so it is taken at the expanded
+    levels of Hesterberg, "What teachers should know about the bootstrap", 2015, section 5.
     """
     pairs = zip(reference_ms, ms, strict=True)
     ratios = np.array([np.median(reference) / np.median(own) for reference, own in pairs])
@@ -168,7 +168,7 @@ def latency(
     rng: np.random.Generator,
     watch: Watch | None = None,
 ) -> Latency:
-    """Summarise what `measure` returned and told `watch`; speed-ups are over `reference`."""
+    """Summarize the samples of `measure` and its `watch`; speed-ups are over `reference`."""
     watch = watch or Watch()
     speedups = {
         name: speedup(samples[reference], ms, rng)
@@ -192,9 +192,10 @@ def at_setting(
     progress: Progress = silent,
     watch: Watch | None = None,
 ) -> Latency:
-    """Time every contender at one setting and summarise it, as `measure` and `latency` do.
+    """Time every contender at one setting and summarize it, as `measure` and `latency` do.
 
-    `progress` is told the setting and (session, sessions), `watch` which rounds were held up.
+    `progress` receives the setting and (session, sessions); `watch` records which rounds were
+    delayed.
     """
     rng, watch = np.random.default_rng(seed), watch or Watch()
     samples = measure(

@@ -1,4 +1,4 @@
-"""The state of the machine that a number was measured on; its make is in the provenance."""
+"""The state of the machine during a measurement; its hardware is in the provenance."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 class Machine:
     """Cores, caches, memory, and the load when verification began.
 
-    `usable_cores` is the logical cores that this process may run on. `cache_bytes` is what one
-    core sees, by level (L1d, L2, L3), empty where the system does not tell. `load_average` is the
-    mean number of running processes in the last minute, None where the system does not tell.
+    `usable_cores` are the logical cores that this process may run on. `cache_bytes` are the caches
+    of one core by level (L1d, L2, L3), empty if unknown. `load_average` is the mean number of
+    running processes in the last minute, None if unknown.
     """
 
     physical_cores: int | None
@@ -32,10 +32,10 @@ class Machine:
 
 @dataclass
 class Load:
-    """What else ran during a measurement of `seconds`, in cores; None where it is not told.
+    """What else ran during a measurement of `seconds`, in cores; None if unknown.
 
-    `own_cores` were busy with this process, `other_cores` with others; `stolen_cores` the host of
-    a virtual machine gave to somebody else.
+    `own_cores` were busy with this process, `other_cores` with others. `stolen_cores` were given
+    to other virtual machines by the host.
     """
 
     seconds: float = 0.0
@@ -89,7 +89,7 @@ def default_threads() -> int:
 
 
 def _caches() -> dict[str, int]:
-    """Data and unified caches of the first core, as Linux tells them."""
+    """Data and unified caches of the first core, as Linux reports them."""
     found: dict[str, int] = {}
     for folder in sorted(_CACHES.glob("index*")):
         try:

@@ -1,4 +1,4 @@
-"""A network under stock onnxruntime: float32 [N, C, H, W] in, finite logits [N, classes] out."""
+"""A network on ONNX Runtime: float32 [N, C, H, W] in, finite logits [N, classes] out."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fggp_deploy.runtime.sessions import Options, brief, try_out
 
 Floats = npt.NDArray[np.float32]
 
-# What every contender gets, so that a ratio compares networks and not settings. The pools of two
-# interleaved sessions would spin on each other's cores; so a pool stops spinning when its run ends.
+# Every contender gets these settings, so that a ratio compares networks only. The thread pools of
+# interleaved sessions would spin on each other's cores, so a pool stops spinning after its run.
 SESSION_CONFIG = {"session.force_spinning_stop": "1"}
 
 
 @dataclass(frozen=True)
 class Network:
-    """An onnxruntime session with one image input and one output of logits.
+    """An ONNX Runtime session with one image input and one output of logits.
 
-    `name` is what errors call it. Any object with the session's `run`, `get_inputs` and
-    `get_outputs` will do, one that has custom kernels registered too.
+    Errors refer to it by `name`. `session` may be any object with the session's methods `run`,
+    `get_inputs` and `get_outputs`.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Network:
         if len(inputs) != 1 or len(outputs) != 1:
             raise ModelFileError(
                 f"{self.name} has {len(inputs)} inputs and {len(outputs)} outputs; "
-                "verify wants one image input and one output of logits"
+                "verify needs one image input and one output of logits"
             )
         if inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             raise ModelFileError(
                 f"{self.name} takes {inputs[0].type} {inputs[0].shape}; "
-                "verify wants float32 [batch, channels, height, width]"
+                "verify needs float32 [batch, channels, height, width]"
             )
 
     @property
@@ -52,7 +52,7 @@ class Network:
         return str(self.session.get_inputs()[0].name)
 
     def logits(self, x: Floats) -> Floats:
-        """Logits [N, classes] of x [N, C, H, W]; ModelFileError where they are not finite."""
+        """Logits [N, classes] of x [N, C, H, W]; ModelFileError if one is not finite."""
         try:
             (y,) = self.session.run(None, {self.input_name: x})
         except Exception as e:  # onnxruntime's exceptions have no common base
@@ -60,8 +60,8 @@ class Network:
         y = np.asarray(y)
         if y.ndim != 2 or len(y) != len(x) or y.dtype != np.float32:
             raise ModelFileError(
-                f"{self.name} turned {len(x)} images into {y.dtype} {y.shape}, not float32 "
-                f"[{len(x)}, classes]; it is not a classifier that verify can judge"
+                f"{self.name} gives {y.dtype} {y.shape} for {len(x)} images, not float32 "
+                f"[{len(x)}, classes]; verify can judge classifiers only"
             )
         n_bad = int((~np.isfinite(y)).any(axis=1).sum())
         if n_bad:
@@ -72,16 +72,16 @@ class Network:
         return y
 
     def runner(self, x: Floats) -> Callable[[], object]:
-        """A call that runs x [N, C, H, W] and does nothing else, to be timed."""
+        """A function that only runs x [N, C, H, W], to be timed."""
         feed = {self.input_name: x}
         return lambda: self.session.run(None, feed)
 
 
 def load(name: str, model: bytes | Path, *, threads: int, optimize: bool = True) -> Network:
-    """Start a session on a file or on serialised bytes, on the CPU with `threads` threads.
+    """Start a session on a file or on serialized bytes, on the CPU with `threads` threads.
 
-    `optimize` False makes no graph optimisation.
-    Raises ConfigError for a thread count below 1 and ModelFileError for what cannot be loaded.
+    With `optimize` False the graph is not optimized. Raises ConfigError for a thread count below 1
+    and ModelFileError for a model that cannot be loaded.
     """
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
@@ -92,7 +92,7 @@ def load(name: str, model: bytes | Path, *, threads: int, optimize: bool = True)
 def run_once_apart(name: str, model: bytes | Path, x: Floats) -> None:
     """Load a network and run it on x [N, C, H, W] in a child process with limits.
 
-    To be called before a file that nobody vouches for is run in this process; see `try_out`.
+    Call it before running an untrusted file in this process; see `try_out`.
     """
     try_out(lambda: load(name, model, threads=1).logits(x), name)
 
@@ -106,11 +106,11 @@ def open_by_runtime(
     anew: bool = False,
     progress: Progress = silent,
 ) -> tuple[Network, str]:
-    """Start `runtime.session`, on the kernels where they are faster, and what it says of itself.
+    """Start `runtime.session`, on the kernels if they are faster; also returns `runtime.explain`.
 
-    The first time for a model and a machine this plans for some seconds, for `batch` images at
-    once; the plan is cached. `anew` neither times nor reads what was kept: every layer that the
-    kernels know is compiled for them now.
+    For a new model or machine this first plans for a few seconds, for `batch` images at once; the
+    plan is cached. `anew` ignores the cache and times nothing: every layer that the kernels know is
+    compiled for them.
     """
     session = runtime.session(
         model, threads=threads, batch=batch, measure=not anew, cache=not anew,

@@ -29,10 +29,10 @@ TIMEOUT_SECONDS = 600
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians over `n` fresh processes, and the least and the most of each.
+    """Medians over `n` fresh processes, with the minimum and maximum of each.
 
-    `load_ms` is the session's creation, `first_run_ms` the first answer after it, cold.
-    `peak_rss_bytes` is the largest resident set after one run; `base_rss_bytes` of it were there
+    `load_ms` is the time to create the session, `first_run_ms` that of the first run, cold.
+    `peak_rss_bytes` is the largest resident set after one run; `base_rss_bytes` of it were in use
     before the load (interpreter, numpy, onnxruntime).
     """
 
@@ -58,12 +58,12 @@ def measure_processes(
     rounds: int = 3,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Cost]:
-    """Measure ONNX files `rounds` times each, one after the other in turn: name → Cost.
+    """Measure each ONNX file `rounds` times, in turn: name → Cost.
 
-    Those named in `on_kernels` are opened by `runtime.session`, which should have planned them
-    before, for planning takes more of both. `input_shape` is [N, C, H, W] of the one run;
+    Those named in `on_kernels` are opened by `runtime.session`. They should have been planned
+    before, because planning takes more time and memory. `input_shape` is [N, C, H, W] of the run.
     `progress(done, total)` counts processes. Raises ModelFileError for a file that does not load
-    and MachineError when no process can be started.
+    and MachineError if no process can be started.
     """
     found: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     for i in range(rounds):

@@ -1,4 +1,4 @@
-"""Time by node, as onnxruntime's own profiler tells it."""
+"""Time per layer, measured by ONNX Runtime's profiler."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ N_RUNS, N_WARMUP = 20, 5
 class LayerTime:
     """Median time of one layer over `n` runs and its middle 90% [low_ms, high_ms].
 
-    A layer here is a convolution or linear layer with what follows it up to the next one; `ops`
-    are its operators in onnxruntime's optimised graph.
+    A layer is a convolution or linear layer with the nodes that follow it up to the next one; `ops`
+    are its operators in ONNX Runtime's optimized graph.
     """
 
     name: str
@@ -37,11 +37,11 @@ class LayerTime:
 def profile(
     model: bytes, x: Floats, *, threads: int, layers: Mapping[str, str]
 ) -> tuple[LayerTime, ...]:
-    """Profile a serialised model on stock onnxruntime, in the order in which layers first run.
+    """Profile a serialized model on stock ONNX Runtime, in the order in which layers first run.
 
-    `layers` gives the layer of each node by its name and by those of its outputs; what
-    onnxruntime added itself goes by its own name. The profiler costs time at each node, so the
-    sum exceeds the latency. Raises ModelFileError for a model that does not run.
+    `layers` gives the layer of each node by the node's name and by the names of its outputs. Nodes
+    that ONNX Runtime added are named after their operator. The profiler takes time at each node, so
+    the sum exceeds the latency. Raises ModelFileError for a model that does not run.
     """
     with scratch_folder("fggp-profile-") as folder:
         options = ort.SessionOptions()
@@ -70,7 +70,7 @@ def _summary(events: list[dict[str, object]], layers: Mapping[str, str]) -> tupl
             continue
         if not isinstance(spent, int | float):
             continue
-        # "_nchwc" is what onnxruntime appends where it changes the memory layout
+        # onnxruntime appends "_nchwc" if it changes the memory layout
         node = name.removesuffix("_kernel_time").removesuffix("_nchwc")
         op = str(arguments.get("op_name", "")) if isinstance(arguments, dict) else ""
         layer = layers.get(node, "other: " + op)

@@ -1,7 +1,7 @@
-"""Damage that test accuracy hides: Liebenwein et al., "Lost in Pruning", MLSys 2021.
+"""Robustness to noise and corruptions, after Liebenwein et al., "Lost in Pruning", MLSys 2021.
 
-The paper also measures shifts that need other data sets (ImageNet-V2, ObjectNet, …); here common
-corruptions of the test images stand in for them.
+The paper also measures shifts that need other data sets (ImageNet-V2, ObjectNet, …). Common
+corruptions of the test images replace them here.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ N_RESAMPLES = 2_000
 class Extent:
     """How much is measured: at most `n` test images over all classes, at these levels.
 
-    Of large images fewer are taken, so that all have at most `pixels` together, but `LEAST` of
-    them.
+    For large images the number is reduced to `pixels` in total, but not below `LEAST` images.
     """
 
     n: int
@@ -37,7 +36,7 @@ class Extent:
     pixels: int | None = None
 
     def n_images(self, height: int, width: int) -> int:
-        """How many images of this size are taken."""
+        """The number of images of this size."""
         if self.pixels is None:
             return self.n
         return min(self.n, max(LEAST, self.pixels // (height * width)))
@@ -52,10 +51,10 @@ EXTENTS = {
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """Both networks on x + 2ε(u − ½), x the normalised input and u uniform in [0, 1).
+    """Both networks on x + 2ε(u − ½), x the normalized input and u uniform in [0, 1).
 
-    `agreement` is the share of equal top-1 answers; `softmax_distance` the mean of
-    ‖softmax − softmax of the reference‖₂, with the 95% interval [distance_low, distance_high].
+    `agreement` is the share of equal predictions; `softmax_distance` is the mean of
+    ‖softmax − softmax of the dense model‖₂, with the 95% interval [distance_low, distance_high].
     """
 
     epsilon: float
@@ -69,9 +68,9 @@ class NoiseLevel:
 class Shift:
     """One corruption at one severity: both errors, and the excess error in percentage points.
 
-    `excess_points` = (err(D′) − err(D)) − (err_reference(D′) − err_reference(D)), positive where
-    the network suffers more than its reference; [excess_low, excess_high] is its 95% interval by a
-    bootstrap over images.
+    `excess_points` = (err(D′) − err(D)) − (err_dense(D′) − err_dense(D)) is positive if the network
+    suffers more than the dense model; [excess_low, excess_high] is its 95% interval by a bootstrap
+    over images.
     """
 
     kind: str
@@ -96,10 +95,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Robustness:
-    """The network against its reference on `n` images under noise and corruptions.
+    """The network compared with the dense model on `n` images under noise and corruptions.
 
-    `excess_points` is the mean over all of `shifts`, and its interval a bootstrap over images,
-    each with all its corrupted forms.
+    `excess_points` is the mean over all `shifts`. Its interval is a bootstrap over images, each
+    with all its corrupted forms.
     """
 
     extent: str
@@ -133,56 +132,34 @@ def robustness(
     if extent not in EXTENTS:
         raise UnknownName("robustness", extent, EXTENTS)
     size = EXTENTS[extent]
-    n = size.n_images(preprocessing.height, preprocessing.width)
-    part = split.sample(n, seed=seed)
-    some = Split(part.read(slice(None)), part.labels)
-    kinds = corruptions.kinds(some.images.shape[-1])
+    part = split.sample(size.n_images(preprocessing.height, preprocessing.width), seed=seed)
+    images = Split(part.read(slice(None)), part.labels)
+    kinds = corruptions.kinds(images.images.shape[-1])
     n_passes = 2 * (len(size.epsilons) + 1 + len(kinds) * len(size.severities))
-    passes = iter(range(n_passes))
-
-    def logits(network: Network, images: Split, prepare: evaluate.Prepare) -> Floats:
-        before = next(passes) * len(images)
-
-        def told(done: int, _: int) -> None:
-            progress(before + done, n_passes * len(images))
-
-        return evaluate.logits(network, images, prepare, told)
-
-    levels = []
-    for epsilon in size.epsilons:
-        y, expected = (
-            logits(network, some, _Noisy(preprocessing, epsilon, (seed, EPSILONS.index(epsilon))))
-            for network in (model, reference)
-        )
-        levels.append(_noise(epsilon, y, expected))
-
-    def wrong(network: Network, images: Split) -> npt.NDArray[np.int64]:
-        y = logits(network, images, preprocessing)
-        return (~evaluate.hits(y, images.labels, 1)).astype(np.int64)
-
-    clean, reference_clean = wrong(model, some), wrong(reference, some)
+    pair = _Pair(model, reference, preprocessing, _Passes(n_passes, len(images), progress))
+    noise = tuple(pair.noise(images, e, (seed, EPSILONS.index(e))) for e in size.epsilons)
+    clean, reference_clean = pair.errors(images)
     shifts: list[Shift] = []
-    by_kind, excess = [], np.zeros(len(some))
+    by_kind, excess = [], np.zeros(len(images))
     for kind in kinds:
-        of_kind = np.zeros(len(some))
+        of_kind = np.zeros(len(images))
         for severity in size.severities:
             rng = np.random.default_rng([seed, kinds.index(kind), severity])
-            moved = Split(_corrupt(some, kind, severity, rng), some.labels)
-            own, others = wrong(model, moved), wrong(reference, moved)
+            corrupted = Split(_corrupt(images, kind, severity, rng), images.labels)
+            own, others = pair.errors(corrupted)
             each = (own - clean) - (others - reference_clean)
             of_kind += each
             shifts.append(_shift(kind, severity, own, others, each))
         excess += of_kind
-        by_kind.append(
-            Kind(kind, len(size.severities), *_mean_points(of_kind / len(size.severities)))
-        )
+        n_severities = len(size.severities)
+        by_kind.append(Kind(kind, n_severities, *_mean_points(of_kind / n_severities)))
     mean, low, high = _mean_points(excess / len(shifts))
     return Robustness(
         extent=extent,
-        n=len(some),
+        n=len(images),
         model_error=_share(clean),
         reference_error=_share(reference_clean),
-        noise=tuple(levels),
+        noise=noise,
         shifts=tuple(shifts),
         kinds=tuple(by_kind),
         excess_points=mean,
@@ -190,6 +167,56 @@ def robustness(
         excess_high=high,
         left_out=corruptions.LEFT_OUT,
     )
+
+
+@dataclass
+class _Passes:
+    """Counts the images of `total` passes of `n` images through a network."""
+
+    total: int
+    n: int
+    progress: Callable[[int, int], None]
+    finished: int = 0
+
+    def logits(self, network: Network, images: Split, prepare: evaluate.Prepare) -> Floats:
+        """The logits of one pass."""
+        before = self.finished * self.n
+
+        def report(done: int, _: int) -> None:
+            self.progress(before + done, self.total * self.n)
+
+        self.finished += 1
+        return evaluate.logits(network, images, prepare, report)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The network and its dense model, run on the same images."""
+
+    model: Network
+    reference: Network
+    preprocessing: Preprocessing
+    passes: _Passes
+
+    def errors(self, images: Split) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """For each network 1 for every image that it predicts wrongly, else 0."""
+        own, others = (
+            self.passes.logits(network, images, self.preprocessing)
+            for network in (self.model, self.reference)
+        )
+        return _wrong(own, images), _wrong(others, images)
+
+    def noise(self, images: Split, epsilon: float, seed: tuple[int, ...]) -> NoiseLevel:
+        """Compare the two on the same noise."""
+        y, expected = (
+            self.passes.logits(network, images, _Noisy(self.preprocessing, epsilon, seed))
+            for network in (self.model, self.reference)
+        )
+        return _noise(epsilon, y, expected)
+
+
+def _wrong(y: Floats, images: Split) -> npt.NDArray[np.int64]:
+    return (~evaluate.hits(y, images.labels, 1)).astype(np.int64)
 
 
 def noisy(x: Floats, epsilon: float, rng: np.random.Generator) -> Floats:
@@ -211,7 +238,7 @@ def excess_interval(
 
 
 class _Noisy:
-    """A preprocessing with noise on top; a new one of the same seed draws the same noise."""
+    """A preprocessing followed by noise; the same seed gives the same noise."""
 
     def __init__(self, own: Preprocessing, epsilon: float, seed: tuple[int, ...]) -> None:
         self.own, self.epsilon = own, epsilon

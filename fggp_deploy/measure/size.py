@@ -1,4 +1,4 @@
-"""Bytes of the file, of its dense twin, and the least that any packing could reach."""
+"""Bytes of the file, of its dense form, and the entropy bound of any packing."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class EncodingCount:
 class Size:
     """File sizes in bytes.
 
-    `dense_bytes` is the same network with its zeros written out; `reference_bytes` the dense
-    parent's file. `bound_bytes` is `dense_bytes` with every weight tensor at the entropy of its
-    mask plus its non-zero values.
+    `dense_bytes` is the same network with its zeros written out, `reference_bytes` the dense
+    model's file. `bound_bytes` is `dense_bytes` with every weight tensor at the entropy of its mask
+    plus its non-zero values.
     """
 
     file_bytes: int
@@ -40,7 +40,7 @@ class Size:
 
 
 def size(packed: SparseModel, reference: Path | None) -> Size:
-    """Measure a model file and, where there is one, its dense model's file."""
+    """Measure a model file and its dense model's file, if there is one."""
     with reading(packed.path.name):
         dense = packed.dense()
         dense_bytes, bound = dense.ByteSize(), bound_bytes(dense)

@@ -1,4 +1,4 @@
-"""Shares of images and differences of paired shares, with their intervals and tests."""
+"""Proportions and differences of paired proportions, with their intervals and tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 N_RESAMPLES = 10_000
-ALPHA = 0.05  # below it a p-value, after Holm's correction, says more than chance
+ALPHA = 0.05  # significance level of p-values after Holm's correction
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def mcnemar(lost: int, gained: int) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number, in the order given.
 
-    Holm, "A simple sequentially rejective multiple test procedure", 1979: below 0.05 are those
-    that may be called different with at most a 5% chance that any one of them is not.
+    Holm, "A simple sequentially rejective multiple test procedure", 1979: calling those
+    below 0.05 different has at most a 5% chance that any one of them is not.
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, largest = [1.0] * len(order), 0.0
@@ -69,7 +69,7 @@ def bootstrap_difference(
 ) -> tuple[float, float]:
     """95% percentile interval of (lost − gained) / n over 10,000 resamples of the n images.
 
-    An image counts +1, −1 or 0, so drawing n images anew is one multinomial draw of the counts.
+    An image counts +1, −1 or 0, so resampling n images is one multinomial draw of the counts.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     shares = np.array([lost, gained, n - lost - gained]) / n

@@ -1,4 +1,4 @@
-"""A torch module where an onnxruntime session is expected, so that the two can be compared."""
+"""A torch module with the interface of an ONNX Runtime session, for comparing the two."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class _Session:
 
 
 def in_torch(module: nn.Module) -> Network:
-    """A module on the CPU, from images [N, C, H, W] to logits [N, classes], in eval mode."""
+    """A module on the CPU in eval mode, from images [N, C, H, W] to logits [N, classes]."""
     return Network("torch", _Session(module))

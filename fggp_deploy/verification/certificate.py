@@ -1,4 +1,4 @@
-"""What is inside a file, so that anybody can check it again: hashes, masks, exact counts."""
+"""The certificate: hashes and exact counts that let anybody check a file again."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Certificate:
-    """Hashes are SHA-256 in hex; None is what is not there to be checked.
+    """Hashes are SHA-256 in hex; None means that there is nothing to check.
 
     `masks_sha256` is over layer names, shapes and packed masks in the file's order; `layers` has
-    one hash a layer of its name, shape and float32 values. `parent_recorded` is the parent's hash
-    as the file tells it, `checkpoint_recorded` the checkpoint's and `checkpoint_found` the name
-    of the file beside it that has this hash. `n_prunable` and `n_removed` are counted in the file
-    over the layers that it names prunable; `n_removed_recorded` is what it claims. `revived` counts
-    weights by layer that are zero in the parent and not in the file: none where the masks are a
-    subset of the parent's.
+    one hash per layer, of its name, shape and float32 values. The parent is the dense model:
+    `parent_recorded` is its hash as the file records it. `checkpoint_recorded` is the recorded hash
+    of the checkpoint, and `checkpoint_found` the name of the file beside it with that hash.
+    `n_prunable` and `n_removed` are counted in the file over the layers that it names prunable;
+    `n_removed_recorded` is what it claims. `revived` counts weights by layer that are zero in the
+    dense model and not in the file; it is empty if the masks are a subset of the dense model's.
     """
 
     masks_sha256: str
@@ -46,17 +46,17 @@ class Certificate:
 
     @property
     def masks_are_a_subset(self) -> bool | None:
-        """True where no weight that the parent lacks is alive; None without a parent."""
+        """Whether every weight that is zero in the dense model is zero; None without that model."""
         return None if self.revived is None else not self.revived
 
 
 def certificate(packed: SparseModel, reference: Path | None) -> Certificate:
-    """Certify a model file; raises ModelFileError for a reference that cannot be read."""
+    """Certify a model file; raises ModelFileError for a `reference` that cannot be read."""
     meta = packed.metadata
     own = weights(packed.dense())
-    parent = None if reference is None else _parent_weights(reference)
-    told = meta.sparsity
-    prunable = told.get("prunable")
+    dense = None if reference is None else _dense_weights(reference)
+    recorded = meta.sparsity
+    prunable = recorded.get("prunable")
     names = (
         {layer_name(n) for n in prunable if isinstance(n, str)}
         if isinstance(prunable, list)
@@ -69,19 +69,19 @@ def certificate(packed: SparseModel, reference: Path | None) -> Certificate:
         masks_sha256=masks_sha256(own),
         layers=layer_hashes(own),
         parent_recorded=meta.parent_sha256,
-        parent_masks_sha256=None if parent is None else masks_sha256(parent),
+        parent_masks_sha256=None if dense is None else masks_sha256(dense),
         checkpoint_recorded=meta.checkpoint_sha256,
         checkpoint_found=None if checkpoint is None else checkpoint.name,
         n_prunable=sum(w.size for w in counted) if complete else None,
         n_removed=sum(int((w == 0).sum()) for w in counted) if complete else None,
-        n_removed_recorded=_count(told.get("n_removed")),
-        target=_share(told.get("target")),
-        revived=None if parent is None else revived(own, parent),
+        n_removed_recorded=_count(recorded.get("n_removed")),
+        target=_share(recorded.get("target")),
+        revived=None if dense is None else revived(own, dense),
     )
 
 
 def checkpoint_of(packed: SparseModel) -> Path | None:
-    """The checkpoint beside a model file whose hash is the one that it records."""
+    """The checkpoint beside a model file with the hash that the file records, if any."""
     recorded = packed.metadata.checkpoint_sha256
     if recorded is None:
         return None
@@ -122,15 +122,15 @@ def layer_hashes(layers: Weights) -> dict[str, str]:
     }
 
 
-def revived(own: Weights, parent: Weights) -> dict[str, int]:
-    """Weights alive here and zero in the parent, by layer, where there are any.
+def revived(own: Weights, dense: Weights) -> dict[str, int]:
+    """The number of weights that are alive here and zero in the dense model, by layer.
 
-    A channel that is zero throughout in the parent is no mask but a batch norm that was folded
-    into it, so it is not counted; nor is a layer of another name or shape.
+    A channel of the dense model that is all zero comes from folding a batch norm and not from a
+    mask, so it is not counted. Neither is a layer of another name or shape.
     """
     counts = {}
     for name, w in own.items():
-        before = parent.get(name)
+        before = dense.get(name)
         if before is None or before.shape != w.shape:
             continue
         masked = (before == 0) & before.reshape(len(before), -1).any(axis=1).reshape(
@@ -141,7 +141,7 @@ def revived(own: Weights, parent: Weights) -> dict[str, int]:
     return counts
 
 
-def _parent_weights(reference: Path) -> dict[str, npt.NDArray[np.float32]]:
+def _dense_weights(reference: Path) -> dict[str, npt.NDArray[np.float32]]:
     with reading(reference.name):
         return weights(unpack(read_model(reference)))
 

@@ -1,4 +1,4 @@
-"""The training curves of the run that a file comes from, if they lie beside it."""
+"""The training curves of the run that made a file, from metrics.jsonl beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_BYTES, MAX_EPOCHS = 16 << 20, 2_000
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a run logged after an epoch; accuracy on the held-out images, in [0, 1]."""
+    """What a run logged after an epoch; `val_accuracy` is on the held-out images, in [0, 1]."""
 
     epoch: int
     loss: float
@@ -21,7 +21,7 @@ class Epoch:
 
 
 def history(folder: Path) -> tuple[Epoch, ...]:
-    """Read metrics.jsonl; empty where it is not there. A line that does not fit is passed over."""
+    """Read metrics.jsonl; empty without that file. Lines that cannot be read are skipped."""
     path = folder / "metrics.jsonl"
     try:
         if path.stat().st_size > MAX_BYTES:

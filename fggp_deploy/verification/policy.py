@@ -1,4 +1,4 @@
-"""A policy: the gates of `verify` in a YAML file that is kept with the code."""
+"""A policy: the gates of `verify` in a YAML file under version control."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FIELDS = {
 
 
 def read_policy(path: Path) -> Gates:
-    """Read gates from YAML; raises ConfigError for what is no policy, UnknownName for a wrong key.
+    """Read gates from YAML; raises ConfigError for an invalid policy, UnknownName for a wrong key.
 
-    `version: 1` and any of max_drop, min_speedup, max_bytes, max_latency_ms, max_excess_error,
-    min_agreement, strict.
+    The file has `version: 1` and any of max_drop, min_speedup, max_bytes, max_latency_ms,
+    max_excess_error, min_agreement, strict.
     """
     content = read_yaml(path, what=f"the policy {path}")
     if not isinstance(content, dict) or content.pop("version", None) != 1:
@@ -38,7 +38,7 @@ def read_policy(path: Path) -> Gates:
 
 
 def overridden(policy: Gates, given: Gates) -> Gates:
-    """The policy with what was `given` on the command line in its place."""
+    """The policy, with its limits replaced by those `given` on the command line."""
     names = [f.name for f in fields(Gates) if f.name != "strict"]
     values = {n: getattr(policy if getattr(given, n) is None else given, n) for n in names}
     return Gates(**values, strict=policy.strict or given.strict)

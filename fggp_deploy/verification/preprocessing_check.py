@@ -1,4 +1,4 @@
-"""Whether the network is fed as it was trained: tries the usual mistakes and names the one made."""
+"""Whether a file records the preprocessing of its training: tries the common mistakes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fggp_deploy.measure.network import Floats, Network
 from fggp_deploy.measure.statistics import Proportion, holm, mcnemar, proportion
 
 MAX_IMAGES, MIN_IMAGES = 256, 64
-SECOND_LOOK = 8  # times as many images
-MAX_PIXELS = 256 * 32 * 32  # larger images, fewer of them
+SECOND_SAMPLE = 8  # times as many images
+MAX_PIXELS = 256 * 32 * 32  # of a sample
 MAX_GAIN_POINTS = 1.0
 MAX_P = 0.001  # stricter than elsewhere: it fails a file
 _USUAL: dict[int, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
@@ -33,11 +33,11 @@ REVERSED = "the channels in reverse order (RGB and BGR swapped)"
 
 @dataclass(frozen=True)
 class InputCheck:
-    """Top-1 accuracy on `n` test images, prepared as the file says and in other ways.
+    """Top-1 accuracy on `n` test images with the file's preprocessing and with alternatives.
 
-    `best` is the other way that gains most, if any gains: by `gain_points`, with McNemar's
-    `p_value` after Holm's correction for all ways. A way in `tried` that gained nothing on fewer
-    images was not tried on all `n`.
+    `best` is the alternative that gains most, if any gains: by `gain_points`, with McNemar's
+    `p_value` after Holm's correction for all alternatives. An alternative in `tried` that gained
+    nothing on a smaller sample was not tried on all `n`.
     """
 
     n: int
@@ -49,7 +49,7 @@ class InputCheck:
 
     @property
     def passed(self) -> bool:
-        """False where another way is better by more than a point and more than chance."""
+        """Whether no alternative is better by more than a point and more than chance."""
         return self.gain_points <= MAX_GAIN_POINTS or self.p_value >= MAX_P
 
 
@@ -64,17 +64,17 @@ def check_inputs(
 ) -> InputCheck:
     """Compare the preprocessing `given` with `others` by name and with the common mistakes.
 
-    Those equal to `given` are not tried. The first look is at 256 images over all classes (fewer if
-    they are large), chosen by `seed`. While another way gains more than a point, the next look is
-    at eight times as many, and the last at the whole split: only that can fail a file.
+    Alternatives equal to `given` are not tried. The first sample has 256 images over all classes
+    (fewer if they are large), chosen by `seed`. If an alternative gains more than a point, the next
+    sample has eight times as many, and the last is the whole split; only that can fail a file.
     `progress(done, total)` counts images. Raises DataError for an empty split.
     """
     n = int(np.clip(MAX_PIXELS // (given.height * given.width), MIN_IMAGES, MAX_IMAGES))
     ways = _alternatives(given, others)
     n_ways, tried = len(ways), dict[str, Proportion]()
-    for n_images in (n, SECOND_LOOK * n, len(split)):
+    for n_images in (n, SECOND_SAMPLE * n, len(split)):
         some = split.sample(n_images, seed=seed)
-        found = _look(network, some, given, ways, n_ways=n_ways, progress=progress)
+        found = _compare(network, some, given, ways, n_ways=n_ways, progress=progress)
         tried |= found.tried
         ways = {
             name: way
@@ -86,7 +86,7 @@ def check_inputs(
     return dataclasses.replace(found, tried=tried)
 
 
-def _look(
+def _compare(
     network: Network,
     split: Part,
     given: Preprocessing,
@@ -95,14 +95,14 @@ def _look(
     n_ways: int,
     progress: Callable[[int, int], None],
 ) -> InputCheck:
-    """Try `ways`, the ones that are left of `n_ways`, on the whole of `split`."""
+    """Try `ways`, which remain of `n_ways`, on all of `split`."""
     total = (1 + len(ways)) * len(split)
 
     def right(i: int, prepare: Prepare) -> npt.NDArray[np.bool_]:
-        def told(done: int, _: int) -> None:
+        def report(done: int, _: int) -> None:
             progress(i * len(split) + done, total)
 
-        return evaluate.hits(evaluate.logits(network, split, prepare, told), split.labels, 1)
+        return evaluate.hits(evaluate.logits(network, split, prepare, report), split.labels, 1)
 
     own = right(0, given)
     found = {name: right(i, way) for i, (name, way) in enumerate(ways.items(), start=1)}
@@ -124,7 +124,7 @@ def _points(share: Proportion, as_given: Proportion) -> float:
 
 @dataclass(frozen=True)
 class _Reversed:
-    """A preprocessing that is fed images with their channels in reverse order."""
+    """A preprocessing of images whose channels are in reverse order."""
 
     own: Preprocessing
 
@@ -137,7 +137,7 @@ class _Reversed:
 
 
 def _alternatives(given: Preprocessing, others: Mapping[str, Preprocessing]) -> dict[str, Prepare]:
-    """The ways to try by name, without `given`; of two equal ones the first."""
+    """The alternatives by name, without `given`; of two equal ones the first."""
     usual = {
         name: dataclasses.replace(given, mean=mean, std=std)
         for name, (mean, std) in _USUAL.get(given.channels, {}).items()

@@ -1,4 +1,4 @@
-"""A delivered file against the report that came with it."""
+"""Check a delivered file against the report that came with it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from fggp_deploy.verification.verdict import Verdict, agreement, equality
 
 
 def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ...]:
-    """Whether `model` is the file that `report` (report.json) tells of, and still answers the same.
+    """Whether `model` is the file that `report` describes, and gives the same logits here.
 
-    `report` may be the folder that it lies in too.
-
-    Checks the file's hash, each layer's hash, the masks, the self-test on this machine, and that
-    the report itself passed. Raises FileError for what is no report, ModelFileError for a file
-    that cannot be read.
+    `report` is a report.json or its folder. The verdicts are on the file's hash, each layer's hash,
+    the masks, the preprocessing, the self-test on this machine, and whether the report itself
+    passed. Raises FileError for a file that is no report, ModelFileError for a model that cannot be
+    read.
     """
     if report.is_dir():
         report = find_report(report, model.name)
-    told = read_report(report)
+    content = read_report(report)
     packed = SparseModel.open(model)
     meta = packed.metadata
     own = certificate.weights(packed.dense())
-    recorded = told["certificate"]
+    recorded = content["certificate"]
     verdicts = [
-        equality("file", sha256_file(model), told["model"]["sha256"], _of_file(model, told)),
+        equality("file", sha256_file(model), content["model"]["sha256"], _of_file(model, content)),
         _layers(certificate.layer_hashes(own), recorded["layers"]),
         equality(
             "masks", certificate.masks_sha256(own), recorded["masks_sha256"], "SHA-256 of the masks"
@@ -44,20 +43,20 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
         equality(
             "preprocessing",
             str(meta.preprocessing),
-            str(_preprocessing(report, told["origin"]["preprocessing"])),
+            str(_preprocessing(report, content["origin"]["preprocessing"])),
             "size, mean and std in the file",
         ),
     ]
     if (found := _self_test(packed, threads)) is not None:
         verdicts.append(agreement("self-test here", found))
-    failed = [v["name"] for v in told["verdicts"] if not v["passed"]]
-    how = "what the report says" if not failed else f"the report says that {failed[0]} failed"
+    failed = [v["name"] for v in content["verdicts"] if not v["passed"]]
+    how = "verdicts in the report" if not failed else f"the report says that {failed[0]} failed"
     verdicts.append(Verdict("report", 0, len(failed), "failed gates", not failed, how))
     return tuple(verdicts)
 
 
-def _of_file(model: Path, told: dict[str, Any]) -> str:
-    name = str(told["model"]["name"])
+def _of_file(model: Path, content: dict[str, Any]) -> str:
+    name = str(content["model"]["name"])
     other = f"; the report is of {name}" if name != model.name else ""
     return f"SHA-256 of the file{other}"
 
@@ -70,9 +69,9 @@ def _layers(own: dict[str, str], recorded: dict[str, Any]) -> Verdict:
     return Verdict("layers", 0, len(differ), "layers that differ", not differ, how)
 
 
-def _preprocessing(report: Path, told: dict[str, Any]) -> Preprocessing:
+def _preprocessing(report: Path, recorded: dict[str, Any]) -> Preprocessing:
     try:
-        return Preprocessing.from_dict(told)
+        return Preprocessing.from_dict(recorded)
     except ConfigError as e:
         raise FileError(f"{report} is damaged: {e}") from e
 

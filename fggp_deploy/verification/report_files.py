@@ -1,8 +1,8 @@
-"""Where reports stand in a folder, so that none takes another's place.
+"""The names of reports in a folder, so that no report overwrites that of another file.
 
-`report.json`, `.md` and `.html` are those of the folder's model.onnx, or where it has none, of the
-first file that is verified into it; every other file has `NAME.report.json` and so on. What is
-there of an earlier file of the same name is set aside as `report-<first 8 digits of its sha256>`.
+`report.json`, `.md` and `.html` belong to the folder's model.onnx or, without one, to the first
+file that is verified into the folder. Every other file has `NAME.report.json` and so on. The report
+of an earlier file of the same name is renamed to `report-<first 8 digits of that file's sha256>`.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ SUFFIXES = (".json", ".md", ".html")
 def stem_for(folder: Path, name: str) -> str:
     """The name, without a suffix, of the reports in `folder` on the file `name`."""
     path = folder / REPORT
-    told = subject(path)
-    if told is not None:
-        free = told[0] == name
+    described = described_file(path)
+    if described is not None:
+        free = described[0] == name
     else:
         free = not path.exists() and (name == PACKED or not (folder / PACKED).exists())
     return path.stem if free else f"{name}.{path.stem}"
 
 
 def find_report(folder: Path, name: str) -> Path:
-    """The report in `folder` on the file `name`; report.json where there is none by its name."""
+    """The report in `folder` on the file `name`; report.json if there is none by its name."""
     path = folder / f"{stem_for(folder, name)}.json"
     return path if path.is_file() else folder / REPORT
 
 
 def set_aside(folder: Path, stem: str, sha256: str) -> Path | None:
-    """Rename the reports called `stem` where they are of a file with another hash.
+    """Rename the reports called `stem` if they describe a file with another hash.
 
-    Returns the new name of the .md, or None where there was nothing to do. Raises MachineError.
+    Returns the new name of the .md, or None if there was nothing to do. Raises MachineError.
     """
-    told = subject(folder / f"{stem}.json")
-    if told is None or told[1] == sha256 or not told[1].isalnum():
+    described = described_file(folder / f"{stem}.json")
+    if described is None or described[1] == sha256 or not described[1].isalnum():
         return None
-    aside = f"{stem}-{told[1][:8]}"
+    aside = f"{stem}-{described[1][:8]}"
     for suffix in SUFFIXES:
         old, new = folder / f"{stem}{suffix}", folder / f"{aside}{suffix}"
         try:
@@ -53,10 +53,10 @@ def set_aside(folder: Path, stem: str, sha256: str) -> Path | None:
     return folder / f"{aside}.md"
 
 
-def subject(path: Path) -> tuple[str, str] | None:
-    """Name and hash of the file that a report tells of; None for what is no report of ours."""
+def described_file(path: Path) -> tuple[str, str] | None:
+    """Name and hash of the file that a report describes; None if it is not one of our reports."""
     try:
-        told = json.loads(path.read_bytes())["model"]
-        return str(told["name"]), str(told["sha256"])
+        model = json.loads(path.read_bytes())["model"]
+        return str(model["name"]), str(model["sha256"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None

@@ -16,22 +16,24 @@ MAX_BYTES = 64 << 20
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) that every report.json of this version holds to."""
+    """The JSON Schema (2020-12) of every report.json of this version."""
     text = resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report.json of this version, its parts checked for what is used of them here."""
+    """Read a report.json of this version and check the parts that this package uses; FileError."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise FileError(f"{path} is larger than any report; give the report.json of a verify")
-        told = json.loads(path.read_bytes())
-        version = told["schema_version"]
+            raise FileError(
+                f"{path} is larger than any report; give a report.json that verify wrote"
+            )
+        report = json.loads(path.read_bytes())
+        version = report["schema_version"]
     except OSError as e:
         raise FileError(f"the report {path} cannot be read ({e.strerror or e})") from e
     except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise FileError(f"{path} is no report of verify; give its report.json") from e
+        raise FileError(f"{path} is not a report; give a report.json that verify wrote") from e
     if version != SCHEMA_VERSION:
         raise FileError(
             f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
@@ -39,14 +41,14 @@ def read_report(path: Path) -> dict[str, Any]:
         )
     try:
         fits = (
-            isinstance(told["model"]["sha256"], str)
-            and isinstance(told["certificate"]["masks_sha256"], str)
-            and isinstance(told["certificate"]["layers"], dict)
-            and isinstance(told["origin"]["preprocessing"], dict)
-            and all(isinstance(v["name"], str) and "passed" in v for v in told["verdicts"])
+            isinstance(report["model"]["sha256"], str)
+            and isinstance(report["certificate"]["masks_sha256"], str)
+            and isinstance(report["certificate"]["layers"], dict)
+            and isinstance(report["origin"]["preprocessing"], dict)
+            and all(isinstance(v["name"], str) and "passed" in v for v in report["verdicts"])
         )
     except (KeyError, TypeError) as e:
         raise FileError(f"{path} lacks {e} of a report; verify the file again") from e
     if not fits:
         raise FileError(f"{path} is damaged; verify the file again")
-    return dict(told)
+    return dict(report)
