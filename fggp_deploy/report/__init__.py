@@ -1,1 +1,1 @@
-"""Verification reports as HTML, Markdown and charts."""
+"""Pages: a report as HTML, Markdown and charts, and the files of a report."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn by matplotlib, in colours that follow the page's light or dark."""
+"""Charts as inline SVG, drawn by matplotlib, in colors that follow light and dark mode."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Chart, Lines
 
-# Drawn in these colours, shown in the page's variables of the same order (page.css).
+# Charts are drawn in these colors, which are then replaced by the page's variables (page.css).
 _SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5", "#0000a6")
 _INK, _FAINT = "#0000a0", "#0000a7"
 _VARIABLES = {_INK: "--ink", _FAINT: "--line"} | {
-    colour: f"--series-{i}" for i, colour in enumerate(_SERIES, 1)
+    color: f"--series-{i}" for i, color in enumerate(_SERIES, 1)
 }
-# The same look in every chart, whatever else is in it.
-_OWN = {words.FILE: 0, words.NETWORKS["model"]: 0, words.PARENT: 1} | {
+# These networks look the same in every chart.
+_OWN = {words.FILE: 0, words.NETWORKS["model"]: 0, words.DENSE: 1} | {
     words.NETWORKS["kernels"]: 2, words.NETWORKS["int8"]: 3
 }  # fmt: skip
 _MARKERS, _DASHES = "osD^vP", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 _WIDTH, _ROW, _HEIGHT = 5.4, 0.21, 3.0  # inches; a row is one bar
 MAX_BARS = 60
-MAX_SPREAD = 2.5  # times the longest bar: as far as intervals are drawn
+MAX_SPREAD = 2.5  # intervals are drawn up to so many times the longest bar
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and scaled
+    "svg.fonttype": "none",  # text stays text, which can be searched and read by screen readers
     "svg.hashsalt": "fggp",
     "text.parse_math": False,
     "font.family": ["sans-serif"],
@@ -50,7 +50,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def available() -> bool:
-    """Whether matplotlib is installed, which a device need not have."""
+    """Whether matplotlib is installed; it is optional."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -65,7 +65,7 @@ def svg(chart: Chart, name: str) -> str | None:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # signs that the measuring font lacks; the page has them
+        warnings.simplefilter("ignore")  # the measuring font lacks some characters
         figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -81,7 +81,7 @@ def svg(chart: Chart, name: str) -> str | None:
 
 
 def visible(text: str) -> str:
-    """Text whose control and format characters are replaced by a sign that shows."""
+    """Text whose control and format characters are replaced by a visible character."""
     hidden = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
     return "".join("\ufffd" if unicodedata.category(c) in hidden else c for c in text)
 
@@ -93,7 +93,7 @@ def _height(chart: Chart) -> float:
 
 
 def _looks(series: Iterable[str]) -> dict[str, int]:
-    """Which colour, marker and dash each series has: a network always its own, others the rest."""
+    """The index of each series' color, marker and dash; known networks always have their own."""
     names = list(series)
     taken = {_OWN[name] for name in names if name in _OWN}
     rest = itertools.cycle([i for i in range(len(_SERIES)) if i not in taken])
@@ -120,7 +120,7 @@ def _bars(axes: Any, chart: Bars) -> None:
     axes.grid(visible=False, axis="y")
     unit = chart.unit
     largest = max((v for values in chart.series.values() for v in values), default=0.0)
-    if 0 < MAX_SPREAD * largest < axes.get_xlim()[1]:  # or the bars would be too short to compare
+    if 0 < MAX_SPREAD * largest < axes.get_xlim()[1]:  # otherwise the bars are too short to compare
         axes.set_xlim(right=MAX_SPREAD * largest)
         unit += "; some intervals end beyond the edge"
     axes.set_xlabel(visible(unit))
@@ -168,12 +168,12 @@ def _short(text: str, limit: int = 28) -> str:
 
 
 def _inline(drawn: str, title: str, name: str) -> str:
-    """The `<svg>` alone: own ids, the page's colours, a name for those who do not see it."""
+    """The `<svg>` element with its own ids, the page's colors, and a title for screen readers."""
     body = drawn[drawn.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.S)  # would style the whole page
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var({variable})")
+    for color, variable in _VARIABLES.items():
+        body = body.replace(color, f"var({variable})")
     body = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', body)
     body = re.sub(r'href="#([^"]*)"', rf'href="#{name}-\1"', body)
     body = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", body)

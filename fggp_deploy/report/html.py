@@ -1,4 +1,4 @@
-"""A page as one HTML file that needs no network: style inside, charts as inline SVG."""
+"""A page as one HTML file that loads nothing: the style is inside, charts are inline SVG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fggp_deploy.report.page import Page, Table
 
 
 def html(page: Page) -> str:
-    """Render a whole page; without matplotlib it has its tables and no charts."""
+    """Render a whole page; without matplotlib it has tables but no charts."""
     return _environment().get_template("page.html.j2").render(page=page)
 
 
@@ -23,7 +23,7 @@ def html(page: Page) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader(__package__),
-        autoescape=True,  # whatever a model file says of itself is text, never markup
+        autoescape=True,  # text from a model file is never markup
         undefined=StrictUndefined,
         finalize=_visible,
         trim_blocks=True,
@@ -40,7 +40,7 @@ def _draw(chart: Any, name: str) -> Markup | None:
 
 
 def _breakable(cell: str) -> Markup | str:
-    """A cell's text, whose line may break before an interval in brackets but not inside it."""
+    """A cell's text; its line may break before an interval in brackets but not inside it."""
     found = re.fullmatch(r"([^ ([]+) ([([].*)", charts.visible(cell))
     if found is None or Table.is_sentence(cell):
         return cell
@@ -48,7 +48,7 @@ def _breakable(cell: str) -> Markup | str:
 
 
 def _visible(value: Any) -> Any:
-    """Text without the characters that could hide or turn around what stands beside them."""
+    """Text without characters that could hide or reverse the text around them."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return charts.visible(value)

@@ -9,7 +9,7 @@ from fggp_deploy.report.page import Glance, Page, Section, Table
 
 
 def markdown(page: Page) -> str:
-    """Render a whole page; charts are left to their tables."""
+    """Render a whole page; charts are omitted, because their tables have the numbers."""
     word = {True: "PASSED: ", False: "FAILED: ", None: ""}[page.passed]
     parts = [f"# {word}{_line(page.title)}"]
     if page.lead:
@@ -25,7 +25,7 @@ def markdown(page: Page) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars, tags and line breaks in cells are made harmless."""
+    """A Markdown table; bars, tags and line breaks in cells are escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""A page of a report before it is Markdown or HTML: sections of sentences, tables and charts."""
+"""A page before it is rendered as Markdown or HTML: sections of sentences, tables and charts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Pairs = Mapping[str, Sequence[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars: for each label a value of each series, with intervals where there are any.
+    """Horizontal bars: for each label one value of each series, with optional intervals.
 
-    `series` and `intervals` are keyed by name, with one entry a label; `unit` labels the axis.
+    `series` and `intervals` are keyed by name and have one entry per label; `unit` labels the axis.
     """
 
     title: str
@@ -25,9 +25,9 @@ class Bars:
 
 @dataclass(frozen=True)
 class Lines:
-    """Curves of (x, y) points, with an interval of y at each point where there are any.
+    """Curves of (x, y) points, with an optional interval of y at each point.
 
-    `diagonal` adds the line y = x, `smooth` leaves the markers out, `scattered` the lines;
+    `diagonal` adds the line y = x, `smooth` omits the markers, `scattered` omits the lines, and
     `log` makes the x axis logarithmic.
     """
 
@@ -47,7 +47,7 @@ Chart = Bars | Lines
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head, the first column naming the row; `chart` shows the same numbers."""
+    """Rows under a head; the first column names the row, and `chart` shows the same numbers."""
 
     caption: str
     head: Sequence[str]
@@ -56,17 +56,17 @@ class Table:
 
     @staticmethod
     def is_sentence(cell: str) -> bool:
-        """Whether a cell is so long that its lines are broken."""
+        """Whether a cell is long enough to be broken into lines."""
         return len(cell) > LONG
 
     @property
     def has_sentences(self) -> bool:
-        """Whether any cell is so long; a narrow page then puts a row's cells below each other."""
+        """Whether any cell is a sentence; a narrow page then stacks the cells of a row."""
         return any(self.is_sentence(cell) for row in self.rows for cell in row[1:])
 
     @property
     def in_words(self) -> list[bool]:
-        """For each column whether it holds words, not figures, and so begins at the left."""
+        """For each column, whether it holds words, which are aligned to the left, or figures."""
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.head)
         return [any(cell[:1].isalpha() or cell[:1] == "{" for cell in c) for c in columns]
 
@@ -81,9 +81,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Glance:
-    """A row of the summary: `what`, the dense model's value, this file's, the difference.
+    """A row of the summary: `what`, the dense model's value, this file's, and the difference.
 
-    `failed` are the names of the checks and gates on it that failed.
+    `failed` names the checks and gates on this figure that failed.
     """
 
     what: str
@@ -95,7 +95,7 @@ class Glance:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page. `passed` is its verdict, None for a page without one, `failures` why not."""
+    """A whole page. `passed` is its verdict, None without one; `failures` say what failed."""
 
     title: str
     lead: str

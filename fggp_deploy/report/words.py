@@ -1,4 +1,4 @@
-"""Measured values as people read them: each with its spread and its n."""
+"""Measured values in words: each with its interval and its n."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fggp_deploy.measure.statistics import Proportion
 from fggp_deploy.verification.verdict import Verdict
 
 T = TypeVar("T")
-NETWORKS = {  # what people call those that the report has as reference and so on, in this order
+NETWORKS = {  # the names of the networks that the report calls reference and so on, in this order
     "reference": "dense model",
     "int8": "dense int8",
     "model": "this file, stock",
     "kernels": "this file, kernels",
 }
-FILE, PARENT = "this file", NETWORKS["reference"]  # where it does not matter what runs it
+FILE, DENSE = "this file", NETWORKS["reference"]  # for figures that do not depend on the runtime
 
 
 def removed(sparsity: float, before: float | None, of: str) -> str:
-    """What share of the weights `of` is removed, as a reader of any file understands it.
+    """The share of the weights `of` that is removed.
 
-    `sparsity` is that of the file, `before` that before dead channels left it, if any did.
+    `sparsity` is that of the file, `before` that before compaction, or None without compaction.
     """
     if before is None:
         return f"{sparsity:.2%} of {of} removed"
@@ -30,7 +30,7 @@ def removed(sparsity: float, before: float | None, of: str) -> str:
 
 
 def by_network(found: Mapping[str, T]) -> dict[str, T]:
-    """The same under the names that people use, the dense model first."""
+    """The same values keyed by the names in `NETWORKS`, the dense model first."""
     return {name: found[key] for key, name in NETWORKS.items() if key in found}
 
 
@@ -50,7 +50,7 @@ def points(value: float, low: float, high: float) -> str:
 
 
 def number(x: float) -> str:
-    """A figure of four digits, or a whole number with its thousands set apart."""
+    """A number with four digits, or an integer with thousands separators."""
     return f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
 
 
@@ -63,18 +63,18 @@ def size(n_bytes: float) -> str:
 
 
 def verdict(v: Verdict) -> str:
-    """A check or gate in one line: its value, its limit, and how it was decided."""
+    """A verdict in one line: its value, its limit, and how it was decided."""
     unit = f" {v.unit}" if v.unit else ""
     return f"{v.name}: {number(v.value)}{unit}, limit {number(v.limit)} ({v.how})"
 
 
 def probability(p: float) -> str:
-    """A p-value of two digits."""
+    """A p-value with two digits."""
     return f"{p:.2g}"
 
 
 def ratio(s: Speedup | None) -> str:
-    """A speed-up with its interval; where that holds 1, that there is no difference."""
+    """A speed-up with its interval; "no difference" if the interval contains 1."""
     if s is None:
         return "1"
     if not s.measured:
@@ -83,7 +83,7 @@ def ratio(s: Speedup | None) -> str:
 
 
 def speedup(s: Speedup) -> str:
-    """One sentence: how much faster or slower, or that no difference was measured."""
+    """A speed-up as half a sentence, or that no difference was measured."""
     interval = f"95% interval {s.low:.2f} to {s.high:.2f}"
     interval += f", n = {s.n:,} rounds in {s.sessions} sessions"
     if not s.measured:

@@ -38,7 +38,7 @@ def test_dense_int8_is_a_rival_with_its_own_accuracy(folder, quick):
     assert {"model", "reference", "int8"} == set(found.latency.timings) == set(found.processes)
     text = markdown(found)
     assert "calibrated on 100 training images" in text
-    assert "the rival: the dense model in int8" in text
+    assert "baseline: the dense model in int8" in text
     without = quick(folder / "model.onnx", data=data, int8=False)
     assert without.int8 is None
     assert "int8" not in without.latency.timings

@@ -71,7 +71,7 @@ def test_the_masks_are_those_of_the_parent_or_fewer(folder, quick):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"pattern": "1x4"}, ", or as near below as whole blocks of 1x4 get"),
+        ({"pattern": "1x4"}, ", rounded down to whole blocks of 1x4"),
         ({"pattern": None}, ""),
         ({"pattern": ["1x4"]}, ""),
         ({"pattern": "<b>"}, ""),

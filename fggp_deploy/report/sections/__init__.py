@@ -1,4 +1,7 @@
-"""The sections of a verification report, one file each, and the page that they make."""
+"""The sections of a verification report, one file each, and the page that they form.
+
+To add a section: one file with a function from Report to Section, and an entry in `SECTIONS`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ SECTIONS = (verdict, accuracy, speed, size, robustness, parity, structure, prove
 
 
 def page(report: Report) -> Page:
-    """Lay out a report, the verdict first."""
+    """Lay out a report; the verdict is first."""
     return Page(
         title=title(report),
         lead=lead(report),

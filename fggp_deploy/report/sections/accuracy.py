@@ -1,4 +1,4 @@
-"""Accuracy: top-1 and top-5, paired with the parent, by class, and whether confidence is right."""
+"""Accuracy: top-1 and top-5, compared with the dense model, by class, and calibration."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from fggp_deploy.report import words
 from fggp_deploy.report.page import Bars, Lines, Section, Table
 from fggp_deploy.verification.report import Report
 
-LEAST_IN_BIN = 10  # images; the accuracy of fewer would say nothing
+LEAST_IN_BIN = 10  # images; fewer have no meaningful accuracy
 MAX_CLASSES = 30  # rows; the others are in report.json
 
 
 def accuracy(r: Report) -> Section:
-    """The section; it says so where there were no data."""
+    """The section; without data it says so."""
     a = r.accuracy
     if a is None:
-        return Section("Accuracy", ["Not measured: no data."])
+        return Section("Accuracy", ["Accuracy was not measured, because there is no data."])
     rows = []
     scored = [
-        (words.PARENT, a.reference),
+        (words.DENSE, a.reference),
         (words.NETWORKS["int8"], r.int8.scores if r.int8 else None),
         (words.NETWORKS["model"] if a.kernels else words.FILE, a.model),
         (words.NETWORKS["kernels"], a.kernels),
@@ -42,13 +42,13 @@ def accuracy(r: Report) -> Section:
 def _paired(a: Accuracy) -> list[str | Table]:
     p = a.paired
     if p is None:
-        return ["No dense model, so no accuracy drop."]
+        return ["There is no dense model, so there is no accuracy drop."]
     return [
         f"Top-1 drop: {p.drop_points:+.2f} points (95% interval {p.drop_low:+.2f} to "
         f"{p.drop_high:+.2f} by Agresti and Min, {p.bootstrap_low:+.2f} to {p.bootstrap_high:+.2f} "
         f"by a paired bootstrap of 10,000 resamples; n = {p.n:,}, paired). The two agree on "
-        f"{words.share(p.agreement)}; {p.lost} images lost and {p.gained} gained, exact McNemar "
-        f"p = {words.probability(p.p_value)}."
+        f"{words.share(p.agreement)}. {p.lost} images are lost and {p.gained} gained, exact "
+        f"McNemar p = {words.probability(p.p_value)}."
     ]
 
 
@@ -58,9 +58,9 @@ def _int8(r: Report) -> list[str | Table]:
         return []
     p = q.paired
     return [
-        "Dense int8 is the dense model quantised by ONNX Runtime (static, QDQ, int8 weights per "
-        f"channel, uint8 activations, calibrated on {q.n_calibration} training images): "
-        f"{p.drop_points:+.2f} points of top-1 lost (95% interval {p.drop_low:+.2f} to "
+        "Dense int8 is the dense model quantized by ONNX Runtime (static, QDQ, int8 weights per "
+        f"channel, uint8 activations, calibrated on {q.n_calibration} training images). It loses "
+        f"{p.drop_points:+.2f} points of top-1 (95% interval {p.drop_low:+.2f} to "
         f"{p.drop_high:+.2f}, n = {p.n:,}, paired), exact McNemar p = "
         f"{words.probability(p.p_value)}."
     ]
@@ -71,8 +71,8 @@ def _rounding(r: Report) -> list[str | Table]:
     if p is None:
         return []
     return [
-        f"What rounding the values changes against fp32: {p.drop_points:+.2f} points of top-1 lost "
-        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n:,}, paired); the two "
+        f"Rounding the values loses {p.drop_points:+.2f} points of top-1 against fp32 "
+        f"(95% interval {p.drop_low:+.2f} to {p.drop_high:+.2f}, n = {p.n:,}, paired). The two "
         f"agree on {words.share(p.agreement)}."
     ]
 
@@ -88,13 +88,13 @@ def _classes(a: Accuracy) -> list[str | Table]:
     if lost:
         named = ", ".join(f"{c.name} ({-c.drop_points:+.1f} points)" for c in lost[:5])
         text = (
-            f"Classes that lost most, beyond chance: {named}. Judged by the exact McNemar test in "
-            f"each of {len(a.classes)} classes with Holm's correction at {ALPHA:g}; the other "
-            f"classes' losses may be chance."
+            f"Classes that lost most, beyond chance: {named} (exact McNemar in each of "
+            f"{len(a.classes)} classes, Holm's correction at {ALPHA:g}). The losses of the other "
+            "classes may be chance."
         )
     shown = sorted(a.classes, key=lambda c: -c.drop_points)[:MAX_CLASSES]
     caption = f"Top-1 by class, the largest loss first, {len(shown)} of {len(a.classes)} classes."
-    head = ["class", "images", words.PARENT, words.FILE, "lost, gained", "drop, points", "p",
+    head = ["class", "images", words.DENSE, words.FILE, "lost, gained", "drop, points", "p",
             "p after Holm"]  # fmt: skip
     return [text, Table(caption, head, [_row(c) for c in shown], _class_chart(shown))]
 
@@ -113,7 +113,7 @@ def _row(c: ClassChange) -> tuple[str, ...]:
 
 
 def _class_chart(shown: list[ClassChange]) -> Bars:
-    both = {words.PARENT: [c.reference for c in shown], words.FILE: [c.model for c in shown]}
+    both = {words.DENSE: [c.reference for c in shown], words.FILE: [c.model for c in shown]}
     return Bars(
         title="Top-1 accuracy by class, Wilson 95% intervals",
         labels=[c.name for c in shown],
@@ -126,7 +126,7 @@ def _class_chart(shown: list[ClassChange]) -> Bars:
 def _calibration(a: Accuracy) -> Table:
     rows, series = [], {}
     for key, c in a.calibration.items():
-        name = words.FILE if key == "model" else words.PARENT
+        name = words.FILE if key == "model" else words.DENSE
         found = f"{100 * c.ece:.2f}% ({100 * c.low:.2f} to {100 * c.high:.2f}, n = {c.n:,})"
         largest = max(c.bins, key=lambda b: b.n)
         rows.append((name, found, f"{largest.low:.2f} to {largest.high:.2f}, n = {largest.n:,}"))
@@ -140,7 +140,7 @@ def _calibration(a: Accuracy) -> Table:
     )
     caption = (
         "Expected calibration error: mean |accuracy − confidence| over 15 bins of equal width, "
-        "weighted by images; middle 95% of 500 bootstrap resamples. Every bin is in report.json."
+        "weighted by images; middle 95% of 500 bootstrap resamples. All bins are in report.json."
     )
     return Table(caption, ["network", "ECE", "fullest bin"], rows, chart)
 
@@ -149,20 +149,20 @@ def _inputs(r: Report) -> list[str | Table]:
     c = r.inputs
     if c is None:
         return []
-    rows = [("as the file says", words.share(c.as_given))]
+    rows = [("as the file records it", words.share(c.as_given))]
     rows += [(name, words.share(p)) for name, p in c.tried.items()]
-    text = "No other preparation of the images is better, so the file is fed as it was trained."
+    text = "No other preprocessing is better, so the file records that of its training."
     if not c.passed:
         text = (
             f"Likely cause of a loss: {c.best} would gain {c.gain_points:.1f} points "
-            f"(p = {words.probability(c.p_value)}, Holm). The file is fed otherwise than it was "
-            "trained."
+            f"(p = {words.probability(c.p_value)}, Holm). The file probably does not record the "
+            "preprocessing of its training."
         )
     caption = (
-        f"Top-1 of this file on {c.n:,} test images over all classes, prepared in other ways. "
-        "A way that gains nothing on fewer images is not tried on more."
+        f"Top-1 of this file on {c.n:,} test images over all classes, with other preprocessing. "
+        "An alternative that gains nothing on a small sample is not tried on more images."
     )
-    return [text, Table(caption, ["images prepared with", "top-1"], rows)]
+    return [text, Table(caption, ["preprocessing", "top-1"], rows)]
 
 
 def _curves(r: Report) -> Table | None:
@@ -181,7 +181,7 @@ def _curves(r: Report) -> Table | None:
         "epoch",
         "%",
     )
-    caption = "The run's own log (metrics.jsonl beside the file), one run, no spread."
+    caption = "The run's own log (metrics.jsonl beside the file); one run, so there is no spread."
     return Table(caption, ["epoch", "loss", "held-out accuracy", "sparsity"], rows, chart)
 
 
@@ -189,8 +189,8 @@ def _by_sparsity(r: Report) -> Table:
     points = sorted((100 * e.sparsity, 100 * e.val_accuracy) for e in r.history)
     chart = Lines("Held-out accuracy against sparsity", {words.FILE: points}, "% removed", "%")
     caption = (
-        "The same epochs by sparsity: what the network could do while it was pruned. Where several "
-        "have one sparsity, it was only trained on in between."
+        "The same epochs by sparsity. Between epochs of the same sparsity the network was only "
+        "trained."
     )
     rows = [(f"{sparsity:.2f}%", f"{accuracy:.2f}%") for sparsity, accuracy in points]
     return Table(caption, ["removed", "held-out accuracy"], rows, chart)

@@ -1,4 +1,4 @@
-"""Parity: whether every way to run the network gives the same logits."""
+"""Parity: whether every way of running the network gives the same logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fggp_deploy.verification.report import Report
 
 
 def parity(r: Report) -> Section:
-    """The section; it names the first layer that differs where one does."""
+    """The section; it names the first layer that differs, if one does."""
     found = {} if r.self_test is None else {"self-test: torch at export, stock here": r.self_test}
     inputs = "all test images" if r.accuracy is not None else "probe inputs"
     ways = {
@@ -37,14 +37,15 @@ def parity(r: Report) -> Section:
         "of the tolerance", "same top-1",
     ]  # fmt: skip
     caption = (
-        "Largest differences of the logits. Relative: to the largest logit. ULP: float32 numbers "
-        "between the two, many where both are nearly zero. Of the tolerance: passes up to 1."
+        "Largest differences of the logits. Max relative is relative to the largest logit. Max ULP "
+        "counts the float32 numbers between the two; it is large if both are nearly zero. “Of the "
+        "tolerance” passes up to 1."
     )
     blocks: list[str | Table] = [Table(caption, head, rows)]
     if r.torch_parity is None and r.rounding is None:
         blocks.append(
-            "The network was not run in torch here: that needs torch, and the checkpoint that the "
-            "file was made from beside it. The self-test holds what it gave at export."
+            "The network was not run in torch. That needs torch, and the checkpoint that the file "
+            "was made from must be beside it. The self-test holds the logits of torch at export."
         )
     if r.mismatch is not None:
         blocks.insert(0, f"{r.mismatch}.")

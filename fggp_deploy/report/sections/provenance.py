@@ -23,7 +23,7 @@ def provenance(r: Report) -> Section:
         ("at", f"{p.started}, in {p.seconds:.1f} s"),
         ("options", json.dumps(p.config)),
         ("hardware", ", ".join(f"{key}: {value}" for key, value in p.hardware.items())),
-        ("cores", f"{m.physical_cores} physical, {m.usable_cores} logical ones usable"),
+        ("cores", f"{m.physical_cores} physical, {m.usable_cores} usable logical cores"),
         ("caches of a core", caches or "unknown"),
         ("memory", f"{m.memory_bytes / 2**30:.1f} GiB"),
         ("load average at the start", load),
@@ -40,30 +40,30 @@ def provenance(r: Report) -> Section:
 
 
 def _in_blocks(origin: Mapping[str, Any]) -> str:
-    """What of the count is due to blocks that went whole, as the file tells it."""
-    told: Any = origin["provenance"]
+    """What the count owes to a pattern of whole blocks, if the file records one."""
+    pattern: Any = origin["provenance"]
     for key in ("prune", "config", "pattern"):
-        told = told.get(key) if isinstance(told, dict) else None
-    known = isinstance(told, str) and told in PATTERNS
-    return f", or as near below as whole blocks of {told} get" if known else ""
+        pattern = pattern.get(key) if isinstance(pattern, dict) else None
+    known = isinstance(pattern, str) and pattern in PATTERNS
+    return f", rounded down to whole blocks of {pattern}" if known else ""
 
 
 def _certificate(r: Report, c: Certificate) -> list[tuple[str, str]]:
     rows = [("file", f"{r.model.name}, {r.model.file_bytes:,} bytes, sha256 {r.model.sha256}")]
     if r.reference is not None:
-        rows.append(("reference", f"{r.reference.name}, sha256 {r.reference.sha256}"))
+        rows.append(("dense model", f"{r.reference.name}, sha256 {r.reference.sha256}"))
     rows.append(("masks", f"sha256 {c.masks_sha256}"))
     if c.parent_masks_sha256 is not None:
-        rows.append(("masks of the parent", f"sha256 {c.parent_masks_sha256}"))
+        rows.append(("masks of the dense model", f"sha256 {c.parent_masks_sha256}"))
     if c.revived is not None:
         n = sum(c.revived.values())
         within = "yes" if c.masks_are_a_subset else f"no, {n} weights in {len(c.revived)} layers"
-        rows.append(("every weight that the parent lacks is removed here", within))
+        rows.append(("every weight that is zero in the dense model is zero here", within))
     if c.n_removed is not None and c.n_prunable:
         share = f"{c.n_removed:,} of {c.n_prunable:,} prunable weights removed"
         share += f" ({c.n_removed / c.n_prunable:.6%})"
         if c.target is not None:
-            share += f"; target {c.target:g} asks for {round(c.target * c.n_prunable):,}"
+            share += f"; a target of {c.target:g} means {round(c.target * c.n_prunable):,}"
             share += _in_blocks(r.origin)
         rows.append(("exact sparsity, counted in the file", share))
     if c.checkpoint_recorded is not None:

@@ -1,4 +1,4 @@
-"""Robustness: what pruning cost beyond test accuracy, under noise and corruptions."""
+"""Robustness: accuracy under noise and corruptions, compared with the dense model."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from fggp_deploy.verification.report import Report
 
 
 def robustness(r: Report) -> Section:
-    """The section; it says how to have it where it was not asked for."""
+    """The section; if robustness was not measured, it says how to measure it."""
     d = r.robustness
     if d is None:
-        text = "Not measured; `--robustness quick|full` measures it, with data and a dense model."
+        text = (
+            "Robustness was not measured. `--robustness quick|full` measures it if there are data "
+            "and a dense model."
+        )
         return Section("Robustness", [text])
     intro = (
         f"After Liebenwein et al., Lost in Pruning, 2021; {d.extent}: {d.n} test images over all "
-        "classes. Common corruptions stand in for the paper's other shifts (new test sets), which "
-        "need other data. Kinds after Hendrycks and Dietterich, 2019; code and strengths are "
-        f"fggp-deploy's own; left out: {', '.join(d.left_out)}."
+        "classes. Common corruptions stand in for the paper's other shifts, which need other test "
+        "sets. The kinds are those of Hendrycks and Dietterich, 2019; the code and the strengths "
+        f"are fggp-deploy's own. Left out: {', '.join(d.left_out)}."
     )
     clean = (
-        f"Without any: error {words.share(d.model_error)}, dense model "
+        f"Error without corruption: {words.share(d.model_error)}, dense model "
         f"{words.share(d.reference_error)}."
     )
     mean = (
-        f"Excess error, the mean over {len(d.shifts)} corruptions: "
+        f"Mean excess error over {len(d.shifts)} corruptions: "
         f"{words.points(d.excess_points, d.excess_low, d.excess_high)} points, bootstrap over "
-        f"images, n = {d.n}. Positive: the pruned network suffers more than its dense model."
+        f"images, n = {d.n}. It is positive if the pruned network suffers more than the dense "
+        "model."
     )
     return Section("Robustness", [intro, clean, mean, _kinds(d), _shifts(d), *_noise(d)])
 
@@ -44,7 +48,7 @@ def _kinds(d: Robustness) -> Table:
         "percentage points",
         {"excess error": [(k.excess_low, k.excess_high) for k in d.kinds]},
     )
-    caption = f"Excess error by kind, the mean over its severities; n = {d.n} images each."
+    caption = f"Mean excess error by kind, over its severities; n = {d.n} images each."
     return Table(caption, ["corruption", "severities", "excess error, points"], rows, chart)
 
 
@@ -74,10 +78,10 @@ def _noise(d: Robustness) -> list[Table]:
     ]
     agreement = Lines(
         "Agreement with the dense model under noise, Wilson 95% intervals",
-        {"same top-1": [(v.epsilon, 100 * v.agreement.value) for v in d.noise]},
+        {"equal predictions": [(v.epsilon, 100 * v.agreement.value) for v in d.noise]},
         "ε",
         "% of images",
-        {"same top-1": [(100 * v.agreement.low, 100 * v.agreement.high) for v in d.noise]},
+        {"equal predictions": [(100 * v.agreement.low, 100 * v.agreement.high) for v in d.noise]},
     )
     distance = Lines(
         "Distance of the softmax outputs under noise, 95% intervals of the mean",
@@ -86,9 +90,9 @@ def _noise(d: Robustness) -> list[Table]:
         "mean distance",
         {"‖softmax difference‖₂": [(v.distance_low, v.distance_high) for v in d.noise]},
     )
-    head = ["ε", "same top-1 answer", "mean ‖softmax difference‖₂"]
-    caption = f"Uniform noise x + 2ε(u − ½) on the normalised inputs; n = {d.n} images at each ε."
-    again = "The distances once more, as drawn above."
+    head = ["ε", "equal predictions", "mean ‖softmax difference‖₂"]
+    caption = f"Uniform noise x + 2ε(u − ½) on the normalized inputs; n = {d.n} images at each ε."
+    again = "The distances again, as in the chart above."
     return [
         Table(caption, head, rows, agreement),
         Table(again, [head[0], head[2]], [(row[0], row[2]) for row in rows], distance),

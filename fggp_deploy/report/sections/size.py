@@ -1,4 +1,4 @@
-"""Size: the file against its dense form, its parent, and the least that is possible."""
+"""Size: the file, its dense form, the dense model, and the entropy bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def size(r: Report) -> Section:
         ("zeros written out", s.dense_bytes),
     ]
     if s.reference_bytes is not None:
-        found.append((words.PARENT, s.reference_bytes))
+        found.append((words.DENSE, s.reference_bytes))
     if r.int8 is not None:
         found.append((words.NETWORKS["int8"], r.int8.file_bytes))
     rows = [(name, f"{n:,}", f"{n / s.dense_bytes:.4f}") for name, n in found]
@@ -26,9 +26,9 @@ def size(r: Report) -> Section:
     ]
     chart = Bars("Bytes", [n for n, _ in found], {"kB": [b / 1000 for _, b in found]}, "kB")
     caption = (
-        "“Of dense”: of this network with its zeros written out. The bound is the entropy of the "
-        "masks plus the non-zero values in float32 plus everything that is not a weight. Exact "
-        "counts."
+        "“Of dense” is relative to this network with its zeros written out. The bound is the "
+        "entropy of the masks plus the non-zero values in float32 plus everything that is not a "
+        "weight. All counts are exact."
     )
     return Section(
         "Size",

@@ -1,4 +1,4 @@
-"""Speed: latency side by side, what it costs to start, where the time goes, what else ran."""
+"""Speed: latency, cold start, time per layer, and what else ran on the machine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def speed(r: Report) -> Section:
         for name, s in words.by_network(lat.speedups).items()
     ]
     blocks: list[str | Table] = [
-        f"{setting(lat.threads, lat.batch).capitalize()}. All run in stock onnxruntime; “kernels” "
-        "adds the sparse kernels to it. Each session loads every network afresh, warms up, and "
-        "times interleaved rounds in shuffled order; the median is that of the sessions' medians, "
-        "and the interval of the ratio a bootstrap over sessions.",
+        f"{setting(lat.threads, lat.batch).capitalize()}. All networks run in ONNX Runtime; "
+        "“kernels” adds the sparse kernels. Each session loads every network again, warms up, and "
+        "times interleaved rounds in shuffled order. The median is that of the sessions' medians, "
+        "and the interval of the ratio is a bootstrap over sessions.",
         *([f"{busy[0].upper()}{busy[1:]}."] if (busy := lat.why_too_busy) else []),
-        *(said or ["No dense model, so no speed-up."]),
+        *(said or ["There is no dense model, so there is no speed-up."]),
         _latency(r),
         *([_settings(r)] if r.other_latencies else []),
         _load(r.load),
@@ -44,7 +44,7 @@ def _latency(r: Report) -> Table:
         interval = f"{t.median_low_ms:.3f} to {t.median_high_ms:.3f}"
         n, p90, p99 = f"{t.n:,} in {t.sessions}", f"{t.p90_ms:.3f}", f"{t.p99_ms:.3f}"
         rows.append((name, f"{t.median_ms:.3f}", interval, p90, p99, n))
-        # the slowest few rounds would squeeze all others into a line
+        # the slowest rounds would compress all others into a line
         curves[name] = [
             (ms, p) for ms, p in zip(t.percentiles_ms, PERCENTILES, strict=False) if p <= 98
         ]
@@ -57,7 +57,7 @@ def _latency(r: Report) -> Table:
         "rounds in sessions",
     ]
     chart = Lines(
-        "Latency: share of rounds that took at most so long, up to the 98th percentile",
+        "Latency: cumulative share of rounds, up to the 98th percentile",
         curves, "ms", "% of rounds", smooth=True, log=True,
     )  # fmt: skip
     return Table("Latency of one run.", head, rows, chart)
@@ -72,7 +72,7 @@ def _settings(r: Report) -> Table:
         for name in names:
             what = f"{setting(lat.threads, lat.batch)}: {words.NETWORKS[name]}"
             t = lat.timings.get(name)
-            if t is None:  # only the kernels are left out, where they do not pay
+            if t is None:  # the kernels are not timed if they are not faster
                 rows.append((what, "–", lat.plan.replace("plain:", "not used:"), *["–"] * 4))
                 continue
             rows.append(
@@ -100,9 +100,9 @@ def _settings(r: Report) -> Table:
         intervals,
     )
     caption = (
-        "Latency of one run at every number of threads and batch, each measured as above. Where "
-        "the interval of the ratio holds 1, the noise is larger than the difference and none is "
-        "called. Gates judge the first setting."
+        "Latency of one run at every number of threads and batch, each measured as above. If the "
+        "interval of the ratio contains 1, no difference was measured. The gates judge the first "
+        "setting."
     )
     head = [
         "setting and network", "median ms", "ratio to the dense model", "95% interval", "p90 ms",
@@ -113,10 +113,10 @@ def _settings(r: Report) -> Table:
 
 def _load(load: Load) -> str:
     if load.other_cores is None:
-        return "What else ran while latency was measured is not known."
+        return "It is not known what else ran while latency was measured."
     text = (
-        f"While latency was measured ({load.seconds:.1f} s, loading included) this process kept "
-        f"{load.own_cores:.2f} cores busy and others {load.other_cores:.2f}"
+        f"While latency was measured ({load.seconds:.1f} s, loading included), this process used "
+        f"{load.own_cores:.2f} cores and other processes {load.other_cores:.2f}"
     )
     if load.stolen_cores:
         text += f"; {load.stolen_cores:.2f} were taken by the host of this virtual machine"
@@ -133,9 +133,9 @@ def _processes(r: Report) -> Table:
         rows.append((name, str(c.n), load, first, f"{mib[0]} ({mib[1]} to {mib[2]})", mib[3]))
     head = [
         "network", "processes", "load ms", "first run ms", "peak memory MiB",
-        "of it before the load MiB",
+        "before the load MiB",
     ]  # fmt: skip
-    caption = "Cold start and memory, medians over fresh processes (least to most)."
+    caption = "Cold start and memory, medians over fresh processes (minimum to maximum)."
     return Table(caption, head, rows)
 
 
@@ -155,16 +155,16 @@ def _layers(r: Report) -> Table:
         for t in shown
     ]
     chart = Bars(
-        "Time by layer on stock onnxruntime, median and middle 90%",
+        "Time per layer on stock ONNX Runtime, median and middle 90%",
         [t.name for t in shown],
         {words.NETWORKS["model"]: [t.median_ms for t in shown]},
         "ms",
         {words.NETWORKS["model"]: [(t.low_ms, t.high_ms) for t in shown]},
     )
     caption = (
-        "Where stock onnxruntime spends its time, by its own profiler: each layer with what "
-        f"follows it, {len(shown)} of {len(r.layer_times)}, median and middle 90% of the runs. "
-        "The profiler costs time too, so the sum exceeds the latency."
+        "Time per layer on stock ONNX Runtime, by its own profiler: each layer with the nodes that "
+        f"follow it, {len(shown)} of {len(r.layer_times)}, median and middle 90% of the runs. "
+        "The profiler itself takes time, so the sum exceeds the latency."
     )
     return Table(caption, ["layer", "operators", "runs", "ms", "share"], rows, chart)
 
@@ -184,7 +184,7 @@ def _kernel_layers(r: Report) -> Table:
         for c in shown
     ]
     chart = Bars(
-        "Time by layer, dense and on the kernels",
+        "Time per layer, dense and on the kernels",
         [c.name for c in shown],
         {
             "dense on stock onnxruntime": [(c.dense_us or 0.0) / 1000 for c in shown],
@@ -193,11 +193,11 @@ def _kernel_layers(r: Report) -> Table:
         "ms",
     )
     caption = (
-        f"Each layer with what is fused into it, an image on one thread, {len(shown)} of "
-        f"{len(r.kernel_layers)}: medians of {DENSE_RUNS} runs of the dense network by "
-        f"onnxruntime's profiler and of {KERNEL_RUNS} on the kernels by their own clock. "
-        "Onnxruntime fuses otherwise, so a single ratio is rough; where it has no time, another "
-        "layer's node does the work."
+        f"Time per layer with what is fused into it, one image on one thread, {len(shown)} of "
+        f"{len(r.kernel_layers)}: medians of {DENSE_RUNS} runs of the dense network by ONNX "
+        f"Runtime's profiler and of {KERNEL_RUNS} runs on the kernels by their own clock. ONNX "
+        "Runtime fuses different nodes, so the ratio of one layer is approximate. A layer without "
+        "a dense time is fused into another one there."
     )
     head = ["layer", "operator", "non-zeros", "dense ms", "kernels ms", "ratio"]
     return Table(caption, head, rows, chart)

@@ -1,4 +1,4 @@
-"""Structure: what is left of each layer."""
+"""Structure: the sparsity and the remaining work of each layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def structure(r: Report) -> Section:
     )
     weights = [x for x in r.layers if x.of_layer]
     blocks: list[str | Table] = [
-        f"Over all {len(weights)} conv and linear weights, the sparsity is {r.sparsity:.4f}.",
+        f"The sparsity over all {len(weights)} conv and linear weights is {r.sparsity:.4f}.",
         Table("The layers, counted in the file.", head, rows, sparsities),
     ]
     if known := [x for x in r.layers if x.macs is not None]:
@@ -49,7 +49,7 @@ def structure(r: Report) -> Section:
         )
         share = [("all layers", f"{total:,}", f"{kept:,}", f"{kept / max(1, total):.2%}")]
         caption = (
-            "Work for one image in all; by layer it is in the table before. Counted, not timed."
+            "Total work for one image; the previous table has it by layer. Counted, not timed."
         )
         head = ["", "dense MACs", "MACs of non-zeros", "left"]
         blocks.append(Table(caption, head, share, work))

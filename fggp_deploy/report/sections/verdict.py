@@ -1,4 +1,4 @@
-"""What it comes to: the verdict, the gates, and the figures that people ask for first."""
+"""The verdict: checks, gates, and the most important figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fggp_deploy.verification.report import Report
 
 
 def title(r: Report) -> str:
-    """The file's name, and what failed."""
+    """The file's name, and the names of what failed."""
     failed = [v.name for v in r.verdicts if not v.passed]
     return r.model.name + (f" ({', '.join(failed)})" if failed else "")
 
 
 def lead(r: Report) -> str:
-    """One sentence under the title, and the first layer that differs if one does."""
+    """The sentence under the title, and the first layer that differs, if one does."""
     n, failed = len(r.verdicts), sum(not v.passed for v in r.verdicts)
     of = "all convolution and linear weights"
     text = words.removed(r.sparsity, r.sparsity_before_compaction, of) + "; "
@@ -40,18 +40,17 @@ def verdict(r: Report) -> Section:
         for v in r.verdicts
     ]
     head = ["check or gate", "verdict", "value", "limit", "unit", "decided by"]
-    return Section(
-        "Verdict", [Table("Checks that always hold, then the gates that were set.", head, rows)]
-    )
+    caption = "The checks that every file must pass, then the gates that were set."
+    return Section("Verdict", [Table(caption, head, rows)])
 
 
 def glance(r: Report) -> list[Glance]:
-    """The first figures, "–" for what was not measured."""
-    return [*_accuracy(r), *_size(r), *_latency(r), *_rival(r), *_corruptions(r), *_process(r)]
+    """The most important figures, with "–" for those that were not measured."""
+    return [*_accuracy(r), *_size(r), *_latency(r), *_int8(r), *_corruptions(r), *_process(r)]
 
 
 def _failed(r: Report, *names: str) -> tuple[str, ...]:
-    """Those of the checks and gates `names` that failed."""
+    """The checks and gates among `names` that failed."""
     return tuple(v.name for v in r.verdicts if v.name in names and not v.passed)
 
 
@@ -83,12 +82,12 @@ def _accuracy(r: Report) -> list[Glance]:
 def _size(r: Report) -> list[Glance]:
     s = r.size
     smaller = f"{s.reference_bytes / s.file_bytes:.1f}× smaller" if s.reference_bytes else "–"
-    parent = words.size(s.reference_bytes) if s.reference_bytes else "–"
-    return [Glance("file", parent, words.size(s.file_bytes), smaller, _failed(r, "max_bytes"))]
+    dense = words.size(s.reference_bytes) if s.reference_bytes else "–"
+    return [Glance("file", dense, words.size(s.file_bytes), smaller, _failed(r, "max_bytes"))]
 
 
 def _latency(r: Report) -> list[Glance]:
-    """The gates judge the kernels' latency if the file runs on them."""
+    """Latency on stock ONNX Runtime and, if the file runs on them, on the kernels."""
     rows = []
     times = r.latency.timings
     where = setting(r.latency.threads, r.latency.batch)
@@ -114,7 +113,7 @@ def _corruptions(r: Report) -> list[Glance]:
         return []
     return [
         Glance(
-            f"error under corruptions, beyond the dense model's, n = {d.n:,}",
+            f"excess error under corruptions, n = {d.n:,}",
             "0 points",
             f"{d.excess_points:+.2f} points [{d.excess_low:+.2f}, {d.excess_high:+.2f}]",
             "–",
@@ -151,17 +150,17 @@ def _top1(what: str, a: Accuracy, scores: Scores, drop: Paired | None) -> Glance
     )
 
 
-def _rival(r: Report) -> list[Glance]:
-    """What the dense model in int8 would have given without any pruning."""
+def _int8(r: Report) -> list[Glance]:
+    """The dense int8 baseline: what is possible without pruning."""
     q, timed = r.int8, r.latency.timings.get("int8")
-    parent = r.accuracy.reference if r.accuracy else None
-    if q is None or timed is None or parent is None:
+    reference = r.accuracy.reference if r.accuracy else None
+    if q is None or timed is None or reference is None:
         return []
     dense = r.latency.timings["reference"]
     return [
         Glance(
-            "the rival: the dense model in int8, not pruned",
-            f"{parent.top1.value:.2%}, {dense.median_ms:.3f} ms",
+            "baseline: the dense model in int8, not pruned",
+            f"{reference.top1.value:.2%}, {dense.median_ms:.3f} ms",
             f"{q.scores.top1.value:.2%}, {timed.median_ms:.3f} ms",
             f"{0 - q.paired.drop_points:+.2f} points, {words.ratio(r.latency.speedups['int8'])}, "
             f"{words.size(q.file_bytes)}",
