@@ -1,42 +1,45 @@
-# Each target makes .venv and installs what it needs; nothing is needed before but Python 3.11+,
+# Each target creates .venv and installs what it needs. Nothing else is needed but Python 3.11+,
 # a C++ compiler and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The benchmarks import onnxruntime before fggp_deploy, which sets this for everything else.
+# The benchmarks import onnxruntime before fggp_deploy, which would set this variable.
 export ORT_DISABLE_TELEMETRY ?= 1
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench bench-bytes bench-masks bench-format bench-training clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench bench-bytes bench-masks bench-format bench-training clean
 
-demo: $(READY)
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | \
+		awk -F ':.*  ## ' '{printf "make %-15s %s\n", $$1, $$2}'
+
+demo: $(READY)  ## prune, export and verify the embedded network
 	$(BIN)/fggp-deploy demo
 
-test: $(READY)
+test: $(READY)  ## run all tests and doctests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 	$(BIN)/python -m pytest --quiet --doctest-modules --ignore fggp_deploy/integrations fggp_deploy cli exporters
 
-lint: $(READY)
+lint: $(READY)  ## check formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The speed table, on a machine that does nothing else: make bench, or make bench ARGS=--quick
-bench: $(READY)
+# Run these on a machine that does nothing else.
+bench: $(READY)  ## speed of the kernels; ARGS=--quick for a short run
 	$(BIN)/python benchmarks/bench_kernels.py $(ARGS)
 
-# Its columns of bytes: make bench-bytes, or make bench-bytes ARGS=--quick
-bench-bytes: $(READY)
+bench-bytes: $(READY)  ## speed with int8 activations; ARGS=--quick for a short run
 	$(BIN)/python benchmarks/bench_bytes.py $(ARGS)
 
-# The same on pruned checkpoints of yours: make bench-masks ARGS="--data-dir ~/data runs/a runs/b"
-bench-masks: $(READY)
+bench-masks: $(READY)  ## speed on your own runs; ARGS="--data-dir ~/data runs/a runs/b"
 	$(BIN)/python benchmarks/bench_masks.py $(ARGS)
 
-bench-format: $(READY)
+bench-format: $(READY)  ## size of the encodings, time to load
 	$(BIN)/python benchmarks/bench_format.py
 
-bench-training: $(READY)
+bench-training: $(READY)  ## training throughput and the time of a mask update
 	$(BIN)/python benchmarks/bench_training.py $(ARGS)
 
 $(READY): pyproject.toml CMakeLists.txt
@@ -44,5 +47,5 @@ $(READY): pyproject.toml CMakeLists.txt
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
 
-clean:
+clean:  ## remove .venv and build products
 	rm -rf $(VENV) build dist
