@@ -1,19 +1,19 @@
-"""What torchrun tells each process that it starts, from the environment; needs no torch."""
+"""The environment variables that torchrun sets for each process; needs no torch."""
 
 from __future__ import annotations
 
 import os
 
-_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # all of them, or it was somebody else
+_SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # always all four
 
 
 def rank() -> int:
-    """The number of this process in the whole run; 0 for one alone."""
+    """The number of this process in the whole run; 0 for a single process."""
     return _number("RANK", 0)
 
 
 def world() -> int:
-    """How many processes the run has."""
+    """The number of processes of the run."""
     return _number("WORLD_SIZE", 1)
 
 
@@ -23,10 +23,11 @@ def local_rank() -> int:
 
 
 def local_world() -> int:
-    """How many processes of the run this machine has."""
+    """The number of processes of the run on this machine."""
     return _number("LOCAL_WORLD_SIZE", 1)
 
 
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() and all(key in os.environ for key in _TOLD) else default
+    by_torchrun = all(key in os.environ for key in _SET_BY_TORCHRUN)
+    return int(text) if by_torchrun and text.isdecimal() else default

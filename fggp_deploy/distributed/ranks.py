@@ -1,8 +1,8 @@
-"""The processes of a run: one alone, or those that torchrun starts, a device each.
+"""The processes of a run: a single one, or those that torchrun starts, one per device.
 
-All of them do the same run. Each draws the same batches and computes its share of them; gradients
-and statistics are averaged, so that after every step all hold the same network, bit for bit. Only
-the lead, rank 0, writes. With one process nothing here does anything.
+All ranks execute the same run. Each draws the same batches and computes its part of them. Gradients
+and statistics are averaged, so that all ranks hold bit-identical networks after every step. Only
+the lead, rank 0, writes. With a single process, nothing in this module has an effect.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from fggp_deploy.errors import (
 )
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # how long a process waits for one that lives but does not answer
-_groups = itertools.count()  # one a run, for processes that do several
-_FAILED = "failed"  # counts the processes that failed, in the group's store
+PATIENCE = timedelta(minutes=30)  # how long a process waits for another one to answer
+_groups = itertools.count()  # one per run, for a process with several runs
+_FAILED = "failed"  # the key in the group's store that counts failed processes
 _NEW_NAME = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.13
 _OWN_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _NEW_NAME else "broadcast_buffers": False}
 _PLAIN_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -43,9 +43,10 @@ _PLAIN_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the `world` processes of a run; its number is `rank`, the lead's is 0.
+    """This process, number `rank` of the `world` processes of a run; the lead is rank 0.
 
-    What says "all ranks call" waits until each has called it, at the same point of the run.
+    A method that says "all ranks call" waits until every rank has called it, at the same point of
+    the run.
     """
 
     rank: int = 0
@@ -57,49 +58,49 @@ class Ranks:
 
     @classmethod
     def current(cls) -> Ranks:
-        """Those of torch.distributed's default group; one alone where there is none."""
+        """The ranks of torch.distributed's default group; a single process if there is none."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return ALONE
 
     @property
     def leads(self) -> bool:
-        """True in the one process that writes and speaks."""
+        """True in the process that writes files and messages."""
         return self.rank == 0
 
     def share(self, n: int) -> slice:
-        """Which of a batch's n images are this process's; n must be a multiple of `world`."""
+        """This process's part of a batch of n images; n must be a multiple of `world`."""
         each = n // self.world
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def check_batch_size(self, n: int) -> None:
-        """Raise ConfigError when a batch of n images cannot be shared out evenly."""
+        """Raise ConfigError if a batch of n images cannot be divided evenly."""
         least = 2 if self.world > 1 else 1  # a batch norm needs two values
         if n % self.world or n < least * self.world:
             low = max(n // self.world, least) * self.world
             near = f"{low} or {low + self.world}"
             raise ConfigError(
-                f"--batch-size {n}, which counts the images of all {self.world} processes, must "
-                f"give each the same number, 2 at least; give {near}"
+                f"--batch-size {n} counts the images of all {self.world} processes and must give "
+                f"each the same number, at least 2; give {near}"
             )
 
     def from_lead(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises, done by the lead alone; all ranks call."""
+        """The result or error of `work`, which only the lead executes; all ranks call."""
         if self.world == 1:
             return work()
-        told: list[Any] = [None, None]
+        shared: list[Any] = [None, None]
         if self.leads:
             try:
-                told[0] = work()
+                shared[0] = work()
             except FggpError as e:
-                told[1] = e
-        dist.broadcast_object_list(told, src=0)
-        if told[1] is not None:
-            raise told[1]
-        return told[0]
+                shared[1] = e
+        dist.broadcast_object_list(shared, src=0)
+        if shared[1] is not None:
+            raise shared[1]
+        return shared[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, by rank; all ranks call."""
+        """The values of all ranks, by rank; all ranks call."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -107,10 +108,10 @@ class Ranks:
         return values
 
     def most(self, *values: int) -> tuple[int, ...]:
-        """The largest of each value over the ranks; all ranks call."""
+        """The maximum of each value over the ranks; all ranks call."""
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.int64, device=_meeting_place())
+        tensor = torch.tensor(values, dtype=torch.int64, device=_collective_device())
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tuple(tensor.tolist())
 
@@ -137,7 +138,7 @@ class Ranks:
                 t.copy_(part.view_as(t))
 
     def check_same(self, digest: Callable[[], str], otherwise: str) -> None:
-        """Raise RanksDiffer(otherwise) unless all ranks' digests, hex, are one; all ranks call."""
+        """Raise RanksDiffer(otherwise) unless all hex digests are the same; all ranks call."""
         if self.world == 1:
             return
         mine = list(bytes.fromhex(digest()))
@@ -146,23 +147,23 @@ class Ranks:
             raise RanksDiffer(otherwise)
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """The model as training calls it: its gradients are averaged during backward.
+        """The model that training calls: its gradients are averaged during backward.
 
-        Batch-norm statistics are averaged after each step instead, over all images; see `mean_`.
-        Parameters that are not used keep no gradient, as with one process.
+        Batch-norm statistics are averaged after each step instead, see `mean_`. Unused parameters
+        have no gradient, as with a single process.
         """
         if self.world == 1:
             return model
-        # Looking for unused parameters also keeps the order in which gradients are packed for the
-        # wire as it is in a process's first step. Sums of floats depend on that order, and a run
-        # that goes on shall add up as if it had never stopped.
+        # find_unused_parameters also keeps the order in which gradients are packed the same as in
+        # the first step of a process. Sums of floats depend on that order, and a resumed run must
+        # give the same sums as an uninterrupted one.
         return DistributedDataParallel(model, find_unused_parameters=True, **_OWN_BUFFERS)
 
     def synced(self, model: nn.Module) -> nn.Module:
-        """On a GPU, batch norms that normalise by the whole batch's statistics, not a share's.
+        """On GPUs, make batch norms use the statistics of the whole batch, not of one rank's part.
 
-        Changes the model in place, names and parameters stay. A network's own subclasses of batch
-        norm are left as they are, since they may do more.
+        Changes the model in place; names and parameters stay the same. Subclasses of batch norm do
+        not change, because they may do more.
         """
         if self.world == 1 or _kind(model) != "cuda":
             return model
@@ -178,11 +179,11 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Work as one of the processes that torchrun started, if it did; gloo on CPUs, NCCL on GPUs.
+    """Join the processes that torchrun started, if it did: gloo on CPUs, NCCL on GPUs.
 
-    A group that the caller has made already is used and left alone. Raises RankLost when another
-    process ends or cannot be reached. Where several fail, `told` is set on all errors but the
-    first, so that the user hears of one.
+    An existing process group is used and not closed. Raises RankLost if another process ends or
+    does not answer. If several processes fail, `told` is set on all errors except the first, so
+    that the user sees one message.
     """
     if Ranks.current().world > 1 or environment.world() == 1:
         yield Ranks.current()
@@ -194,7 +195,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
         own = dist.PrefixStore(
             f"fggp-deploy/{next(_groups)}", store
-        )  # not what an earlier run left
+        )  # not what an earlier run left behind
         dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=PATIENCE)
     except (ValueError, RuntimeError) as e:
         raise MachineError(
@@ -211,18 +212,18 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         if error is e:
             raise
         raise error from e
-    # Whoever drops the group last waits for its threads; DistributedDataParallel does so holding
-    # the interpreter's lock, which those may need to end. So it has to go before.
+    # Whoever releases the group last waits for its threads. DistributedDataParallel would do so
+    # while holding the interpreter's lock, which these threads may need. So release it before.
     gc.collect()
-    dist.destroy_process_group()  # after a failure it goes with the process: it may not answer
+    dist.destroy_process_group()  # not after a failure: it may not answer
 
 
 def _kind(model: nn.Module) -> str:
     return next(model.parameters()).device.type
 
 
-def _meeting_place() -> torch.device:
-    """Where a tensor must be for all processes to reach it; waits for no GPU if that can be."""
+def _collective_device() -> torch.device:
+    """The device for small collectives: the CPU if the backend allows, to not wait for a GPU."""
     has_cpu = "gloo" in str(dist.get_backend_config())
     return torch.device("cpu") if has_cpu else torch.device("cuda", torch.cuda.current_device())
 
@@ -231,12 +232,12 @@ def _first_to_fail() -> bool:
     try:
         store = dist.distributed_c10d._get_default_store()
         return bool(store.add(_FAILED, 1) == 1)
-    except RuntimeError:  # the store was a process that is gone
+    except RuntimeError:  # the process that held the store has ended
         return True
 
 
 def _is_lost(e: Exception) -> bool:
-    """True for what torch.distributed raises when another process does not answer."""
+    """True for the errors of torch.distributed if another process does not answer."""
     return isinstance(e, dist.DistError) or (
         type(e) is RuntimeError and any(word in str(e) for word in ("gloo", "NCCL"))
     )
@@ -244,12 +245,12 @@ def _is_lost(e: Exception) -> bool:
 
 def _lost(e: Exception) -> RankLost:
     return RankLost(
-        f"another process of this run ended or does not answer ({_line(e)}); what it said stands "
-        f"above, if it could. The same command, with --out, goes on from the last savepoint"
+        f"another process of this run ended or does not answer ({_line(e)}); its own message, if "
+        f"any, is above. Run the same command with the same --out to resume from the last savepoint"
     )
 
 
 def _line(e: Exception) -> str:
-    """The sentence of torch's message that says something: no place in its source, no advice."""
+    """The informative sentence of torch's message, without its source location and advice."""
     line = (str(e).splitlines() or [""])[0].partition(". ")[0]
     return shortened(re.sub(r"^\[[^]]*\] ", "", line), 150)

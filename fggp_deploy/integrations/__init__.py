@@ -1,4 +1,4 @@
-"""Pruning in other people's training loops; each in one file, behind an extra of its name."""
+"""Callbacks for other training frameworks: one file and one optional extra per framework."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fggp_deploy.pruning.schedules import Cubic
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a callback is told when it is made; the rest is known when training begins.
+    """The options of a callback; everything else is known when training begins.
 
     `target`: the fraction of the prunable weights to remove, in (0, 1), on the cubic schedule in
     `updates` mask updates over the first 80% of the training steps. `pattern`, `allocation`,
     `min_layer_density` and `also`: see Pruner. `prune_first`, `keep_dense`: see
-    weights.prunable_parameters.
+    prunable.prunable_parameters.
     """
 
     target: float
@@ -45,14 +45,14 @@ class Pruning:
         steps: float,
         state: Mapping[str, Any] | None = None,
     ) -> Pruner:
-        """A Pruner for training of `steps` optimiser steps, or going on from a `state_of`.
+        """A Pruner for training of `steps` optimizer steps, resumed if there is a `state`.
 
-        Raises ConfigError when the number of steps is not known beforehand.
+        Raises ConfigError if the number of steps is not known in advance.
         """
         if not (math.isfinite(steps) and steps > 0):
             raise ConfigError(
-                "the pruning schedule needs the number of training steps; give the trainer a "
-                "number of epochs or steps"
+                "the pruning schedule needs the number of training steps; set the trainer's number "
+                "of epochs or steps"
             )
         of: dict[str, Any] = {"prune_first": self.prune_first, "keep_dense": self.keep_dense}
         start = initial_masks(model, **of).sparsity if state is None else float(state["start"])
@@ -76,12 +76,12 @@ class Pruning:
 
 
 def state_of(pruner: Pruner) -> dict[str, Any]:
-    """What a checkpoint must hold to go on: tensors and plain types."""
+    """What a checkpoint must hold to resume: tensors and plain types."""
     return {"start": pruner.method.schedule.start, **pruner.state_dict()}  # type: ignore[attr-defined]
 
 
 def finish(pruner: Pruner) -> None:
-    """Apply the final masks; warn where training ended before the schedule did."""
+    """Apply the final masks; warn if training ended before the schedule did."""
     try:
         pruner.finish()
     except ConfigError as e:

@@ -17,9 +17,8 @@ class PruningCallback(Callback):
     """Prunes the LightningModule that a Trainer fits, to `target`.
 
     `options`: see integrations.Pruning. Works with accumulated gradients, 16-bit precision and
-    DDP, not with strategies that cut weights into shards (FSDP, DeepSpeed). Lightning's
-    checkpoints hold what it needs to go on. `pruner` is there once training has begun; its `masks`
-    are the result.
+    DDP, but not with strategies that shard weights (FSDP, DeepSpeed). Resumes from Lightning's
+    checkpoints. `pruner` exists after training has begun; its `masks` are the result.
     """
 
     pruner: Pruner
@@ -29,20 +28,20 @@ class PruningCallback(Callback):
         self._saved: Mapping[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the Pruner, now that optimiser and number of steps are known."""
+        """Create the Pruner: the optimizer and the number of steps are known now."""
         if len(trainer.optimizers) != 1:
-            raise ConfigError(f"pruning needs one optimizer, there are {len(trainer.optimizers)}")
+            raise ConfigError(f"pruning needs exactly one optimizer, got {len(trainer.optimizers)}")
         steps = trainer.estimated_stepping_batches
         self.pruner = self._pruning.begin(pl_module, trainer.optimizers[0], steps, self._saved)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Gradients are complete."""
+        """The gradients are final."""
         self.pruner.after_backward()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """The optimiser has stepped, unless it still gathers gradients."""
+        """The optimizer has stepped, unless gradients are still being accumulated."""
         self.pruner.after_step()
 
     def on_train_end(self, *_: Any) -> None:
@@ -50,9 +49,9 @@ class PruningCallback(Callback):
         finish(self.pruner)
 
     def state_dict(self) -> dict[str, Any]:
-        """For Lightning's checkpoint."""
+        """The state for Lightning's checkpoint."""
         return state_of(self.pruner)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From Lightning's checkpoint, before training begins."""
+        """Keep the state from Lightning's checkpoint until training begins."""
         self._saved = state_dict

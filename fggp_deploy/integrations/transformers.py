@@ -1,4 +1,4 @@
-"""A callback for the Trainer of Hugging Face; needs `pip install fggp-deploy[transformers]`."""
+"""A callback for the Hugging Face Trainer; needs `pip install fggp-deploy[transformers]`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FILE = "fggp_pruner.pt"  # in each of the Trainer's checkpoints
 class PruningCallback(TrainerCallback):
     """Prunes the model that a Trainer trains, to `target`.
 
-    `options`: see integrations.Pruning. Works with accumulated gradients, fp16 and DDP, not with
-    FSDP and DeepSpeed, which cut weights into shards. The Trainer's checkpoints hold what it needs
-    to go on. `pruner` is there once training has begun; its `masks` are the result.
+    `options`: see integrations.Pruning. Works with accumulated gradients, fp16 and DDP, but not
+    with FSDP and DeepSpeed, which shard weights. Resumes from the Trainer's checkpoints. `pruner`
+    exists after training has begun; its `masks` are the result.
     """
 
     pruner: Pruner
@@ -36,24 +36,24 @@ class PruningCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Make the Pruner, now that optimiser and number of steps are known."""
+        """Create the Pruner: the optimizer and the number of steps are known now."""
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # accelerate's
         self.pruner = self._pruning.begin(
             kwargs["model"], optimizer, state.max_steps, _saved(args, state)
         )
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Gradients are complete."""
+        """The gradients are final."""
         self.pruner.after_backward()
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """The optimiser has stepped, unless fp16 made it skip."""
+        """The optimizer has stepped, unless fp16 skipped the step."""
         self.pruner.after_step()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Add the masks to the checkpoint that was just written."""
+        """Add the pruner's state to the checkpoint that was just written."""
         if state.is_world_process_zero:
             torch.save(state_of(self.pruner), _checkpoint(args, state) / FILE)
 
@@ -67,13 +67,13 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _saved(args: TrainingArguments, state: TrainerState) -> Mapping[str, Any] | None:
-    """What the checkpoint holds that training goes on from; None at the first step."""
+    """The pruner's state in the checkpoint from which training resumes; None at step 0."""
     if state.global_step == 0:
         return None
     path = _checkpoint(args, state) / FILE
     if not path.is_file():
         raise ConfigError(
-            f"{path} is missing: only a checkpoint of a pruning run, in its output_dir, can be "
-            f"gone on with"
+            f"{path} is missing: training can only resume from a checkpoint of a pruning run, in "
+            f"its output_dir"
         )
     return torch.load(path, weights_only=True, map_location="cpu")

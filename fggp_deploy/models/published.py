@@ -23,7 +23,7 @@ class Published:
     """A file of published weights and its images' preparation.
 
     An image's shorter side is resized to `resize` pixels with `interpolation`, the centre
-    `crop`×`crop` cut out, and each channel normalised as (pixel / 255 − mean) / std.
+    `crop`×`crop` cut out, and each channel normalized as (pixel / 255 − mean) / std.
     """
 
     url: str

@@ -1,1 +1,1 @@
-"""Choosing which weights to remove: masks, criteria, schedules, methods, and the Pruner."""
+"""Choosing which weights to remove: masks, criteria, schedules, methods and the Pruner."""

@@ -1,4 +1,4 @@
-"""Who gets how much: weights to keep per layer for a given overall sparsity."""
+"""Allocations: how many weights each layer keeps at a given overall sparsity."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fggp_deploy.errors import ConfigError, LayerCollapse
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-MIN_LAYER_DENSITY = 0.001  # a twentieth of the mean density of a network that is 98% sparse
+MIN_LAYER_DENSITY = 0.001  # 1/20 of the mean density at a sparsity of 98%
 
 
 def uniform(shapes: Shapes, sparsity: float) -> dict[str, int]:
-    """Number of weights to keep per parameter, the same density everywhere, total exact."""
+    """Number of weights to keep per parameter: the same density everywhere, and an exact total."""
     return _round_counts(shapes, dict.fromkeys(shapes, 1 - sparsity), sparsity)
 
 
 def erk(shapes: Shapes, sparsity: float) -> dict[str, int]:
-    """Number of weights to keep per parameter by Erdős–Rényi-kernel densities, total exact.
+    """Number of weights to keep per parameter by Erdős–Rényi-kernel densities, with an exact total.
 
-    density_l = min(1, ε·Σshape/Πshape), with the one ε that meets the total.
+    density_l = min(1, ε·Σshape/Πshape), with the single ε that gives the total.
     Source: Evci et al. 2020, RigL (arXiv 1911.11134), section 3.
     """
     _check(shapes, sparsity)
@@ -47,10 +47,10 @@ GLOBAL = "global"  # no allocation: all weights compete
 
 @dataclass(frozen=True)
 class Given:
-    """The allocation that ends with `densities`, the share of its weights that a parameter keeps.
+    """The allocation that ends with `densities`, the fraction that each parameter keeps.
 
-    On the way each has lost the same part of what it is to lose in all. Parameters that are not
-    named stay dense as long as the total allows. Raises ConfigError.
+    At a lower sparsity, each parameter has lost the same part of its final loss. Parameters without
+    a density stay dense as long as the total allows. Raises ConfigError.
     """
 
     densities: Mapping[str, float]
@@ -58,13 +58,15 @@ class Given:
     def __post_init__(self) -> None:
         for name, density in self.densities.items():
             if not isinstance(density, (int, float)) or not 0 < density <= 1:
-                raise ConfigError(f"densities: {name} must keep a share in (0, 1], got {density!r}")
+                raise ConfigError(
+                    f"densities: {name} must keep a fraction in (0, 1], got {density!r}"
+                )
 
     def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, int]:
-        """Number of weights to keep per parameter, the total exact."""
+        """Number of weights to keep per parameter, with an exact total."""
         _check(shapes, sparsity)
         if unknown := self.densities.keys() - shapes.keys():
-            raise ConfigError(f"densities: {min(unknown)} is no prunable weight of the network")
+            raise ConfigError(f"densities: {min(unknown)} is not a prunable weight of the network")
         size = {name: math.prod(s) for name, s in shapes.items()}
         lost = {n: (1 - self.densities.get(n, 1.0)) * size[n] for n in shapes}
         part = sparsity * sum(size.values()) / (sum(lost.values()) or 1)
@@ -73,10 +75,10 @@ class Given:
 
 
 def within(keep: Mapping[str, int], alive: Mapping[str, int]) -> dict[str, int]:
-    """Weights to keep per parameter where no more than `alive` are left, the total the same.
+    """`keep`, limited to the weights that are alive in each parameter, with the same total.
 
-    What a parameter cannot keep goes to those that have more than they were to keep, in proportion
-    to what they have. Raises ConfigError when fewer are alive than are to be kept.
+    If a parameter has too few, the others keep more, in proportion to the weights that they have
+    to spare. Raises ConfigError if fewer weights are alive than are to be kept.
 
     >>> within({"a": 4, "b": 4}, {"a": 2, "b": 8})
     {'a': 2, 'b': 6}
@@ -96,12 +98,12 @@ def within(keep: Mapping[str, int], alive: Mapping[str, int]) -> dict[str, int]:
 
 
 def floors(shapes: Shapes, sparsity: float, density: float) -> dict[str, int]:
-    """Number of weights that each layer keeps at least when `sparsity` of all are removed.
+    """The layer floors: the smallest number of weights that each layer keeps at `sparsity`.
 
-    That is the larger of ⌈density·size⌉ and one weight per output (the first dimension), but no
-    more than the layer would keep if all layers lost the same share, and at least one. A density
-    of 0 means no floor. Raises ConfigError unless density is a share, and LayerCollapse if
-    `sparsity` leaves fewer weights than there are layers.
+    A floor is the larger of ⌈density·size⌉ and one weight per output (the first dimension). It is
+    at least 1, and at most what the layer would keep at a uniform density. A density of 0 means no
+    floor. Raises ConfigError unless density is in [0, 1), and LayerCollapse if `sparsity` leaves
+    fewer weights than there are layers.
 
     >>> floors({"wide": (10, 100), "small": (4, 5)}, 0.9, 0.001)
     {'wide': 10, 'small': 2}
@@ -122,17 +124,17 @@ def floors(shapes: Shapes, sparsity: float, density: float) -> dict[str, int]:
         name: max(1, min(max(math.ceil(density * n), shapes[name][0]), n * n_keep // total))
         for name, n in size.items()
     }
-    for name in sorted(least, key=lambda n: -least[n]):  # the ones of tiny layers may be too many
+    for name in sorted(least, key=lambda n: -least[n]):  # the floors of 1 may exceed the total
         surplus = sum(least.values()) - n_keep
         least[name] -= min(max(surplus, 0), least[name] - 1)
     return least
 
 
 def at_least(keep: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int]:
-    """`keep` with no layer below its floor, the total the same.
+    """`keep` with no layer below its floor and the same total.
 
-    What that needs comes from the layers that are furthest above their floors. Raises LayerCollapse
-    if the total is less than all floors together.
+    The missing weights come from the layers that are furthest above their floors. Raises
+    LayerCollapse if the total is less than the sum of the floors.
 
     >>> at_least({"a": 0, "b": 9, "c": 4}, {"a": 2, "b": 1, "c": 1})
     {'a': 2, 'b': 7, 'c': 4}
@@ -147,7 +149,7 @@ def at_least(keep: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int
 
 
 def too_few(n_keep: int, least: Mapping[str, int]) -> LayerCollapse:
-    """The error for floors that need more weights than the target leaves."""
+    """The error for floors whose sum exceeds the weights that the target leaves."""
     return LayerCollapse(
         f"the target leaves {n_keep} weights, and the floors of {len(least)} layers need "
         f"{sum(least.values())}; lower the target or --min-layer-density"
@@ -158,7 +160,9 @@ def _check(shapes: Shapes, sparsity: float) -> None:
     if not 0 <= sparsity < 1:
         raise ConfigError(f"sparsity must be in [0, 1), got {sparsity}")
     if not shapes:
-        raise ConfigError("there is no prunable weight: the network has no Conv or Linear to spare")
+        raise ConfigError(
+            "there is no prunable weight: the network has one Conv at most and no Linear"
+        )
 
 
 def _round_counts(

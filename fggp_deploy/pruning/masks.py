@@ -1,4 +1,4 @@
-"""Which weights are kept: one bool tensor a parameter, True = kept."""
+"""Masks: one bool tensor per parameter, True means kept."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fggp_deploy.pruning.wrappers import unwrapped
 class MaskSet(Mapping[str, Tensor]):
     """An ordered mapping of parameter name → bool mask of the parameter's shape, True = kept.
 
-    Immutable by convention: pruning makes a new MaskSet. Masks live on the device of the
-    parameters that they were made for.
+    Immutable by convention: pruning creates a new MaskSet. Masks are on the device of the
+    parameters that they belong to.
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
@@ -28,23 +28,23 @@ class MaskSet(Mapping[str, Tensor]):
 
     @classmethod
     def ones(cls, params: Mapping[str, Tensor]) -> MaskSet:
-        """Keep everything."""
+        """Masks that keep everything."""
         return cls({n: torch.ones_like(p, dtype=torch.bool) for n, p in params.items()})
 
     @classmethod
     def of_nonzeros(cls, params: Mapping[str, Tensor]) -> MaskSet:
-        """Keep what is not zero: how a sparse checkpoint is read, once, at load."""
+        """Masks that keep the non-zero weights, as when a sparse checkpoint is loaded."""
         return cls({n: p.detach() != 0 for n, p in params.items()})
 
     @classmethod
     def unflatten(cls, flat: Tensor, like: MaskSet) -> MaskSet:
-        """Cut a flat bool [P] into masks of the names, order, shapes and layouts of `like`."""
+        """Split a flat bool [P] into masks with the names, order, shapes and layouts of `like`."""
         parts = flat.split([m.numel() for m in like.values()])
         named = zip(like.items(), parts, strict=True)
         return cls({n: torch.empty_like(m).copy_(v.view_as(m)) for (n, m), v in named})
 
     def flatten(self) -> Tensor:
-        """All masks concatenated in order, bool [P]."""
+        """All masks, concatenated in order: bool [P]."""
         return torch.cat([m.reshape(-1) for m in self._masks.values()])
 
     def __getitem__(self, name: str) -> Tensor:
@@ -58,12 +58,12 @@ class MaskSet(Mapping[str, Tensor]):
 
     @property
     def n_total(self) -> int:
-        """Number of weights covered."""
+        """Number of weights that the masks cover."""
         return sum(m.numel() for m in self._masks.values())
 
     @cached_property
     def n_removed(self) -> int:
-        """Number of weights removed, exactly."""
+        """Number of weights removed."""
         return sum(self.removed_by_layer.values())
 
     @cached_property
@@ -81,7 +81,7 @@ class MaskSet(Mapping[str, Tensor]):
 
     @cached_property
     def removed(self) -> dict[str, Tensor]:
-        """The masks' complement, True = removed, for the parameters that lose any weight."""
+        """The complements of the masks, True means removed, of parameters that lose a weight."""
         return {n: ~m for n, m in self._masks.items() if self.removed_by_layer[n]}
 
     @property
@@ -91,22 +91,24 @@ class MaskSet(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply_(self, params: Mapping[str, Tensor] | nn.Module) -> None:
-        """Set the removed weights of tensors by name, or of a network, to zero, in place.
+        """Set removed weights to zero in place, in tensors by name or in a network.
 
-        The network may be wrapped (see wrappers.unwrapped). Raises ConfigError if it lacks one.
+        The network may be wrapped, see wrappers.unwrapped. Raises ConfigError for a missing name.
         """
         tensors = named_tensors(params)
         for name, removed in self.removed.items():
             if name not in tensors:
-                raise ConfigError(f"there is no weight {name!r} to set to zero; is it the network?")
+                raise ConfigError(
+                    f"there is no weight {name!r} to set to zero; is this another network?"
+                )
             tensors[name].masked_fill_(removed.to(tensors[name].device), 0)
 
     def dropped_since(self, older: MaskSet) -> dict[str, Tensor]:
-        """What `older` kept and this does not, bool per parameter."""
+        """The weights that `older` kept and these masks remove, bool per parameter."""
         return {n: older[n] & ~m for n, m in self._masks.items()}
 
     def is_subset_of(self, older: MaskSet) -> bool:
-        """True when nothing that `older` removed is kept here."""
+        """True if these masks keep no weight that `older` removed."""
         return all(not bool((m & ~older[n]).any()) for n, m in self._masks.items())
 
     def empty_layers(self) -> list[str]:
@@ -119,7 +121,7 @@ class MaskSet(Mapping[str, Tensor]):
 
 
 def named_tensors(of: Mapping[str, Tensor] | nn.Module) -> Mapping[str, Tensor]:
-    """Tensors by name: a mapping of them as it is, of a network its parameters."""
+    """Tensors by name: a mapping unchanged, or the parameters of a network."""
     return dict(unwrapped(of).named_parameters()) if isinstance(of, nn.Module) else of
 
 
@@ -128,7 +130,7 @@ def random_masks(
 ) -> MaskSet:
     """Random masks that keep exactly `keep[name]` weights of each parameter.
 
-    `generator` is a CPU generator, so that a seed gives the same masks on every device.
+    `generator` is on the CPU, so that a seed gives the same masks on every device.
     """
     masks = {}
     for name, p in params.items():

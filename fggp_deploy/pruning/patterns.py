@@ -1,4 +1,4 @@
-"""In which shapes weights go together; needs no torch."""
+"""Patterns: block shapes that are removed as one. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PATTERNS = {f"1x{n}": n for n in (2, 4, 8, 16)}
 
 
 def width_of(pattern: str | None) -> int:
-    """Inputs in a block of a pattern, 1 without one; raises UnknownName.
+    """Number of inputs in a block of the pattern, 1 without a pattern. Raises UnknownName.
 
     >>> width_of("1x4"), width_of(None)
     (4, 1)

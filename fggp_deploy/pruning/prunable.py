@@ -1,4 +1,4 @@
-"""Which parameters of a network are weights that can be pruned, and which are left out and why."""
+"""Which parameters of a network are prunable, and why the others are not."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CONV = (
 )  # fmt: skip
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
-# Why parameters of these modules are no candidates.
+# Why parameters of these modules are never pruned.
 _OTHERS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((nn.Embedding, nn.EmbeddingBag), "an embedding, which is looked up, not multiplied"),
+    ((nn.Embedding, nn.EmbeddingBag), "an embedding, which is looked up and not multiplied"),
     ((nn.RNNBase, nn.RNNCellBase), "of a recurrent layer"),
     (_NORMS, "of a norm"),
 )
-_NO_LAYER = "of no convolution, linear or attention layer"
+_NO_LAYER = "not of a convolution, linear or attention layer"
 NO_SHAPE = (
-    "has no shape yet, since its layer is lazy; pass one batch of inputs through the network first"
+    "has no shape yet because its layer is lazy; pass one batch of inputs through the network first"
 )
 _FROZEN = "frozen: it requires no gradient"
 
@@ -36,9 +36,8 @@ _FROZEN = "frozen: it requires no gradient"
 def weight_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name → weight of every Conv*, Linear and MultiheadAttention, in the modules' order.
 
-    A shared weight is there once. Names are those of the model itself if it is wrapped. Raises
-    ConfigError, which names the cure, for a weight that is no parameter but computed from others,
-    or that has no shape yet.
+    A shared weight appears once. Names are those of the inner model if it is wrapped. Raises
+    ConfigError, which names the fix, for a weight that is computed from others or has no shape yet.
     """
     model = unwrapped(model)
     named = {id(p): (n, p) for n, p in model.named_parameters()}
@@ -50,8 +49,8 @@ def weight_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
                 continue
             if id(weight) not in named:
                 raise ConfigError(
-                    f"{name}.{attribute} is no parameter but computed from others, so it cannot be "
-                    f"pruned; {_cure(name, module, attribute)}"
+                    f"{name}.{attribute} is not a parameter but computed from others, so it cannot "
+                    f"be pruned; {_cure(name, module, attribute)}"
                 )
             if is_lazy(weight):
                 raise ConfigError(f"{name}.{attribute} {NO_SHAPE}")
@@ -62,10 +61,10 @@ def weight_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def prunable_parameters(
     model: nn.Module, *, prune_first: bool = False, keep_dense: Sequence[str] = ()
 ) -> dict[str, nn.Parameter]:
-    """Name → prunable parameter: every weight but the first convolution's.
+    """Name → prunable parameter: every weight except that of the first convolution.
 
-    `keep_dense`: shell patterns over parameter names (`layer1.*`, `fc.weight`) that stay out.
-    Raises ConfigError when a pattern matches nothing or nothing is left.
+    `keep_dense`: shell patterns of parameter names (`layer1.*`, `fc.weight`) that are not pruned.
+    Raises ConfigError if a pattern matches nothing or nothing is left.
     """
     weights = weight_parameters(model)
     out: set[str] = set()
@@ -89,7 +88,7 @@ def prunable_parameters(
 def left_out(model: nn.Module) -> dict[str, str]:
     """Name → reason for every parameter of two or more dimensions that is never pruned.
 
-    Not those that `prune_first` and `keep_dense` decide on.
+    `prune_first` and `keep_dense` have no influence on this.
     """
     model = unwrapped(model)
     weights, reasons = weight_parameters(model), {}
@@ -111,11 +110,11 @@ def many_left_out(model: nn.Module) -> str:
     if n_left <= 0.01 * total:
         return ""
     largest = sorted(reasons, key=lambda n: -sizes[n])[:3]
-    told = "; ".join(f"{n} ({sizes[n]:,}, {reasons[n]})" for n in largest)
+    named = "; ".join(f"{n} ({sizes[n]:,}, {reasons[n]})" for n in largest)
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return (
         f"{n_left:,} of the network's {total:,} weights ({n_left / total:.1%}) "
-        f"are not pruned and not counted: {told}{more}"
+        f"are not pruned and not counted: {named}{more}"
     )
 
 
@@ -127,7 +126,7 @@ def _weights_of(module: nn.Module) -> Iterator[str]:
 
 
 def _cure(name: str, module: nn.Module, attribute: str) -> str:
-    """What makes a computed weight a parameter again; Python between backquotes."""
+    """The call that makes a computed weight a parameter again, as Python in backquotes."""
     part = f"model.get_submodule({name!r})"
     if parametrize.is_parametrized(module, attribute):
         return f"`torch.nn.utils.parametrize.remove_parametrizations({part}, {attribute!r})`"
@@ -138,4 +137,4 @@ def _cure(name: str, module: nn.Module, attribute: str) -> str:
         return f"`torch.nn.utils.remove_weight_norm({part}, {attribute!r})`"
     if any(isinstance(h, SpectralNorm) and h.name == attribute for h in hooks):
         return f"`torch.nn.utils.remove_spectral_norm({part}, {attribute!r})`"
-    return "make it an nn.Parameter, or give the layer a class of your own, which is not pruned"
+    return "make it an nn.Parameter, or use a layer class of your own, which is not pruned"

@@ -1,4 +1,4 @@
-"""Binds a pruning method to anybody's training loop: three hooks.
+"""The Pruner: applies a pruning method to a model in any training loop.
 
 >>> pruner = Pruner(model, FGGP(), Cubic(0.98, steps=n), optimizer=opt)     # doctest: +SKIP
 >>> loss.backward(); pruner.after_backward(); opt.step(); pruner.after_step()  # doctest: +SKIP
@@ -41,7 +41,7 @@ def initial_masks(
     prune_first: bool = False,
     keep_dense: Sequence[str] = (),
 ) -> MaskSet:
-    """The prunable weights' masks at the start: `given` where it names one, else the non-zeros."""
+    """The masks at the start: from `given` if it has the weight, else the non-zero weights."""
     params = prunable_parameters(model, prune_first=prune_first, keep_dense=keep_dense)
     return MaskSet(_kept(params, given))
 
@@ -49,34 +49,39 @@ def initial_masks(
 def _kept(
     params: Mapping[str, nn.Parameter], given: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
-    kept = {n: p.detach() != 0 for n, p in params.items()}  # in the layout of the parameter
+    kept = {
+        n: p.detach() != 0 for n, p in params.items()
+    }  # with the memory layout of the parameter
     for name in kept.keys() & (given or {}).keys():
         kept[name].copy_((given or {})[name])
     return kept
 
 
 class Pruner:
-    """Prunes a model while anybody's loop trains it.
+    """Prunes a model while your loop trains it.
 
-    `method`: a Criterion (then `schedule` is needed, and it prunes gradually) or any Method.
-    `pattern` "1x4" lets the criterion drop four successive inputs at once, and `allocation` says
-    how many weights each layer loses; see Gradual.
-    `min_layer_density`: no layer keeps less than this share of its weights or one weight per
-    output, whichever is more (see allocation.floors); a warning names each layer that reaches that
-    floor. 0 means no floor: then LayerCollapse ends a run that would empty a layer.
-    `masks`: what is kept at the start; by default the non-zero weights, so that a sparse
-    checkpoint's zeros stay zero. Zeros of other Conv/Linear weights stay zero too.
+    `method`: a Criterion, which also needs a `schedule` and then prunes gradually, or any Method.
+    `pattern` "1x4" lets the criterion remove four consecutive inputs at once, and `allocation`
+    fixes how many weights each layer loses; see Gradual.
+    `min_layer_density`: the layer floor. No layer keeps less than this fraction of its weights or
+    one weight per output, whichever is more (see allocation.floors). A warning names each layer
+    that reaches its floor. 0 means no floor; a run that would empty a layer then ends with
+    LayerCollapse.
+    `masks`: the weights that are kept at the start, by default the non-zero weights, so that the
+    zeros of a sparse checkpoint stay zero. Zeros of other Conv and Linear weights stay zero too.
     `also`: other copies of the weights, such as a moving average: networks with the same names, or
-    tensors by name. Whenever the masks change, and at finish(), the copies get the zeros too.
+    tensors by name. The copies get the zeros too when the masks change and at finish().
     `model` and copies may be wrapped: DDP, DataParallel, torch.compile, AveragedModel.
-    Attribute `left_out`: the parameters that are never pruned, by name, with the reason; a warning
-    says so if they hold more than 1% of the weights.
-    Steps count optimiser steps: one that a GradScaler skips is not counted. Where processes of
-    torch.distributed train one model, each has a Pruner, and all check at every update that their
-    masks are the same; RanksDiffer when not.
-    `begin`: False where load_state_dict follows, so that a method that chooses at the start, maybe
-    from data, does not do so again.
-    Raises TargetBelowStart when the start is sparser than the schedule's end.
+    `begin`: False if load_state_dict follows, so that a method that chooses weights at the start
+    does not do so again.
+
+    Attribute `left_out`: parameters that are never pruned, by name, with the reason. A warning
+    names them if they hold more than 1% of the weights.
+
+    Steps are optimizer steps; a step that a GradScaler skips does not count. If several processes
+    of torch.distributed train one model, each has its own Pruner, and the masks are compared at
+    every update: RanksDiffer is raised if they differ.
+    Raises TargetBelowStart if the start is sparser than the end of the schedule.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class Pruner:
             theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
             if foreign := [n for n, p in self.state.params.items() if id(p) not in theirs]:
                 raise ConfigError(
-                    f"the optimizer does not train {foreign[0]}; give the one of this model"
+                    f"the optimizer does not train {foreign[0]}; pass the optimizer of this model"
                 )
         if schedule is not None:
             check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
@@ -126,12 +131,14 @@ class Pruner:
         elif hasattr(method, "drop"):
             raise ConfigError("a criterion needs a schedule: Pruner(model, FGGP(), Cubic(...))")
         elif pattern is not None or allocation != GLOBAL:
-            what = "an allocation" if pattern is None else "a pattern"
-            raise ConfigError(f"{what} is for a criterion; give a method its own, if it has one")
+            what = "allocation" if pattern is None else "pattern"
+            raise ConfigError(
+                f"`{what}` is for a criterion; a method takes its own option of that name, if any"
+            )
         else:
             self.method = method
-        if (schedule is None or schedule.last_update) and (told := many_left_out(model)):
-            warnings.warn(told, FggpWarning, stacklevel=2)
+        if (schedule is None or schedule.last_update) and (warning := many_left_out(model)):
+            warnings.warn(warning, FggpWarning, stacklevel=2)
         self.step = 0
         self.changed_at = 0  # the step of the latest mask update
         self._stepped = optimizer is None
@@ -145,9 +152,9 @@ class Pruner:
             self._changed("at the start")
 
     def _on_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Note a step that was one: a fused optimiser is called by a GradScaler that skips too.
+        """Record whether the step happened: a GradScaler calls a fused optimizer also to skip.
 
-        Where torch's fused SGD skips its first step, it leaves momentum that it never set.
+        If torch's fused SGD skips its first step, it leaves momentum that was never set.
         """
         self._stepped = not bool(getattr(optimizer, "found_inf", False))
         if not self._stepped and self._state_was_empty:
@@ -158,14 +165,14 @@ class Pruner:
 
     @property
     def masks(self) -> MaskSet:
-        """The masks as they are now."""
+        """The current masks."""
         return self.state.masks
 
     def after_backward(self) -> None:
-        """Call once a step, when gradients are complete (accumulated, all-reduced), before step().
+        """Call once per step, after the gradients are final (accumulated, all-reduced).
 
-        A scaled loss changes nothing, since what counts is which gradients are smaller than others;
-        but GReg adds to the gradients, so unscale them before it.
+        Scaling the loss changes no choice, because only the order of the gradients matters. Methods
+        that add to the gradients, such as GReg, need unscaled gradients.
         """
         before = self.state.masks
         self.method.after_backward(self.state, self.step + 1)
@@ -176,8 +183,8 @@ class Pruner:
     def _changed(self, when: str) -> None:
         Ranks.current().check_same(
             self.state.masks.digest,
-            f"the masks differ between the processes {when}; "
-            f"all must hold the same weights and averaged gradients by after_backward()",
+            f"the masks differ between the processes {when}; all processes must hold the same "
+            f"weights and averaged gradients when they call after_backward()",
         )
 
     def after_step(self) -> None:
@@ -196,11 +203,11 @@ class Pruner:
             self.all_masks().apply_(tensors)
 
     def all_masks(self) -> MaskSet:
-        """The masks, and those of weights outside the prunable set that stay zero."""
+        """The masks, and the masks of other weights whose zeros stay zero."""
         return MaskSet({**self.state.masks, **self.state.fixed})
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, step and what the method remembers; the model and the optimiser have their own."""
+        """Masks, step and the method's state; the model and the optimizer have their own."""
         return {
             "step": self.step,
             "changed_at": self.changed_at,
@@ -212,9 +219,9 @@ class Pruner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave, for the same model and options.
+        """Resume from what `state_dict` returned, for the same model and options.
 
-        Raises ConfigError when the masks are those of other parameters.
+        Raises ConfigError if the masks belong to other parameters.
         """
         for key, params_key in (("masks", "params"), ("fixed", "fixed_params")):
             masks = state[key]
@@ -222,7 +229,7 @@ class Pruner:
                 n for n, m in masks.items()
                 if n not in self._weights or self._weights[n].shape != m.shape
             ]:  # fmt: skip
-                raise ConfigError(f"the mask of {unfit[0]!r} fits no weight of this model")
+                raise ConfigError(f"the mask of {unfit[0]!r} does not fit a weight of this model")
             params = {n: self._weights[n] for n in masks}
             setattr(self.state, params_key, params)
             setattr(self.state, key, MaskSet(_kept(params, masks)))
@@ -232,11 +239,11 @@ class Pruner:
         self.method.load_state_dict(state["method"])
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
-        """What the method measures of itself, by parameter; nothing for most."""
+        """The method's own measurements, by parameter; most methods have none."""
         return self.method.metrics() if isinstance(self.method, Measured) else {}
 
     def finish(self) -> MaskSet:
-        """The final masks, applied to the weights and to their other copies."""
+        """The final masks, which are also applied to the weights and to their copies."""
         masks = self.method.finish(self.state)
         self._mask_copies()
         return masks
@@ -245,7 +252,7 @@ class Pruner:
 def copy_of(
     weights: Mapping[str, nn.Parameter], other: nn.Module | Mapping[str, torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
-    """The tensors of another copy of these weights, by name; raises ConfigError if it is none."""
+    """The tensors of another copy of these weights, by name; ConfigError if it is not a copy."""
     tensors = named_tensors(other)
     for name, p in weights.items():
         if name not in tensors or tensors[name].shape != p.shape:
@@ -258,7 +265,7 @@ def copy_of(
 
 
 def check_reachable(masks: MaskSet, target: float) -> None:
-    """Raise TargetBelowStart when more is removed already than `target` asks for."""
+    """Raise TargetBelowStart if more weights are removed already than `target` asks for."""
     if masks.n_removed > round(target * masks.n_total):
         raise TargetBelowStart(
             f"the checkpoint is already {masks.sparsity:.2%} sparse but --target is {target:g}; "

@@ -1,6 +1,6 @@
-"""How much is removed when: sparsity as a function of the optimiser step.
+"""Schedules: sparsity as a function of the optimizer step.
 
-Steps count from 1: step t is the t-th optimiser step. Sparsity is the fraction removed, in [0, 1).
+Step t is the t-th optimizer step, counted from 1. Sparsity is the fraction removed, in [0, 1).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from fggp_deploy.errors import ConfigError
 
 
 class Schedule(Protocol):
-    """When masks change and to what sparsity."""
+    """When the masks change, and to what sparsity."""
 
     def sparsity(self, step: int) -> float:
         """Fraction removed after this step, in [0, 1)."""
         ...
 
     def is_update(self, step: int) -> bool:
-        """True when the masks change at this step."""
+        """True if the masks change at this step."""
         ...
 
     @property
     def last_update(self) -> int:
-        """The step after which the final sparsity holds; 0 when masks never change."""
+        """The step of the last mask update; 0 if the masks never change."""
         ...
 
 
@@ -42,11 +42,11 @@ class Cubic:
     """The cubic schedule of gradual pruning, with exactly `updates` mask updates.
 
     s_t = target + (start − target)·(1 − (t − begin)/(end − begin))³, updates at
-    t_j = begin + round(j·(end − begin)/updates), j = 1…updates, so the last falls on `end` and
-    meets the target however short the run (updates that would share a step are one update).
-    `end` defaults to 0.8·`steps`. Steps count optimiser steps.
+    t_j = begin + round(j·(end − begin)/updates), j = 1…updates. The last update is at `end` and
+    reaches the target, however short the run is; updates that would share a step are one update.
+    `end` defaults to 0.8·`steps`. Steps are optimizer steps.
 
-    Source: Zhu & Gupta 2017 (arXiv 1710.01878), eq. 1; 50 updates and 0.8 as FGGP's public code.
+    Source: Zhu & Gupta 2017 (arXiv 1710.01878), eq. 1; FGGP's public code uses 50 and 0.8.
 
     >>> s = Cubic(target=0.9, steps=10, updates=2)
     >>> [t for t in range(1, 11) if s.is_update(t)], s.sparsity(4), s.sparsity(10)
@@ -77,18 +77,18 @@ class Cubic:
 
     @property
     def last_update(self) -> int:
-        """Step of the last update, `end`."""
+        """The step of the last update, `end`."""
         return max(1, round(0.8 * self.steps)) if self.end is None else self.end
 
     @cached_property
     def update_steps(self) -> tuple[int, ...]:
-        """The steps at which masks change, increasing."""
+        """The steps at which the masks change, increasing."""
         span, n = self.last_update - self.begin, self.updates
         at = {self.begin + (2 * j * span + n) // (2 * n) for j in range(1, n + 1)}
         return tuple(sorted(at - {self.begin}))
 
     def is_update(self, step: int) -> bool:
-        """True when the masks change at this step."""
+        """True if the masks change at this step."""
         at = bisect_right(self.update_steps, step)
         return at > 0 and self.update_steps[at - 1] == step
 
@@ -106,7 +106,7 @@ class Cubic:
 
 @dataclass(frozen=True)
 class Chain:
-    """Schedules one after the other, each going on from the sparsity that the last one reached."""
+    """Several schedules in a row; each starts at the sparsity that the previous one reached."""
 
     parts: tuple[Cubic, ...]
 
@@ -122,16 +122,16 @@ class Chain:
 
     @property
     def last_update(self) -> int:
-        """The last schedule's."""
+        """That of the last schedule."""
         return self.parts[-1].last_update
 
     @property
     def update_steps(self) -> tuple[int, ...]:
-        """The steps at which masks change, increasing."""
+        """The steps at which the masks change, increasing."""
         return tuple(t for part in self.parts for t in part.update_steps)
 
     def is_update(self, step: int) -> bool:
-        """True when the masks change at this step."""
+        """True if the masks change at this step."""
         return any(part.is_update(step) for part in self.parts)
 
     def sparsity(self, step: int) -> float:
@@ -142,7 +142,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Constant:
-    """The masks never change; what is removed stays removed."""
+    """The masks never change; removed weights stay removed."""
 
     target: float
 
@@ -162,7 +162,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class OneShot:
-    """Everything at one step."""
+    """All weights are removed at one step."""
 
     target: float
     at: int = 1
@@ -176,11 +176,11 @@ class OneShot:
 
     @property
     def last_update(self) -> int:
-        """The one update's step."""
+        """The step of the only update."""
         return self.at
 
     def is_update(self, step: int) -> bool:
-        """True at the one step."""
+        """True at that step."""
         return step == self.at
 
     def sparsity(self, step: int) -> float:
@@ -190,7 +190,7 @@ class OneShot:
 
 @dataclass(frozen=True)
 class Cosine:
-    """A share that goes from `first` before the run to `last` at its end, along half a cosine.
+    """A fraction that falls or rises from `first` to `last` over the run, along half a cosine.
 
     at(t) = last + (first − last)·(1 + cos(π·t/steps))/2.
 
@@ -210,7 +210,7 @@ class Cosine:
                 raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
     def at(self, step: int) -> float:
-        """The share at a step, 0 … steps."""
+        """The fraction at a step, 0 … steps."""
         return (
             self.last + (self.first - self.last) * (1 + math.cos(math.pi * step / self.steps)) / 2
         )

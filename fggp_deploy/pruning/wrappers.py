@@ -1,4 +1,4 @@
-"""The network inside what wraps it: torch.compile, DataParallel, DDP, averaged copies."""
+"""Unwrapping networks from torch.compile, DataParallel, DDP and AveragedModel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, with its own names of parameters; what is no wrapper is returned as is.
+    """The inner network, with its own parameter names; a network without a wrapper as it is.
 
     >>> net = nn.Linear(2, 2)
     >>> unwrapped(AveragedModel(DataParallel(net))).state_dict().keys() == net.state_dict().keys()
@@ -20,7 +20,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def unwrap_parts_(model: nn.Module) -> nn.Module:
-    """Replace every wrapped part of a network by the part itself, in place; returns `model`."""
+    """Unwrap every part of a network in place; returns `model`."""
     for name, part in model.named_children():
         setattr(model, name, unwrap_parts_(unwrapped(part)))
     return model
@@ -29,5 +29,5 @@ def unwrap_parts_(model: nn.Module) -> nn.Module:
 def _inside(model: nn.Module) -> nn.Module | None:
     if isinstance(model, (DataParallel, DistributedDataParallel, AveragedModel)):
         return model.module
-    compiled = dict(model.named_children()).get("_orig_mod")  # its class is slow to import
+    compiled = dict(model.named_children()).get("_orig_mod")  # importing its class is slow
     return compiled

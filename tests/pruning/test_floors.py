@@ -245,7 +245,9 @@ def test_integrations_take_floor_and_allocation():
 
 def test_an_allocation_is_for_a_criterion():
     method = methods.make("gmp", 0.5, steps=9)
-    with pytest.raises(ConfigError, match="an allocation is for a criterion; give a method its"):
+    with pytest.raises(
+        ConfigError, match="`allocation` is for a criterion; a method takes its own"
+    ):
         Pruner(make(), method, optimizer=None, allocation="erk")
 
 

@@ -24,7 +24,9 @@ def test_prunable_is_all_but_the_first_convolution():
 def test_a_weight_that_is_computed_is_an_error():
     net = make()
     parametrizations.weight_norm(net.fc)
-    with pytest.raises(ConfigError, match=r"fc\.weight is no parameter but computed from others"):
+    with pytest.raises(
+        ConfigError, match=r"fc\.weight is not a parameter but computed from others"
+    ):
         Pruner(net, FGGP(), Cubic(0.5, steps=9), optimizer=sgd(net))
     parametrize.remove_parametrizations(net.fc, "weight")
     Pruner(net, FGGP(), Cubic(0.5, steps=9), optimizer=sgd(net))
@@ -134,7 +136,7 @@ def test_finish_before_the_end_is_an_error():
     net = make()
     pruner = Pruner(net, FGGP(), Cubic(0.5, steps=10, updates=2), optimizer=sgd(net))
     steps(net, pruner, 4)
-    with pytest.raises(ConfigError, match=r"train to its end, with after_backward\(\)"):
+    with pytest.raises(ConfigError, match=r"train to its end and call after_backward\(\)"):
         pruner.finish()
 
 
@@ -168,5 +170,7 @@ def test_a_shared_weight_is_counted_once():
 
 
 def test_the_optimizer_of_another_model_is_refused():
-    with pytest.raises(ConfigError, match=r"does not train conv2\.weight; give the one of this"):
+    with pytest.raises(
+        ConfigError, match=r"does not train conv2\.weight; pass the optimizer of this"
+    ):
         Pruner(make(), FGGP(), Cubic(0.9, steps=5), optimizer=sgd(make()))

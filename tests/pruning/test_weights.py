@@ -68,11 +68,11 @@ def test_what_is_left_out_is_told_with_the_reason():
     net = Mixed()
     reasons = left_out(net)
     assert {n: r.split(":")[0] for n, r in reasons.items()} == {
-        "own": "of no convolution, linear or attention layer",
+        "own": "not of a convolution, linear or attention layer",
         "frozen.weight": "frozen",
         "rnn.weight_ih_l0": "of a recurrent layer",
         "rnn.weight_hh_l0": "of a recurrent layer",
-        "words.weight": "an embedding, which is looked up, not multiplied",
+        "words.weight": "an embedding, which is looked up and not multiplied",
         "norm.weight": "of a norm",
         "norm.bias": "of a norm",
     }
@@ -101,7 +101,7 @@ def test_the_remedy_for_a_computed_weight_works(how: str):
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     model.eval()
     before = model(x)
-    with pytest.raises(ConfigError, match=r"fc\.weight is no parameter but computed") as error:
+    with pytest.raises(ConfigError, match=r"fc\.weight is not a parameter but computed") as error:
         Pruner(model, FGGP(), Cubic(0.5, steps=9), optimizer=sgd(model))
     (code,) = re.findall("`([^`]+)`", str(error.value))
     exec(code, {"torch": torch, "model": model})
@@ -113,7 +113,7 @@ def test_the_remedy_for_a_computed_weight_works(how: str):
 def test_a_computed_attention_weight_has_a_remedy_too():
     model = Attention()
     prune.l1_unstructured(model.attention, "in_proj_weight", amount=0.5)
-    with pytest.raises(ConfigError, match=r"attention\.in_proj_weight is no parameter") as error:
+    with pytest.raises(ConfigError, match=r"attention\.in_proj_weight is not a parameter") as error:
         weight_parameters(model)
     exec(re.findall("`([^`]+)`", str(error.value))[0], {"torch": torch, "model": model})
     assert "attention.in_proj_weight" in prunable_parameters(model)

@@ -1,4 +1,4 @@
-"""Pruning methods; each is one file here and one line in registry.BUILT_IN."""
+"""Pruning methods: one file per method, and one line in registry.BUILT_IN."""
 
 from __future__ import annotations
 

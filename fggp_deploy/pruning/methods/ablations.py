@@ -1,7 +1,7 @@
-"""The arms that FGGP was compared with: other ways to bring magnitude and gradient together.
+"""The ablation variants of FGGP: other ways to combine magnitude and gradient.
 
-All of them prune gradually, on the same schedule; N is the number of alive weights, N_p how many
-must go now. Source: Zhu, Bezek & Goksel 2024 (arXiv 2411.05500), the ablation.
+All prune gradually, on the same schedule. N is the number of alive weights, N_p the number that an
+update removes. Source: Zhu, Bezek & Goksel 2024 (arXiv 2411.05500), the ablation study.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ First = Literal["gradient", "magnitude"]
 
 @dataclass(frozen=True)
 class MagnitudeFirst:
-    """FGGP the other way round.
+    """FGGP with its two stages swapped.
 
     Of the N alive weights, the K = max(⌊rate·N⌋, n_drop) with the smallest |w| are candidates; of
     those, the n_drop with the smallest |g| are dropped. rate = 1 is pure smallest-gradient pruning;
@@ -57,20 +57,20 @@ class MagnitudeFirst:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         idx = indices(alive)
         k = max(math.floor(self.rate * idx.numel()), n_drop)
-        return two_stages(w, _given(g), idx, k, n_drop)
+        return two_stages(w, _required(g), idx, k, n_drop)
 
     def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Tell when the rate leaves too few candidates, so that the gradient has no say."""
+        """Warn if the rate leaves so few candidates that the gradient decides nothing."""
         return too_few(self.rate, n_alive, n_drop, decides="magnitude")
 
 
 @dataclass(frozen=True)
 class Widened:
-    """Two stages whose candidates are n_drop and a share of the others.
+    """Two stages whose candidates are n_drop plus a fraction of the others.
 
     K = n_drop + ⌊share·(N − n_drop)⌋ candidates have the smallest |g| (`first` "gradient") or |w|
-    ("magnitude"); of those, the n_drop with the smallest of the other are dropped. share = 0 is
-    pruning by the first alone, share = 1 by the other alone.
+    ("magnitude"); of those, the n_drop with the smallest other value are dropped. With share = 0
+    only the first decides, with share = 1 only the other.
     """
 
     first: First
@@ -84,13 +84,13 @@ class Widened:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         idx = indices(alive)
         k = n_drop + math.floor(self.share * (idx.numel() - n_drop))
-        first, then = (_given(g), w) if self.first == "gradient" else (w, _given(g))
+        first, then = (_required(g), w) if self.first == "gradient" else (w, _required(g))
         return two_stages(first, then, idx, k, n_drop)
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """Drop the smallest |g·w|, the first-order change of the loss when a weight goes.
+    """Drop the smallest |g·w|, the first-order change of the loss when a weight is removed.
 
     >>> w = torch.tensor([1.0, 2.0, 3.0]); g = torch.tensor([3.0, 1.0, 2.0])
     >>> Saliency().drop(w, g, torch.ones(3, dtype=torch.bool), 2).tolist()
@@ -100,14 +100,14 @@ class Saliency:
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         idx = indices(alive)
-        return idx[smallest((w[idx] * _given(g)[idx]).abs(), n_drop)]
+        return idx[smallest((w[idx] * _required(g)[idx]).abs(), n_drop)]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Drop by the ranks of |w| and of |g| among the alive, their sum or their product.
+    """Drop by the ranks of |w| and |g| among the alive weights: by their sum or their product.
 
-    A weight's rank is 1 + how many of the alive are smaller; equal values share a rank.
+    A weight's rank is 1 + the number of smaller alive weights; equal values share a rank.
 
     >>> w = torch.tensor([1.0, 2.0, 3.0, 4.0]); g = torch.tensor([4.0, 2.0, 3.0, 1.0])
     >>> Ranks("sum").drop(w, g, torch.ones(4, dtype=torch.bool), 1).tolist()  # 5 4 6 5
@@ -119,12 +119,12 @@ class Ranks:
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         idx = indices(alive)
-        a, b = _rank(w[idx].abs()), _rank(_given(g)[idx].abs())
+        a, b = _rank(w[idx].abs()), _rank(_required(g)[idx].abs())
         return idx[smallest(a + b if self.together == "sum" else a * b, n_drop)]
 
 
 class Annealed(Gradual):
-    """Gradual pruning in two stages whose share of more candidates follows a cosine.
+    """Gradual pruning in two stages; the fraction of extra candidates follows a cosine.
 
     At step t, K − N_p = ⌊(N − N_p)·ρ_t⌋, with ρ_t from `anneal`.
     """
@@ -144,14 +144,14 @@ class Annealed(Gradual):
         self.anneal = anneal
 
     def criterion_at(self, step: int) -> Criterion:
-        """With the share of that step."""
+        """The criterion with the fraction of that step."""
         return Widened(self.first, self.anneal.at(step))
 
 
 class MeanGradient(Gradual):
-    """FGGP on the moving average of |g|, taken over every step: m ← decay·m + (1 − decay)·|g|.
+    """FGGP on the moving average of |g| over all steps: m ← decay·m + (1 − decay)·|g|.
 
-    m begins as the first |g|; a step whose gradients are not finite does not count.
+    m starts as the first |g|. A step whose gradients are not finite does not count.
     """
 
     def __init__(
@@ -168,25 +168,25 @@ class MeanGradient(Gradual):
         self._mean: Tensor | None = None
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """Take the step's gradients in, then as any gradual method."""
+        """Update the average, then prune as every gradual method does."""
         if step <= self.schedule.last_update or self._pending:
-            self._take_in(state)
+            self._update_average(state)
         super().after_backward(state, step)
 
     def gradients(self, state: PruningState) -> Tensor:
-        """The average, [P]."""
+        """The averaged |g|, [P]."""
         return state.flat_grads() if self._mean is None else self._mean
 
     def state_dict(self) -> dict[str, Any]:
-        """With the average."""
+        """The state of Gradual, and the average."""
         return super().state_dict() | {"mean": self._mean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         super().load_state_dict(state)
         self._mean = state["mean"]
 
-    def _take_in(self, state: PruningState) -> None:
+    def _update_average(self, state: PruningState) -> None:
         if not state.grads_are_finite():
             return
         g = state.flat_grads().abs_()
@@ -198,17 +198,19 @@ class MeanGradient(Gradual):
 
 @dataclass(frozen=True, kw_only=True)
 class AnnealedOptions(GradualOptions):
-    """Options of the annealed arms; the defaults are the paper's."""
+    """Options of the annealed variants, with the paper's defaults."""
 
     anneal_from: float = setting(
-        0.5, "Share of the other weights that are candidates too at first.", least=0, most=1
+        0.5, "Fraction of the other weights that are also candidates at first.", least=0, most=1
     )
-    anneal_to: float = setting(0.005, "The same in the last step of the run.", least=0, most=1)
+    anneal_to: float = setting(
+        0.005, "The same fraction in the last step of the run.", least=0, most=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanOptions(GradualOptions):
-    """Options of the averaged gradient."""
+    """Options of mean-gradient."""
 
     decay: float = setting(0.5, "Decay of the moving average of |g|.", least=0, below=1)
 
@@ -229,7 +231,7 @@ MAGNITUDE_FIRST = MethodInfo(
     several_targets=True,
 )
 MAGNITUDE_FIRST_ANNEALED = MethodInfo(
-    title="magnitude first, then gradient, with ever fewer candidates",
+    title="magnitude first, then gradient, with fewer and fewer candidates",
     source=_SOURCE,
     make=lambda o, task: _annealed("magnitude", o, task),
     options=AnnealedOptions,
@@ -237,7 +239,7 @@ MAGNITUDE_FIRST_ANNEALED = MethodInfo(
     several_targets=True,
 )
 GRADIENT_FIRST_ANNEALED = MethodInfo(
-    title="FGGP with ever fewer candidates instead of a fixed rate",
+    title="FGGP with fewer and fewer candidates instead of a fixed rate",
     source=_SOURCE,
     make=lambda o, task: _annealed("gradient", o, task),
     options=AnnealedOptions,
@@ -278,14 +280,14 @@ MEAN_GRADIENT = MethodInfo(
     ),
     options=MeanOptions,
     reads=("updates", "rate", "pattern"),
-    keeps="the average of |g|, one number a weight",
+    keeps="the average of |g|, one number per weight",
     several_targets=True,
 )
 
 
-def _given(g: Tensor | None) -> Tensor:
+def _required(g: Tensor | None) -> Tensor:
     if g is None:
-        raise ConfigError("this criterion reads gradients: call it after backward")
+        raise ConfigError("this criterion reads gradients: call it after backward()")
     return g
 
 

@@ -91,7 +91,7 @@ class ACDC(Gradual):
 
     At the start of each compressed phase the criterion chooses among all weights; they are set to
     zero, and so is their optimizer state, so that they restart from zero in the decompressed phase
-    that follows. Zeros that the network came with stay zero throughout. With `cycles` 0 and
+    that follows. Initial zeros of the network stay zero throughout. With `cycles` 0 and
     magnitude this is one-shot magnitude pruning at the step `phases.last_update`.
 
     Source: Peste et al. 2021 (arXiv 2106.12379). There masks are chosen by |w|; FGGP's two-stage
@@ -108,7 +108,7 @@ class ACDC(Gradual):
     ) -> None:
         super().__init__(criterion, phases, allocation=allocation, pattern=pattern)
         self.phases = phases
-        self._all: MaskSet | None = None  # what a decompressed phase trains
+        self._all: MaskSet | None = None  # the weights that a decompressed phase trains
 
     @property
     def last_update(self) -> int:
@@ -116,7 +116,7 @@ class ACDC(Gradual):
         return self.phases.last_update
 
     def start(self, state: PruningState) -> None:
-        """Remember which weights the network came with."""
+        """Record which weights the network starts with."""
         self._all = state.masks
         super().start(state)
 
@@ -129,12 +129,12 @@ class ACDC(Gradual):
         super().after_backward(state, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What Gradual remembers, and the weights that the network came with."""
+        """The state of Gradual, and the weights that the network started with."""
         assert self._all is not None  # set by start or load_state_dict
         return super().state_dict() | {"all": dict(self._all)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         super().load_state_dict(state)
         self._all = MaskSet(state["all"])
 
@@ -148,9 +148,11 @@ class ACDCOptions(GradualOptions):
         choices=(MAGNITUDE, FGGP_CHOICE),
     )  # fmt: skip
     warm_up: float = setting(
-        0.1, "Share of the steps before the first compressed phase.", least=0, below=1
+        0.1, "Fraction of the steps before the first compressed phase.", least=0, below=1
     )
-    last: float = setting(0.25, "Share of the steps in the last compressed phase.", above=0, most=1)
+    last: float = setting(
+        0.25, "Fraction of the steps in the last compressed phase.", above=0, most=1
+    )
     cycles: int = setting(
         8, "Pairs of a compressed and a decompressed phase between these two.", least=0
     )
@@ -171,5 +173,5 @@ METHOD = MethodInfo(
     make=_make,
     options=ACDCOptions,
     reads=("rate", "pattern"),
-    keeps="the weights that the network came with",
+    keeps="the weights that the network started with",
 )

@@ -1,4 +1,4 @@
-"""Dynamic probabilistic pruning: masks are drawn anew in every step, from chances that learn."""
+"""Dynamic probabilistic pruning: each step samples masks from learned probabilities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fggp_deploy.pruning.methods.parts.gumbel_top_k import (
 )
 from fggp_deploy.pruning.methods.state import PruningState
 
-_SPREAD = 0.5  # standard deviation of the first logits
+_SPREAD = 0.5  # standard deviation of the initial logits
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -37,30 +37,32 @@ class DPPOptions(Options):
 
     granularity: str = setting(
         "weight",
-        "What is kept or not as one: weights of each output, kernels of each filter, or filters. A "
-        "Linear layer has weights only.",
+        "Units that are kept or removed as one: weights, kernels or filters. Linear layers always "
+        "use weights.",
         choices=GRANULARITIES,
     )
-    allocation: str = setting("uniform", "Who gets how much.", choices=tuple(ALLOCATIONS))
+    allocation: str = setting(
+        "uniform", "How many weights each layer keeps.", choices=tuple(ALLOCATIONS)
+    )
     until: float = setting(
-        0.8, "Share of the run's steps in which masks are drawn; then the likeliest one stays.",
+        0.8, "Fraction of the run's steps that sample masks; then the most likely mask stays.",
         above=0, most=1,
     )  # fmt: skip
     logit_lr: float = setting(0.2, "Learning rate of the logits (Adam).", above=0)
     entropy: float = setting(
-        5e-5, "Weight of the entropy penalty (the paper: 5e-5, small dense networks 5e-3).", least=0
+        5e-5, "Weight of the entropy penalty (paper: 5e-5; 5e-3 for small dense networks).", least=0
     )
-    tau: float = setting(5.0, "Temperature of the relaxation at first.", above=0)
-    tau_to: float = setting(0.5, "The same when masks are drawn last, linearly.", above=0)
+    tau: float = setting(5.0, "Initial temperature of the relaxation.", above=0)
+    tau_to: float = setting(0.5, "Final temperature, reached linearly.", above=0)
     bits: int = setting(
-        0, "Train weights of that many bits too, straight-through; 0: as they are.",
+        0, "Also train with weights of this many bits, straight-through; 0: full precision.",
         least=0, most=16,
     )  # fmt: skip
 
 
 @dataclass
 class _Layer:
-    """What is learned of one weight. `logits` Φ [rows, n]; `dense`: the weight without its mask."""
+    """The state of one layer. `logits`: Φ [rows, n]; `dense`: the weight without its mask."""
 
     units: Units
     k: Tensor
@@ -69,23 +71,24 @@ class _Layer:
 
 
 class DPP:
-    """Keeps exactly k of the n units of each group, drawn by learnable logits Φ.
+    """Keeps exactly k of the n units of each group, sampled by learnable logits Φ.
 
-    A step's network is w∘m (of w rounded to `bits` where that is not 0), m the k largest Φ + G of
-    each group, G Gumbel noise drawn once a step. w gets the gradient of what is kept. Φ gets,
-    straight through, the relaxation's (subsets.relaxed_gradient) of the mask's gradient
-    w·dL/d(w∘m), and that of `entropy`·Σ_rows H(softmax Φ_row); Adam updates it. τ falls linearly
-    from `tau` to `tau_to` over the steps in which masks are drawn, the first `until` of all
-    `steps`; then the k largest Φ stay, and w is trained under that mask.
+    The network of a step has the weights w∘m (with w rounded to `bits` unless that is 0). The mask
+    m selects the k largest Φ + G of each group, with Gumbel noise G that is drawn once per step. w
+    gets the gradient of the kept weights. Φ gets a straight-through gradient: the mask's gradient
+    w·dL/d(w∘m) through the relaxation (gumbel_top_k.relaxed_gradient), plus the gradient of
+    `entropy`·Σ_rows H(softmax Φ_row). Adam updates Φ. The temperature falls linearly from `tau` to
+    `tau_to` during the first `until` of all `steps`. Then the k largest Φ stay, and w is trained
+    under that mask.
 
-    Each layer keeps its share by `allocation`, in whole units; its groups get k or k + 1 each.
-    Where that is less than one a group, all its units are one group, so that which outputs live is
+    Each layer keeps a number of whole units by `allocation`; its groups keep k or k + 1 each. If
+    that is less than one per group, the layer is a single group, so that the outputs that stay are
     learned too.
-    Exactly round(target·N*) of N* weights are removed at any time; ConfigError where whole units
-    cannot meet that. Gradients must be unscaled.
+    Exactly round(target·N*) of N* weights are removed at any time; ConfigError if whole units
+    cannot give that number. Gradients must be unscaled.
 
-    Between steps the model holds w∘m; w itself is kept here, and lent to the model for the
-    optimiser's step. Noise comes from `seed` and the step alone.
+    Between steps the model holds w∘m. w itself is kept here and lent to the model for the
+    optimizer's step. Noise depends only on `seed` and the step.
 
     Source: Gonzalez-Carabarin et al. 2021 (arXiv 2105.12686). Adam, its rate, and the steps under
     the final mask are ours.
@@ -106,25 +109,25 @@ class DPP:
         self._adam: torch.optim.Adam | None = None
         self._loaded: Mapping[str, Any] | None = None
         self._scores: dict[str, tuple[Tensor, Tensor]] = {}  # Φ + G, and the order of the draw
-        self._settled = False
+        self._final = False
         self._lent = False
 
     def start(self, state: PruningState) -> None:
-        """Draw the first logits and masks; raises ConfigError where the network is sparse."""
+        """Draw the initial logits and masks; raises ConfigError if the network is sparse."""
         if state.masks.n_removed:
             raise ConfigError(
-                f"the network is {state.masks.sparsity:.2%} sparse already; {_BECAUSE}"
+                f"the network is already {state.masks.sparsity:.2%} sparse; {_BECAUSE}"
             )
         self._set_up(state)
         self._draw(state, 0)
         self._apply(state)
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """Update Φ, draw the next masks, and lend the optimiser the weights without a mask."""
+        """Update Φ, sample the next masks, and lend the optimizer the weights without masks."""
         self._set_up(state)
         if not state.grads_are_finite():  # a loss scaler skips such a step
             return
-        drawing = not self._settled
+        drawing = not self._final
         for name, layer in self._layers.items():
             p = state.params[name]
             if p.grad is None:
@@ -143,7 +146,7 @@ class DPP:
             if step < self.last_update:
                 self._draw(state, step)
             else:
-                self._settle(state, f"step {step}")
+                self._finalize(state, f"step {step}")
 
     def after_step(self, state: PruningState, step: int) -> None:
         """Take the weights back, and mask them."""
@@ -151,7 +154,7 @@ class DPP:
             with torch.no_grad():
                 for name, layer in self._layers.items():
                     layer.dense.copy_(state.params[name])
-                    if self._settled:
+                    if self._final:
                         layer.dense.mul_(state.masks[name])
             self._lent = False
         self._apply(state)
@@ -159,13 +162,13 @@ class DPP:
     def finish(self, state: PruningState) -> MaskSet:
         """The k largest Φ of each group."""
         self._set_up(state)
-        if not self._settled:
-            self._settle(state, "the end")
+        if not self._final:
+            self._finalize(state, "the end")
             self._apply(state)
         return state.masks
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Confidence and diversity of each layer's masks; see subsets."""
+        """Confidence and diversity of each layer's masks, see gumbel_top_k."""
         return {
             measure.__name__: {
                 n: measure(layer.logits.detach()) for n, layer in self._layers.items()
@@ -174,7 +177,7 @@ class DPP:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Logits, weights without masks, Adam's moments; whether the mask is final."""
+        """Logits, weights without masks, Adam's moments, and whether the masks are final."""
         if self._loaded is not None:
             return dict(self._loaded)
         assert self._adam is not None  # start made it
@@ -182,15 +185,15 @@ class DPP:
             "logits": {n: layer.logits.detach() for n, layer in self._layers.items()},
             "dense": {n: layer.dense for n, layer in self._layers.items()},
             "adam": self._adam.state_dict(),
-            "settled": self._settled,
+            "settled": self._final,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         self._loaded = state
 
     def _set_up(self, state: PruningState) -> None:
-        """Make each layer's logits, or take over what was loaded; nothing once that is done."""
+        """Create each layer's logits, or use the loaded ones; does nothing the second time."""
         if self._layers and self._loaded is None:
             return
         loaded, self._loaded, self._scores = self._loaded, None, {}
@@ -202,7 +205,7 @@ class DPP:
                 dense = p.detach().clone()
             else:
                 logits = loaded["logits"][name].float().clone()
-                rows, n = logits.shape  # a run of before groups were joined goes on with its own
+                rows, n = logits.shape  # older savepoints have other groups
                 units = replace(units, rows=rows, n=n)
                 dense = torch.empty_like(p.detach()).copy_(loaded["dense"][name])
             k = torch.tensor(units.by_row(n_kept), device=p.device)
@@ -213,17 +216,17 @@ class DPP:
             adam = loaded["adam"]
             by_index = {int(i): dict(values) for i, values in adam["state"].items()}
             self._adam.load_state_dict({"state": by_index, "param_groups": adam["param_groups"]})
-            self._settled = bool(loaded["settled"])
+            self._final = bool(loaded["settled"])
 
     def _counts(self, state: PruningState) -> dict[str, tuple[Units, int]]:
-        """Each layer's units, and how many of them it keeps."""
+        """The units of each layer, and how many of them it keeps."""
         o = self.options
         if o.granularity != "weight":
             weights = {id(m.weight) for m in state.model.modules() if isinstance(m, _TRANSPOSED)}
             if odd := [n for n, p in state.params.items() if id(p) in weights]:
                 raise ConfigError(
-                    f"{odd[0]} belongs to a transposed convolution, whose filters lie otherwise; "
-                    f"--keep-dense {odd[0]!r}, or give --method-set granularity=weight"
+                    f"{odd[0]} belongs to a transposed convolution, whose filters have another "
+                    f"layout; give --keep-dense {odd[0]!r} or --method-set granularity=weight"
                 )
         shapes = {n: tuple(m.shape) for n, m in state.masks.items()}
         units = {n: Units.of(s, o.granularity) for n, s in shapes.items()}
@@ -235,10 +238,10 @@ class DPP:
 
     @torch.no_grad()
     def _gradient(self, state: PruningState, name: str, step: int) -> Tensor:
-        """Φ's, for the masks that were drawn after the step before."""
+        """The gradient of Φ for the masks that were drawn after the previous step."""
         layer, p = self._layers[name], state.params[name]
-        assert p.grad is not None  # the caller has seen it
-        if not self._scores:  # a run that goes on
+        assert p.grad is not None  # the caller has checked it
+        if not self._scores:  # a resumed run
             self._draw_scores(step - 1)
         pull = layer.units.sums(p.grad * self._rounded(layer.dense))
         progress = (step - 1) / max(1, self.last_update - 1)
@@ -248,7 +251,7 @@ class DPP:
         return gradient.add_(entropy_gradient(layer.logits), alpha=self.options.entropy)
 
     def _draw_scores(self, step: int) -> None:
-        """Φ + G of the masks that are drawn after this step: the same in every process."""
+        """Φ + G of the masks that are drawn after this step, the same in every process."""
         device = next(iter(self._layers.values())).logits.device
         generator = torch.Generator(device).manual_seed((self.seed * 1_000_003 + step + 1) % 2**63)
         for name, layer in self._layers.items():
@@ -265,8 +268,8 @@ class DPP:
         self._take(state, kept, f"the draw after step {step}")
 
     @torch.no_grad()
-    def _settle(self, state: PruningState, when: str) -> None:
-        self._settled, self._scores = True, {}
+    def _finalize(self, state: PruningState, when: str) -> None:
+        self._final, self._scores = True, {}
         kept = {n: likeliest(layer.logits, layer.k) for n, layer in self._layers.items()}
         self._take(state, kept, when)
 
@@ -278,26 +281,26 @@ class DPP:
 
     @torch.no_grad()
     def _apply(self, state: PruningState) -> None:
-        """Give the model w∘m, and keep at zero what came as zeros."""
+        """Give the model w∘m, and keep initial zeros of other weights at zero."""
         for name, layer in self._layers.items():
             state.params[name].copy_(self._rounded(layer.dense) * state.masks[name])
         state.fixed.apply_(state.fixed_params)
 
     def _rounded(self, w: Tensor) -> Tensor:
-        """To 2^bits − 1 levels, symmetric, the largest |w| the last one; itself without bits."""
+        """w on 2^bits − 1 symmetric levels up to the largest |w|; w itself if bits is 0."""
         if not self.options.bits:
             return w
         step = w.abs().max() / (2 ** (self.options.bits - 1) - 1)
         return (w / step.clamp_min(torch.finfo(w.dtype).tiny)).round_().mul_(step)
 
 
-_BECAUSE = "its masks are drawn among all weights, by chances that begin even"
+_BECAUSE = "it samples masks among all weights, with even initial probabilities"
 METHOD = MethodInfo(
-    title="masks drawn in every step, k of n by learnable logits (Gumbel top-k)",
+    title="masks sampled in every step, k of n by learnable logits (Gumbel top-k)",
     source="Gonzalez-Carabarin et al. 2021, arXiv 2105.12686",
     make=lambda options, task: DPP(task.target, task.n_steps, options, seed=task.seed),
     options=DPPOptions,
-    keeps="logits with Adam's moments, weights without their masks",
+    keeps="logits with Adam's moments, and the weights without their masks",
     starts=("dense", "random"),
     because=_BECAUSE,
     ties=lambda options: f"have {options.bits} bits" if options.bits else "",

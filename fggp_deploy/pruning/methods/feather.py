@@ -46,7 +46,7 @@ class FeatherOptions(Options):
         8, "Steps between two choices of the threshold; the last step always chooses.", least=1
     )
     until: float = setting(
-        1.0, "Share of the run's steps after which the mask is fixed.", above=0, most=1
+        1.0, "Fraction of the run's steps after which the mask is fixed.", above=0, most=1
     )
 
 
@@ -57,12 +57,13 @@ class Feather:
     of the round(s_t·N*) smallest |w| over all layers at sparsity s_t of `schedule`; a layer that is
     held at its floor (allocation.floors) has a smaller T of its own. The gradient
     of f(w) goes to w unchanged, times `theta` for weights below the threshold, so that they can
-    come back. T is chosen anew every `every` steps and stays between. After step `last_update` the
-    mask stays, and f(w) becomes the weight. With θ = 0 and p = ∞ a weight below the threshold does
-    not move, as in gradual magnitude pruning; it comes back only if kept ones shrink below it.
+    come back. T is chosen every `every` steps and stays the same in between. After step
+    `last_update` the mask stays, and f(w) becomes the weight. With θ = 0 and p = ∞ a weight below
+    the threshold does not move, as in gradual magnitude pruning; it comes back only if kept ones
+    shrink below it.
 
     Between steps the model holds f(w); w itself is kept here and lent to the model for the
-    optimizer's step. Zeros that the network came with stay zero. Gradients must be unscaled.
+    optimizer's step. Initial zeros stay zero. Gradients must be unscaled.
 
     Source: Glentis Georgoulakis et al. 2023 (arXiv 2310.02448), with p = 1 and θ = 1: ST-3,
     Vanderschueren & De Vleeschouwer 2023 (arXiv 2212.01076). There T is chosen in every step.
@@ -87,13 +88,13 @@ class Feather:
         self.power = power
         self.theta = theta
         self.every = every
-        self._all: MaskSet | None = None  # what the network came with
+        self._all: MaskSet | None = None  # the weights that the network started with
         self._dense: dict[str, Tensor] = {}  # w; empty once the mask is fixed
         self._thresholds: dict[str, float] = {}
         self._lent = False
 
     def start(self, state: PruningState) -> None:
-        """Apply the masks that the run starts from, and keep the weights."""
+        """Apply the initial masks, and keep a copy of the weights."""
         state.floors(self._end)  # raises if the target leaves too few weights
         state.zero_removed_()
         self._all = state.masks
@@ -116,7 +117,7 @@ class Feather:
 
     @torch.no_grad()
     def after_step(self, state: PruningState, step: int) -> None:
-        """Take the weights back, and threshold them anew."""
+        """Take the weights back, and apply the threshold to them again."""
         if self._lent:
             for name, w in self._dense.items():
                 w.copy_(state.params[name])
@@ -147,18 +148,18 @@ class Feather:
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights, the thresholds, and the masks that the network came with."""
+        """The weights, the thresholds, and the initial masks."""
         assert self._all is not None  # set by start or load_state_dict
         return {"dense": self._dense, "thresholds": self._thresholds, "all": dict(self._all)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         self._dense = {n: t.clone() for n, t in state["dense"].items()}
         self._thresholds = dict(state["thresholds"])
         self._all = MaskSet(state["all"])
 
     def _follow(self, state: PruningState, step: int) -> None:
-        """Set the masks to the weights above T, or choose T anew below a floor."""
+        """Set the masks to the weights above T, or choose T again if a layer is below its floor."""
         assert self._all is not None  # set by start or load_state_dict
         above = {n: w.abs() > self._thresholds.get(n, 0.0) for n, w in self._dense.items()}
         masks = MaskSet({n: keep & self._all[n] for n, keep in above.items()})

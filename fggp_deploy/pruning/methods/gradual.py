@@ -1,4 +1,4 @@
-"""Gradual pruning: a criterion on a schedule, permanent, no regrowth."""
+"""Gradual pruning: a criterion on a schedule, without regrowth."""
 
 from __future__ import annotations
 
@@ -26,50 +26,48 @@ from fggp_deploy.pruning.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class GradualOptions(Options):
-    """Options of every gradual method."""
+    """Options of all gradual methods."""
 
     allocation: str = setting(
         GLOBAL,
-        "Who loses how much: all weights compete (global), each layer loses the same share "
-        "(uniform), or keeps its Erdős–Rényi-kernel density (erk).",
+        "How many weights each layer loses: all weights compete (global), all layers lose the same "
+        "fraction (uniform), or each keeps its Erdős–Rényi-kernel density (erk).",
         choices=(GLOBAL, *ALLOCATIONS),
     )
     reinit: str = setting(
-        NONE, "What the kept weights become after the last update: orthogonal, rewound to the "
-        "start, or as they are.", choices=(NONE, ORTHP, REWIND),
+        NONE, "Kept weights after the last update: unchanged, made orthogonal, or rewound to the "
+        "start.", choices=(NONE, ORTHP, REWIND),
     )  # fmt: skip
 
     def allocate(self, task: Task) -> str | Given:
-        """The densities that the run gives, or else `allocation`."""
+        """The densities of the run if there are any, else `allocation`."""
         return Given(task.densities) if task.densities else self.allocation
 
     def gradual(self, criterion: Criterion, task: Task) -> Gradual:
-        """The criterion on the run's schedule, with the run's options."""
+        """Gradual pruning by the criterion, with the run's schedule and options."""
         return self.then_reinit(
             Gradual(criterion, task.schedule, allocation=self.allocate(task), pattern=task.pattern)
         )
 
     def then_reinit(self, method: Gradual) -> Gradual:
-        """The method, with what the kept weights are to become."""
+        """The method, with `reinit` set by the options."""
         method.reinit = Reinit(self.reinit)
         return method
 
 
 class Gradual:
-    """Drop by `criterion`, when and to the sparsity that `schedule` says.
+    """Removes weights by `criterion` to the sparsity of `schedule`.
 
-    After an update at step t exactly round(sparsity(t)·N*) of the N* prunable weights are removed.
-    `allocation` "global": the criterion chooses among all weights at once; else within each layer,
-    which keeps what allocation.ALLOCATIONS[allocation] or a Given gives it, as far as it has as
-    many left.
-    `pattern` "1x4": blocks of four successive inputs go whole (see blocking.of_inputs, InBlocks).
-    Then as many weights are removed as whole blocks allow: at most round(sparsity(t)·N*), fewer
-    than four short of it, none short where that is a multiple of four and all blocks are full.
-    Where any of the optimiser's gradients is not finite (a loss-scaler overflow), the update waits
-    for the next step.
+    After an update at step t, exactly round(sparsity(t)·N*) of the N* prunable weights are removed.
+    With `allocation` "global" the criterion chooses among all weights at once. Otherwise it chooses
+    within each layer, which keeps the number of weights that the allocation gives it.
+    With `pattern` "1x4" whole blocks of four consecutive inputs are removed (see parts.blocks). The
+    number of removed weights is then at most round(sparsity(t)·N*) and less than four below it; it
+    is exact if that is a multiple of four and all blocks are full.
+    If any gradient is not finite (a loss-scaler overflow), the update waits for the next step.
 
-    Attribute `reinit`: what the kept weights become after the step of the last update
-    (reinit.Reinit); nothing else unless it is set.
+    Attribute `reinit`: what happens to the kept weights after the last update (reinit.Reinit); by
+    default nothing.
     """
 
     def __init__(
@@ -89,19 +87,19 @@ class Gradual:
         self.reinit = Reinit(NONE)
         self._pending = False
         self._remarked = False
-        self._told_unused = False
+        self._warned_unused = False
         self._due = False
 
     def start(self, state: PruningState) -> None:
-        """Apply the masks that the run starts from; raises if the target leaves too few weights."""
+        """Apply the initial masks; raises LayerCollapse if the target leaves too few weights."""
         self._floors(state)
         state.zero_removed_()
         self.reinit.after_step(state, 0)
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """At an update step, choose and drop.
+        """At an update step, choose weights and remove them.
 
-        Raises LayerCollapse if the floors leave too few weights, or without floors a layer none.
+        Raises LayerCollapse if the floors leave too few weights, or if a layer would be empty.
         """
         if not (self._pending or self.schedule.is_update(step)):
             return
@@ -119,9 +117,9 @@ class Gradual:
             state.masks.n_alive,
         )
         choice = self._choice(criterion, state)
-        self._tell_of_unused(choice, step)
+        self._warn_of_unused(choice, step)
         alive = choice.alive.clone()
-        left = 0  # by what whole blocks fell short, which the next part makes good
+        left = 0  # weights that whole blocks fell short of; the next part removes them
         for layers, n in self._shares(state, sparsity, n_drop):
             self._remark(criterion, step, sum(n_alive[name] for name in layers), n)
             can = sum(n_alive[name] - least[name] for name in layers)
@@ -135,7 +133,7 @@ class Gradual:
             self._due = self.reinitialises(step)
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero; after the last update give the kept their new values."""
+        """Keep removed weights at zero; after the last update, reinitialize the kept ones."""
         state.zero_removed_()
         self.reinit.after_step(state, step)
         if self._due:
@@ -143,38 +141,38 @@ class Gradual:
             self.reinit.apply_(state)
 
     def finish(self, state: PruningState) -> MaskSet:
-        """The masks; raises ConfigError when the schedule was not run to its end."""
+        """The masks; raises ConfigError if the schedule did not reach its end."""
         want = round(self.schedule.sparsity(self.schedule.last_update) * state.masks.n_total)
         missing = want - state.masks.n_removed
         if self.schedule.last_update and not 0 <= missing < self.width:
             raise ConfigError(
                 f"the schedule ends at step {self.schedule.last_update} with {want} weights "
-                f"removed, but {state.masks.n_removed} are; train to its end, with "
-                f"after_backward() in every step, before finish()"
+                f"removed, but only {state.masks.n_removed} are; train to its end and call "
+                f"after_backward() in every step before finish()"
             )
         state.zero_removed_()
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether an update waits, whether the one warning was given, and what to rewind to."""
+        """Whether an update is pending, whether the warning was given, and the rewind snapshot."""
         own = {"pending": self._pending, "remarked": self._remarked}
         return own | self.reinit.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         self._pending, self._remarked = bool(state["pending"]), bool(state["remarked"])
         self.reinit.load_state_dict(state)
 
     def reinitialises(self, step: int) -> bool:
-        """Whether `reinit` follows the update at this step: the last, unless a subclass differs."""
+        """True if `reinit` follows the update at this step: by default only the last one."""
         return step >= self.schedule.last_update
 
     def criterion_at(self, step: int) -> Criterion:
-        """The criterion of an update at this step; the same at all, unless a subclass anneals."""
+        """The criterion of an update at this step; subclasses may vary it."""
         return self.criterion
 
     def gradients(self, state: PruningState) -> Tensor:
-        """What the criterion reads as gradient, [P]: this step's, unless a subclass averages."""
+        """The gradient that the criterion reads, [P]; subclasses may average it."""
         return state.flat_grads()
 
     def on_units(
@@ -188,7 +186,7 @@ class Gradual:
         return InBlocks(criterion, [of_inputs(p, users.get(id(p)), self.width) for p in params])
 
     def _floors(self, state: PruningState) -> dict[str, int]:
-        """Weights that each parameter keeps at least, to the schedule's end."""
+        """The layer floors for the end of the schedule."""
         return state.floors(self.schedule.sparsity(self.schedule.last_update))
 
     def _choice(self, criterion: Criterion, state: PruningState) -> Choice:
@@ -201,15 +199,15 @@ class Gradual:
             layers=state.layers,
         )
 
-    def _tell_of_unused(self, choice: Choice, step: int) -> None:
-        if choice.unused and not self._told_unused:
-            self._told_unused = True
-            which, cure = ", ".join(sorted(choice.unused)), ""
+    def _warn_of_unused(self, choice: Choice, step: int) -> None:
+        if choice.unused and not self._warned_unused:
+            self._warned_unused = True
+            which, fix = ", ".join(sorted(choice.unused)), ""
             if len(choice.unused) == len(choice.layers):
                 which = "every prunable weight"
-                cure = "; call after_backward() between backward() and zero_grad()"
+                fix = "; call after_backward() between backward() and zero_grad()"
             warnings.warn(
-                f"update at step {step}: {which} has no gradient, so magnitude decides there{cure}",
+                f"update at step {step}: {which} has no gradient, so magnitude decides there{fix}",
                 FggpWarning,
                 stacklevel=4,
             )
@@ -217,7 +215,7 @@ class Gradual:
     def _shares(
         self, state: PruningState, sparsity: float, n_drop: int
     ) -> list[tuple[dict[str, slice], int]]:
-        """Which layers choose together, and how many weights they lose."""
+        """Groups of layers that compete, and how many weights each group loses."""
         layers = state.layers
         if self.allocation == GLOBAL:
             return [(layers, n_drop)]

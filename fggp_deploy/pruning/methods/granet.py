@@ -22,17 +22,18 @@ from fggp_deploy.pruning.schedules import Cubic, Schedule
 
 
 class GraNet(Gradual):
-    """Global magnitude pruning to the schedule, then an exchange within each layer.
+    """Global magnitude pruning on a schedule, with an exchange of weights within each layer.
 
-    At an update: the smallest |w| of all layers go, as in GMP; then each layer drops the ⌈ρ·nnz⌉
-    smallest |w| that it has left and grows as many by the largest |g| of all that is not there.
-    What regrows in the update that pruned it begins at zero, as all that grows.
-    Pruning ends with the schedule, exchanging goes on as `exchanges` says. ρ = 0 is GMP.
+    An update first removes the smallest |w| of all layers, as GMP does. Each layer then drops the
+    ⌈ρ·nnz⌉ smallest |w| that are left and grows as many removed weights with the largest |g|. All
+    grown weights start at zero, also those that the same update pruned.
+    Pruning ends with the schedule; exchanges end as `exchanges` says. ρ = 0 is GMP.
 
-    `start_sparsity`: random Erdős–Rényi-kernel masks of that sparsity to begin with, from
-    `generator`; the schedule must begin there.
+    `start_sparsity`: start with random Erdős–Rényi-kernel masks of that sparsity, drawn from
+    `generator`; the schedule must start there.
 
-    Source: Liu et al. 2021 (arXiv 2106.10404), algorithm 1; ρ cosine 0.5 → 0.005 as public code.
+    Source: Liu et al. 2021 (arXiv 2106.10404), algorithm 1; ρ falls from 0.5 to 0.005 along a
+    cosine, as in the public code.
     """
 
     def __init__(
@@ -51,16 +52,16 @@ class GraNet(Gradual):
 
     @property
     def last_update(self) -> int:
-        """See method.Late."""
+        """The last step at which the masks may change, see method.Late."""
         return max(self.schedule.last_update, self.exchanges.last)
 
     def start(self, state: PruningState) -> None:
-        """Draw the random masks; raises ConfigError where the network is sparse already."""
+        """Draw the random masks; raises ConfigError if the network is already sparse."""
         if self.start_sparsity:
             if state.masks.n_removed:
                 raise ConfigError(
                     f"start_sparsity {self.start_sparsity:g} asks for a random mask, but the "
-                    f"network is {state.masks.sparsity:.2%} sparse already; leave one of the two"
+                    f"network is already {state.masks.sparsity:.2%} sparse; leave one of them out"
                 )
             keep = state.kept_by(erk, self.start_sparsity)
             state.set_masks(
@@ -86,11 +87,11 @@ class GraNet(Gradual):
             exchange_(state, share, state.flat_grads().abs_(), step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether an update or an exchange waits for a good step."""
+        """Whether an update or an exchange waits for finite gradients."""
         return super().state_dict() | {"exchange_pending": self._exchange_pending}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         super().load_state_dict(state)
         self._exchange_pending = bool(state["exchange_pending"])
 
@@ -100,7 +101,7 @@ class GraNetOptions(RegrowthOptions):
     """GraNet's options."""
 
     start_sparsity: float = setting(
-        0.0, "Sparsity of a random mask to begin with (0.5 in the paper); 0: none.",
+        0.0, "Sparsity of a random mask at the start (0.5 in the paper); 0: none.",
         least=0, below=1,
     )  # fmt: skip
 
@@ -114,7 +115,7 @@ def _make(o: GraNetOptions, task: Task) -> Method:
                 f"{task.target:g}"
             )
         schedule = dataclasses.replace(schedule, start=o.start_sparsity)
-    # as many updates over all steps as give the interval that the schedule has
+    # so many updates over all steps that their interval is that of the schedule
     updates = round(task.updates * task.n_steps / schedule.last_update)
     exchanges = Exchanges(o.share(task.n_steps), updates, o.until)
     return GraNet(

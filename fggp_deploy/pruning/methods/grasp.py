@@ -19,13 +19,14 @@ from fggp_deploy.pruning.methods.state import PruningState
 
 
 class GraSP(AtStart):
-    """Gradient signal preservation: drop the largest −w·Hg, which costs the gradient flow least.
+    """Gradient signal preservation: drop the largest −w·Hg, which reduces the gradient flow least.
 
-    H is the Hessian of the mean cross-entropy of logits / `temperature`, g its gradient; of a
-    network that is sparse already, both by the weights that are left. Of several processes each
-    one's batch norms see its own images, also where they are synced in training.
+    H is the Hessian of the mean cross-entropy of logits / `temperature`, and g its gradient; in a
+    sparse network both are over the weights that are left. In each of several processes, batch
+    norms see only its own images, even if they are synced in training.
 
-    Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), eq. 8; temperature 200 is public code's.
+    Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), eq. 8; the public code uses temperature
+    200.
     """
 
     def __init__(self, target: float, batches: Batches, *, temperature: float = 200.0) -> None:
@@ -34,7 +35,7 @@ class GraSP(AtStart):
         self.temperature = temperature
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
-        """Score once, over all layers."""
+        """Score all layers once, and drop the largest."""
         batches = self.batches()
         with _twice_differentiable(state.model):
             grads = mean_gradients(state, batches, temperature=self.temperature)
@@ -46,7 +47,7 @@ class GraSP(AtStart):
 
 @contextlib.contextmanager
 def _twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Attention in parts and batch norms by each process's own share within.
+    """Within, attention is not fused and batch norms are not synced over processes.
 
     Fused attention and synced batch norms have no second derivative.
     """
@@ -65,7 +66,7 @@ def _twice_differentiable(model: nn.Module) -> Iterator[None]:
 class GraSPOptions(ScoreOptions):
     """GraSP's options."""
 
-    temperature: float = setting(200.0, "What the logits are divided by.", above=0)
+    temperature: float = setting(200.0, "Divisor of the logits.", above=0)
 
 
 def _make(o: GraSPOptions, task: Task) -> GraSP:
@@ -73,7 +74,7 @@ def _make(o: GraSPOptions, task: Task) -> GraSP:
 
 
 METHOD = MethodInfo(
-    title="one shot by −w·Hg at initialisation",
+    title="one shot by −w·Hg at initialization",
     source="Wang, Zhang & Grosse 2020, arXiv 2002.07376",
     make=_make,
     options=GraSPOptions,

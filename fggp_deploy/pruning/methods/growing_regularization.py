@@ -1,4 +1,4 @@
-"""GReg-1 and GReg-2: a penalty on weights that grows until they can go."""
+"""GReg-1 and GReg-2: a growing L2 penalty on weights, which are then removed."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Growth:
     def __post_init__(self) -> None:
         if self.every < 1 or self.growth <= 0 or self.ceiling <= self.start:
             raise ConfigError(
-                f"a penalty grows every 1 or more iterations, by more than 0, to a ceiling above "
-                f"{self.start:g}; got every {self.every}, growth {self.growth:g}, ceiling "
+                f"a penalty must grow every 1 or more iterations, by more than 0, to a ceiling "
+                f"above {self.start:g}; got every {self.every}, growth {self.growth:g}, ceiling "
                 f"{self.ceiling:g}"
             )
 
@@ -58,28 +58,27 @@ class Growth:
 
 
 class GrowingReg:
-    """Adds λ∘w to the gradient, with a λ that grows, then removes what it was to remove.
+    """Adds λ∘w to the gradient of chosen weights, with a growing λ, then removes these weights.
 
-    The set to remove is chosen once, by magnitude. Until then all weights have the λ of `together`
-    (GReg-2; None: the set is chosen at the start, GReg-1); from then on the chosen have that of
-    `push` and the kept −`encourage`. After `hold` more iterations the chosen go, and there is no
-    penalty any more.
+    The weights to remove are chosen once, by magnitude. GReg-1 chooses at the start (`together` is
+    None). GReg-2 first gives all weights the λ of `together` and then chooses. From then on the
+    chosen weights have the λ of `push`, and the kept ones have −`encourage`. After `hold` more
+    iterations the chosen weights are removed, and the penalty ends.
 
-    `window`: the optimiser step at which they go. The method's `length` iterations are fitted to
-    it, step t being iteration ⌊t·length/window⌋, so that any run goes through all of them; with
-    `literal` step t is iteration t, the chosen go at step `length`, and a ConfigError tells where
-    the window is shorter.
+    `window`: the optimizer step of the removal. The method's `length` iterations are scaled to it:
+    step t is iteration ⌊t·length/window⌋. With `literal`, step t is iteration t and the removal is
+    at step `length`; ConfigError if the window is shorter.
 
-    `granularity` "filter": λ and removal by whole filters, with all that writes to the same
-    channel (filters.Channels, for images of `input_shape`), and with their biases and batch norms,
-    which get the filters' λ too: behind a batch norm a smaller filter alone changes nothing. At
-    most one filter is cut in part, so that the count is exact. `allocation`: who loses how much,
-    as Gradual has it; filters all compete.
+    `granularity` "filter": λ and removal apply to whole filters, together with everything that
+    writes to the same channel (filters.Channels, for images of `input_shape`) and with their biases
+    and batch norms. These get the filters' λ too, because a smaller filter before a batch norm
+    alone changes nothing. At most one filter is removed in part, so that the count is exact.
+    `allocation`: as in Gradual; filters always compete globally.
 
-    `reinit`: what the kept weights become then (reinit.Reinit); None: they stay.
+    `reinit`: what happens to the kept weights after the removal (reinit.Reinit); None: nothing.
 
-    The gradients must not be scaled. Source: Wang et al. 2021 (arXiv 2012.09243), algorithms 1 and
-    2; ours: fitting to a window, and λ on batch norms.
+    Gradients must be unscaled. Source: Wang et al. 2021 (arXiv 2012.09243), algorithms 1 and 2.
+    Scaling to a window and λ on batch norms are ours.
     """
 
     def __init__(
@@ -99,11 +98,13 @@ class GrowingReg:
     ) -> None:
         if granularity == FILTER and allocation != GLOBAL:
             raise ConfigError(
-                f"granularity filter goes with allocation global only, got {allocation}: filters "
-                f"of several layers that are summed go together, so that no layer has its own count"
+                f"granularity filter needs allocation global, got {allocation}: filters of several "
+                f"layers that are summed are removed together, so no layer has its own count"
             )
         if granularity == FILTER and not input_shape:
-            raise ConfigError("whole filters need the shape of an image; give it, or a batch")
+            raise ConfigError(
+                "granularity filter needs the shape of an image; give `input_shape` or a batch"
+            )
         self.target = target
         self.push, self.hold = push, hold
         self.together, self.encourage = together, encourage
@@ -114,9 +115,9 @@ class GrowingReg:
             raise ConfigError(
                 f"{self.length} iterations of growing and holding do not fit into the {window} "
                 f"steps in which masks may change; give more --epochs, or leave `literal` out to "
-                f"have them fitted"
+                f"scale them"
             )
-        self._chosen: dict[str, Tensor] | None = None  # masks, True = to be kept
+        self._chosen: dict[str, Tensor] | None = None  # masks, True means kept
         self.reinit = reinit or Reinit(NONE)
         self._due = False
         self._channels: Channels | None = None
@@ -124,26 +125,26 @@ class GrowingReg:
 
     @property
     def picks_at(self) -> int:
-        """The iteration at which the set is chosen."""
+        """The iteration at which the weights are chosen."""
         return self.together.length if self.together else 0
 
     @property
     def length(self) -> int:
-        """Iterations until the chosen go."""
+        """Iterations until the chosen weights are removed."""
         return self.picks_at + self.push.length + self.hold
 
     def iteration(self, step: int) -> int:
-        """The method's iteration at an optimiser step."""
+        """The method's iteration at an optimizer step."""
         return step if self.literal else step * self.length // self.window
 
     def penalties(self, t: int) -> tuple[float, float]:
-        """λ of what is to go and λ of what stays, at iteration t."""
+        """λ of the chosen and λ of the kept weights at iteration t."""
         if self.together is not None and t < self.picks_at:
             return self.together.at(t), self.together.at(t)
         return self.push.at(t - self.picks_at), -self.encourage
 
     def start(self, state: PruningState) -> None:
-        """GReg-1: choose."""
+        """GReg-1 chooses here."""
         state.floors(self.target)  # raises if the target leaves too few weights
         state.zero_removed_()
         if self.picks_at == 0:
@@ -152,11 +153,11 @@ class GrowingReg:
 
     @torch.no_grad()
     def after_backward(self, state: PruningState, step: int) -> None:
-        """Choose or remove where that is due; else add λ∘w to the gradients."""
+        """Choose or remove weights if that is due; otherwise add λ∘w to the gradients."""
         t = self.iteration(step)
         if self._chosen is None and t >= self.picks_at:
             self._chosen = dict(self._choose(state))
-        if self._chosen is not None:  # from a savepoint they come on the CPU
+        if self._chosen is not None:  # a savepoint holds them on the CPU
             self._chosen = {n: m.to(state.params[n].device) for n, m in self._chosen.items()}
         if t >= self.length:
             self._remove(state, step)
@@ -177,7 +178,7 @@ class GrowingReg:
                 other.grad.add_(other * mask, alpha=gone)
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero; where they have just gone, give the kept their new values."""
+        """Keep removed weights at zero; right after the removal, reinitialize the kept ones."""
         state.zero_removed_()
         if self._due:
             self._due = False
@@ -185,30 +186,30 @@ class GrowingReg:
         self._silence(state)
 
     def finish(self, state: PruningState) -> MaskSet:
-        """The masks; raises ConfigError where the chosen have not gone yet."""
+        """The masks; raises ConfigError if the chosen weights have not been removed yet."""
         want = self._n_wanted(state)
         if state.masks.n_removed < want:
             raise ConfigError(
-                f"{want} weights are to be removed, at step "
-                f"{self.length if self.literal else self.window}, but {state.masks.n_removed} are; "
-                f"train to that step, with after_backward() in every step, before finish()"
+                f"{want} weights are to be removed at step "
+                f"{self.length if self.literal else self.window}, but only {state.masks.n_removed} "
+                f"are; train to that step and call after_backward() in every step before finish()"
             )
         state.zero_removed_()
         self._silence(state)
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """What is chosen; how far the penalty has grown, the step says."""
+        """The chosen weights; the penalty follows from the step."""
         return {"chosen": self._chosen} | self.reinit.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         chosen = state["chosen"]
         self._chosen = None if chosen is None else dict(chosen)
         self.reinit.load_state_dict(state)
 
     def _choose(self, state: PruningState) -> MaskSet:
-        """The masks without what is to go, exactly round(target·N*) of N* weights removed."""
+        """The masks after the removal, with exactly round(target·N*) of N* weights removed."""
         masks, w = state.masks, state.flat_weights().abs_()
         n_drop = self._n_wanted(state) - masks.n_removed
         if n_drop <= 0:
@@ -217,7 +218,7 @@ class GrowingReg:
             return self._channels_of(state).without_smallest(masks, w, n_drop)
         if self.allocation == GLOBAL:
             return without_smallest_above_floors(
-                state, masks, w, n_drop, target=self.target, when="choosing what goes"
+                state, masks, w, n_drop, target=self.target, when="choosing weights"
             )[0]
         alive, kept = masks.n_alive, {}
         keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
@@ -236,13 +237,13 @@ class GrowingReg:
 
     @torch.no_grad()
     def _silence(self, state: PruningState) -> None:
-        """Biases and batch norms of filters that are gone are zero too."""
+        """Set biases and batch norms of removed filters to zero."""
         if state.masks.n_removed and state.masks.n_removed == self._n_wanted(state):
             for p, mask in self._silent(state):
                 p.masked_fill_(mask, 0)
 
     def _silent(self, state: PruningState) -> list[tuple[Tensor, Tensor]]:
-        """Biases and batch norms, and which of their entries go with the chosen filters."""
+        """Biases and batch norms, and which of their entries belong to the chosen filters."""
         if self.granularity != FILTER or self._chosen is None:
             return []
         if self._going is None:
@@ -262,24 +263,24 @@ class GrowingReg:
 
 @dataclass(frozen=True, kw_only=True)
 class GReg1Options(Options):
-    """GReg-1's options; iterations are literal ones, see `literal`."""
+    """GReg-1's options; iterations are scaled unless `literal`."""
 
     granularity: str = setting(
-        WEIGHT, "What goes: single weights or whole filters.", choices=(WEIGHT, FILTER)
+        WEIGHT, "Remove single weights or whole filters.", choices=(WEIGHT, FILTER)
     )
     allocation: str = setting(
-        GLOBAL, "Who loses how much: all weights compete, or layer by layer.",
+        GLOBAL, "How many weights each layer loses: all weights compete, or by an allocation.",
         choices=(GLOBAL, *ALLOCATIONS),
     )  # fmt: skip
-    every: int = setting(10, "Iterations from one growth of the penalty to the next.", least=1)
-    growth: float = setting(1e-4, "What the penalty of the chosen grows by.", above=0)
-    ceiling: float = setting(1.0, "Where their penalty ends.", above=0)
-    hold: int = setting(10_000, "Iterations at that penalty before they go.", least=0)
+    every: int = setting(10, "Iterations between two increases of the penalty.", least=1)
+    growth: float = setting(1e-4, "Increase of the penalty of the chosen weights.", above=0)
+    ceiling: float = setting(1.0, "Final value of their penalty.", above=0)
+    hold: int = setting(10_000, "Iterations at that penalty before they are removed.", least=0)
     literal: bool = setting(
-        False, "An iteration is a step; else all are fitted to the first 80% of the run."
+        False, "One iteration per step; otherwise they are scaled to the first 80% of the run."
     )
     reinit: str = setting(
-        NONE, "What the kept weights become when the others go: orthogonal, rewound to the start.",
+        NONE, "Kept weights after the removal: unchanged, made orthogonal, or rewound.",
         choices=(NONE, ORTHP, REWIND),
     )  # fmt: skip
 
@@ -289,11 +290,13 @@ class GReg2Options(GReg1Options):
     """GReg-2's options."""
 
     pick_growth: float = setting(
-        1e-5, "What the penalty of all grows by, before any is chosen.", above=0
+        1e-5, "Increase of the penalty of all weights before the choice.", above=0
     )
-    pick_ceiling: float = setting(1e-2, "Where it ends, and weights are chosen.", above=0)
+    pick_ceiling: float = setting(
+        1e-2, "Value of that penalty at which weights are chosen.", above=0
+    )
     encourage: float = setting(
-        1e-4, "The kept weights' penalty is minus this from then on.", least=0
+        1e-4, "From then on, the kept weights have minus this as their penalty.", least=0
     )
 
 
@@ -328,20 +331,20 @@ def _greg_2(o: GReg2Options, task: Task) -> Method:
 _SOURCE = "Wang et al. 2021, arXiv 2012.09243"
 _BECAUSE = "it chooses by the magnitude of trained weights"
 GREG_1 = MethodInfo(
-    title="a growing penalty on the smallest |w|, weights or filters, which then go",
+    title="a growing penalty on the smallest weights or filters, which are then removed",
     source=_SOURCE,
     make=_greg_1,
     options=GReg1Options,
-    keeps="what it has chosen, with reinit=rewind the weights of the start",
+    keeps="the chosen weights; with reinit=rewind also the initial weights",
     starts=("dense", "sparse"),
     because=_BECAUSE,
 )
 GREG_2 = MethodInfo(
-    title="GReg-1 after a growing penalty on all, which tells weights apart by curvature",
+    title="GReg-1 after a growing penalty on all weights, which separates them by curvature",
     source=_SOURCE,
     make=_greg_2,
     options=GReg2Options,
-    keeps="what it has chosen, with reinit=rewind the weights of the start",
+    keeps="the chosen weights; with reinit=rewind also the initial weights",
     starts=("dense", "sparse"),
     because=_BECAUSE,
 )

@@ -1,4 +1,4 @@
-"""What there is to say of each method, for people and for programs."""
+"""Descriptions of all methods, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fggp_deploy.pruning.methods.registry import info, names
 
 @dataclass(frozen=True)
 class Setting:
-    """One option of a method's own. `schema`: what it may be, as JSON Schema."""
+    """One option of a method. `schema`: its rule as JSON Schema."""
 
     name: str
     default: Any
@@ -22,7 +22,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Description:
-    """A method in plain types; see method.MethodInfo."""
+    """A method in plain types, see method.MethodInfo."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class Description:
 
 
 def described(name: str) -> Description:
-    """One method; raises UnknownName, and ConfigError where another package's is broken."""
+    """One method; raises UnknownName, and ConfigError if another package's method is broken."""
     found = info(name)
     defaults = found.options.defaults()
     return Description(
@@ -62,7 +62,7 @@ def described(name: str) -> Description:
 
 
 def listing() -> list[Description]:
-    """All methods, ours first; of another package's broken one, a warning tells."""
+    """All methods, built-in ones first; broken ones of other packages give a warning."""
     rows = []
     for name in names():
         try:

@@ -1,4 +1,4 @@
-"""Lottery tickets: train, prune, rewind, again and again within one run."""
+"""Lottery tickets: rounds of training, pruning and rewinding within one run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fggp_deploy.pruning.methods.parts.reinit import NONE, ORTHP, REWIND, Reinit
 
 @dataclass(frozen=True)
 class Rounds:
-    """Prunings that cut a run into rounds of equal training.
+    """The prunings that divide a run into rounds of equal length.
 
-    Each removes `share` of the alive weights, the last one what is left to `target`. `rewind_to`:
-    the step to whose weights the network goes back after each, so that a round trains from there:
-    with R prunings all R + 1 rounds end as many steps after it, t_i = rewind_to + round(i·(steps −
-    rewind_to)/(R + 1)). Raises ConfigError when there are fewer steps than rounds.
+    Each pruning removes the fraction `share` of the alive weights; the last one stops at `target`.
+    After each, the network returns to its weights of step `rewind_to`. With R prunings there are
+    R + 1 rounds, and pruning i is at t_i = rewind_to + round(i·(steps − rewind_to)/(R + 1)). Raises
+    ConfigError if there are fewer steps than rounds.
 
     >>> r = Rounds(target=0.5, steps=10, share=0.3, rewind_to=1)
     >>> r.update_steps, round(r.sparsity(4), 9), r.sparsity(7), r.cycle(8)
@@ -50,7 +50,7 @@ class Rounds:
 
     @cached_property
     def n_prunings(self) -> int:
-        """How often weights are removed."""
+        """The number of prunings."""
         if self.target == self.start:
             return 0
         left = math.log((1 - self.target) / (1 - self.start)) / math.log(1 - self.share)
@@ -58,17 +58,17 @@ class Rounds:
 
     @cached_property
     def update_steps(self) -> tuple[int, ...]:
-        """The last steps of all rounds but the last, increasing."""
+        """The last step of every round except the last, increasing."""
         span, n = self.steps - self.rewind_to, self.n_prunings + 1
         return tuple(self.rewind_to + (2 * i * span + n) // (2 * n) for i in range(1, n))
 
     @property
     def last_update(self) -> int:
-        """Step of the last pruning; 0 where there is none."""
+        """The step of the last pruning; 0 if there is none."""
         return self.update_steps[-1] if self.update_steps else 0
 
     def is_update(self, step: int) -> bool:
-        """True at a round's last step."""
+        """True at the last step of a round."""
         return step in self.update_steps
 
     def sparsity(self, step: int) -> float:
@@ -79,9 +79,9 @@ class Rounds:
         return 1 - (1 - self.start) * (1 - self.share) ** n
 
     def cycle(self, step: int) -> tuple[int, int]:
-        """Where a step is in its round's training, counted as if that had begun at step 1; its end.
+        """The position of a step in its round, counted from step 1, and the length of the round.
 
-        A round that was rewound to step k goes on with step k + 1.
+        A round that was rewound to step k continues with step k + 1.
         """
         ends = (*self.update_steps, self.steps)
         i = bisect_left(ends, step)
@@ -90,12 +90,11 @@ class Rounds:
 
 
 class Lottery(Gradual):
-    """Iterative magnitude pruning: at the end of each round the smallest |w| go, then `reinit`.
+    """Iterative magnitude pruning: each round ends with removing the smallest |w|, then `reinit`.
 
-    The last step of a round chooses, and the network that it leaves is rewound (or whatever
-    `reinit` does) before the next one. With Reinit("none") weights go on as they are: iterative
-    magnitude pruning without rewinding. The learning rate goes through its cycle in each round,
-    from the step that was rewound to.
+    The last step of a round chooses the weights; `reinit` then rewinds the network before the next
+    round. Reinit("none") keeps the weights: iterative magnitude pruning without rewinding. The
+    learning rate follows its cycle in each round, from the step of the rewinding.
 
     Source: Frankle & Carbin 2019 (arXiv 1803.03635); rewinding to a later step: Frankle et al. 2020
     (arXiv 1912.05671).
@@ -108,11 +107,11 @@ class Lottery(Gradual):
 
     @property
     def last_update(self) -> int:
-        """See method.Late."""
+        """The last step at which the masks may change, see method.Late."""
         return self.rounds.last_update
 
     def reinitialises(self, step: int) -> bool:
-        """After each round."""
+        """True: after each round."""
         return True
 
     def cycle(self, step: int) -> tuple[int, int]:
@@ -125,13 +124,13 @@ class LotteryOptions(GradualOptions):
     """Options of lottery tickets."""
 
     share: float = setting(
-        0.2, "Share of the alive weights that go at the end of a round.", above=0, below=1
+        0.2, "Fraction of the alive weights that each round removes.", above=0, below=1
     )
     rewind_epoch: float = setting(
-        0.0, "Epoch to whose weights the network is rewound; 0: those that it began with.", least=0
+        0.0, "Epoch to whose weights the network is rewound; 0: the initial weights.", least=0
     )
     reinit: str = setting(
-        REWIND, "What the kept weights become after each pruning: rewound, orthogonal, or none.",
+        REWIND, "Kept weights after each pruning: rewound, made orthogonal, or unchanged.",
         choices=(REWIND, ORTHP, NONE),
     )  # fmt: skip
 
@@ -146,7 +145,7 @@ def _make(o: LotteryOptions, task: Task) -> Method:
 
 
 METHOD = MethodInfo(
-    title="lottery tickets: train, drop the smallest |w|, rewind, in rounds",
+    title="lottery tickets: rounds of training, dropping the smallest |w|, rewinding",
     source="Frankle & Carbin 2019, arXiv 1803.03635; Frankle et al. 2020, arXiv 1912.05671",
     make=_make,
     options=LotteryOptions,

@@ -12,10 +12,10 @@ from fggp_deploy.pruning.methods.parts.one_shot import OneShotOptions
 
 @dataclass(frozen=True, kw_only=True)
 class MagnitudeOptions(OneShotOptions):
-    """Those of magnitude, for which all layers may compete."""
+    """The options of magnitude, with which all layers may compete."""
 
     allocation: str = setting(
-        GLOBAL, "Who gets how much: all weights compete, or layer by layer.",
+        GLOBAL, "How many weights each layer keeps: all weights compete, or by an allocation.",
         choices=(GLOBAL, *ALLOCATIONS),
     )  # fmt: skip
 
@@ -26,6 +26,6 @@ METHOD = MethodInfo(
     make=lambda o, task: o.one_shot(None, task),
     options=MagnitudeOptions,
     starts=("dense", "sparse"),
-    because="it keeps what a trained network computes, layer by layer",
+    because="it preserves what a trained network computes, layer by layer",
     without_training=True,
 )

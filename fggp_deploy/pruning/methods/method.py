@@ -1,4 +1,4 @@
-"""What a method is: four moments of a training run, and what the program tells of it."""
+"""The interface of a pruning method: its hooks, and what describes it to the user."""
 
 from __future__ import annotations
 
@@ -17,79 +17,79 @@ from fggp_deploy.pruning.schedules import Schedule
 
 
 class Method(Protocol):
-    """What a Pruner drives: four moments of a training run.
+    """What a Pruner calls at four moments of a training run.
 
-    Gradients are those that the optimiser is about to use, averaged over the processes of a run;
-    what is random comes from a generator that is the same in all of them.
+    Gradients are those that the optimizer is about to use, averaged over the processes of a run.
+    Random numbers must come from a generator that is the same in all processes.
     """
 
     def start(self, state: PruningState) -> None:
-        """Before the first step: masks, extra parameters."""
+        """Before the first step: set masks, create extra parameters."""
         ...
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """Gradients are there; may read and change `.grad`, may change masks."""
+        """After the gradients are final: may read and change `.grad`, and may change masks."""
         ...
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """The optimiser has stepped: re-zero weights and optimiser state."""
+        """After the optimizer's step: set removed weights and their optimizer state to zero."""
         ...
 
     def finish(self, state: PruningState) -> MaskSet:
-        """The final hard masks."""
+        """Return the final masks."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What the method remembers from step to step: tensors and plain JSON types."""
+        """The state between steps: tensors and plain JSON types."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         ...
 
 
 @runtime_checkable
 class InRounds(Protocol):
-    """A method that trains anew several times in a run, each time with its own learning rate."""
+    """A method that trains in several rounds, each with its own learning-rate cycle."""
 
     def cycle(self, step: int) -> tuple[int, int]:
-        """Where optimiser step 1, 2, … of the run is in its training, and how long that one is."""
+        """The position of optimizer step 1, 2, … in its round, and the length of that round."""
         ...
 
 
 @runtime_checkable
 class Late(Protocol):
-    """A method whose masks may change when the run's own schedule, its first 80%, has ended."""
+    """A method whose masks may change after the run's own schedule, its first 80%, has ended."""
 
     @property
     def last_update(self) -> int:
-        """The last step at which they may."""
+        """The last step at which the masks may change."""
         ...
 
 
 @runtime_checkable
 class Measured(Protocol):
-    """A method that has more to say of itself at the end of each epoch."""
+    """A method that reports its own measurements at the end of each epoch."""
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
-        """By the measure's name, and there by parameter."""
+        """Values by measurement and parameter."""
         ...
 
 
-Batch = tuple[Tensor, Tensor]  # normalised images [B, C, H, W] and labels, int64 [B]
+Batch = tuple[Tensor, Tensor]  # normalized images [B, C, H, W] and labels, int64 [B]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What a run asks of a method.
 
-    `target`: sparsity at the end. `schedule`: of gradual pruning to it. `n_steps`: optimiser steps
-    of the run, `steps_per_epoch` of one pass over the images. `updates`, `rate`: the run's options
-    of that name. `seed`: of what is random. `input_shape`: of one image, [C, H, W]. `densities`:
-    the share that each layer is to keep at the target; empty where the method decides. `pattern`:
-    of patterns.PATTERNS, None where single weights go.
-    `batches(n)`: at least n training images as they are tested, the same ones at every call; each
-    of several processes gets its share. `progress(what, done, total)` is for long work at the
+    `target`: sparsity at the end. `schedule`: the schedule of gradual pruning to the target.
+    `n_steps`: optimizer steps of the run; `steps_per_epoch`: those of one epoch. `updates`, `rate`:
+    the options of the run with these names. `seed`: for random numbers. `input_shape`: of one
+    image, [C, H, W]. `densities`: the fraction that each layer keeps at the target; empty if the
+    method decides. `pattern`: a key of patterns.PATTERNS, or None for single weights.
+    `batches(n)`: at least n training images with test-time preprocessing, the same at every call;
+    each of several processes gets its part. `progress(what, done, total)`: for long work at the
     start.
     """
 
@@ -117,14 +117,14 @@ _STARTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
-    """A method as the program offers it, under the name that it is registered by.
+    """The description of a registered method.
 
-    `make`: from its own options and the task. `reads`: options of the run that it obeys beside
-    the target. `keeps`: what it remembers from step to step, in words. `starts`: what it can begin
-    with, the usual first; `because` says in half a sentence why not with anything else.
-    `without_training`: it can be asked for `--epochs 0`. `several_targets`: one run can stop at
-    several sparsities, the masks nested. `ties`: by its options, what its weights have in common
-    that an average of them has not, in half a sentence; "" where they may be averaged.
+    `make`: creates the method from its own options and the task. `reads`: options of the run that
+    it uses besides the target. `keeps`: the state that it keeps between steps, in words. `starts`:
+    what it can start from, the default first; `because`: why it cannot start from anything else, as
+    a clause. `without_training`: it works with `--epochs 0`. `several_targets`: one run can produce
+    several sparsities with nested masks. `ties`: given its options, a property of its weights that
+    averaging would destroy, as a clause; "" if weights may be averaged.
     """
 
     title: str
@@ -140,7 +140,7 @@ class MethodInfo:
     ties: Callable[[Any], str] = field(default=lambda options: "")
 
     def refuse_start(self, name: str, start: Start) -> None:
-        """Raise ConfigError where the method cannot begin with this."""
+        """Raise ConfigError if the method cannot start from this."""
         if start not in self.starts:
             can = " or ".join(_STARTS[s] for s in self.starts)
             can = can.replace(_STARTS["random"], f"{_STARTS['random']} (--start random)")

@@ -1,4 +1,4 @@
-"""A method's own options: a frozen dataclass that knows what each may be."""
+"""A method's own options: a frozen dataclass whose fields carry their rules."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Options", "setting"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of every method's options; itself, no option at all. Raises ConfigError when made.
+    """Base class of every method's options, without any option. Invalid values raise ConfigError.
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Mine(Options):
-    ...     share: float = setting(0.5, "Share that goes.", above=0, most=1)
+    ...     share: float = setting(0.5, "Fraction to remove.", above=0, most=1)
     >>> Mine.read("mine", {"share": "1e-2"})
     Mine(share=0.01)
     """
@@ -29,17 +29,17 @@ class Options:
 
     @classmethod
     def rules(cls) -> dict[str, Rule]:
-        """What each option may be, by its name."""
+        """The rule of each option, by name."""
         return rules_of(cls)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Each option's value where none is given."""
+        """The default of each option."""
         return vars(cls()).copy()
 
     @classmethod
     def read(cls, method: str, values: Mapping[str, Any]) -> Self:
-        """From plain values as YAML gives them; raises ConfigError that names the option."""
+        """Options from plain YAML values; raises ConfigError that names the option."""
         rules, read = cls.rules(), {}
         for key, value in values.items():
             name = key.replace("-", "_")

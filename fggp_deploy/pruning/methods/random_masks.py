@@ -16,12 +16,12 @@ from fggp_deploy.pruning.methods.state import PruningState
 
 
 class RandomMasks(AtStart):
-    """Random masks: each layer keeps its share by `allocation`, which weights the generator draws.
+    """Random masks: each layer keeps a number of weights by `allocation`, chosen at random.
 
-    `allocation` "erk": density_l = min(1, ε·Σshape_l/Πshape_l) with the one ε that meets the target
-    exactly, over the layer's shape [outputs, inputs/groups, kernel…]; "uniform": 1 − target
+    `allocation` "erk": density_l = min(1, ε·Σshape_l/Πshape_l), over the layer's shape [outputs,
+    inputs/groups, kernel…], with the single ε that meets the target exactly; "uniform": 1 − target
     everywhere. `generator`: a CPU generator, so that a seed gives the same masks on every device
-    and rank. Raises ConfigError where the network is sparse already.
+    and rank. Raises ConfigError if the network is already sparse.
 
     Source: the densities: Evci et al. 2020, RigL (arXiv 1911.11134), section 3; random masks that
     stay: Liu et al. 2022 (arXiv 2202.02643).
@@ -33,18 +33,20 @@ class RandomMasks(AtStart):
         self.generator = generator
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
-        """Draw them; raises ConfigError where the network is sparse already."""
+        """Draw the masks; raises ConfigError if the network is already sparse."""
         if state.masks.n_removed:
-            raise ConfigError("random masks need a dense network; this one is sparse already")
+            raise ConfigError("random masks need a dense network; this one is already sparse")
         keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
         return random_masks(state.params, keep, generator=self.generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomOptions(Options):
-    """Options of random masks."""
+    """The options of random masks."""
 
-    allocation: str = setting("erk", "Who gets how much of the mask.", choices=tuple(ALLOCATIONS))
+    allocation: str = setting(
+        "erk", "How many weights each layer keeps.", choices=tuple(ALLOCATIONS)
+    )
 
 
 def _make(o: RandomOptions, task: Task) -> RandomMasks:
@@ -58,5 +60,5 @@ METHOD = MethodInfo(
     make=_make,
     options=RandomOptions,
     starts=("random",),
-    because="random masks would throw away what a trained network has learned",
+    because="random masks would discard what a trained network has learned",
 )

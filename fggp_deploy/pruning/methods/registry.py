@@ -1,6 +1,6 @@
-"""Methods by name: ours, and those that other installed packages offer.
+"""Methods by name: the built-in ones, and those of other installed packages.
 
-A package of your own registers one in its pyproject.toml, in the form that BUILT_IN has too:
+Your own package registers a method in its pyproject.toml, in the same form as BUILT_IN:
 
     [project.entry-points."fggp_deploy.methods"]
     mine = "my_package.mine:METHOD"
@@ -51,19 +51,20 @@ BUILT_IN = {
 
 
 def names() -> list[str]:
-    """Every registered name, ours first."""
+    """Every registered name, built-in methods first."""
     return [*BUILT_IN, *sorted(set(offered()) - set(BUILT_IN))]
 
 
 def info(name: str) -> MethodInfo:
-    """A registered method; raises UnknownName, and ConfigError where another package's is broken.
+    """A registered method.
 
-    A name of ours stays ours; a warning tells whose package wanted it.
+    If another package registers a built-in name, the built-in method is used, with a warning.
+    Raises UnknownName, and ConfigError if another package's method is broken.
     """
     if name in BUILT_IN:
         if name in (others := offered()):
             warnings.warn(
-                f"method {name!r} of {package_of(others[name])} is not used: the name is our own",
+                f"method {name!r} of {package_of(others[name])} is not used: the name is built in",
                 FggpWarning,
                 stacklevel=2,
             )
@@ -102,19 +103,19 @@ def make(
     batches: Sequence[Batch] = (),
     **options: Any,
 ) -> Method:
-    """A registered method for a loop of your own, as `prune` makes it for its.
+    """A registered method for your own training loop, as `prune` creates it.
 
-    `target`: sparsity at the end; `start`: that of the network, where a schedule leads from there.
-    `steps`: optimiser steps of the run, of which an epoch has `steps_per_epoch` (None: all).
-    `updates` (50) and `rate` (0.5) are for methods that read them. `batches`: normalised images
-    [B, C, H, W] and labels, int64 [B], for methods that look at images or their shape, of which
-    they take all. `options`: the method's own.
+    `target`: sparsity at the end; `start`: sparsity of the network, from which a schedule starts.
+    `steps`: optimizer steps of the run; `steps_per_epoch`: those of one epoch (None: all).
+    `updates` (50) and `rate` (0.5) are for methods that read them. `batches`: normalized images
+    [B, C, H, W] and labels, int64 [B], all of which go to methods that use images or their shape.
+    `options`: the method's own options.
 
-    Raises UnknownName, and ConfigError where a value does not fit the method.
+    Raises UnknownName, and ConfigError if a value does not fit the method.
     """
     found = info(name)
     if steps < 1 and not found.without_training:
-        raise ConfigError(f"{name} needs training; give its number of steps, got {steps}")
+        raise ConfigError(f"{name} needs training: `steps` must be at least 1, got {steps}")
     given = {k: v for k, v in (("updates", updates), ("rate", rate)) if v is not None}
     if unread := given.keys() - set(found.reads):
         raise ConfigError(f"{name} does not read {min(unread)}; leave it out")
@@ -146,20 +147,20 @@ def read_options(name: str, values: Mapping[str, Any]) -> Options:
 
 
 def without_training() -> list[str]:
-    """The names of the methods that need no training; another package's broken one is none."""
+    """The names of the built-in methods that need no training."""
     return [n for n in BUILT_IN if info(n).without_training]
 
 
 def readers(option: str) -> list[str]:
-    """The names of our methods that read this option of a run."""
+    """The names of the built-in methods that read this option of a run."""
     return [n for n in BUILT_IN if option in info(n).reads]
 
 
 def with_targets() -> list[str]:
-    """The names of our methods that can stop at several targets in a run."""
+    """The names of the built-in methods that can produce several targets in one run."""
     return [n for n in BUILT_IN if info(n).several_targets]
 
 
 def with_option(name: str) -> list[str]:
-    """The names of our methods that have an own option of this name."""
+    """The names of the built-in methods that have an option of their own with this name."""
     return [n for n in BUILT_IN if name in info(n).options.rules()]

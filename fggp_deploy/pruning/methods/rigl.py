@@ -1,4 +1,4 @@
-"""RigL and SET: sparse from the first step to the last, with masks that move."""
+"""RigL and SET: sparse training at constant sparsity, with masks that change."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from fggp_deploy.pruning.methods.state import PruningState
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicOptions(RegrowthOptions):
-    """Options of both."""
+    """Options of RigL and SET."""
 
     allocation: str = setting(
-        "erk", "Who gets how much of the random mask.", choices=tuple(ALLOCATIONS)
+        "erk", "How the random mask is allocated to layers.", choices=tuple(ALLOCATIONS)
     )
 
 
 def by_gradient(state: PruningState) -> Tensor:
-    """RigL's: |g| of the dense gradient, [P]."""
+    """RigL's growth score: |g| of the dense gradient, [P]."""
     return state.flat_grads().abs_()
 
 
 def by_chance(generator: torch.Generator, state: PruningState) -> Tensor:
-    """SET's: random numbers, [P], from a CPU generator, so the same on every device and rank.
+    """SET's growth score: random numbers, [P].
 
-    Every place that is free in a layer is as likely to be grown.
+    They come from a CPU generator and so are the same on every device and rank. All removed weights
+    of a layer are equally likely to grow.
 
-    Source: Mocanu et al. 2018 (arXiv 1707.04780), algorithm 1. There the smallest positive and the
-    largest negative weights go, a share ζ of each, after every epoch, and new ones get random
-    values; here the smallest |w| go, when RigL's would, and new ones begin at zero.
+    Source: Mocanu et al. 2018 (arXiv 1707.04780), algorithm 1. There, after every epoch, a fraction
+    ζ of the smallest positive and of the largest negative weights is dropped, and new weights get
+    random values. Here the smallest |w| are dropped at RigL's steps, and new weights are zero.
     """
     n = state.masks.n_total
     device = next(iter(state.masks.values())).device
@@ -62,8 +63,8 @@ def _dynamic(o: DynamicOptions, task: Task, *, random: bool) -> Dynamic:
 
 
 _BECAUSE = (
-    "it keeps the count of a sparse mask from the first step on, and a random mask would throw "
-    "away what a dense network has learned"
+    "it keeps the count of a sparse mask from the first step on, and a random mask would discard "
+    "what a dense network has learned"
 )
 RIGL = MethodInfo(
     title="sparse training; drops by |w|, grows by |g|",

@@ -16,15 +16,15 @@ from fggp_deploy.pruning.methods.parts.one_shot import NEEDS_DENSE, OneShotOptio
 
 @dataclass(frozen=True)
 class SecondOrder:
-    """Drop what costs least to second order, column by column, the rest making up for it.
+    """Drop the weights with the lowest second-order cost, and update the rest to compensate.
 
     With H = XᵀX + `damping`·mean diagonal and U the upper Cholesky factor of H⁻¹, dropping w_j of
     an output costs (w_j/U_jj)², and the later weights of that output change by −w_j/U_jj·U_j:.
-    Masks are chosen for `block` columns at a time, among all outputs; weights of earlier blocks
-    are settled then. A weight whose input is always 0 costs nothing.
+    Masks are chosen for `block` columns at a time, among all outputs; weights of earlier blocks no
+    longer change. A weight whose input is always 0 costs nothing.
 
     Source: Frantar & Alistarh 2023, SparseGPT (arXiv 2301.00774), algorithm 1, after Hassibi &
-    Stork 1993 (OBS); block 128 and damping 0.01 as public code.
+    Stork 1993 (OBS); the public code uses block 128 and damping 0.01.
     """
 
     block: int = 128
@@ -38,14 +38,14 @@ class SecondOrder:
         factors = torch.stack([_inverse_factor(a, self.damping) for a in gram.inputs])
         for begin in range(0, k, self.block):
             part = slice(begin, min(begin + self.block, k))
-            # so many of all columns up to this block's end, whatever its size
+            # proportional to the columns of this block
             quota = n_drop * part.stop // k - n_drop * begin // k
             cost = (w[:, :, part] / _diagonal(factors)[:, None, part]) ** 2
             cost *= _diagonal(gram.inputs)[:, None, part] != 0
             flat = torch.ones(cost.numel(), dtype=torch.bool, device=w.device)
             flat[smallest(cost.reshape(-1), quota)] = False
             kept[:, :, part] = flat.view(cost.shape)
-            gone = torch.zeros_like(w[:, :, part])  # what each column leaves to the later ones
+            gone = torch.zeros_like(w[:, :, part])  # the errors that later columns compensate
             for i, j in enumerate(range(part.start, part.stop)):
                 cut = torch.where(kept[:, :, j], 0.0, w[:, :, j] / factors[:, None, j, j])
                 w[:, :, j : part.stop] -= cut.unsqueeze(2) * factors[:, None, j, j : part.stop]
@@ -55,7 +55,7 @@ class SecondOrder:
 
 
 def _inverse_factor(a: Tensor, damping: float) -> Tensor:
-    """Upper U with UᵀU = (a + damping)⁻¹, [K, K]; an input that never spoke counts as its own."""
+    """Upper U with UᵀU = (a + damping)⁻¹, [K, K]; inputs that are always 0 stay separate."""
     diagonal = a.diagonal()
     dead = diagonal == 0
     h = a + torch.diag(damping * diagonal.mean() + dead.to(a.dtype))
@@ -69,10 +69,12 @@ def _diagonal(matrices: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondOrderOptions(OneShotOptions):
-    """Those of second order."""
+    """The options of second-order."""
 
     block: int = setting(128, "Columns whose masks are chosen together.", least=1)
-    damping: float = setting(0.01, "Share of H's mean diagonal that is added to it.", above=0)
+    damping: float = setting(
+        0.01, "Fraction of H's mean diagonal that is added to the diagonal.", above=0
+    )
 
 
 METHOD = MethodInfo(

@@ -12,8 +12,8 @@ from fggp_deploy.pruning.methods.state import PruningState
 class SNIP(AtStart):
     """Single-shot pruning by connection sensitivity: keep the largest |g·w|.
 
-    `batches()`: images and labels over whose mean cross-entropy g is taken; each of several
-    processes gives its own, of one size.
+    `batches()`: images and labels; g is the gradient of their mean cross-entropy. Each of several
+    processes gives its own images, all of the same number.
 
     Source: Lee, Ajanthan & Torr 2019 (arXiv 1810.02340), eq. 6.
     """
@@ -23,7 +23,7 @@ class SNIP(AtStart):
         self.batches = batches
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
-        """Score once, over all layers."""
+        """Score all layers once, and drop the smallest."""
         grads = mean_gradients(state, self.batches())
         scores = {n: (g * state.params[n]).abs() for n, g in grads.items()}
         return self.drop_smallest(state, flat(state.masks, scores), n_drop)
@@ -34,7 +34,7 @@ def _make(o: ScoreOptions, task: Task) -> SNIP:
 
 
 METHOD = MethodInfo(
-    title="one shot by |g·w| at initialisation",
+    title="one shot by |g·w| at initialization",
     source="Lee, Ajanthan & Torr 2019, arXiv 1810.02340",
     make=_make,
     options=ScoreOptions,

@@ -1,4 +1,4 @@
-"""What a method sees of a training run."""
+"""What a pruning method sees of a training run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from fggp_deploy.pruning.masks import MaskSet
 
 @dataclass
 class PruningState:
-    """A run's prunable parameters, masks and optimiser.
+    """The prunable parameters, masks and optimizer of a run.
 
-    `params`: name → prunable parameter. `masks`: their masks. `fixed`: masks of weights outside
-    the prunable set that came as zeros and stay zero (`fixed_params` are those parameters).
-    `model`: the network itself, not wrapped for several devices. `min_layer_density`: see
-    allocation.floors; 0 lets a layer lose all its weights. `at_floor`: layers that have reached
-    their floors.
+    `params`: name → prunable parameter. `masks`: their masks. `fixed`: masks of other parameters
+    (`fixed_params`) whose initial zeros stay zero. `model`: the network without wrappers.
+    `min_layer_density`: see allocation.floors; with 0 a layer may lose all its weights.
+    `at_floor`: the layers that have reached their floors.
     """
 
     params: Mapping[str, nn.Parameter]
@@ -36,21 +35,21 @@ class PruningState:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The prunable parameters' shapes."""
+        """The shapes of the prunable parameters."""
         return {n: tuple(m.shape) for n, m in self.masks.items()}
 
     @property
     def layers(self) -> dict[str, slice]:
-        """Where each prunable parameter is among the flat weights."""
+        """The position of each prunable parameter in the flat weights."""
         parts, end = {}, 0
         for name, mask in self.masks.items():
             parts[name] = slice(end, end := end + mask.numel())
         return parts
 
     def floors(self, target: float, *, masks: MaskSet | None = None) -> dict[str, int]:
-        """Weights that each parameter keeps at least on the way to `target`.
+        """The layer floors for `target`: the least weights that each parameter keeps.
 
-        No more than `masks` (None: those of now) keep. Raises what allocation.floors raises.
+        At most what `masks` (default: the current masks) keep. Raises as allocation.floors does.
         """
         least = floors(self.shapes, target, self.min_layer_density)
         return {n: min(least[n], k) for n, k in (masks or self.masks).n_alive.items()}
@@ -62,28 +61,28 @@ class PruningState:
         *,
         target: float | None = None,
     ) -> dict[str, int]:
-        """Weights that each parameter keeps by an allocation, as far as it has as many left.
+        """Weights that each parameter keeps by an allocation, limited to those that are alive.
 
-        None keeps fewer than its floor on the way to `target` (None: `sparsity` is the target).
+        No parameter gets less than its floor for `target` (default: `sparsity`).
         """
         keep = within(allocate(self.shapes, sparsity), self.masks.n_alive)
         return at_least(keep, self.floors(sparsity if target is None else target))
 
     def hold(self, names: list[str], least: Mapping[str, int], *, when: str) -> None:
-        """Note layers that are held at their floors; each is told of once."""
+        """Record layers that are held at their floors, and warn once about each."""
         if new := [n for n in names if n not in self.at_floor]:
             self.at_floor.update(new)
-            told = ", ".join(f"{n} ({least[n]} of {self.masks[n].numel()})" for n in new)
+            named = ", ".join(f"{n} ({least[n]} of {self.masks[n].numel()})" for n in new)
             warnings.warn(
-                f"{when}: at the least number of weights that a layer keeps: {told}; other layers "
-                f"lose more in their place. A layer this sparse may limit accuracy: see "
-                f"--min-layer-density, --keep-dense, or allocation=erk",
+                f"{when}: these layers are at their floors: {named}; other layers lose more "
+                f"instead. Layers this sparse may limit accuracy: see --min-layer-density, "
+                f"--keep-dense, or allocation=erk",
                 FggpWarning,
                 stacklevel=4,
             )
 
     def set_masks(self, masks: MaskSet, *, when: str) -> None:
-        """Take new masks; raises LayerCollapse, and changes nothing, where they empty a layer."""
+        """Replace the masks; raises LayerCollapse and changes nothing if they empty a layer."""
         if empty := set(masks.empty_layers()) - set(self.masks.empty_layers()):
             raise LayerCollapse(
                 f"{when} would remove every weight of {', '.join(sorted(empty))}; give "
@@ -92,11 +91,11 @@ class PruningState:
         self.masks = masks
 
     def flat_weights(self) -> Tensor:
-        """All prunable weights, [P], in the masks' order."""
+        """All prunable weights in the masks' order, [P]."""
         return torch.cat([self.params[n].detach().reshape(-1) for n in self.masks])
 
     def flat_grads(self) -> Tensor:
-        """All their gradients, [P]; zero where a parameter had no gradient."""
+        """The gradients of all prunable weights, [P]; zero for a parameter without gradient."""
         return torch.cat(
             [
                 (torch.zeros_like(p) if p.grad is None else p.grad.detach()).reshape(-1)
@@ -105,9 +104,9 @@ class PruningState:
         )
 
     def grads_are_finite(self) -> bool:
-        """False where any gradient that the optimiser would use is not, prunable or not.
+        """True if every gradient that the optimizer would use is finite, prunable or not.
 
-        That is when a loss scaler skips the step, so nothing may be chosen from the others either.
+        Otherwise a loss scaler skips the step, so no weights may be chosen in it.
         """
         groups = self.optimizer.param_groups if self.optimizer else [{"params": self._all()}]
         grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
@@ -118,9 +117,9 @@ class PruningState:
 
     @torch.no_grad()
     def zero_removed_(self) -> None:
-        """Set removed weights to zero, and every optimiser state of the weight's shape with them.
+        """Set removed weights to zero, and every optimizer state of the weight's shape too.
 
-        Momentum and second moments of a removed weight would otherwise bring it back.
+        Otherwise momentum and second moments would bring removed weights back.
         """
         for params, masks in ((self.params, self.masks), (self.fixed_params, self.fixed)):
             masks.apply_(params)

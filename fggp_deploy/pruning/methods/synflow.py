@@ -23,10 +23,10 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class SynFlow(AtStart):
     """Iterative synaptic flow pruning, without data: keep the largest |w|·∂R/∂|w|.
 
-    R is the sum of the outputs of the network of all |θ| for an input of ones; after round k of
-    `rounds` the density is (1 − target)^(k/rounds), so that no layer empties first. Scores are
-    taken in double precision on a copy in eval mode, its batch norms without a mean.
-    `input_shape`: [C, H, W].
+    R is the sum of the outputs for an input of ones, with every parameter θ replaced by |θ|. After
+    round k of `rounds` the density is (1 − target)^(k/rounds), so that no layer becomes empty
+    first. Scores are computed in double precision on a copy in eval mode whose batch norms have no
+    mean. `input_shape`: [C, H, W].
 
     Source: Tanaka et al. 2020 (arXiv 2006.05467), algorithm 1.
     """
@@ -36,12 +36,12 @@ class SynFlow(AtStart):
         if rounds < 1:
             raise ConfigError(f"rounds must be at least 1, got {rounds}")
         if not input_shape:
-            raise ConfigError("SynFlow needs the shape of an image; give it, or a batch")
+            raise ConfigError("SynFlow needs the shape of an image; give `input_shape` or a batch")
         self.input_shape = input_shape
         self.rounds = rounds
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
-        """Score and drop, round by round."""
+        """Score and drop in every round."""
         masks, linear = state.masks, absolute(state.model)
         n_total, n_before = masks.n_total, masks.n_removed
         n_kept, n_end = n_total - n_before, n_total - n_before - n_drop
@@ -59,7 +59,7 @@ class SynFlow(AtStart):
 def absolute(model: nn.Module) -> nn.Module:
     """A copy in eval mode and double precision in which every parameter is its magnitude.
 
-    Batch norms lose their mean, so that what flows is never negative.
+    Batch norms have no mean, so that no value in the network is negative.
     """
     linear = copy.deepcopy(model).double().eval()
     with torch.no_grad():
@@ -99,7 +99,7 @@ def _make(o: SynFlowOptions, task: Task) -> SynFlow:
 
 
 METHOD = MethodInfo(
-    title="100 rounds by synaptic flow at initialisation, without data",
+    title="100 rounds by synaptic flow at initialization, without data",
     source="Tanaka et al. 2020, arXiv 2006.05467",
     make=_make,
     options=SynFlowOptions,

@@ -1,4 +1,4 @@
-"""Micro-structured unification and pruning: small blocks share one |w|, or go, by ADMM."""
+"""Micro-structured unification and pruning by ADMM: small blocks share one |w| or are removed."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ class UnificationOptions(Options):
     """Unification's options."""
 
     block: str = setting(
-        "1x4", "Rows x columns of a block, of the weight as [outputs, the rest].", choices=SHAPES
+        "1x4", "Rows x columns of a block of the weight as [outputs, all else].", choices=SHAPES
     )
     unified: float = setting(
-        1.0, "Share of the blocks that stay whose weights share one |w|; the others are free.",
+        1.0, "Fraction of the kept blocks whose weights share one |w|; the others are free.",
         least=0, most=1,
     )  # fmt: skip
     rho: float = setting(
-        0.01, "Weight of the pull towards the blocks, until they are fixed.", least=0
+        0.01, "Weight of the pull towards the blocks until they are fixed.", least=0
     )
-    rounds: int = setting(5, "How often Z and U move until blocks are fixed.", least=1)
+    rounds: int = setting(5, "Updates of Z and U before the blocks are fixed.", least=1)
     until: float = setting(
-        0.5, "Share of the run's steps after which blocks are fixed.", above=0, most=1
+        0.5, "Fraction of the run's steps after which blocks are fixed.", above=0, most=1
     )
     allocation: str = setting(
-        GLOBAL, "Who loses how much: all blocks compete, or layer by layer.",
+        GLOBAL, "How many weights each layer loses: all blocks compete, or by an allocation.",
         choices=(GLOBAL, *ALLOCATIONS),
     )  # fmt: skip
 
 
 def least_blocks(cost: Tensor, size: Tensor, n_weights: int) -> tuple[Tensor, int, int]:
-    """Which blocks go, bool [blocks], so that n_weights weights do: the least cost a weight first.
+    """The blocks to remove, so that n_weights weights go: the lowest cost per weight first.
 
-    Where the last of them would be too many, it stays, and its index and how many of its weights
-    must go in its place come with it (0 where all is even). cost, size: [blocks]; ties by index.
+    If the last block has too many weights, it stays; then the function also returns its index and
+    how many of its weights are still to be removed (0 if the count is exact).
+    cost, size: [blocks] → bool [blocks], index, count; ties by index.
 
     >>> gone, block, n = least_blocks(torch.tensor([9.0, 1.0, 5.0]), torch.tensor([4, 4, 4]), 6)
     >>> gone.tolist(), block, n
@@ -67,9 +68,10 @@ def least_blocks(cost: Tensor, size: Tensor, n_weights: int) -> tuple[Tensor, in
 
 
 def without_least_blocks(x: Tensor, valid: Tensor, n_weights: int) -> Tensor:
-    """What is kept, bool [blocks, n], when n_weights go: whole blocks of the least Σx² a weight.
+    """The kept weights, bool [blocks, n], after n_weights are removed with the blocks they form.
 
-    Where the last one would be too many, only its smallest weights go. valid: who is a weight.
+    Blocks with the lowest Σx² per weight are removed whole. If the last has too many weights, only
+    its smallest weights are removed. valid: bool [blocks, n], False for padding.
     """
     gone, block, left = least_blocks((x * x).sum(1), valid.sum(1), n_weights)
     kept = valid & ~gone.unsqueeze(1)
@@ -79,9 +81,9 @@ def without_least_blocks(x: Tensor, valid: Tensor, n_weights: int) -> Tensor:
 
 
 def shared(blocks: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
-    """Each block with one magnitude, the mean of its weights times their signs; the signs stay.
+    """Each block with one magnitude: the mean of its weights times their signs. Signs stay.
 
-    blocks float, negative bool (who has the sign −), valid bool (who is a weight): [blocks, n].
+    blocks float, negative bool (sign −), valid bool (False for padding): [blocks, n].
 
     >>> w = torch.tensor([[1.0, -3.0, 2.0, -2.0]])
     >>> shared(w, w < 0, torch.ones_like(w, dtype=torch.bool)).tolist()
@@ -93,19 +95,17 @@ def shared(blocks: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
 
 
 class Unification:
-    """Prunes whole blocks, and has the weights of the others share one |w|, by ADMM.
+    """Removes whole blocks and makes the weights of the others share one |w|, by ADMM.
 
-    Until the schedule's end SGD also minimises ρ/2·‖W − Z + U‖²; at each update Z becomes the
-    projection of W + U, and U grows by W − Z. The projection sets to zero the blocks that lose
-    least by it, Σw² a weight, and of those that stay it sets the `unified` share that loses least
-    to their mean |w|, with their signs. At the schedule's end its choice is final, and the weights
-    take it on: what is zero is masked, and the weights of a unified block share one magnitude. That
-    is trained to the end, the signs in a block fixed relative to each other.
+    Until the end of the schedule, SGD also minimizes ρ/2·‖W − Z + U‖². At each update, Z becomes
+    the projection of W + U, and U grows by W − Z. The projection sets the blocks with the smallest
+    Σw² per weight to zero. Of the kept blocks, it sets the fraction `unified` that changes least to
+    their mean |w|, with their signs. At the end of the schedule its choice is final: zeros are
+    masked, and the weights of a unified block share one trained magnitude with fixed signs.
 
-    Exactly round(target·N*) of N* weights go. Where those are no whole number of blocks, the rest,
-    fewer than a block has, are the smallest of one more block (of each layer, if `allocation` is
-    by layer, and of each that is held at its floor), whose other weights stay free. Gradients must
-    be unscaled.
+    Exactly round(target·N*) of N* weights are removed. If that is not a whole number of blocks, the
+    rest are the smallest weights of one more block (per layer, if `allocation` is by layer, and per
+    layer at its floor), whose other weights stay free. Gradients must be unscaled.
 
     Source: Lin et al. 2021 (arXiv 2106.08301); ADMM as in Zhang et al. 2018 (arXiv 1804.03294). ρ
     is ours.
@@ -116,29 +116,29 @@ class Unification:
         self.schedule = schedule
         self.options = options or UnificationOptions()
         self._valid: Tensor | None = None
-        self._z: Tensor | None = None  # all blocks of all layers, [blocks, n]
+        self._z: Tensor | None = None  # the blocks of all layers, [blocks, n]
         self._u: Tensor | None = None
-        self._unified: Tensor | None = None  # once the choice is final: who, and with which signs
+        self._unified: Tensor | None = None  # after the choice is final, with the signs
         self._negative: Tensor | None = None
         self._pending = False
 
     @property
     def last_update(self) -> int:
-        """See method.Late."""
+        """The last step at which the masks may change, see method.Late."""
         return self.schedule.last_update
 
     def start(self, state: PruningState) -> None:
-        """Z is the first projection; raises ConfigError where the network is sparse."""
+        """Set Z to the first projection; raises ConfigError if the network is sparse."""
         if state.masks.n_removed:
             raise ConfigError(
-                f"the network is {state.masks.sparsity:.2%} sparse already; {_BECAUSE}"
+                f"the network is already {state.masks.sparsity:.2%} sparse; {_BECAUSE}"
             )
         state.zero_removed_()
         w = self._cut(state.params, state)
         self._z, self._u = self._project(w, state)[0], torch.zeros_like(w)
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """Pull the weights to Z; at an update move Z and U, at the last one fix the blocks."""
+        """Pull the weights to Z; at an update change Z and U, at the last one fix the blocks."""
         if self._unified is not None:
             return
         due = self._pending or self.schedule.is_update(step)
@@ -158,12 +158,12 @@ class Unification:
             self._u = u + w - self._z
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero, and unified blocks at one magnitude."""
+        """Keep removed weights at zero, and each unified block at one magnitude."""
         state.zero_removed_()
         self._unify_(state)
 
     def finish(self, state: PruningState) -> MaskSet:
-        """The masks; the blocks are fixed now where the schedule was not run to its end."""
+        """The masks; fixes the blocks now if the schedule did not reach its end."""
         if self._unified is None:
             w = self._cut(state.params, state)
             self._fix(w + self._moved(w)[1], state, "the end")
@@ -171,7 +171,7 @@ class Unification:
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """Z and U, or, once blocks are fixed, which are unified with which signs."""
+        """Z and U; after the blocks are fixed, the unified blocks and their signs."""
         return {
             "pending": self._pending,
             "z": self._z,
@@ -181,14 +181,14 @@ class Unification:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         self._pending = bool(state["pending"])
         self._z, self._u = state["z"], state["u"]
         self._unified, self._negative = state["unified"], state["negative"]
 
     def _moved(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Z and U where the weights are; a run that goes on has them from its savepoint."""
-        assert self._z is not None  # start or load_state_dict gave both
+        """Z and U on the device of the weights; a resumed run has them from its savepoint."""
+        assert self._z is not None  # set by start or load_state_dict
         assert self._u is not None
         self._z, self._u = self._z.to(w), self._u.to(w)
         return self._z, self._u
@@ -208,7 +208,7 @@ class Unification:
         return {n: b.join(t) for (n, b), t in zip(blockings.items(), parts, strict=True)}
 
     def _is_weight(self, state: PruningState) -> Tensor:
-        """False for what reaches over a weight's edge."""
+        """False for the padding of blocks that reach over the edge of a weight."""
         if self._valid is None:
             ones = {n: torch.ones_like(m) for n, m in state.masks.items()}
             self._valid = self._cut(ones, state)
@@ -216,7 +216,7 @@ class Unification:
 
     @torch.no_grad()
     def _project(self, x: Tensor, state: PruningState) -> tuple[Tensor, Tensor, Tensor]:
-        """The nearest choice of blocks for x: values and who stays, [blocks, n]; who is unified."""
+        """The projection of x: values and kept weights, [blocks, n], and the unified blocks."""
         valid = self._is_weight(state)
         one = shared(x, x < 0, valid)
         cost = ((x - one) ** 2).sum(1) / valid.sum(1)
@@ -233,9 +233,9 @@ class Unification:
         return torch.where(unified.unsqueeze(1), one, x) * kept, kept, unified
 
     def _shares(self, x: Tensor, state: PruningState) -> list[tuple[slice | Tensor, int]]:
-        """Which part of all blocks loses how many weights.
+        """Groups of blocks that compete, and how many weights each group loses.
 
-        By layer, or all together but for the layers that are held at their floors.
+        One group per layer, or one for all layers that are not at their floors.
         """
         parts, end = {}, 0
         for name, b in self._blockings(state).items():
@@ -270,7 +270,7 @@ class Unification:
         return shares
 
     def _fix(self, x: Tensor, state: PruningState, when: str) -> None:
-        """Take the projection's choice for good."""
+        """Make the projection's choice final."""
         _, kept, self._unified = self._project(x, state)
         masks = {
             n: torch.empty_like(state.masks[n]).copy_(m) for n, m in self._join(kept, state).items()
@@ -278,8 +278,8 @@ class Unification:
         try:
             state.set_masks(MaskSet(masks), when=when)
         except LayerCollapse as e:
-            cure = "; or --method-set allocation=erk, by which each layer keeps its share"
-            raise LayerCollapse(f"{e}{cure * (self.options.allocation == GLOBAL)}") from e
+            fix = "; or give --method-set allocation=erk, which keeps weights in every layer"
+            raise LayerCollapse(f"{e}{fix * (self.options.allocation == GLOBAL)}") from e
         self._negative = self._cut(state.params, state) < 0
         self._z = self._u = None
 
@@ -300,13 +300,13 @@ def _make(o: UnificationOptions, task: Task) -> Method:
     return Unification(Cubic(task.target, steps=task.n_steps, end=end, updates=o.rounds), o)
 
 
-_BECAUSE = "its zeros need not fill blocks"
+_BECAUSE = "its zeros may not fill whole blocks"
 METHOD = MethodInfo(
-    title="blocks share one |w| or go, by ADMM",
+    title="blocks share one |w| or are removed, by ADMM",
     source="Lin et al. 2021, arXiv 2106.08301",
     make=_make,
     options=UnificationOptions,
-    keeps="Z and U, then the unified blocks' signs",
+    keeps="Z and U, later the signs of the unified blocks",
     starts=("dense", "random"),
     because=_BECAUSE,
 )

@@ -12,9 +12,9 @@ from fggp_deploy.pruning.methods.parts.one_shot import NEEDS_DENSE, OneShotOptio
 
 
 def wanda(weight: Tensor, gram: Gram, n_drop: int) -> tuple[Tensor, Tensor]:
-    """Drop the smallest |w|·‖x‖ of each output, ‖x‖ the norm of what the weight multiplies.
+    """Drop the smallest |w|·‖x‖ of each output; ‖x‖ is the norm of the weight's input.
 
-    Every output loses as many, and the first `n_drop mod outputs` one more.
+    Every output loses the same number, and the first `n_drop mod outputs` lose one more.
     Source: Sun et al. 2023 (arXiv 2306.11695), section 3.
     """
     groups, outputs, k = weight.shape

@@ -243,13 +243,16 @@ def test_orthogonal_weights_before_training(tmp_path: Path, parent: Path):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"method": "wanda", "start": "random"}, "cannot start from random weights: it keeps what"),
+        (
+            {"method": "wanda", "start": "random"},
+            "cannot start from random weights: it preserves what",
+        ),
         (
             {"method": "magnitude", "epochs": 0, "start": "random"},
             "--epochs 0 --start random would leave an untrained network",
         ),
         ({"epochs": 0}, "without: --method magnitude, wanda, second-order"),
-        ({"method": "random", "start": "trained"}, "would throw away what a trained network has"),
+        ({"method": "random", "start": "trained"}, "would discard what a trained network has"),
         ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
         ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network per run, because its masks"),
         ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
@@ -259,11 +262,11 @@ def test_orthogonal_weights_before_training(tmp_path: Path, parent: Path):
         ({"method": "lottery", "method_set": {"share": 0.1}}, "17 rounds of training after step 0"),
         (
             {"method": "magnitude", "epochs": 0, "method_set": {"reinit": "orthp"}},
-            "reinit orthp forgets what the weights have learned, so that training must follow",
+            "reinit=orthp discards what the weights have learned, so training must follow",
         ),
         (
             {"method": "greg-1", "method_set": {**FILTERS, "allocation": "erk"}},
-            "granularity filter goes with allocation global only, got erk",
+            "granularity filter needs allocation global, got erk",
         ),
     ],
 )
@@ -288,15 +291,15 @@ def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict
         ),
         (
             {"method": "wanda", "method_set": {"reinit": "orthp", "ridge": 0.5}},
-            "ridge is not read with reinit=orthp, which takes the place of the re-fit",
+            "ridge has no effect with reinit=orthp, which replaces the re-fit",
         ),
         (
             {"method": "lottery", "method_set": {"reinit": "none", "rewind_epoch": 2}},
-            "rewind_epoch is not read with reinit=none, which rewinds nothing",
+            "rewind_epoch has no effect with reinit=none, which does not rewind",
         ),
         (
             {"method": "granet", "method_set": {"start_sparsity": 0.5}},
-            "would throw away what a trained network has learned; give --start random too",
+            "would discard what a trained network has learned; add --start random",
         ),
         (
             {"method": "rigl", "method_set": {"regrow": 0.1, "regrow_to": 0.3}},
@@ -435,9 +438,7 @@ def test_what_another_package_does_wrong_is_told(tmp_path: Path, parent, monkeyp
     (tmp_path / "site" / "their_half.py").write_text(HALF)
     monkeypatch.syspath_prepend(tmp_path / "site")
     short = config(parent, **{**SMALL, "target": 0.6}, method="mine")
-    with pytest.raises(
-        ConfigError, match=r"Half removes 422 of 1408 weights where the target 0\.6"
-    ):
+    with pytest.raises(ConfigError, match=r"Half removes 422 of 1408 weights, but the target 0\.6"):
         prune(short, observer=Quiet(), out=tmp_path / "short")
     fails = ends_cleanly(prune)
     with pytest.raises(typer.Exit):

@@ -127,7 +127,7 @@ def test_the_set_is_chosen_once_and_shrinks_before_it_goes(granularity: str, tog
     steps(net, pruner, 12)
     chosen = MaskSet(method.state_dict()["chosen"])
     assert pruner.masks.n_removed == 0
-    with pytest.raises(ConfigError, match="are to be removed, at step 40, but 0 are"):
+    with pytest.raises(ConfigError, match="are to be removed at step 40, but only 0 are"):
         pruner.finish()
     steps(net, pruner, 27)
     gone = ~chosen.flatten()
@@ -149,7 +149,7 @@ def test_layers_lose_the_same_share_where_that_is_asked_for():
 
 
 def test_filters_have_no_layers_of_their_own():
-    with pytest.raises(ConfigError, match="granularity filter goes with allocation global only"):
+    with pytest.raises(ConfigError, match="granularity filter needs allocation global"):
         GrowingReg(0.5, PUSH, window=1, hold=0, granularity="filter", allocation="erk")
 
 
@@ -239,7 +239,9 @@ def test_the_smallest_groups_go_and_one_in_part():
     assert kept(2) == [1, 1, 0, 0, 1, 1]
     assert kept(3) == [0, 1, 0, 0, 1, 1]
     assert kept(4) == [0, 0, 0, 0, 1, 1]
-    with pytest.raises(ConfigError, match=r"hold 4 of its 8 .* give a target below 0\.5000"):
+    with pytest.raises(
+        ConfigError, match=r"hold 4 of the network's 8 .* give a target below 0\.5000"
+    ):
         kept(5)  # the largest filter of a layer stays
 
 

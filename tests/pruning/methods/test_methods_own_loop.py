@@ -47,13 +47,21 @@ def test_it_is_what_the_classes_make():
 @pytest.mark.parametrize(
     ("name", "values", "says"),
     [
-        ("gmp", {}, "gmp needs training; give its number of steps, got 0"),
+        ("gmp", {}, "gmp needs training: `steps` must be at least 1, got 0"),
         ("gmp", {"steps": 9, "rate": 0.3}, "gmp does not read rate; leave it out"),
         ("greg-1", {"steps": 9, "updates": 7}, "greg-1 does not read updates"),
         ("rigl", {"steps": 9, "regrow": 2}, r"method-set regrow must be in \[0, 1\], got 2"),
         ("rigl", {"steps": 9, "grow": 0.2}, "unknown option of --method rigl 'grow'; did you mean"),
-        ("synflow", {"steps": 9}, "SynFlow needs the shape of an image; give it, or a batch"),
-        ("greg-1", {"steps": 9, "granularity": "filter"}, "whole filters need the shape of an im"),
+        (
+            "synflow",
+            {"steps": 9},
+            "SynFlow needs the shape of an image; give `input_shape` or a batch",
+        ),
+        (
+            "greg-1",
+            {"steps": 9, "granularity": "filter"},
+            "granularity filter needs the shape of an im",
+        ),
     ],
 )
 def test_what_does_not_fit_is_an_error(name: str, values: dict, says: str):

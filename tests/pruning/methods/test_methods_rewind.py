@@ -16,7 +16,7 @@ from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.pruning.methods.gradual import Gradual
 from fggp_deploy.pruning.methods.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.methods.lottery import Lottery, Rounds
-from fggp_deploy.pruning.methods.parts.reinit import Reinit, orthogonal, orthogonalise_
+from fggp_deploy.pruning.methods.parts.reinit import Reinit, orthogonal, orthogonalize_
 
 
 def test_a_fifth_of_the_alive_goes_in_each_round():
@@ -157,7 +157,7 @@ def test_each_group_of_a_convolution_is_its_own_matrix():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 6, 1, groups=2, bias=False))
     params = {"0.weight": net[0].weight}
-    orthogonalise_(net, params, MaskSet.ones(params))
+    orthogonalize_(net, params, MaskSet.ones(params))
     for part in net[0].weight.detach().view(2, 3, 2):
         assert deviation(part) == pytest.approx(0, abs=1e-6)
 

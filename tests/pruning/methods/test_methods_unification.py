@@ -216,5 +216,5 @@ def test_a_sparse_network_is_refused():
     net = make()
     with torch.no_grad():
         net.fc.weight[0] = 0
-    with pytest.raises(ConfigError, match="sparse already; its zeros need not fill blocks"):
+    with pytest.raises(ConfigError, match="sparse; its zeros may not fill whole blocks"):
         Pruner(net, Unification(Cubic(0.5, steps=2)), optimizer=None)

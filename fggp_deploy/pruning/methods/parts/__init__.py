@@ -1,1 +1,1 @@
-"""What several pruning methods share."""
+"""Parts that several pruning methods share."""

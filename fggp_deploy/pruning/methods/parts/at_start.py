@@ -1,4 +1,4 @@
-"""Pruning once, before the first step; the masks then stay as they are."""
+"""Pruning once, before the first step, with masks that then stay the same."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _AT_START = "pruning at the start"
 
 
 class AtStart:
-    """Chooses all masks at the start, exactly round(target·N*) of N* weights removed.
+    """Chooses all masks at the start, with exactly round(target·N*) of N* weights removed.
 
-    Nothing to choose where the network is as sparse already. Raises LayerCollapse where a layer
-    would be empty (`choose` keeps it at its floor with `drop_smallest`), and ConfigError where the
-    network is sparser than the target, or `choose` misses it.
+    Chooses nothing if the network already has that sparsity. Raises LayerCollapse if a layer would
+    be empty (`drop_smallest` respects the layer floors), and ConfigError if the network is sparser
+    than the target or `choose` misses it.
     """
 
     def __init__(self, target: float) -> None:
@@ -31,19 +31,19 @@ class AtStart:
         self.target = target
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
-        """The masks with n_drop weights less than `state.masks`; each method has its own."""
+        """The masks with n_drop fewer weights than `state.masks`; every subclass defines this."""
         raise NotImplementedError
 
     def drop_smallest(
         self, state: PruningState, score: Tensor, n_drop: int, *, masks: MaskSet | None = None
     ) -> MaskSet:
-        """`masks` (None: the state's) less the n_drop smallest scores, [P], above all floors."""
+        """`masks` (None: the state's) without the n_drop smallest scores, [P]; floors hold."""
         return without_smallest_above_floors(
             state, masks or state.masks, score, n_drop, target=self.target, when=_AT_START
         )[0]
 
     def start(self, state: PruningState) -> None:
-        """Choose, and set what goes to zero."""
+        """Choose the masks, and set removed weights to zero."""
         state.zero_removed_()
         n_drop = self.n_wanted(state) - state.masks.n_removed
         if n_drop < 0:
@@ -55,38 +55,38 @@ class AtStart:
             masks = self.choose(state, n_drop)
             if masks.n_removed != self.n_wanted(state):
                 raise ConfigError(
-                    f"{type(self).__name__} removes {masks.n_removed} of {masks.n_total} weights "
-                    f"where the target {self.target:g} is {self.n_wanted(state)}"
+                    f"{type(self).__name__} removes {masks.n_removed} of {masks.n_total} weights, "
+                    f"but the target {self.target:g} means {self.n_wanted(state)}"
                 )
             state.set_masks(masks, when=_AT_START)
         state.zero_removed_()
 
     def n_wanted(self, state: PruningState) -> int:
-        """Number of weights removed in the end."""
+        """Number of weights that are removed in the end."""
         return round(self.target * state.masks.n_total)
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """Nothing: the masks stay."""
+        """Does nothing: the masks stay the same."""
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero."""
+        """Keep removed weights at zero."""
         state.zero_removed_()
 
     def finish(self, state: PruningState) -> MaskSet:
-        """The masks, as they were chosen."""
+        """The masks that were chosen."""
         state.zero_removed_()
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the masks say all."""
+        """Nothing: the masks are the whole state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to go on from."""
+        """Does nothing: there is no state."""
 
 
 def without_smallest(masks: MaskSet, score: Tensor, n_drop: int) -> MaskSet:
-    """Masks less the n_drop alive weights with the smallest score, [P], over all layers."""
+    """Masks without the n_drop alive weights that have the smallest score, [P], over all layers."""
     alive = masks.flatten()
     alive[_smallest_alive(score, alive, n_drop)] = False
     return MaskSet.unflatten(alive, masks)
@@ -95,7 +95,7 @@ def without_smallest(masks: MaskSet, score: Tensor, n_drop: int) -> MaskSet:
 def without_smallest_above_floors(
     state: PruningState, masks: MaskSet, score: Tensor, n_drop: int, *, target: float, when: str
 ) -> tuple[MaskSet, list[str]]:
-    """The same, but no layer falls below its floor on the way to `target`; and who is held there.
+    """The same, but no layer falls below its floor for `target`; also the layers at their floors.
 
     See floors.drop_above_floors.
     """
@@ -117,5 +117,5 @@ def _smallest_alive(score: Tensor, alive: Tensor, n: int) -> Tensor:
 
 
 def flat(masks: MaskSet, scores: Mapping[str, Tensor]) -> Tensor:
-    """Scores by parameter in the masks' order, [P]."""
+    """Scores by parameter as one tensor in the masks' order, [P]."""
     return torch.cat([scores[n].detach().reshape(-1) for n in masks])

@@ -17,8 +17,8 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 class Blocking:
     """A weight of `shape`, seen as [rows, columns, taps], in blocks of `height` x `width`.
 
-    A block has one tap. Rows are the shape's first number unless given, columns what is left. Where
-    the blocks do not fill the weight, the last ones reach over its edge.
+    A block has one tap. By default, rows are the first dimension and columns all the others. If the
+    blocks do not fill the weight, the last ones reach over its edge.
     """
 
     shape: tuple[int, ...]
@@ -35,17 +35,17 @@ class Blocking:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of blocks, of each tap."""
+        """Rows and columns of blocks, per tap."""
         rows, columns, _ = self.seen_as
         return -(-rows // self.height), -(-columns // self.width)
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of the weight."""
+        """Number of blocks in the weight."""
         return self.grid[0] * self.grid[1] * self.taps
 
     def cut(self, t: Tensor) -> Tensor:
-        """A tensor of the weight's shape → [blocks, height·width], zero (False) over the edge."""
+        """A tensor of the weight's shape → [blocks, height·width], zero beyond the edge."""
         rows, columns = self.grid
         seen = t.reshape(self.seen_as)
         whole = t.new_zeros(rows * self.height, columns * self.width, self.taps)
@@ -54,7 +54,7 @@ class Blocking:
         return split.permute(0, 2, 4, 1, 3).reshape(self.n_blocks, -1)
 
     def join(self, blocks: Tensor) -> Tensor:
-        """What `cut` gave → the weight's shape."""
+        """The result of `cut` → the weight's shape."""
         rows, columns = self.grid
         split = blocks.view(rows, columns, self.taps, self.height, self.width)
         whole = split.permute(0, 3, 1, 4, 2).reshape(
@@ -63,14 +63,14 @@ class Blocking:
         return whole[: self.seen_as[0], : self.seen_as[1]].reshape(self.shape)
 
     def sums(self, t: Tensor) -> Tensor:
-        """`cut(t).sum(1)` in the type of t, without the copy: [blocks]."""
+        """`cut(t).sum(1)` in the type of t, without a copy: [blocks]."""
         total = t.new_zeros(*self.grid, self.taps)
         for part in self._places(t.view(self.seen_as)):
             total[: part.shape[0], : part.shape[1]] += part
         return total.view(-1)
 
     def spread(self, blocks: Tensor) -> Tensor:
-        """A value a block → each of its weights has it, in the weight's shape."""
+        """One value per block → the same value for each of its weights, in the weight's shape."""
         t = blocks.new_empty(self.seen_as)
         each = blocks.view(*self.grid, self.taps)
         for part in self._places(t):
@@ -78,18 +78,18 @@ class Blocking:
         return t.view(self.shape)
 
     def _places(self, seen: Tensor) -> list[Tensor]:
-        """What each place in a block is in all blocks that have it: views of a [rows, …]."""
+        """For each position in a block, a view of that position in all blocks that have it."""
         places = ((i, j) for i in range(self.height) for j in range(self.width))
         parts = (seen[i :: self.height, j :: self.width] for i, j in places)
         return [part for part in parts if part.numel()]
 
 
 def of_inputs(weight: Tensor, module: nn.Module | None, width: int) -> Blocking:
-    """The blocks of `width` successive input channels of a Conv* or Linear weight.
+    """The blocks of `width` consecutive input channels of a Conv* or Linear weight.
 
-    The same output channel and kernel position; within a group of a grouped convolution, so that
-    a depthwise one has blocks of one weight. A group's last block has fewer where the channels are
-    no multiple.
+    A block has one output channel and one kernel position. It lies within one group, so that the
+    blocks of a depthwise convolution have one weight. The last block of a group is shorter if the
+    number of channels is not a multiple of `width`.
     """
     shape = tuple(weight.shape)
     if isinstance(module, _TRANSPOSED):  # [inputs, outputs/groups, …]
@@ -99,14 +99,14 @@ def of_inputs(weight: Tensor, module: nn.Module | None, width: int) -> Blocking:
 
 @dataclass(frozen=True)
 class InBlocks:
-    """What `criterion` drops where each block counts as one weight.
+    """Applies `criterion` to whole blocks, each of which counts as one weight.
 
-    A block's |w| and |g| are the means over those of its weights that are alive. Among full blocks
-    that is the order of their sums; a block that is shorter, or gone in part, is judged by what
-    each of its weights is worth, since the target counts weights. A criterion's rate is of blocks.
+    A block's |w| and |g| are the means over its alive weights. Among full blocks this gives the
+    same order as sums; shorter or partly removed blocks are compared per weight, because the target
+    counts weights. The rate of a criterion is a fraction of blocks.
 
-    `blockings`: of the parameters whose flat weights `drop` gets, in order; at most 255 weights to
-    a block.
+    `blockings`: those of the parameters whose flat weights `drop` gets, in order; at most 255
+    weights per block.
     """
 
     criterion: Criterion
@@ -115,9 +115,8 @@ class InBlocks:
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 indices of at most n_drop weights.
 
-        Blocks go whole, with what is alive of them, and as many as there is room for: the
-        criterion's next block would be too much. So fewer weights are left over than a block has,
-        and none where n_drop is a multiple of the width and all blocks are full.
+        Blocks are removed whole, as many as fit into n_drop. The rest is less than one block, and
+        zero if n_drop is a multiple of the width and all blocks are full.
         """
         sizes = self._sums(alive.view(torch.uint8))
         magnitude = self._means(w, alive, sizes)
@@ -133,7 +132,7 @@ class InBlocks:
         return indices(torch.cat(spread).logical_and_(alive))
 
     def _means(self, x: Tensor, alive: Tensor, sizes: Tensor) -> Tensor:
-        """Mean |x| of each block's alive weights, 0 where it has none."""
+        """Mean |x| of the alive weights of each block; 0 for an empty block."""
         return self._sums(x.abs().masked_fill_(~alive, 0)).div_(sizes.clamp(min=1))
 
     def _sums(self, x: Tensor) -> Tensor:
@@ -142,11 +141,11 @@ class InBlocks:
 
 
 def most_blocks(drop: Callable[[int], Tensor], sizes: Tensor, n_weights: int) -> Tensor:
-    """`drop(n)` for the largest n by which no more than n_weights weights go.
+    """`drop(n)` for the largest n with which at most n_weights weights are removed.
 
-    sizes: weights that are alive in each block, integers [B]. `drop(n)` gives n blocks' indices;
-    those for n must be among those for n + 1, as they are by every criterion here. One call where
-    all blocks have one size; else a search from both sides.
+    sizes: the number of alive weights in each block, integers [B]. `drop(n)` returns the indices of
+    n blocks, which must be among those of drop(n + 1), as with every criterion here. Needs one call
+    if all blocks have the same size, otherwise a search from both sides.
     """
     some = sizes[sizes > 0]
     if not len(some):
@@ -163,6 +162,6 @@ def most_blocks(drop: Callable[[int], Tensor], sizes: Tensor, n_weights: int) ->
             low = min(high, n + left // large)
         else:
             low, high = max(low, n + left // small), n + left // large
-        more, weights = n - before[0], n_gone - before[1]  # so large is a block hereabouts
+        more, weights = n - before[0], n_gone - before[1]  # the local block size
         guess, before = n + left * more // (weights or 1), (n, n_gone)
     return drop(low)

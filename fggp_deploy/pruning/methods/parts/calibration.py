@@ -1,7 +1,7 @@
-"""What a layer computes from its weight, as a linear map: inputs X and outputs X·Wᵀ.
+"""Calibration data: layers as linear maps, with inputs X and outputs X·Wᵀ.
 
-For Linear and Conv1d/2d: the output is one row of X times the weight's row for that output, where
-a row of X is what the weight's window sees at one position of one image, group by group.
+For Linear, Conv1d and Conv2d. A row of X is what the weight's window sees at one position of one
+image, per group.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fggp_deploy.pruning.methods.state import PruningState
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 _KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d)
-_ROUNDING = 0.01  # of the output's norm; TF32 convolutions are within 0.001
+_ROUNDING = 0.01  # relative to the output's norm; TF32 convolutions are within 0.001
 
 
 @dataclass
@@ -49,7 +49,7 @@ def by_group(module: Layer, weight: Tensor) -> Tensor:
 
 
 def windows(module: Layer, x: Tensor) -> Tensor:
-    """What the weight sees of an input, [groups, positions, K], for an input as the module's."""
+    """The windows of a module's input that its weight sees, [groups, positions, K]."""
     if isinstance(module, nn.Linear):
         return x.reshape(1, -1, x.shape[-1])
     flat = isinstance(module, nn.Conv1d)
@@ -70,10 +70,10 @@ def windows(module: Layer, x: Tensor) -> Tensor:
 
 
 def in_order(state: PruningState, batches: Sequence[Batch]) -> list[tuple[str, list[Layer]]]:
-    """Prunable weights with the modules that use them, in the order in which images pass them.
+    """Prunable weights and the modules that use them, in the order of the forward pass.
 
-    Raises ConfigError that names every weight whose module is not called, is no Linear, Conv1d or
-    Conv2d, or does not give the first batch's windows times its weight, plus its bias.
+    Raises ConfigError that names every weight whose module is not called, is not a Linear, Conv1d
+    or Conv2d, or computes anything else than windows times weight plus bias on the first batch.
     """
     names = {id(p): n for n, p in state.params.items()}
     users: dict[str, list[Layer]] = {}
@@ -102,17 +102,17 @@ def in_order(state: PruningState, batches: Sequence[Batch]) -> list[tuple[str, l
         unfit[name] = f"the module of {name} is not called"
     if unfit := {n: unfit[n] for n in state.params if n in unfit}:
         raise ConfigError(
-            f"only Linear, Conv1d and Conv2d are pruned or re-fitted without training, but "
+            f"only Linear, Conv1d and Conv2d can be pruned or re-fitted without training, but "
             f"{', '.join(unfit.values())}; give {' '.join(f'--keep-dense {n}' for n in unfit)}, or "
-            f"--method magnitude --method-set ridge=0, which takes any layer"
+            f"--method magnitude --method-set ridge=0, which accepts any layer"
         )
     return list(users.items())
 
 
 def _is_its_map(module: Layer, x: Tensor, out: Tensor) -> bool:
-    """Whether an output is the windows of the input times the weight, to rounding.
+    """True if an output is the windows of the input times the weight, within rounding.
 
-    Subclasses may pad or standardise in a forward of their own.
+    Subclasses may pad or standardize in their own forward.
     """
     mine = windows(module, x) @ by_group(module, module.weight).transpose(1, 2)
     if mine.numel() != out.numel():
@@ -132,9 +132,10 @@ def gram(
     dense: nn.Module,
     batches: Sequence[Batch],
 ) -> Gram:
-    """The moments of one layer over all batches, averaged over processes; both nets in eval mode.
+    """The moments of one layer over all batches, averaged over processes, in eval mode.
 
-    `module` is of `model`, the network being pruned, `dense_module` the same layer of `dense`.
+    `module` belongs to `model`, the network being pruned; `dense_module` is the same layer of the
+    dense model `dense`.
     """
     seen: dict[str, list[Tensor]] = {"x": [], "y": []}
     handles = [
@@ -168,7 +169,7 @@ def gram(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within."""
+    """Within, the model is in eval mode."""
     training = model.training
     model.eval()
     try:
@@ -182,7 +183,7 @@ def _groups(module: Layer) -> int:
 
 
 def _padding(module: nn.Conv1d | nn.Conv2d) -> list[int]:
-    """As F.pad takes it, the last dimension first."""
+    """Padding in the form of F.pad, the last dimension first."""
     out: list[int] = []
     for i in reversed(range(len(module.kernel_size))):
         if isinstance(module.padding, str):

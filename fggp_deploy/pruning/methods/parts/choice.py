@@ -1,4 +1,4 @@
-"""A criterion's choice among some of the layers, and what it does about layers without gradient."""
+"""A criterion's choice among some of the layers, including layers without gradient."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from fggp_deploy.pruning.methods.parts.floors import located, positions
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Chooses weights of some layers at one update, from what all layers hold then.
+    """Chooses weights of some layers at one update.
 
-    weights, gradients float [P], alive bool [P]; `layers`: where each is in them. `on_units`: a
-    criterion for these layers' weights or blocks.
+    weights, gradients: float [P], alive: bool [P], of all layers; `layers`: the position of each
+    layer in them. `on_units`: adapts a criterion to the weights or the blocks of some layers.
 
     A layer whose gradient is zero everywhere was not used in this step (an auxiliary head, an
-    expert that got no input), so its gradient does not say that its weights are unimportant.
-    Criteria that read gradients do not judge such layers: together they lose as many weights as the
-    choice by magnitude among all these layers would take from them, by magnitude; the criterion
-    chooses the others.
+    expert without input), so its gradient says nothing about its weights. Such layers are pruned by
+    magnitude: they lose as many weights as magnitude pruning over all these layers would take from
+    them. The criterion chooses among the other layers.
     """
 
     criterion: Criterion
@@ -36,7 +35,7 @@ class Choice:
     on_units: Callable[[Criterion, Sequence[str]], Criterion | InBlocks]
 
     def __call__(self, names: Sequence[str], n_drop: int) -> Tensor:
-        """Flat indices, int64 [n_drop] (fewer if blocks go whole), of weights of these layers."""
+        """Flat indices of the weights to drop: int64 [n_drop], fewer for whole blocks."""
         unused = [n for n in names if n in self.unused]
         if not unused:
             return self._by(self.criterion, names, n_drop)

@@ -1,10 +1,9 @@
-"""Whole filters: which of them a network can do without, and which only together.
+"""Whole filters: which filters a network can lose, and which ones only together.
 
-A filter can leave a network only with all that writes to the same channel: the two sides of a sum,
-the depthwise convolution behind it. One forward pass, watched, tells them: each layer's outputs get
-labels, which sums unite and which activations, norms and poolings hand on. What mixes channels in
-any other way than a convolution or a linear layer keeps all channels that it reads, and so does the
-network's output.
+A filter can be removed only with everything that writes to the same channel: both sides of a sum,
+or the depthwise convolution after it. One recorded forward pass finds these groups. Every output
+channel gets a label; sums unite labels, and activations, norms and poolings pass them on. Any other
+operator keeps all channels that it reads, and so does the network's output.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.criteria import smallest
 from fggp_deploy.pruning.masks import MaskSet
 
-_CHANNELWISE = frozenset(  # what hands on each channel by itself, and what joins equal ones
+_CHANNELWISE = frozenset(  # operators that work on each channel by itself
     """relu relu6 leaky_relu prelu elu silu mish gelu sigmoid tanh hardtanh hardswish hardsigmoid
     softplus clamp dropout dropout2d batch_norm contiguous clone to float detach identity
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
@@ -35,11 +34,11 @@ _CONVS = ("conv1d", "conv2d", "conv3d")
 
 @dataclass(frozen=True)
 class Channels:
-    """Which filters go together.
+    """Groups of filters that can only be removed together.
 
-    `of_filters`: prunable weight → the group of each of its filters, int64 [out], −1 for one that
-    has to stay. `of_others`: the same of every bias and batch-norm parameter that works on
-    channels, so that a group's can be silenced with it.
+    `of_filters`: prunable weight → the group of each of its filters, int64 [out], −1 for a filter
+    that must stay. `of_others`: the same for biases and batch-norm parameters, which are set to
+    zero together with their group.
     """
 
     of_filters: Mapping[str, Tensor]
@@ -47,11 +46,11 @@ class Channels:
     n_groups: int
 
     def without_smallest(self, masks: MaskSet, weights: Tensor, n_drop: int) -> MaskSet:
-        """Masks without the groups of the least mean |w|; exactly n_drop weights less.
+        """Masks without the groups of the smallest mean |w|, with exactly n_drop fewer weights.
 
-        weights: [P] in the masks' order. Of the last group only as many go, the smallest first, as
-        the count still asks for: at most one group is cut in part. Each layer keeps its largest
-        filter. Ties go to the lower group. Raises ConfigError where that is not enough.
+        weights: [P] in the masks' order. The last group may be removed only in part, smallest
+        weights first. Each layer keeps its largest filter. Ties go to the lower group. Raises
+        ConfigError if too few filters can be removed.
         """
         alive, size = masks.flatten().cpu(), weights.abs().double().cpu()
         group = torch.cat(
@@ -74,10 +73,10 @@ class Channels:
         if n_drop > can:
             most = (masks.n_removed + can) / masks.n_total
             raise ConfigError(
-                f"filters that can leave the network hold {can:,} of its {masks.n_total:,} "
-                f"prunable weights, and {n_drop:,} more are to go: others are summed with the "
-                f"first convolution's, make the output, or pass an operator that needs all "
-                f"channels; give a target below {most:.4f}, or --prune-first, or prune weights"
+                f"the filters that can be removed hold {can:,} of the network's {masks.n_total:,} "
+                f"prunable weights, but {n_drop:,} more must go: the others are summed with the "
+                f"first convolution's filters, compute the output, or feed an operator that needs "
+                f"all channels; give a target below {most:.4f}, or --prune-first, or prune weights"
             )
         whole = int((sums <= n_drop).sum())
         gone = torch.zeros(self.n_groups, dtype=torch.bool)
@@ -90,7 +89,7 @@ class Channels:
         return MaskSet.unflatten(alive, masks)
 
     def silent(self, masks: MaskSet) -> dict[str, Tensor]:
-        """Of every bias and batch-norm parameter, bool: what belongs to a group without weights."""
+        """For every bias and batch-norm parameter: the entries of groups without weights, bool."""
         dead = torch.ones(self.n_groups, dtype=torch.bool)
         for name, groups in self.of_filters.items():
             some = masks[name].flatten(1).any(1).cpu() & (groups >= 0)
@@ -101,9 +100,9 @@ class Channels:
 def channels(
     model: nn.Module, prunable: Mapping[str, Tensor], input_shape: tuple[int, ...]
 ) -> Channels:
-    """Watch two images of zeros, [C, H, W] each, pass through the network.
+    """The groups of a network's filters, from a forward pass of two zero images [C, H, W].
 
-    Raises ConfigError where none of the prunable filters can leave.
+    Raises ConfigError if none of the prunable filters can be removed.
     """
     watch = _Watch(model)
     parameter = next(model.parameters())
@@ -125,7 +124,7 @@ def _in_eval(model: nn.Module) -> Iterator[None]:
 
 
 class _Watch(TorchFunctionMode):
-    """Gives every channel of every value a label; labels that must be alike are united."""
+    """Gives every channel of every value a label, and unites labels that belong together."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -136,7 +135,7 @@ class _Watch(TorchFunctionMode):
         self.parent: list[int] = []
         self.kept: set[int] = set()
         self.labels: dict[int, list[int]] = {}
-        self.alive: list[Tensor] = []  # so that no id is given twice
+        self.alive: list[Tensor] = []  # so that no id is used twice
         self.filters: dict[str, list[int]] = {}
         self.others: dict[str, list[int]] = {}
 
@@ -262,7 +261,7 @@ class _Watch(TorchFunctionMode):
         return list(range(first, first + n))
 
     def _live(self, t: Tensor) -> list[int]:
-        """Labels for channels that no filter makes, which have to stay."""
+        """Labels for channels that no filter computes, which must stay."""
         labels = self._fresh(t.shape[1])
         self.kept.update(labels)
         return labels

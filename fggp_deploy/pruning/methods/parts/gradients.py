@@ -21,9 +21,9 @@ Batches = Callable[[], Sequence[Batch]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions(Options):
-    """Options of what scores on data."""
+    """Options of methods that score weights on data."""
 
-    images: int = setting(512, "Training images that the score is taken over.", least=1)
+    images: int = setting(512, "Number of training images for the scores.", least=1)
 
 
 def mean_gradients(
@@ -35,12 +35,12 @@ def mean_gradients(
 ) -> dict[str, Tensor]:
     """Gradients of the prunable weights, or the Hessian times `along`, over batches and processes.
 
-    Of the mean cross-entropy of logits / `temperature`, batch norms in training mode. What the
-    passes change (statistics, `.grad`, the random generator) is put back. Raises ConfigError where
-    there is no batch.
+    Gradients are those of the mean cross-entropy of logits / `temperature`, with batch norms in
+    training mode. Statistics, `.grad` and random generators are restored afterwards. Raises
+    ConfigError if there is no batch.
     """
     if not batches:
-        raise ConfigError("there is no image to take a gradient of; give a batch")
+        raise ConfigError("scoring weights by gradients needs images; give a batch")
     params = dict(state.params)
     sums = {n: torch.zeros_like(p) for n, p in params.items()}
     with _untouched(state.model):
@@ -65,7 +65,7 @@ def mean_gradients(
 
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Training mode within; afterwards mode, buffers and random generators as before."""
+    """Within, training mode; then mode, buffers and random generators are restored."""
     training, buffers = model.training, [b.clone() for b in model.buffers()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):

@@ -1,4 +1,4 @@
-"""What goes or stays as one: single weights, kernels or filters, in groups that share a count."""
+"""Granularity: weights, kernels or filters that are kept or removed as one unit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ GRANULARITIES = ("weight", "kernel", "filter")
 
 @dataclass(frozen=True)
 class Units:
-    """A weight as `rows` groups of `n` units of `size` weights each.
+    """A weight as `rows` groups of `n` units with `size` weights each.
 
-    weight: each output's weights, one by one. kernel: each filter's kernels. filter: the layer's
-    filters, in one group. A matrix has no kernels and no filters, but each output's weights.
+    weight: the single weights of each output. kernel: the kernels of each filter. filter: all
+    filters of the layer, in one group. A matrix always has the single weights of each output.
 
     >>> Units.of((8, 4, 3, 3), "kernel")
     Units(rows=8, n=4, size=9)
@@ -30,7 +30,7 @@ class Units:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], granularity: str) -> Units:
-        """Of a weight [outputs, inputs, …]; raises UnknownName."""
+        """The units of a weight [outputs, inputs, …]; raises UnknownName."""
         if granularity not in GRANULARITIES:
             raise UnknownName("granularity", granularity, GRANULARITIES)
         outputs, inputs, *kernel = shape
@@ -43,7 +43,7 @@ class Units:
 
     @property
     def count(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return self.rows * self.n
 
     def sums(self, t: Tensor) -> Tensor:
@@ -57,21 +57,21 @@ class Units:
         return torch.empty_like(like, dtype=units.dtype).copy_(whole)
 
     def grouped(self, n_kept: int) -> Units:
-        """Itself; all units as one group where so few stay that rows would be empty."""
+        """These units; as one group if so few stay that rows would be empty."""
         return self if n_kept >= self.rows else Units(1, self.count, self.size)
 
     def by_row(self, n_kept: int) -> list[int]:
-        """That many units over the rows: ⌊n_kept/rows⌋ each, and the first rows one more."""
+        """n_kept units spread over the rows: ⌊n_kept/rows⌋ each, one more for the first rows."""
         each, more = divmod(n_kept, self.rows)
         return [each + (r < more) for r in range(self.rows)]
 
 
 def whole_units(units: Mapping[str, Units], keep: Mapping[str, int]) -> dict[str, int]:
-    """Units to keep per parameter, for `keep` weights each; the total of weights is the same.
+    """Units to keep per parameter, with the same total number of weights as `keep`.
 
-    Each keeps what is whole of its share, one unit at least. What that leaves over goes to units
-    of other parameters, the largest that fit first, so that it ends where weights are single.
-    Raises ConfigError where the total cannot be met by whole units.
+    Each parameter keeps the whole units of its share, at least one. The rest goes to units of other
+    parameters, largest units first, so that single weights come last. Raises ConfigError if whole
+    units cannot give the total.
 
     >>> whole_units({"a": Units(1, 8, 9), "b": Units(4, 10, 1)}, {"a": 25, "b": 10})
     {'a': 2, 'b': 17}
@@ -88,8 +88,8 @@ def whole_units(units: Mapping[str, Units], keep: Mapping[str, int]) -> dict[str
         near = 1 - (sum(keep.values()) - left) / total
         sizes = sorted({u.size for u in units.values()})
         raise ConfigError(
-            f"n/a: {total - sum(keep.values())} of {total} weights cannot be removed in whole "
-            f"units of {', '.join(map(str, sizes))}, one of each layer kept; a sparsity near by "
-            f"that can be met is {near:.9g}"
+            f"{total - sum(keep.values())} of {total} weights cannot be removed in whole "
+            f"units of {', '.join(map(str, sizes))} if every layer keeps one; a nearby sparsity "
+            f"that is possible is {near:.9g}"
         )
     return kept

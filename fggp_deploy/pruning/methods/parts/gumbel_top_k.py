@@ -1,4 +1,4 @@
-"""Drawing k of n without replacement by learned logits, and a gradient for them.
+"""Gumbel top-k: sampling k of n without replacement by learned logits, with a gradient.
 
 Rows are groups: logits Φ and Gumbel noise G [rows, n]; k int64 [rows], at least one of them > 0.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LEAST = 1e-30  # share of the largest below which what has not been drawn counts as nothing
+_LEAST = 1e-30  # smallest remaining mass, relative to the largest entry
 
 
 def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
@@ -20,7 +20,7 @@ def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
 def draw_order(scores: Tensor, k: Tensor) -> Tensor:
     """Units in the order in which they are drawn: [rows, n] → int64 [rows, max(k)].
 
-    The largest Φ + G first: a draw without replacement with chances ∝ e^Φ (Gumbel top-k).
+    The largest Φ + G first: sampling without replacement with probabilities ∝ e^Φ.
     """
     return scores.topk(int(k.max()), dim=1).indices
 
@@ -37,7 +37,7 @@ def drawn(order: Tensor, k: Tensor, n: int) -> Tensor:
 
 
 def likeliest(logits: Tensor, k: Tensor) -> Tensor:
-    """The k[r] largest logits of each row, bool [rows, n]; of equal ones the first."""
+    """The k[r] largest logits of each row, bool [rows, n]; ties go to the first."""
     order = logits.sort(dim=1, descending=True, stable=True).indices
     return drawn(order, k, logits.shape[1])
 
@@ -47,16 +47,16 @@ def relaxed_gradient(
 ) -> Tensor:
     """The gradient of Σ_j pull_j·soft_j with respect to Φ, where soft = Σ_{i≤k} soft_i.
 
-    soft_i = softmax of (Φ + G)/τ over what the draws before i have left: the k-fold relaxation
-    without replacement, its ε at the limit 0. With units ranked as they are drawn,
+    soft_i is the softmax of (Φ + G)/τ over the units that are left before draw i: the k-fold
+    relaxation without replacement, in the limit ε → 0. With units ranked in the order of drawing,
     e_j = exp((Φ_j + G_j)/τ) and Z_i = Σ of e_j over ranks ≥ i,
 
         ∂/∂Φ_j = e_j/τ · (pull_j·A_j − B_j),
         A_j = Σ 1/Z_i,  B_j = Σ ū_i/Z_i  over i ≤ min(rank_j, k),  ū_i = Σ_j pull_j·soft_i,j,
 
-    so cumulative sums over the k drawn give all k terms; nothing of size k × n is made.
+    so cumulative sums over the k drawn units give all k terms, and no k × n tensor is needed.
 
-    scores Φ + G and pull [rows, n], order as draw_order has it → [rows, n].
+    scores Φ + G and pull [rows, n], order from draw_order → [rows, n].
     Source: Gonzalez-Carabarin et al. 2021 (arXiv 2105.12686), after Xie & Ermon 2019
     (arXiv 1901.10517); the closed form of the sums is ours.
     """
@@ -72,7 +72,7 @@ def relaxed_gradient(
 
 
 def _left(t: Tensor, order: Tensor) -> Tensor:
-    """Sums over what is not drawn yet at each draw: t [rows, n], order [rows, k] → [rows, k]."""
+    """Sums over the units not yet drawn at each draw: t [rows, n], order [rows, k] → [rows, k]."""
     never = t.scatter(1, order, 0).sum(1, keepdim=True)
     return never + t.gather(1, order).flip(1).cumsum(1).flip(1)
 
@@ -91,7 +91,7 @@ def entropy_gradient(logits: Tensor) -> Tensor:
 
 
 def confidence(logits: Tensor) -> float:
-    """1 − mean_rows H(softmax Φ_row)/log n: 0 where all is even, 1 where one has all. Ours."""
+    """1 − mean_rows H(softmax Φ_row)/log n: 0 if all are equal, 1 if one has all; our own."""
     n = logits.shape[1]
     if n == 1:
         return 1.0
@@ -99,7 +99,7 @@ def confidence(logits: Tensor) -> float:
 
 
 def diversity(logits: Tensor) -> float:
-    """H(mean_r p_r) − mean_r H(p_r) in nats: 0 where all rows choose alike. Our definition.
+    """H(mean_r p_r) − mean_r H(p_r) in nats: 0 if all rows choose alike. Our definition.
 
     The generalised Jensen–Shannon divergence of the rows' softmax.
     """

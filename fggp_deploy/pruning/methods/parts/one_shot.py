@@ -1,4 +1,4 @@
-"""One-shot pruning, layer by layer, with a closed-form re-fit: what its methods share."""
+"""One-shot pruning, layer by layer, with a closed-form re-fit: shared by its methods."""
 
 from __future__ import annotations
 
@@ -20,42 +20,43 @@ from fggp_deploy.pruning.methods.method import Batch, Task
 from fggp_deploy.pruning.methods.options import Options, setting
 from fggp_deploy.pruning.methods.parts.at_start import AtStart, without_smallest
 from fggp_deploy.pruning.methods.parts.calibration import Gram, by_group, gram, in_order
-from fggp_deploy.pruning.methods.parts.reinit import NONE, ORTHP, orthogonalise_
+from fggp_deploy.pruning.methods.parts.reinit import NONE, ORTHP, orthogonalize_
 from fggp_deploy.pruning.methods.parts.ridge import refit
 from fggp_deploy.pruning.methods.state import PruningState
 
-NEEDS_DENSE = "it keeps what a trained dense network computes, layer by layer"
+NEEDS_DENSE = "it preserves what a trained dense network computes, layer by layer"
 Batches = Callable[[], Sequence[Batch]]
 
 
 class LayerRule(Protocol):
-    """Chooses within one layer: weight [groups, outputs, K], its moments, how many go.
+    """Chooses weights within one layer.
 
-    → what is kept, bool of the weight's shape, exactly n_drop of them False, and the weights, which
-    it may change on the way.
+    weight [groups, outputs, K], the layer's moments, number of weights to drop → the kept weights,
+    bool of the weight's shape with exactly n_drop False, and the weights, which it may change.
     """
 
     def __call__(self, weight: Tensor, gram: Gram, n_drop: int) -> tuple[Tensor, Tensor]:
-        """Choose."""
+        """Choose the kept weights."""
         ...
 
 
 class OneShot(AtStart):
-    """Prunes layer by layer, in the order in which images pass, against the dense network.
+    """Prunes layer by layer, in the order of the forward pass, and compares with the dense model.
 
-    Each layer sees the inputs that the layers pruned before it leave. `rule` chooses within each
-    layer, which keeps its share by `allocation`; None: the smallest |w|, of all layers at once
-    where `allocation` is "global". Then, with `ridge` > 0, kept weights are re-fitted to the dense
-    layer's outputs (see ridge.refit); or, with `orthp`, made orthogonal (see reinit.orthogonal) for
-    the training that follows. With `refresh` batch-norm statistics are taken anew.
+    Each layer sees the outputs of the layers that were pruned before it. `rule` chooses within each
+    layer, which keeps a number of weights by `allocation`. Without a rule the smallest |w| are
+    dropped, over all layers at once if `allocation` is "global". With `ridge` > 0, kept weights are
+    then re-fitted to the dense layer's outputs (see ridge.refit); with `orthp`, they are made
+    orthogonal (see reinit.orthogonal) for the training that follows. With `refresh`, batch-norm
+    statistics are computed again.
 
-    `batches()`: calibration images; each of several processes gives its own, of one size.
-    `progress` counts layers. Raises ConfigError where there are no images, and as layers.in_order
-    does; that not without rule and ridge.
+    `batches()`: calibration images; each of several processes gives its own, all of the same
+    number. `progress` counts layers. Raises ConfigError if there are no images, and, with a rule or
+    ridge, as calibration.in_order does.
 
-    Source: of `rule` None, Han et al. 2015 (arXiv 1506.02626), section 3: w stays where |w| > t.
-    Their t is a multiple of the layer's standard deviation; here it follows from the count that is
-    to go, ties to the lower index. Rules have their own.
+    Source without a rule: Han et al. 2015 (arXiv 1506.02626), section 3: w is kept if |w| > t.
+    Their t is a multiple of the layer's standard deviation; here it follows from the number of
+    weights to drop, ties by index. Rules name their own sources.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class OneShot(AtStart):
     ) -> None:
         super().__init__(target)
         if rule is not None and allocation == GLOBAL:
-            raise ConfigError("a rule that chooses within a layer needs a layer-wise allocation")
+            raise ConfigError("a rule that chooses within a layer needs an allocation by layer")
         self.batches = batches
         self.rule = rule
         self.allocation = allocation
@@ -82,9 +83,9 @@ class OneShot(AtStart):
         self.progress = progress
 
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
-        """Prune and re-fit all layers; changes weights and batch-norm statistics too."""
+        """Prune and re-fit all layers; also changes weights and batch-norm statistics."""
         if self.rule is not None and state.masks.n_removed:
-            raise ConfigError("this method chooses within dense layers; the network is sparse")
+            raise ConfigError("this method chooses within dense layers, but the network is sparse")
         batches = self.batches()
         if not batches:
             raise ConfigError("pruning without training needs calibration images; give a batch")
@@ -114,7 +115,7 @@ class OneShot(AtStart):
         chosen = MaskSet(masks)
         chosen.apply_(dict(state.params))
         if self.orthp:
-            orthogonalise_(state.model, state.params, chosen)
+            orthogonalize_(state.model, state.params, chosen)
         if self.refresh:
             refresh_batch_norms_(state.model, batches)
         return chosen
@@ -131,7 +132,7 @@ class OneShot(AtStart):
         return MaskSet(kept)
 
     def _drops(self, state: PruningState) -> dict[str, int]:
-        """How many weights each layer loses, by its allocation."""
+        """Number of weights that each layer loses by the allocation."""
         if self.allocation == GLOBAL:
             return {}
         keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
@@ -139,7 +140,7 @@ class OneShot(AtStart):
 
 
 def refresh_batch_norms_(model: nn.Module, batches: Sequence[Batch]) -> None:
-    """Take batch-norm statistics anew over the images of all processes, in place."""
+    """Compute batch-norm statistics again over the images of all processes, in place."""
     training = model.training
     with torch.no_grad():
         update_bn((x for x, _ in batches), model)
@@ -156,19 +157,17 @@ def _summed(moments: list[Gram]) -> Gram:
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotOptions(Options):
-    """Options of pruning without training."""
+    """Options of all one-shot methods."""
 
-    images: int = setting(512, "Training images that layers are calibrated on.", least=1)
-    ridge: float = setting(
-        0.01, "Weight of the closed-form re-fit's penalty; 0: no re-fit.", least=0
-    )
-    refresh: bool = setting(True, "Take batch-norm statistics anew over those images.")
+    images: int = setting(512, "Number of training images for calibration.", least=1)
+    ridge: float = setting(0.01, "Penalty of the closed-form re-fit; 0: no re-fit.", least=0)
+    refresh: bool = setting(True, "Compute batch-norm statistics again over those images.")
     reinit: str = setting(
-        NONE, "orthp: kept weights are made orthogonal instead of re-fitted, for training after.",
+        NONE, "orthp: make kept weights orthogonal instead of re-fitting, for training afterwards.",
         choices=(NONE, ORTHP),
     )  # fmt: skip
     allocation: str = setting(
-        "uniform", "Who gets how much, layer by layer.", choices=tuple(ALLOCATIONS)
+        "uniform", "How many weights each layer keeps.", choices=tuple(ALLOCATIONS)
     )
 
     def one_shot(self, rule: LayerRule | None, task: Task) -> OneShot:
@@ -176,7 +175,7 @@ class OneShotOptions(Options):
         orthp = self.reinit == ORTHP
         if orthp and not task.n_steps:
             raise ConfigError(
-                "--method-set reinit orthp forgets what the weights have learned, so that training "
+                "--method-set reinit=orthp discards what the weights have learned, so training "
                 "must follow; give --epochs, or leave it out"
             )
         return OneShot(

@@ -1,6 +1,6 @@
-"""Exchange of weights at a constant count: drop the smallest, grow others in their place.
+"""Exchange of weights at constant sparsity: drop the smallest weights and grow as many others.
 
-Source: Evci et al. 2020, RigL (arXiv 1911.11134), section 3; GraNet's second step is the same
+Source: Evci et al. 2020, RigL (arXiv 1911.11134), section 3. GraNet's second step is the same
 (Liu et al. 2021, arXiv 2106.10404).
 """
 
@@ -26,20 +26,18 @@ from fggp_deploy.pruning.schedules import Cosine
 
 @dataclass(frozen=True, kw_only=True)
 class RegrowthOptions(Options):
-    """Options of every exchange; the defaults are those of RigL's and GraNet's public code."""
+    """Options of all exchanges, with the defaults of RigL's and GraNet's public code."""
 
     regrow: float = setting(
-        0.5, "Share of each layer's weights that are exchanged at first; 0: none.", least=0, most=1
+        0.5, "Initial fraction of each layer's weights that is exchanged; 0: none.", least=0, most=1
     )
-    regrow_to: float = setting(
-        0.005, "The same at the end of the run, along a cosine.", least=0, most=1
-    )
+    regrow_to: float = setting(0.005, "Final fraction, reached along a cosine.", least=0, most=1)
     until: float = setting(
-        1.0, "Share of the run's steps in which weights are exchanged.", above=0, most=1
+        1.0, "Fraction of the run's steps in which weights are exchanged.", above=0, most=1
     )
 
     def share(self, steps: int) -> Cosine:
-        """The share by step; `regrow` below the default of `regrow_to` stays what it is."""
+        """The fraction per step; constant if `regrow` is below the default of `regrow_to`."""
         to = self.regrow_to
         if to == self.defaults()["regrow_to"]:
             to = min(to, self.regrow)
@@ -49,9 +47,9 @@ class RegrowthOptions(Options):
 def exchange(w: Tensor, alive: Tensor, likely: Tensor, n: int) -> Tensor:
     """Drop the n alive with the smallest |w|, then grow the n with the largest `likely`.
 
-    w, likely: float [P], alive: bool [P] → bool [P] with as many True. What was just dropped may
-    be grown at once: then it was never away, and its weight stays. Ties go to the lower index.
-    Raises ConfigError when fewer than n are alive.
+    w, likely: float [P], alive: bool [P] → bool [P] with as many True. A weight that is dropped
+    and grown at once keeps its value. Ties go to the lower index. Raises ConfigError if fewer than
+    n weights are alive.
 
     >>> w = torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0]); alive = w != 0
     >>> exchange(w, alive, torch.tensor([1.0, 1.0, 1.0, 5.0, 9.0]), 1).tolist()
@@ -70,7 +68,7 @@ def exchanged(masks: MaskSet, w: Tensor, likely: Tensor, share: float) -> MaskSe
     for name, mask in masks.items():
         part = slice(end, end := end + mask.numel())
         n = math.ceil(share * (mask.numel() - masks.removed_by_layer[name]))
-        if n and masks.removed_by_layer[name]:  # a dense layer has no place to grow
+        if n and masks.removed_by_layer[name]:  # a dense layer cannot grow
             alive[part] = exchange(w[part], alive[part], likely[part], n)
     return MaskSet.unflatten(alive, masks)
 
@@ -79,8 +77,8 @@ def exchanged(masks: MaskSet, w: Tensor, likely: Tensor, share: float) -> MaskSe
 class Exchanges:
     """When weights are exchanged, and how many: t_j = round(j·until·steps/updates), j = 1, 2, ….
 
-    The share follows `share` from step to step. Never in the last step, after which nothing that
-    was grown could learn.
+    `share` gives the fraction at each step. Weights are never exchanged in the last step, because
+    grown weights could not be trained after it.
     """
 
     share: Cosine
@@ -93,7 +91,7 @@ class Exchanges:
         return 0 < step <= min(round(self.until * steps), steps - 1)
 
     def is_due(self, step: int) -> bool:
-        """True when weights are exchanged at this step."""
+        """True if weights are exchanged at this step."""
         if not self.is_open(step):
             return False
         end = round(self.until * self.share.steps)
@@ -102,16 +100,16 @@ class Exchanges:
 
     @cached_property
     def last(self) -> int:
-        """The last step at which weights are exchanged; 0 where they never are."""
+        """The last step at which weights are exchanged; 0 if they never are."""
         return next(filter(self.is_due, range(self.share.steps - 1, 0, -1)), 0)
 
 
 class Dynamic:
-    """Dynamic sparse training: masks of constant count that exchange weights (RigL, SET).
+    """Dynamic sparse training: masks of constant sparsity that exchange weights (RigL, SET).
 
-    Begins with the network's own masks where those have the target sparsity, else with random
-    ones; each layer keeps its count to the end. `likely(state)`: what grows, [P], the largest
-    first. A step whose gradients are not finite postpones the exchange.
+    Starts with the network's own masks if they have the target sparsity, otherwise with random
+    masks. Each layer keeps its number of weights. `likely(state)`: scores, [P]; the largest grow.
+    If the gradients of a step are not finite, the exchange is postponed.
     """
 
     def __init__(
@@ -132,11 +130,11 @@ class Dynamic:
 
     @property
     def last_update(self) -> int:
-        """See method.Late."""
+        """The last step at which the masks may change, see method.Late."""
         return self.exchanges.last
 
     def start(self, state: PruningState) -> None:
-        """Draw random masks, unless there are some; raises ConfigError where those do not fit."""
+        """Draw random masks for a dense network; ConfigError if existing masks do not fit."""
         masks = state.masks
         if not masks.n_removed:
             keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
@@ -145,14 +143,14 @@ class Dynamic:
             )
         elif masks.n_removed != round(self.target * masks.n_total):
             raise ConfigError(
-                f"the masks keep their count, and {masks.n_removed} weights are removed where "
-                f"--target {self.target:g} is {round(self.target * masks.n_total)}; give "
+                f"the masks keep their count: {masks.n_removed} weights are removed, but "
+                f"--target {self.target:g} means {round(self.target * masks.n_total)}; give "
                 f"--target {masks.sparsity:.6g}"
             )
         state.zero_removed_()
 
     def after_backward(self, state: PruningState, step: int) -> None:
-        """Exchange weights where that is due."""
+        """Exchange weights if that is due."""
         if not (self._pending or self.exchanges.is_due(step)):
             return
         self._pending = not state.grads_are_finite()
@@ -160,28 +158,28 @@ class Dynamic:
             exchange_(state, self.exchanges.share.at(step), self.likely(state), step)
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Keep the removed at zero."""
+        """Keep removed weights at zero."""
         state.zero_removed_()
 
     def finish(self, state: PruningState) -> MaskSet:
-        """The masks as they are."""
+        """The current masks."""
         state.zero_removed_()
         return state.masks
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether an exchange waits for a good step, and where the random numbers are."""
+        """Whether an exchange is pending, and the state of the random generator."""
         return {"pending": self._pending, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Any) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` returned."""
         self._pending = bool(state["pending"])
         self.generator.set_state(state["generator"])
 
 
 def exchange_(state: PruningState, share: float, likely: Tensor, step: int) -> None:
-    """Exchange that share of each layer; what is new begins at zero, its momentum too.
+    """Exchange that fraction of each layer. Grown weights and their momentum start at zero.
 
-    It has been zero for as long as it was removed; what goes is zeroed after the step.
+    They have been zero since they were removed; dropped weights are set to zero after the step.
     """
     masks = exchanged(state.masks, state.flat_weights(), likely, share)
     if any(not torch.equal(m, state.masks[n]) for n, m in masks.items()):

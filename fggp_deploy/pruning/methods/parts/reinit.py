@@ -1,4 +1,4 @@
-"""New values for the weights that are left, right after pruning: OrthP, rewinding, or none."""
+"""Reinitialization of the kept weights right after pruning: OrthP, rewinding, or none."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ITERATIONS = 20
 
 
 class Reinit:
-    """Gives the kept weights new values, and the optimiser a fresh start.
+    """Gives the kept weights new values, and clears the optimizer's state.
 
-    `kind` "orthp": each prunable layer's kept weights are made orthogonal, see `orthogonal`.
-    "rewind": the whole network, batch-norm statistics too, goes back to what it was after step
-    `rewind_to`, under the masks of now; 0: before the first step. "none": all stays.
+    `kind` "orthp": the kept weights of each prunable layer become orthogonal, see `orthogonal`.
+    "rewind": the whole network, including batch-norm statistics, returns to its state after step
+    `rewind_to` (0: the initial state), under the current masks. "none": nothing changes.
 
     Source: OrthP: Wang et al. 2021 (arXiv 2105.05916); rewinding: Frankle et al. 2020 (arXiv
     1912.05671).
@@ -35,17 +35,17 @@ class Reinit:
         self._snapshot: dict[str, Tensor] | None = None
 
     def after_step(self, state: PruningState, step: int) -> None:
-        """Take the snapshot, where the step is the one to rewind to; 0 is the start."""
+        """Take the snapshot if this is the step to rewind to; 0 is the start."""
         if self.kind == REWIND and step == self.rewind_to:
             self._snapshot = {n: t.detach().clone() for n, t in state.model.state_dict().items()}
 
     @torch.no_grad()
     def apply_(self, state: PruningState) -> None:
-        """Change the weights in place; what is removed stays zero."""
+        """Change the weights in place; removed weights stay zero."""
         if self.kind == NONE:
             return
         if self.kind == ORTHP:
-            orthogonalise_(state.model, state.params, state.masks)
+            orthogonalize_(state.model, state.params, state.masks)
         elif self._snapshot is not None:
             for name, value in state.model.state_dict().items():
                 value.copy_(self._snapshot[name])
@@ -58,13 +58,13 @@ class Reinit:
         return {"snapshot": self._snapshot}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        snapshot = state.get("snapshot")  # gradual methods had none once
+        """Resume from what `state_dict` returned."""
+        snapshot = state.get("snapshot")  # older savepoints have none
         self._snapshot = None if snapshot is None else dict(snapshot)
 
 
 @torch.no_grad()
-def orthogonalise_(model: nn.Module, params: Mapping[str, nn.Parameter], masks: MaskSet) -> None:
+def orthogonalize_(model: nn.Module, params: Mapping[str, nn.Parameter], masks: MaskSet) -> None:
     """Make the kept weights of each of these parameters orthogonal, group by group, in place."""
     groups = {id(m.weight): getattr(m, "groups", 1) for m in model.modules() if _weight(m)}
     groups |= {  # the projections of queries, keys and values lie in one weight
@@ -82,14 +82,14 @@ def _weight(module: Any) -> bool:
 
 
 def orthogonal(weight: Tensor, kept: Tensor) -> Tensor:
-    """A matrix with orthogonal rows of one length (columns, where there are more rows), as kept.
+    """A matrix with orthogonal rows of equal norm (columns, if there are more rows than columns).
 
-    weight, kept (bool): [rows, K] → the same, with the Frobenius norm of the kept weights, so that
-    a layer without batch norm keeps its scale. Rows and columns without a kept weight stay out.
-    Where all others are kept, as after filter pruning, it is the Q of a QR decomposition, its signs
-    those of R's diagonal, and exact. Under any other mask no such matrix need exist: then at most
-    20 steps of gradient descent on ‖WWᵀ − I‖² of the kept weights, none of which is taken unless it
-    lowers that.
+    weight, kept (bool): [rows, K] → the same, zero where not kept, with the Frobenius norm of the
+    kept weights, so that a layer without batch norm keeps its scale. Rows and columns without a
+    kept weight are ignored. If all other weights are kept, as after filter pruning, the result is
+    the exact Q of a QR decomposition with the signs of R's diagonal. Under any other mask such a
+    matrix may not exist; the result then comes from at most 20 steps of gradient descent on
+    ‖WWᵀ − I‖² of the kept weights, each of which must lower it.
 
     Source: Wang et al. 2021 (arXiv 2105.05916), OrthP, for whole filters; the descent is on the
     approximate isometry of Lee et al. 2020 (arXiv 1906.06307).
@@ -116,7 +116,7 @@ def _by_qr(w: Tensor) -> Tensor:
 def _by_descent(w: Tensor, mask: Tensor) -> Tensor:
     one = torch.eye(len(w), device=w.device, dtype=w.dtype)
     gram = w @ w.T
-    w = w * (gram.trace() / gram.square().sum()).sqrt()  # the scale at which it is nearest to I
+    w = w * (gram.trace() / gram.square().sum()).sqrt()  # the scale that is closest to I
     gram = w @ w.T
     away, length = float((gram - one).square().sum()), 0.5
     for _ in range(_ITERATIONS):

@@ -1,4 +1,4 @@
-"""The closed-form re-fit: kept weights by ridge regression to the dense layer's outputs."""
+"""The closed-form re-fit: ridge regression of the kept weights to the dense layer's outputs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 from fggp_deploy.pruning.methods.parts.calibration import Gram
 
-_TOLERANCE = 1e-5  # of the right-hand side's norm
+_TOLERANCE = 1e-5  # relative to the norm of the right-hand side
 
 
 def refit(
     weight: Tensor, kept: Tensor, gram: Gram, *, ridge: float, iterations: int = 30
 ) -> Tensor:
-    """min over Ŵ of ‖Y − X·Ŵᵀ‖² + λ‖Ŵ‖² with Ŵ = 0 where not kept, for each output alone.
+    """min over Ŵ of ‖Y − X·Ŵᵀ‖² + λ‖Ŵ‖² with Ŵ = 0 where not kept, separately for each output.
 
     weight, kept (bool): [groups, out/groups, K] → the same. λ = ridge · mean diagonal of XᵀX. The
-    normal equations (A + λI)·ŵ = XᵀY, with A = XᵀX of the kept, are solved for all outputs at once
-    by conjugate gradients from the pruned weights, at most `iterations` of them, each of which
-    lowers the sum; a matrix a mask and output, as a direct solution needs, is too much for wide
-    layers. An output whose error on the calibration data would not fall keeps its
-    weights: λ may cost more than the fit gains.
+    normal equations (A + λI)·ŵ = XᵀY, with A = XᵀX of the kept weights, are solved for all outputs
+    at once by at most `iterations` conjugate-gradient steps from the pruned weights. Each step
+    lowers the sum. A direct solution would need one matrix per mask and output, which is too much
+    for wide layers. If the error of an output on the calibration data would not fall, because λ
+    costs more than the fit gains, that output keeps its weights.
 
-    Our adaptation to single layers of a line of work that trains whole networks by closed forms.
+    This is our adaptation to single layers of closed-form training of whole networks.
     """
     pruned = weight * kept
     a, right = gram.inputs.to(weight.dtype), gram.cross.transpose(1, 2).to(weight.dtype) * kept
@@ -50,5 +50,5 @@ def refit(
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, zero where b is not above zero."""
+    """a / b, and 0 where b is not positive."""
     return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
