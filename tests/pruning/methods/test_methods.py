@@ -27,6 +27,7 @@ from fggp_deploy.pruning.methods.gradual import Gradual
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.evaluation import warn_if_missed
 from fggp_deploy.training.plan import plan
 from fggp_deploy.training.prune import prepare_pruning, prune
 from fggp_deploy.training.recipes import resolve
@@ -251,7 +252,7 @@ def test_orthogonal_weights_before_training(tmp_path: Path, parent: Path):
             {"method": "magnitude", "epochs": 0, "start": "random"},
             "--epochs 0 --start random would leave an untrained network",
         ),
-        ({"epochs": 0}, "without: --method magnitude, wanda, second-order"),
+        ({"epochs": 0}, "these methods need none: magnitude, wanda, second-order"),
         ({"method": "random", "start": "trained"}, "would discard what a trained network has"),
         ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
         ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network per run, because its masks"),
@@ -284,10 +285,10 @@ def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict
         ({"method": "greg-1", "updates": 7}, "--method greg-1 does not read --updates"),
         ({"sparsity": 0.5}, "sparsity is an option of `fggp-deploy train`; .*; give --target"),
         ({"allocation": "uniform"}, "prune does not read it; give --method-set allocation"),
-        ({"method": "wanda", "epochs": 0, "ema": 0.9}, "--ema averages over training, and"),
+        ({"method": "wanda", "epochs": 0, "ema": 0.9}, "--ema averages over training steps, and"),
         (
             {"method": "wanda", "epochs": 0, "average_epochs": 1, "bn_images": 9, "ensemble": 3},
-            "--average-epochs averages over training, and --epochs 0 has none; leave it out",
+            "--average-epochs averages over training steps, and --epochs 0 has none; leave it out",
         ),
         (
             {"method": "wanda", "method_set": {"reinit": "orthp", "ridge": 0.5}},
@@ -406,7 +407,7 @@ def test_a_sparse_network_is_refused_where_it_does_not_fit(
 
 def test_a_sparse_parent_is_not_thrown_away(tmp_path: Path, parent: Path):
     half = prune(config(parent, **{**SMALL, "target": 0.5}), observer=Quiet(), out=tmp_path / "a")
-    with pytest.raises(ConfigError, match="is sparse, and --method rigl would begin with random"):
+    with pytest.raises(ConfigError, match="is sparse, and --method rigl would start from random"):
         prune(config(half.checkpoint, **SMALL, method="rigl"), observer=Quiet())
 
 
@@ -450,9 +451,9 @@ def test_what_another_package_does_wrong_is_told(tmp_path: Path, parent, monkeyp
 
 def test_a_target_that_is_missed_is_told(recwarn):
     masks = MaskSet({"w": torch.arange(10_000) % 10 == 0})  # 90% removed
-    runs.warn_if_missed(0.9001, masks)
+    warn_if_missed(0.9001, masks)
     assert not recwarn
-    runs.warn_if_missed(0.9003, masks)
+    warn_if_missed(0.9003, masks)
     assert "90.00% of the weights are removed, not 90.03%" in str(recwarn.pop().message)
 
 
@@ -497,8 +498,7 @@ def test_the_program_lists_the_methods(program):
     assert [m["name"] for m in told] == list(methods.BUILT_IN)
     rigl = next(m for m in told if m["name"] == "rigl")
     assert rigl["starts"] == ["random", "sparse"]
-    assert rigl["options"][0]["name"] == "regrow"
-    assert rigl["options"][0]["default"] == 0.5
+    assert {o["name"]: o["default"] for o in rigl["options"]}["regrow"] == 0.5
     shown = program("methods").out
     assert all(f"\n{name}: " in f"\n{shown}" for name in methods.BUILT_IN)
     assert "starts from random or sparse; one target a run; keeps the random generator" in shown

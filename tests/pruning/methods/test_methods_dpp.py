@@ -212,7 +212,7 @@ def test_whole_units_meet_the_total_or_say_what_would():
     assert whole_units({"a": units["a"]}, {"a": 36}) == {"a": 4}
     with pytest.raises(ConfigError, match=r"whole units of 9 .* that is possible is 0.625"):
         whole_units({"a": units["a"]}, {"a": 35})
-    with pytest.raises(ConfigError, match="n/a: 68 of 72 weights cannot"):
+    with pytest.raises(ConfigError, match=r"^68 of 72 weights cannot"):
         whole_units({"a": units["a"]}, {"a": 4})
     least = whole_units({"a": units["a"], "b": units["b"]}, {"a": 5, "b": 8})
     assert least == {"a": 1, "b": 1}  # 13 in all
@@ -410,7 +410,7 @@ def test_what_it_cannot_do_says_why():
     Pruner(up, DPP(0.5, 9), optimizer=None)
     with torch.no_grad():
         net.fc.weight[0] = 0
-    with pytest.raises(ConfigError, match="sparse already; its masks are drawn among all"):
+    with pytest.raises(ConfigError, match="sparse; it samples masks among all"):
         Pruner(net, DPP(0.5, 9), optimizer=None)
     with pytest.raises(ConfigError, match="bits must be 0 or at least 2, got 1"):
         DPP(0.5, 9, DPPOptions(bits=1))
