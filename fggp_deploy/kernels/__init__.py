@@ -1,4 +1,4 @@
-"""The compiled sparse kernels: where they are, whether they work here, and what is lost without."""
+"""The compiled kernel library: finding it, loading it, and its instruction sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fggp_deploy.errors import MachineError
 
-# Only .so was ever built and tested; the other two are what CMake would name it there.
+# Only .so has been built and tested; the other two are the names that CMake would give.
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _NAME = f"libfggp_kernels{_SUFFIX}"
 _BUILD = "cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build"
@@ -20,7 +20,7 @@ _BUILD = "cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build"
 
 @dataclass(frozen=True)
 class Status:
-    """What `doctor` says: `isa` names the best instruction set, empty without a library."""
+    """What `doctor` reports: `isa` is the best instruction set, empty without a library."""
 
     path: Path | None
     isa: str
@@ -32,7 +32,7 @@ def library_path() -> Path | None:
     override = os.environ.get("FGGP_KERNELS")
     if override:
         return Path(override) if Path(override).is_file() else None
-    # An editable install keeps the library apart from the sources, so __file__ is no guide.
+    # An editable install keeps the library apart from the sources, so __file__ does not help.
     try:
         distribution = importlib.metadata.distribution("fggp-deploy")
         installed = Path(str(distribution.locate_file(f"fggp_deploy/kernels/{_NAME}")))
@@ -46,7 +46,7 @@ def library_path() -> Path | None:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """The library, loaded; raises MachineError that says how to get it."""
+    """The loaded library; raises a MachineError with the cure if there is none."""
     path = library_path()
     if path is None:
         raise MachineError(
@@ -75,14 +75,14 @@ def isas() -> list[str]:
 
 
 def isa_index(name: str) -> int:
-    """The library's number of an instruction set; raises MachineError when there is none."""
+    """The library's number of an instruction set; raises MachineError if it cannot run here."""
     library = load()
     index = 0
     while known := library.fggp_isa_name(index):
         if known.decode() == name and library.fggp_isa_supported(index):
             return index
         index += 1
-    raise MachineError(f"no instruction set {name!r} here; there are: {', '.join(isas())}")
+    raise MachineError(f"no instruction set {name!r} here; available: {', '.join(isas())}")
 
 
 def status() -> Status:

@@ -1,7 +1,7 @@
 """Open a model on the sparse kernels: `session(path)` is an onnxruntime.InferenceSession.
 
-Needs numpy, onnx and onnxruntime only, and onnx only the first time for a model. Without the
-compiled library, sessions are plain ones; `explain(session)` says what one is and why.
+It needs only numpy, onnx and onnxruntime, and onnx only the first time for a model. Without the
+compiled library you get a standard session; `explain(session)` reports why.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fggp_deploy.runtime.sessions import Options, with_data
 
 __all__ = ["TUNING_SECONDS", "compiled_file", "explain", "session", "uses_kernels"]
 
-TUNING_SECONDS = 0.5  # what the first session for a model spends on finding kernel variants
+TUNING_SECONDS = 0.5  # that the first session for a model spends on choosing kernel variants
 _plans: WeakKeyDictionary[ort.InferenceSession, Plan] = WeakKeyDictionary()
 
 
@@ -40,21 +40,21 @@ def session(
 ) -> ort.InferenceSession:
     """A session for a packed file, or for any ONNX file whose weights hold many zeros.
 
-    `model` is a path or a serialised model. `threads` as in ONNX Runtime's intra_op_num_threads;
-    None leaves its default. `config` holds further session configuration entries. `batch` is what
-    to plan for where the model leaves its first dimension open; the session takes any. Where it
-    leaves others open too, as height and width, `shape` must give all after the first, as
-    (3, 640, 640), and a session on the kernels takes that size alone.
+    `model` is a path or a serialized model. `threads` is ONNX Runtime's intra_op_num_threads; None
+    leaves its default. `config` holds further session configuration entries. `batch` is the batch
+    size to plan for if the model leaves its first dimension open; the session takes any. If other
+    dimensions are open too, such as height and width, `shape` must give all after the first, as in
+    (3, 640, 640), and a session on the kernels accepts only that size.
 
-    The first session for a model and a machine tunes the kernels (for `tuning_seconds`, by default
-    `TUNING_SECONDS`), compares layers and the whole with plain ONNX Runtime, and is a plain session
-    unless the kernels are faster beyond doubt; later ones read the cached result. With
-    `measure=False` nothing is timed and the cost model's choice is taken as it is. A file that
-    `fggp-deploy compile` wrote is taken as it was compiled. `progress` is told (stage, done,
+    The first session for a model on a machine tunes the kernels for `tuning_seconds` (by default
+    `TUNING_SECONDS`) and compares single layers and the whole model with ONNX Runtime. You get a
+    standard session unless the kernels are faster beyond doubt. Later sessions read the cached
+    result. With `measure=False` nothing is timed and the cost model decides. A file that
+    `fggp-deploy compile` wrote is used as it was compiled. `progress` is called with (stage, done,
     total).
 
-    Raises ModelFileError for a file that cannot be read, and ConfigError for options out of their
-    domain.
+    Raises ModelFileError for a file that cannot be read, and ConfigError for an option that is out
+    of range.
     """
     seconds = TUNING_SECONDS if tuning_seconds is None else tuning_seconds
     if batch < 1 or (threads is not None and threads < 0):
@@ -66,9 +66,9 @@ def session(
         raise ConfigError(f"shape must be positive numbers, got {sizes}")
     source = model if isinstance(model, bytes) else with_data(Path(model))
     options = Options(threads, dict(config or {}))
-    lost = _what_is_lost()
-    if lost:
-        return _open(source, Compiled(Plan(False, lost)), options)
+    reason = _why_no_kernels()
+    if reason:
+        return _open(source, Compiled.standard(reason), options)
     count = threads or os.cpu_count() or 1
     try:
         place = disk.path_of(disk.sha256_of(source), threads=count, batch=batch, shape=sizes)
@@ -88,7 +88,7 @@ def session(
     try:
         compiled = compile_model(data, Request(options, batch, measure, seconds, progress, sizes))
     except MachineError as e:  # planning needs temporary files; running does not
-        return _open(source, Compiled(Plan(False, str(e))), options)
+        return _open(source, Compiled.standard(str(e)), options)
     if cache and compiled.model is not data:
         disk.save(place, compiled)
     return _open(source, compiled, options)
@@ -99,8 +99,8 @@ def compiled_file(
 ) -> Path | None:
     """The compiled model that `session` kept and opens again for the same arguments.
 
-    None where it kept none: the plan is plain, or the cache cannot be written. Run it in a session
-    that has the library of `fggp_deploy.kernels` registered.
+    None if it kept none: the kernels are not used, or the cache cannot be written. Run it in a
+    session that has the library of `fggp_deploy.kernels` registered.
     """
     source = model if isinstance(model, bytes) else with_data(Path(model))
     place = disk.path_of(disk.sha256_of(source), threads=threads, batch=batch, shape=tuple(shape))
@@ -109,19 +109,19 @@ def compiled_file(
 
 
 def explain(session: ort.InferenceSession) -> str:
-    """Why a session runs as it does: "kernels: …" or "plain: …"."""
+    """Why a session uses the kernels or not: "kernels: …" or "plain: …"."""
     if session in _plans:
         return str(_plans[session])
     return "plain: it was not opened by fggp_deploy.runtime.session"
 
 
 def uses_kernels(session: ort.InferenceSession) -> bool:
-    """Whether a session that `session` opened runs regions, not the dense model."""
+    """Whether a session that `session` opened runs regions and not the dense model."""
     return session in _plans and _plans[session].sparse
 
 
-def _what_is_lost() -> str:
-    """Why there are no kernels here; empty where there are."""
+def _why_no_kernels() -> str:
+    """Why there are no kernels here; empty if there are."""
     if kernels.library_path() is None:
         return "the sparse kernels are not built; see `fggp-deploy doctor`"
     try:
@@ -132,7 +132,7 @@ def _what_is_lost() -> str:
 
 
 def _measured(plan: Plan, seconds: float) -> bool:
-    """Whether a cached plan is as good as a new one: nothing to time, or tuned as long."""
+    """Whether a new plan would be no better: there is nothing to time, or it was tuned as long."""
     return not plan.sparse if plan.ratio is None else plan.tuning_seconds >= seconds
 
 

@@ -1,8 +1,8 @@
 """Plans and compiled models of earlier sessions, on disk: `<key>.json` and `<key>.onnx`.
 
-The key holds the model's hash and everything about this machine that a plan depends on. What is
-read back is checked: a file that is damaged, or is not the one the plan names, counts as absent.
-So does one that another user owns or may change: a compiled model is run as it is.
+The key is made of the model's hash and everything about this machine that a plan depends on. Files
+are checked when they are read: one that is damaged, or is not the one that the plan names, counts
+as absent. So does one that another user owns or may change, because compiled models are trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fggp_deploy.runtime.plan import Compiled, Plan
 
 VERSION = 3
 MAX_PLAN_BYTES = 1 << 16
-BUSY_SECONDS = 3600.0  # for so long a plan counts that was made on a busy machine
+BUSY_SECONDS = 3600.0  # how long a plan is used that was made on a busy machine
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 KEPT = 64  # entries; the oldest beyond that are removed
 
@@ -39,7 +39,7 @@ def sha256_of(model: Path | bytes) -> str:
 
 
 def path_of(model_sha256: str, *, threads: int, batch: int, shape: tuple[int, ...] = ()) -> Path:
-    """Where the plan for this model on this machine lies."""
+    """The file of the plan for this model on this machine."""
     library = kernels.library_path()
     parts = [
         str(VERSION),
@@ -59,7 +59,7 @@ def path_of(model_sha256: str, *, threads: int, batch: int, shape: tuple[int, ..
 
 
 def load(path: Path) -> Compiled | None:
-    """What was kept there, or None if there is nothing whole or it was measured badly long ago."""
+    """The cached plan, or None if it is missing, damaged, or old and made on a busy machine."""
     try:
         if not all(map(_is_ours, _folders(path))):
             return None
@@ -76,7 +76,7 @@ def load(path: Path) -> Compiled | None:
 
 
 def save(path: Path, compiled: Compiled) -> None:
-    """Keep what was compiled; a cache that cannot be written is no error."""
+    """Store a compiled model; a cache that cannot be written is not an error."""
     stored: dict[str, Any] = {"plan": asdict(compiled.plan), "model_sha256": None}
     with contextlib.suppress(MachineError, OSError):
         for folder in _folders(path):
@@ -96,7 +96,7 @@ def save(path: Path, compiled: Compiled) -> None:
 
 
 def _folders(path: Path) -> tuple[Path, Path]:
-    """The folders of ours that a plan lies in: fggp-deploy and plans."""
+    """Our folders above a plan: fggp-deploy and plans."""
     return path.parent.parent, path.parent
 
 
@@ -110,7 +110,7 @@ def _read(path: Path, *, at_most: int | None = None) -> bytes:
     with open(path, "rb", opener=_no_links) as f:
         found = os.fstat(f.fileno())
         if not _private(found, stat.S_IFREG) or (at_most is not None and found.st_size > at_most):
-            raise PermissionError(f"{path} is no plan of this user")
+            raise PermissionError(f"{path} is not a plan of this user")
         return f.read()
 
 
@@ -119,7 +119,7 @@ def _no_links(path: str, flags: int) -> int:
 
 
 def _private(found: os.stat_result, kind: int) -> bool:
-    """Whether something is of that kind, of this user, and nobody else may write to it."""
+    """Whether a file or folder is of this kind and user, and no other user may write to it."""
     if stat.S_IFMT(found.st_mode) != kind:
         return False
     if not hasattr(os, "geteuid"):  # Windows has no such owners and modes

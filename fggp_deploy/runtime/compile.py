@@ -1,7 +1,7 @@
-"""Compiling ahead of time: a file whose chains of layers are single nodes, written deliberately.
+"""Compiled files: `fggp-deploy compile` writes a model whose regions are single nodes.
 
-Without the library each of these nodes is the chain that it replaces, so the file runs on a stock
-onnxruntime too, and is checked on both before it is written.
+Without the library, each of these nodes is a function of the layers that it replaces. So the file
+also runs on a stock onnxruntime, and it is checked on both before it is written.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from fggp_deploy.runtime.sessions import Array, Options, run
 
 @dataclass(frozen=True)
 class CompiledFile:
-    """What `compile_file` wrote, and for what.
+    """What `compile_file` wrote, and what it was made for.
 
-    `layers` with weights run in `regions`; `left` weights stay with onnxruntime. `speedup` is the
-    lower end of what was measured against dense, None where nothing was. `stock_error` and
-    `kernels_error` are the largest differences of any output to the source's on stock onnxruntime,
-    over the largest output; `self_test` whether they were found on the file's own self-test, which
-    then passed on both, or on noise, as the file has none.
+    `layers` with weights run in `regions`; the weights in `left` stay with onnxruntime. `speedup`
+    over the dense model is the lower end of its interval, None if nothing was measured.
+    `stock_error` and `kernels_error` are the largest differences of any output from the source's on
+    stock onnxruntime, relative to the largest output. `self_test` says whether the inputs were
+    those of the file's self-test, which then passed on both; a file without one is run on noise.
     """
 
     path: Path
@@ -80,11 +80,11 @@ def compile_file(
 ) -> CompiledFile:
     """Compile `source`, packed or any ONNX file of many zeros, to `out` (`NAME.compiled.onnx`).
 
-    The kernels are tuned here for `seconds`, for `threads` and `batch` images, and a file is
-    written only where they are faster than plain onnxruntime; `measure=False` times nothing and
-    takes the cost model's choice. Raises ModelFileError for a source that cannot be read, has
-    nothing to compile or is no faster, ConfigError for options, and MachineError without the
-    library.
+    The kernels are tuned on this machine for `seconds`, for `threads` and `batch` images. A file is
+    written only if it is faster than the source on onnxruntime; with `measure=False` nothing is
+    timed and the cost model decides. Raises ModelFileError for a source that cannot be read, has
+    nothing to compile or does not get faster, ConfigError for an option that is out of range, and
+    MachineError without the library.
     """
     check_counts(threads=threads, batch=batch)
     if not 0 <= seconds < 86_400:
@@ -170,7 +170,7 @@ def _finished(compiled: bytes, source: ModelProto, about: dict[str, Any]) -> Mod
 
 
 def _halve_(tensor: TensorProto) -> None:
-    """Store values as float16 where that says exactly the same, as after `export --values fp16`."""
+    """Store values as float16 if they are exactly that, as after `export --values fp16`."""
     values = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
         halves = values.astype(np.float16)
@@ -192,11 +192,11 @@ def _check(
     if PREFIX + "format_version" in props:
         meta = Metadata.from_props(props)
         test = meta.selftest.first_batch() if meta.selftest is not None else None
-    elsewise = None
+    outputs_test = None
     if test is None and KEY in props:
-        elsewise = OutputsTest.parse(props[KEY])
-    if elsewise is not None:
-        feeds = elsewise.feeds()
+        outputs_test = OutputsTest.parse(props[KEY])
+    if outputs_test is not None:
+        feeds = outputs_test.feeds()
     elif test is not None:
         names = [v.name for v in dense.graph.input]
         feeds = {names[0]: test.probe(meta.preprocessing.input_shape)}
@@ -216,7 +216,7 @@ def _check(
         found = agreement(got[-1], want, rtol=rtol, unoptimized=unoptimized)
         answers = dict(zip(outputs, got[-1], strict=True))
         failed = (test is not None and not test.passes(got[-1][0])) or (
-            elsewise is not None and not elsewise.passes(answers)
+            outputs_test is not None and not outputs_test.passes(answers)
         )
         if not found.passed or failed:
             raise ModelFileError(
@@ -224,7 +224,7 @@ def _check(
                 "was written, report this"
             )
     first, second = (relative_error(y, want) for y in got)
-    return test is not None or elsewise is not None, (first, second)
+    return test is not None or outputs_test is not None, (first, second)
 
 
 def _n_layers(model: ModelProto) -> int:
@@ -238,6 +238,6 @@ def _n_layers(model: ModelProto) -> int:
 
 
 def _left(model: ModelProto) -> tuple[str, ...]:
-    """Names of the weights that layers beside the regions read."""
+    """Names of the weights that layers outside of the regions read."""
     kinds = ("Conv", "Gemm", "MatMul", "ConvTranspose")
     return tuple(n.input[1] for n in model.graph.node if n.op_type in kinds and len(n.input) > 1)

@@ -1,4 +1,4 @@
-"""What each layer costs on ONNX Runtime and on the kernels, and which ONNX Runtime should keep."""
+"""The cost of each layer on ONNX Runtime and on the kernels, and which ONNX Runtime should keep."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fggp_deploy.runtime.sessions import Options, run
 
 DENSE_RUNS, KERNEL_RUNS = 5, 11
 # Changing to the kernels' layout, or back, reads and writes each value once, and so does ONNX
-# Runtime to and from its own: about this long, for a float.
+# Runtime to and from its own: about this long per float.
 CONVERSION_US = 1.5e-3
-# A cheaper cut is proposed only where the estimates promise at least this share of the time.
+# A cut is proposed only if the estimates promise to save at least this share of the time.
 WORTH_A_CUT = 0.03
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer with what is fused into it, on one thread, per image.
+    """One layer with the nodes fused into it, on one thread, per image.
 
     `name` is the weight's, or the value that the layer makes; `shape` is the weight's, [] without;
     `density` is the share of non-zeros; `macs` counts the dense multiply-accumulates of all rows.
@@ -169,11 +169,12 @@ def _variant(step: p.Step, isa: str) -> str:
 
 
 def leave_to_ort(costs: Sequence[LayerCost], entering: int) -> set[str]:
-    """Outputs of the layers that ONNX Runtime had better keep, by the estimates; often none.
+    """Outputs of the layers that ONNX Runtime should keep, by the estimates; often none.
 
-    The cheapest way through the chain, where each change between ONNX Runtime and the kernels
-    costs a change of layout of what passes; `entering` counts the floats that enter the region.
-    Exact for a chain, an estimate where values skip layers: so what comes out is only a proposal.
+    The cheapest path through the layers: each change between ONNX Runtime and the kernels costs a
+    change of layout of the values that pass; `entering` counts the floats that enter the region. It
+    is exact if each layer reads only the one before it, and an estimate if values skip layers, so
+    the result is only a proposal.
     """
     ours: tuple[float, frozenset[str]] = (entering * CONVERSION_US, frozenset())
     theirs: tuple[float, frozenset[str]] = (0.0, frozenset())

@@ -1,4 +1,4 @@
-"""Reading a model as the planner wants it: dense, in standard operators, simplified."""
+"""Reading a model for the planner: dense, in standard operators, simplified."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fggp_deploy.runtime.sessions import Options
 
 
 def read_dense(data: bytes) -> ModelProto:
-    """The dense model in standard operators after ONNX Runtime's basic optimisations.
+    """The dense model in standard operators after ONNX Runtime's basic optimizations.
 
     Constants and batch norms are folded then, and nodes named by their outputs. Raises
     ModelFileError, and MachineError if ONNX Runtime cannot write that model to a temporary file.
@@ -23,7 +23,7 @@ def read_dense(data: bytes) -> ModelProto:
     content: bytes = model.SerializeToString()
     del model
     dense = _optimized(content)
-    _dequantise_once_(dense)
+    _dequantize_once_(dense)
     for node in dense.graph.node:
         node.name = node.output[0]  # what a profile calls it
     return dense
@@ -40,8 +40,8 @@ def _optimized(model: bytes) -> ModelProto:
         return onnx.load(path)
 
 
-def _dequantise_once_(model: ModelProto) -> None:
-    """Let one node dequantise a value for all its readers; ONNX Runtime gives each its own."""
+def _dequantize_once_(model: ModelProto) -> None:
+    """Let one node dequantize a value for all its readers; ONNX Runtime gives each its own."""
     first: dict[tuple[str, ...], str] = {}
     other: dict[str, str] = {}
     outputs = {v.name for v in model.graph.output}

@@ -1,4 +1,4 @@
-"""Random inputs for any network: what a plan is timed with when nobody gives images."""
+"""Random inputs for any network, on which a plan is timed if no images are given."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ _NUMPY_TYPES: dict[int, Any] = {
 def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) -> dict[str, Any]:
     """Normal random inputs; the first dimension is `batch` if the model leaves it open.
 
-    `shape` gives those after the first that are open. Whole numbers and booleans are all 0, which
-    is an index and a length of anything. Raises ModelFileError for an input of another type, or
-    whose size is not known.
+    `shape` gives the open ones after the first. Integers and booleans are all 0, which is a valid
+    index and length. Raises ModelFileError for an input of another type or of unknown size.
     """
     rng = np.random.default_rng(0)
     feeds = {}

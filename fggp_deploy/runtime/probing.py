@@ -1,4 +1,4 @@
-"""Runs of any network on made-up inputs, whose types and sizes its graph tells."""
+"""Runs of any network on generated inputs, whose types and sizes its graph declares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fggp_deploy.format import outputs_test
 from fggp_deploy.format.outputs_test import Array, Input
 from fggp_deploy.runtime.sessions import Options, brief, try_out
 
-# What open sides of an input are tried with, so that the network can be run at all.
+# The sizes that are tried for open dimensions, until the network runs.
 SIDES = (64, 224, 512, 16)
 _DTYPES = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
@@ -26,9 +26,9 @@ _DTYPES = {
 def first_that_runs(
     session: ort.InferenceSession, shape: Sequence[int] | None
 ) -> tuple[tuple[Input, ...], dict[str, Array] | None, str]:
-    """Inputs that the network takes with its answers, or why there are none.
+    """Inputs that the network accepts with its outputs, or why there are none.
 
-    `shape` gives what the first input leaves open after its first dimension.
+    `shape` gives the dimensions of the first input after the first, if they are open.
     """
     why = ""
     for side in SIDES:
@@ -47,15 +47,15 @@ def first_that_runs(
 def first_run_apart(model: Path | bytes, shape: Sequence[int] | None, *, name: str) -> None:
     """Load a network and run it as `first_that_runs` does, in a child process with limits.
 
-    To be called before a file that nobody vouches for is run in this process; see `try_out`.
+    Call it before a file of unknown origin is run in this process; see `try_out`.
     """
     try_out(lambda: first_that_runs(Options(1).open(model, name=name), shape), name)
 
 
 def open_sides(session: ort.InferenceSession, shape: Sequence[int]) -> str:
-    """What the first input leaves open after its first dimension and `shape` does not give.
+    """An error about sizes of the first input that neither it nor `shape` gives; "" if none.
 
-    A sentence for an error, or "" if every size is known.
+    The first dimension is the batch and may be open.
     """
     inputs = session.get_inputs()
     if not inputs:

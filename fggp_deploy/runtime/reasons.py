@@ -1,4 +1,4 @@
-"""Why the kernels find nothing to do in a network, in words for its user."""
+"""Why the kernels cannot be used for a network, in words for its user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fggp_deploy.graph.weights import layer_weights
 
 
 def why_no_layer(model: ModelProto, shapes: Mapping[str, Sequence[object]]) -> str:
-    """Why no layer of a graph of standard operators is one for the kernels.
+    """Why the kernels can compute no layer of a graph of standard operators.
 
     `shapes` holds what is known of the shapes of float values.
     """

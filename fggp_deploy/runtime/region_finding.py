@@ -1,8 +1,8 @@
-"""Regions: layers that touch, in the kernels' own layout from end to end.
+"""Finding regions: connected layers that run as one kernel program, in the kernels' own layout.
 
-The layers of a region are connected by values, so that all have one batch. A region is convex: no
-path leaves it and comes back, because a layer behind a foreign node that reads a region belongs to
-a later stage.
+The layers of a region are connected by values, so all have the same batch. A region is convex: no
+path leaves it and returns, because a layer behind another node that reads a region belongs to a
+later stage.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def find_regions(
 ) -> list[Region]:
     """The regions of a topologically sorted graph of standard operators, in order.
 
-    `shapes` are those of float values. Layers whose output is in `without` are left alone. What a
-    subgraph reads leaves the region that makes it.
+    `shapes` are those of float values. Layers whose output is in `without` are left alone. A
+    value that a subgraph reads leaves its region.
     """
     g = ShapedGraph(graph, shapes)
     layers, owner = match_layers(g, without)
@@ -60,7 +60,7 @@ def find_regions(
 
 
 def _parts(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Layers that share no value, directly or through others, apart."""
+    """The connected parts of these layers."""
     parent: dict[str, str] = {}
 
     def root(value: str) -> str:

@@ -1,4 +1,4 @@
-"""What of a standard graph the kernels can run, as programs of the library."""
+"""Regions of a standard graph as kernel programs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ WIDE_WINDOW = 49  # 7x7
 
 @dataclass
 class BuiltRegion:
-    """A region as the library takes it.
+    """A region as a kernel program.
 
-    `shapes` are its inputs' for one image, or None if they are not known; `images` is how many
-    images, or rows of a matrix, are planned to pass at once.
+    `shapes` are those of its inputs for one image, or None if they are not known; `images` is the
+    number of images, or rows of a matrix, that are planned to run at once.
     """
 
     name: str
@@ -43,7 +43,7 @@ class BuiltRegion:
     images: int = 1
 
     def plan_for(self, sizes: Sizes) -> None:
-        """Take the sizes that its inputs have in the run that is planned for, if all are known."""
+        """Take the sizes of its inputs in the run that is planned for, if all are known."""
         if sizes.keys() >= set(self.region.inputs):
             own = [sizes[name] for name in self.region.inputs]
             self.images = own[0][0]
@@ -60,7 +60,7 @@ class BuiltRegion:
         return True
 
     def program(self) -> p.Program:
-        """The region in the library; raises ModelFileError where the library refuses it."""
+        """The program in the library; raises ModelFileError if the library refuses it."""
         return p.Program(self.code(), self.constants)
 
     def code(self) -> list[int]:
@@ -139,8 +139,8 @@ def unfit_layers(regions: Iterable[BuiltRegion], sizes: Sizes, isa: str) -> set[
 def outgrown_layers(regions: Iterable[BuiltRegion], sizes: Sizes) -> set[str]:
     """Outputs of convolutions whose window is wide and larger than the plane that they make.
 
-    What stands in for measuring: on AVX-512 at 90% zeros, a 7x7 window on a 7x7 plane took 10 times
-    as long as ONNX Runtime's dense one, a 31x31 window on a 40x40 plane 40 times.
+    This replaces measuring: on AVX-512 at 90% zeros, a 7x7 window on a 7x7 plane took 10 times as
+    long as ONNX Runtime's dense one, a 31x31 window on a 40x40 plane 40 times.
     """
     outgrown: set[str] = set()
     for layer in (x for r in regions for x in r.region.layers if x.learned is not None):

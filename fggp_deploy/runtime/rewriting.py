@@ -1,4 +1,4 @@
-"""A graph whose regions are single nodes, each with its chain as the body of a function."""
+"""Rewriting a graph so that each region is a single node, with its layers as a function body."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import Layer
 from fggp_deploy.runtime.regions import BuiltRegion
-from fggp_deploy.runtime.sessions import MARK
+
+MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 
 
 def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> ModelProto:
@@ -61,7 +62,7 @@ def _names_left(model: ModelProto, built: list[BuiltRegion], replaced: set[str])
 
 
 def _constant_names(b: BuiltRegion, taken: set[str]) -> list[str]:
-    """Names for a region's constants, after the weights that they hold; `taken` grows by them."""
+    """Names for a region's constants, after the weights that they hold; adds them to `taken`."""
     names: list[str] = []
     for layer, steps in b.layers():
         if layer.weight is None:
@@ -88,12 +89,12 @@ def _parts(name: str, ends: tuple[str, ...]) -> list[str]:
 
 
 def id_of(node: NodeProto) -> str:
-    """A node's first output names it: a value is made once."""
+    """A node's first output identifies it: each value is made once."""
     return str(node.output[0])
 
 
 def _sorted(nodes: list[NodeProto], model: ModelProto) -> list[NodeProto]:
-    """Topological order: a region stands where its last layer stood, but an output may be early."""
+    """The nodes in topological order: an output of a region may be read before its last layer."""
     made = {name for node in nodes for name in node.output}
     ready: set[str] = set()
     result: list[NodeProto] = []
@@ -138,7 +139,7 @@ def _node(b: BuiltRegion, constants: list[str], threads: int) -> NodeProto:
 
 
 def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
-    """The chain in operators that every runtime can execute, SparseConv as a nested function."""
+    """The layers in operators that every runtime can run, with SparseConv as a nested function."""
     known = constant_initializers(model.graph)
     names = [f"constant_{i}" for i in range(len(b.constants))]
     body: list[NodeProto] = []

@@ -20,16 +20,15 @@ from fggp_deploy.errors import ConfigError, ModelFileError, shortened
 
 Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
-# They turn weights beside byte activations into int8 ones of their own, and quantise values again.
+# These round the weights beside quantized activations to int8, and quantize values again.
 _NOT_OURS = ["WeightBiasQuantization", "QDQPropagationTransformer"]
 TRIAL_SECONDS = 60.0  # for a model's first run; the variable overrides it
 _TRIAL_VARIABLE = "FGGP_TRIAL_SECONDS"
-MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller asked of every session that is opened on the way.
+    """The caller's options, for every session that is opened.
 
     `threads` None leaves ONNX Runtime's default; `config` holds session configuration entries.
     """
@@ -38,9 +37,9 @@ class Options:
     config: Mapping[str, str] = field(default_factory=dict)
 
     def make(self) -> ort.SessionOptions:
-        """The same for ONNX Runtime."""
+        """The options in ONNX Runtime's form."""
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised, not printed
+        options.log_severity_level = 4  # errors are raised, not printed
         options.inter_op_num_threads = 1
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
@@ -60,9 +59,9 @@ class Options:
     ) -> ort.InferenceSession:
         """A session; `on_kernels` registers the library.
 
-        `profile` is how the name of its profile begins; `optimized` is where to write the model
-        after the basic optimisations, the only ones that then are made. `optimize` False makes no
-        graph optimisation. Raises ModelFileError for what onnxruntime cannot load.
+        `profile` is the prefix of its profile's file. `optimized` is a path for the model after the
+        basic optimizations; no others are made then. `optimize=False` makes no graph optimization.
+        Raises ModelFileError if onnxruntime cannot load the model.
         """
         options = self.make()
         try:
@@ -103,10 +102,10 @@ def with_data(model: Path) -> Path | bytes:
 
 
 def try_out(work: Callable[[], object], name: str) -> None:
-    """Do `work`, which loads and runs a model that nobody vouches for, in a child process first.
+    """Do `work`, which loads and runs a model of unknown origin, in a child process first.
 
     Raises ModelFileError if it raises that, crashes, needs more memory than is available, or takes
-    longer than TRIAL_SECONDS; ConfigError if the variable of the environment is no number.
+    longer than TRIAL_SECONDS; ConfigError if the environment variable is not a number.
     """
 
     def trial() -> bytes:
@@ -129,7 +128,7 @@ def _trial_seconds() -> float:
 
 
 def run(session: ort.InferenceSession, feeds: Mapping[str, Any], name: str) -> list[Array]:
-    """All outputs; raises ModelFileError where the model does not run on these inputs."""
+    """All outputs; raises ModelFileError if the model does not run on these inputs."""
     try:
         return [np.asarray(y) for y in session.run(None, dict(feeds))]
     except Exception as e:  # onnxruntime's exceptions have no common base
@@ -137,7 +136,7 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Any], name: str) -> l
 
 
 def brief(e: Exception, *, limit: int = 160) -> str:
-    """The first line of an onnxruntime error, without its code prefix, of at most `limit` signs."""
+    """The first line of an onnxruntime error without its code, of at most `limit` characters."""
     line = (str(e).strip().splitlines() or [type(e).__name__])[0]
     line = line.removeprefix("[ONNXRuntimeError] : ").strip()
     return shortened(line, limit)

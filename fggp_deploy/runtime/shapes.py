@@ -1,7 +1,7 @@
 """Shapes of the values of a graph, in which every open dimension has a name.
 
-A dimension is a number, or a name if the graph leaves it open. Equal names mean equal sizes, and
-different names say nothing: so two values have the same shape only if their dimensions are equal.
+A dimension is a number, or a name if the graph leaves it open. Equal names mean equal sizes;
+different names mean nothing. So two values have the same shape only if their dimensions are equal.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from fggp_deploy.runtime.lowering.shaped_graph import Dim, Shapes, is_known, siz
 from fggp_deploy.runtime.lowering.window import Window
 from fggp_deploy.runtime.sessions import Options, run
 
-# Larger constants say nothing about shapes, and are kept from shape inference, which copies them.
+# Larger constants hold no shapes. Shape inference would copy them, so it does not see them.
 SHAPE_CONSTANT = 1024
 _BROADCAST = frozenset({"Add", "Sub", "Mul", "Div"})
 _WINDOW = frozenset({"Conv", "MaxPool", "AveragePool"})
 
 
 def value_shapes(model: ModelProto) -> Shapes:
-    """The shapes of float values but constants, as far as their ranks are known."""
+    """The shapes of float values except constants, as far as their ranks are known."""
     light = _without_weights(model)
     declared = _name_inputs_(light)
     graph = inferred(light)
@@ -105,7 +105,7 @@ def _dims(value: ValueInfoProto) -> list[Dim]:
 def _name_inputs_(model: ModelProto) -> set[str]:
     """Let all names be those of the inputs' open dimensions, and none be missing; the names.
 
-    So shape inference hands them on, and what a file says of other values is not relied on.
+    Shape inference then propagates them, and names that a file gives to other values are ignored.
     """
     for value in (*model.graph.value_info, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
@@ -157,7 +157,7 @@ def _same_as(
     windows: dict[tuple[Any, ...], str],
     own: str,
 ) -> Dim | None:
-    """The dimension that `axis` of a node's output equals; None if nothing says so."""
+    """The dimension that `axis` of a node's output equals; None if that is not known."""
     if node.domain not in ("", "ai.onnx") or not inputs:
         return None
     first = inputs[0]

@@ -1,6 +1,6 @@
-// Runs the kernel library under sanitizers: random programs on every instruction set are compared with
-// the reference, then damaged programs and tensors must be refused, or run within their memory. It needs
-// no Python, so it runs on every platform that the library is built for.
+// Runs the kernel library under sanitizers: random programs on every instruction set are compared
+// with the reference, then damaged programs and tensors must be refused, or run within their memory.
+// It needs no Python, so it runs on every platform that the library is built for.
 //   cmake -S . -B build-asan -DFGGP_SANITIZE=ON && cmake --build build-asan && build-asan/fggp_harness
 // Under the thread sanitizer, several sessions run the same programs at once:
 //   cmake -S . -B build-tsan -DFGGP_SANITIZE=thread && cmake --build build-tsan

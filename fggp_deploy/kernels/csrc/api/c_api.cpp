@@ -82,7 +82,7 @@ FGGP_EXPORT void* fggp_program_new(const int64_t* code, size_t n, const CTensor*
 
 FGGP_EXPORT void fggp_program_free(void* program) { delete static_cast<Program*>(program); }
 
-// `isa` -1 is the reference. Outputs must hold what the shapes say; see fggp_program_shapes.
+// `isa` -1 is the reference. Outputs must have the sizes that fggp_program_shapes writes.
 FGGP_EXPORT int fggp_program_run(const void* program, int isa, int tasks, const int64_t* dims,
                                  int64_t n, const float* const* in, float* const* out,
                                  char* error, size_t error_size) {

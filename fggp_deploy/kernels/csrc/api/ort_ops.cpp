@@ -11,7 +11,7 @@
 namespace fggp {
 namespace {
 
-// The same as MAX_REGIONS in runtime/regions.py. Each takes about 50 us of every session that is opened.
+// MAX_REGIONS in runtime/regions.py is the same. Each costs every new session about 50 us.
 constexpr int kRegions = 256;
 // Into how many tasks a large step is cut if the number of threads is not given.
 constexpr int64_t kDefaultTasks = 4;

@@ -1,7 +1,7 @@
 // The activation that ends a layer, written once for all kernels: to add one, add a kind and a case.
 //
 // This header is compiled with the flags of each instruction set, so everything in it is static and
-// no standard header is used (float_body.inl says why).
+// no standard header is used (float_body.inl explains why).
 #pragma once
 
 extern "C" {

@@ -164,7 +164,7 @@ void shuffle(const FggpShuffle* args) {
       for (uint32_t t = s.begin[v]; t < s.begin[v + 1]; t++) {
         const __m256i lane =
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(s.lane + size_t{t} * 8));
-        const __m256 none = _mm256_castsi256_ps(lane);  // the sign says so
+        const __m256 none = _mm256_castsi256_ps(lane);  // a negative lane selects none
         const __m256 v0 = _mm256_loadu_ps(x0 + s.from[t]), v1 = _mm256_loadu_ps(x1 + s.from[t]);
         a0 = _mm256_blendv_ps(_mm256_permutevar8x32_ps(v0, lane), a0, none);
         a1 = _mm256_blendv_ps(_mm256_permutevar8x32_ps(v1, lane), a1, none);

@@ -2,8 +2,8 @@
 // compiled with its own flags. Everything is in an unnamed namespace and no standard header is
 // used, so the linker can never merge a wide-instruction copy of an inline function into the rest.
 //
-// A `Lanes` type says how a vector of kLanes floats is held: kRegs registers of kWidth floats. Its
-// max(a, b) and min(a, b) return b if either is NaN, as x86 does; on Arm they return NaN.
+// A `Lanes` type holds one vector, a float per lane, in kRegs registers of kWidth floats. Its max(a, b)
+// and min(a, b) return b if either is NaN, as x86 does; on Arm they return NaN.
 
 namespace {
 

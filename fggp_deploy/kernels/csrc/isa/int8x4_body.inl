@@ -26,7 +26,8 @@ inline typename V::Words to_bytes(typename V::Reg v, typename V::Reg inverse_sca
 
 // Quantizes floats, with any zero point.
 template <class V>
-inline typename V::Words to_bytes(typename V::Reg v, typename V::Reg inverse_scale, int zero_point) {
+inline typename V::Words to_bytes(typename V::Reg v, typename V::Reg inverse_scale,
+                                  int zero_point) {
   const auto from = static_cast<float>(-zero_point), to = static_cast<float>(255 - zero_point);
   return V::add_words(V::round(V::mul(v, inverse_scale), V::set1(from), V::set1(to)), V::set1_word(zero_point));
 }
@@ -207,16 +208,17 @@ void to_floats(const float* x, size_t n, float scale, int zero_point, int channe
 
 }  // namespace
 
-#define FGGP_INT8X4(g, rows, cols, unroll)                                    \
-  {                                                                        \
-    g, rows, cols, Int8x4Lanes16::kRegs,                                          \
-        {int8x4_tile<Int8x4Lanes16, g, rows, cols, 1, unroll>,                       \
-         int8x4_tile<Int8x4Lanes16, g, rows, cols, (cols) == 1 ? 1 : 2, unroll>},    \
-        nullptr                                                            \
+#define FGGP_INT8X4(g, rows, cols, unroll)                                     \
+  {                                                                            \
+    g, rows, cols, Int8x4Lanes16::kRegs,                                       \
+        {int8x4_tile<Int8x4Lanes16, g, rows, cols, 1, unroll>,                 \
+         int8x4_tile<Int8x4Lanes16, g, rows, cols, (cols) == 1 ? 1 : 2, unroll>}, \
+        nullptr                                                                \
   }
-#define FGGP_INT8X4_ONE(g, unroll, unroll4)                                                      \
-  {                                                                                           \
-    g, 1, 1, Int8x4Lanes16::kRegs,                                                                   \
-        {int8x4_tile<Int8x4Lanes16, g, 1, 1, 1, unroll>, int8x4_tile<Int8x4Lanes16, g, 1, 1, 1, unroll>},         \
-        int8x4_tile<Int8x4Lanes4, g, 1, 1, 1, unroll4>                                                  \
+#define FGGP_INT8X4_ONE(g, unroll, unroll4)                     \
+  {                                                             \
+    g, 1, 1, Int8x4Lanes16::kRegs,                              \
+        {int8x4_tile<Int8x4Lanes16, g, 1, 1, 1, unroll>,        \
+         int8x4_tile<Int8x4Lanes16, g, 1, 1, 1, unroll>},       \
+        int8x4_tile<Int8x4Lanes4, g, 1, 1, 1, unroll4>          \
   }

@@ -27,7 +27,7 @@ extern "C" {
 typedef struct {
   const float* x;          // first input vector of the block at tap (0, 0), channel 0
   ptrdiff_t x_row;         // between the input rows of two successive output rows
-  const uint16_t* offset;  // per entry: where its input vector lies from x, in vectors
+  const uint16_t* offset;  // per entry: from x to its input vector, in vectors
   const float* weight;     // per entry: one weight for each channel of the group, or four int8
   const uint32_t* begin;   // [n_groups + 1] first entry of each group of output channels
   const uint32_t* base;   // [n_groups] added to the offsets of a group, in vectors
@@ -87,8 +87,8 @@ typedef struct {
   const uint16_t* mask;
 } FggpHalo;
 
-// A row of tiles from a row-major plane: y[j * lanes + l] = x[l][j - first[l]] where first[l] <= j
-// < last[l], else 0.
+// A row of tiles from a row-major plane: y[j * lanes + l] = x[l][j - first[l]] if first[l] <= j <
+// last[l], else 0.
 typedef struct {
   const float* x[16];
   int first[16], last[16];
@@ -126,7 +126,7 @@ typedef void (*FggpConvFn)(const FggpConvTile*);
 typedef struct {
   int group, rows, cols;
   int registers;           // that hold one vector of sixteen lanes
-  FggpConvFn run16[2];  // by column stride - 1; both the same where cols is 1
+  FggpConvFn run16[2];  // by column stride - 1; both the same if cols is 1
   FggpConvFn run4;      // for 2x2 planes, four lanes; null: none
 } FggpConvVariant;
 
@@ -167,7 +167,7 @@ typedef struct {
   // Sum of a tile's real lanes: rows x cols vectors, `row` floats apart.
   float (*sum16)(const float* x, ptrdiff_t row, int rows, int cols);
   float (*sum4)(const float* x, ptrdiff_t row, int rows, int cols);
-  // sum of weight[i] * x[column[i]], of weight[i] * x[i] where column is null
+  // sum of weight[i] * x[column[i]], or of weight[i] * x[i] if column is null
   float (*dot)(const float* weight, const uint32_t* column, size_t n, const float* x);
   void (*dense)(const FggpDense*);
   int dense_width;  // of a panel

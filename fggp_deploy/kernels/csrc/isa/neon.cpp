@@ -1,4 +1,4 @@
-// For 64-bit Arm, where every processor has NEON and needs no flags. A vector of sixteen lanes is
+// For 64-bit Arm: every processor has NEON, so no flags are needed. A vector of sixteen lanes is
 // four registers of the thirty-two, so blocks are as small as for AVX2 and layouts the same.
 // Permutations are table look-ups in four registers at once; an index outside the table leaves a
 // zero (vqtbl) or what was there before (vqtbx), which is how lanes are masked.

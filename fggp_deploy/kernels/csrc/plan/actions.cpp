@@ -1,4 +1,4 @@
-// What each step of a program does when it runs; see execution.h.
+// The actions of each step at run time; see execution.h.
 #include <cstring>
 
 #include "plan/depthwise_plan.h"
@@ -155,7 +155,7 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
   if (floats) end_floats(out, y);
 }
 
-// Whether a convolution's only reader is the depthwise one behind it, in the same tiles.
+// Whether a depthwise convolution is the only reader of the one before it, in the same tiles.
 bool Execution::can_fuse(const Step& s, const Step& next, int out) {
   if (s.op != Op::kConv || is_depthwise(s.shape)) return false;
   if (next.op != Op::kConv || !is_depthwise(next.shape)) return false;
@@ -163,7 +163,7 @@ bool Execution::can_fuse(const Step& s, const Step& next, int out) {
   return next.input == out && value(out).readers == 1 && value(out).places.size() == 1;
 }
 
-// Both, some channels at a time: what lies between them never leaves the nearest caches.
+// Both, some channels at a time: the values between them never leave the nearest caches.
 void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step, int out) {
   int x, r, r2;
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);

@@ -107,7 +107,7 @@ void ConvPlan::arrange(const SparseRows& rows, Variant v) {
   n_groups_ = static_cast<int>(shape.cout) / group;
 
   // A group's offsets count from its first input channel, which keeps grouped convolutions in
-  // reach; where even so they do not fit sixteen bits, smaller blocks of input channels do.
+  // reach. If they still do not fit sixteen bits, smaller blocks of input channels do.
   const int64_t per_group = shape.group == 1 ? cin : cin / shape.group * group;
   if ((std::min<int64_t>(channels_per_block_, per_group) - 1) * plane + reach > 0xffff)
     channels_per_block_ = static_cast<int>(std::max<int64_t>(1, (0xffff - reach) / plane + 1));

@@ -25,7 +25,7 @@ struct ConvPlan {
   // The rows that the kernels multiply: those given, or the same in groups of four input channels if
   // the input is int8x4.
   Rows multiplied(const Rows& rows) const;
-  // Throws an Error when an offset does not fit; every offset made here stays inside its plane.
+  // Throws an Error if an offset does not fit; every offset made here stays inside its plane.
   void pack(const Rows& rows, const std::vector<float>& bias, Variant v);
   // Once packed: the same weights, `multiplied`, for another variant.
   void arrange(const SparseRows& rows, Variant v);
@@ -36,8 +36,8 @@ struct ConvPlan {
   std::vector<int> split(int n) const;
   Variant variant() const { return variant_; }
   int group() const { return form(variant_.conv).group; }
-  // The variants worth measuring for so many non-zeros, `multiplied`; the most promising by the
-  // cost model first.
+  // The variants that are worth measuring for this number of non-zeros, `multiplied`; the cost model
+  // puts the most promising first.
   std::vector<Variant> ranked(size_t nonzeros) const;
 
  private:

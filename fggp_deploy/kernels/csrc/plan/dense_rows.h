@@ -1,5 +1,5 @@
-// Linear layers on many rows with every weight multiplied: where weights have few zeros, this is faster
-// than kernels that pass over the zeros.
+// Linear layers on many rows with every weight multiplied: if weights have few zeros, this is faster
+// than kernels that skip the zeros.
 #pragma once
 #include <vector>
 

@@ -9,8 +9,8 @@ namespace fggp {
 namespace {
 
 constexpr size_t kMaxArena = size_t{1} << 34;  // floats
-// Tiles with their halos may take this many times the floats of the largest value, and so many floats
-// in any case. Few networks take ten times as many.
+// Tiles with their halos may take kMaxWaste times the floats of the largest value, and kFreeFloats in
+// any case. Few networks take ten times as many.
 constexpr size_t kMaxWaste = 64, kFreeFloats = size_t{1} << 22;
 
 }  // namespace
@@ -150,7 +150,7 @@ void Execution::choose_own(const Program& program) {
       v.own = output_layout(s.shape, in.shape.height, in.shape.width);
     else if (s.op != Op::kAdd || v.shape.vector())
       continue;
-    else if (in.in_layout)  // as its input lies, or its residual, so that one need not be moved
+    else if (in.in_layout)  // the layout of the input or the residual, so that one is not moved
       v.own = in.own;
     else if (s.residual >= 0 && value(s.residual).in_layout)
       v.own = value(s.residual).own;
@@ -170,8 +170,8 @@ bool Execution::has_tiles(int i, const Layout& wanted) {
   return false;
 }
 
-// Where all readers want the same other tiles, a step may write these: then its input is moved
-// from tiles to tiles instead of its output, which pays where the input is smaller.
+// If all readers want the same other tiles, a step may write these: then its input is moved from tiles
+// to tiles instead of its output, which pays if the input is smaller.
 void Execution::adopt_tiles(const Step& s, int made) {
   Value& v = value(made);
   if (v.places.size() != 1 || v.places[0].layout.same_tiles(v.own)) return;
@@ -204,7 +204,7 @@ int Execution::new_row_major(int i) {
   return value(i).row_major = buffer;
 }
 
-// A buffer for what a step writes; one that already lies row-major needs no other.
+// A buffer for the output of a step, which also serves as the row-major one if the layouts agree.
 int Execution::new_own(int i) {
   const Layout& l = value(i).places.front().layout;
   const int buffer = l.is_row_major() ? new_row_major(i) : new_buffer(l.size());
@@ -226,7 +226,7 @@ const float* Execution::source(const Context& c, int buffer) const {
   return b.input >= 0 ? c.inputs[b.input] : address(c, buffer);
 }
 
-// The buffer that holds a value in a layout with the wanted tiles, made now if it is not there.
+// The buffer that holds a value in a layout with the wanted tiles, made now if it does not exist yet.
 int Execution::find(int i, const Layout& wanted, Layout* found) {
   Value& v = value(i);
   for (Place& p : v.places) {
@@ -260,7 +260,7 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
   throw Error("internal: a layout was not planned");
 }
 
-// The buffer that holds a value row-major, made now if it is not there.
+// The buffer that holds a value row-major, made now if it does not exist yet.
 int Execution::flat(int i) {
   Value& v = value(i);
   if (v.row_major >= 0) return touch(v.row_major);
@@ -278,7 +278,7 @@ int Execution::flat(int i) {
   return touch(y);
 }
 
-// First fit: a buffer goes to the lowest place that no buffer alive at the same time covers.
+// First fit: a buffer gets the lowest offset that no buffer alive at the same time covers.
 void Execution::place_buffers() {
   std::vector<Buffer*> placed;
   for (Buffer& b : buffers_) {

@@ -26,7 +26,7 @@ class DepthwisePlan;
 
 class Execution {
  public:
-  // `tasks`: into how many pieces a large step is cut; 1 without threads. Throws an Error when
+  // `tasks`: into how many pieces a large step is cut; 1 without threads. Throws an Error if
   // the shapes do not fit the program.
   Execution(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
             int tasks);
@@ -53,7 +53,7 @@ class Execution {
     size_t first = 0, last = 0;  // actions that write and read it
     int input = -1, output = -1;  // or: the program's input or output of that number
   };
-  struct Place {  // where a value can be found in a certain layout
+  struct Place {  // a value in one of its layouts
     Layout layout;
     int buffer;
     bool ready;
@@ -79,7 +79,7 @@ class Execution {
   };
   using Action = std::function<void(const Context&)>;
 
-  // execution.cpp: where values lie.
+  // execution.cpp: the layout and the buffer of each value.
   Program fitted(const Program& program);
   void check_layouts() const;
   void plan_layouts(const Program& program);

@@ -22,7 +22,7 @@ class GemmPlan {
   std::shared_ptr<const SparseRows> rows_;  // null: dense_
   std::shared_ptr<const std::vector<float>> bias_;
   Activation activation_;
-  std::vector<float> dense_;  // all weights, where many are non-zero
+  std::vector<float> dense_;  // all weights, if many are non-zero
 };
 
 }  // namespace fggp

@@ -15,7 +15,7 @@ Rearrangement::Rearrangement(const FggpIsa& isa, std::vector<int32_t> index, siz
   if (isa.shuffle && source >= static_cast<size_t>(isa.shuffle_width)) plan_shuffle(source);
 }
 
-// Each vector of y is a sum of permuted vectors of x, taken from wherever the floats lie.
+// Each vector of y is a sum of permuted vectors of x, loaded from wherever its floats are.
 void Rearrangement::plan_shuffle(size_t source) {
   const auto width = static_cast<size_t>(isa_.shuffle_width), n = index_.size() / width;
   begin_.push_back(0);

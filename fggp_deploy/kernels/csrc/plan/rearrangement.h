@@ -26,7 +26,7 @@ class Rearrangement {
   const FggpIsa& isa_;
   std::vector<int32_t> index_;
   double cost_;
-  // By permutations of whole vectors, where that is cheaper than float by float.
+  // By permutations of whole vectors, if that is cheaper than float by float.
   bool shuffled_ = false;
   std::vector<uint32_t> begin_, from_;
   std::vector<int32_t> lane_;

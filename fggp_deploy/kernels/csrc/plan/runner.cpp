@@ -10,11 +10,11 @@ namespace {
 
 constexpr size_t kRemembered = 8;  // input sizes
 constexpr size_t kIdle = 16;       // workspaces kept for the next runs
-// From so many rows on, a vector of them is faster than one after the other.
+// From this number of rows on, computing them together is faster than one after the other.
 constexpr int64_t kFewestRows = 2;
 
-// What linear layers on `rows` rows cost in multiply-adds of the dense product, passing over zeros and
-// not; from times of 128 to 1,536 channels, 2 to 230 rows and 2 to 100% non-zeros (AVX-512).
+// What linear layers on `rows` rows cost in multiply-adds of the dense product, skipping zeros and
+// not; fitted to times of 128 to 1,536 channels, 2 to 230 rows and 2 to 100% non-zeros (AVX-512).
 constexpr double kSparseProduct = 2.4, kTransposed = 60, kWeightsRead = 2;
 
 double sparse_cost(const Program& p, int64_t rows, int64_t pixels) {
@@ -105,11 +105,11 @@ void Runner::run(const std::vector<ValueShape>& inputs, int64_t n, const float* 
   std::vector<int64_t> images(static_cast<size_t>(n));
   std::iota(images.begin(), images.end(), 0);
   images = run_images(*execution(inputs), batch, images);
-  // The kernels pass over the zeros of a weight, but 0 x NaN is NaN.
+  // The kernels skip the zeros of a weight, but 0 x NaN is NaN.
   if (!images.empty()) run_images(*execution(inputs, true), batch, images);
 }
 
-// Returns those of the images that have a value, going in or coming out, that is not finite.
+// Returns the images that have an input or an output that is not finite.
 std::vector<int64_t> Runner::run_images(const Execution& e, const Batch& batch,
                                         const std::vector<int64_t>& images) {
   // With an image for every thread, threads take whole images; else they share each one's steps.
@@ -117,7 +117,7 @@ std::vector<int64_t> Runner::run_images(const Execution& e, const Batch& batch,
   const bool by_image =
       batch.threads.run && n_threads_ > 1 && n >= n_threads_ &&
       pieces(e.work() * static_cast<double>(n), n_threads_) == n_threads_;
-  // What a task needs is allocated here: nothing may throw on somebody else's thread.
+  // Everything is allocated here: nothing may throw on a thread of ONNX Runtime.
   struct Task {
     std::unique_ptr<Memory> memory;
     std::vector<const float*> from;

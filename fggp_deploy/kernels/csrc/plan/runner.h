@@ -16,10 +16,10 @@ class Runner {
   Runner(Program program, const FggpIsa& isa, int tasks);
   const Program& program() const { return program_; }
 
-  // What one image of such inputs gives; throws an Error where they do not fit the program.
+  // The outputs for one image of such inputs; throws an Error if they do not fit the program.
   std::vector<ValueShape> outputs(const std::vector<ValueShape>& inputs) const;
-  // `n` images; inputs and outputs are contiguous [n, ...]. NaN and infinities come out as if every
-  // weight, zeros included, were multiplied.
+  // Runs `n` images; inputs and outputs are contiguous [n, ...]. NaN and infinities reach the outputs
+  // as if every weight, zeros included, were multiplied.
   void run(const std::vector<ValueShape>& inputs, int64_t n, const float* const* in,
            float* const* out, const Threads& threads);
   // How one image runs; planned at the first call for a size and remembered for the latest few.
@@ -52,7 +52,7 @@ class Runner {
   const Program program_;
   const FggpIsa& isa_;
   const int tasks_, n_threads_;
-  // For many rows at once; null where that is not possible, and until they are needed.
+  // For many rows at once; null if that is not possible. `dense_rows_` is null until it is needed.
   std::unique_ptr<Runner> over_pixels_;
   std::unique_ptr<const DenseRows> dense_rows_;
   std::mutex mutex_;

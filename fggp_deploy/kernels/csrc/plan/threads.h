@@ -1,4 +1,4 @@
-// Somebody's threads, and how work is cut for them.
+// The threads of the caller, and how work is split among them.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -24,17 +24,17 @@ void in_parallel(const Threads& threads, size_t n, const F& f) {
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 
-// What one float copied to another place costs, in multiply-adds of the kernels.
+// The cost of copying one float, in multiply-adds of the kernels.
 constexpr double kCopyWork = 4;
 
-// Into how many pieces that much work (in multiply-adds) is cut, at most `tasks`: below a certain
-// size a piece is not worth waking another thread.
+// Into how many pieces to split this much work (in multiply-adds), at most `tasks`: a small piece is
+// not worth waking another thread.
 inline int pieces(double work, int tasks) {
   constexpr double kWorkPerTask = 150e3;
   return std::clamp(static_cast<int>(std::min(work / kWorkPerTask, 1e6)), 1, tasks);
 }
 
-// Borders of about equal runs of n things.
+// The borders that split n things into parts of about equal size.
 inline std::vector<int> even_split(int n, int n_pieces) {
   std::vector<int> borders{0};
   for (int i = 1; i <= n_pieces; i++) {

@@ -1,4 +1,4 @@
-// Chooses each convolution's variant by measuring it where it will run: between its neighbours.
+// Chooses the variant of each convolution by timing it in the layouts that its neighbours use.
 #pragma once
 #include "plan/execution.h"
 

@@ -23,7 +23,7 @@ struct Program {
 // One image's worth of a value. Flat values are row-major and have one dimension, `channels`.
 struct ValueShape {
   bool flat = false;
-  bool keeps_rank = false;  // flat, but [C, 1, 1] for its readers outside: the output of a GlobalAveragePool
+  bool keeps_rank = false;  // flat, but [C, 1, 1] outside: the output of a GlobalAveragePool
   bool vector() const { return flat && !keeps_rank; }
   int64_t channels = 0, height = 1, width = 1;
   size_t size() const {

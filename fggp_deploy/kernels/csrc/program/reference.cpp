@@ -123,7 +123,8 @@ void run_reference(const Program& sparse, const std::vector<ValueShape>& inputs,
     const float zero_point = s.op == Op::kRound ? static_cast<float>(s.constant) : 0.0f;
     if (s.scale != 0.0f)
       for (float& v : y)
-        v = s.scale * std::fmin(std::fmax(std::nearbyint(v / s.scale), -zero_point), 255.0f - zero_point);
+        v = s.scale * std::fmin(std::fmax(std::nearbyint(v / s.scale), -zero_point),
+                                255.0f - zero_point);
     values.push_back(std::move(y));
   }
   for (size_t k = 0; k < program.outputs.size(); k++) {

@@ -1,4 +1,4 @@
-// Constant weights as they come out of a file, checked, and as rows of non-zeros.
+// Constant weights: read from a file, checked, and stored as rows of non-zeros.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace fggp {
 
 enum class Type { kFloat, kFloat16, kInt8, kUint8, kUint16 };
 
-// A tensor that somebody else owns; nothing about it is trusted.
+// A tensor in memory that the caller owns; nothing about it is trusted.
 struct Tensor {
   const void* data = nullptr;
   size_t count = 0;
