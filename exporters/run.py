@@ -323,7 +323,7 @@ def _self_test(written: SparseModel) -> float:
     meta = written.metadata
     assert meta.selftest is not None  # _metadata recorded it
     network = load_network(written.path.name, written.runnable(), threads=1)
-    got = meta.selftest.answers(network.logits, meta.preprocessing.input_shape)
+    got = meta.selftest.logits_of(network.logits, meta.preprocessing.input_shape)
     if not meta.selftest.passes(got):
         raise ModelFileError(
             f"{written.path} gives other logits than the network that it was made from; "

@@ -1,7 +1,8 @@
-"""Reading a `.csr` folder: a manifest, a graph, and one scipy .npz for each sparse weight.
+"""Reading a `.csr` folder: a manifest, a graph, and one scipy .npz per sparse weight.
 
-Every file is read once, up to a bound, and hashed before it is believed; names stay inside the
-folder; a zip may hold only what scipy puts there and not more bytes than the manifest allows.
+Nothing here trusts the folder. Every file is read once, up to a limit, and its hash is checked
+before it is used. Names stay inside the folder. A zip may hold only what scipy writes, and no more
+bytes than the manifest allows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a deployable file says about itself: `fggp.*` keys with JSON values."""
+"""The metadata of a deployable file: `fggp.*` keys with JSON values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MAX_PROBE_ELEMENTS = 2**26  # of a self-test's inputs: 256 MiB
 class Metadata:
     """Everything but the network itself; `to_props` gives what ONNX calls metadata_props.
 
-    `parent_sha256` is the hash of the dense reference ONNX, `checkpoint_sha256` of the pruned
-    checkpoint; `sparsity` holds counts (n_prunable, n_removed, n_all_weights) and the target;
-    `provenance` the command, resolved configuration, seed, versions, hardware and seconds.
-    `unrounded` is there where values were rounded to float16 or int8: the self-test before that.
+    `parent_sha256` is the hash of the dense model's ONNX file, `checkpoint_sha256` that of the
+    pruned checkpoint. `sparsity` holds counts (n_prunable, n_removed, n_all_weights) and the
+    target, `provenance` the command, resolved configuration, seed, versions, hardware and seconds.
+    `unrounded` is the self-test before values were rounded to float16 or int8, if they were.
     """
 
     preprocessing: Preprocessing
@@ -102,7 +102,8 @@ class Metadata:
 def removed_before_compaction(sparsity: Mapping[str, Any]) -> float | None:
     """The share of all weights that was removed before dead channels left the file.
 
-    `sparsity` is that of a Metadata, from any file; None where nothing left it, or it does not say.
+    `sparsity` is that of a Metadata from any file. None if no channel was removed, or if the counts
+    are missing or damaged.
 
     >>> before = {"n_all_weights": 100, "n_all_removed": 98}
     >>> removed_before_compaction({"n_all_weights": 50, "before_compaction": before})

@@ -57,8 +57,8 @@ class Layer:
 class SparseModel:
     """A deployable model: an `.onnx` file (packed, flat or dense) or a `.csr` folder.
 
-    Whatever is wrong with the file, `open` says so as one ModelFileError; afterwards every index
-    and length in it has been checked.
+    `open` reports whatever is wrong with the file as one ModelFileError. Afterwards every index and
+    length in it has been checked.
     """
 
     path: Path
@@ -150,7 +150,7 @@ def _parse(serialized: bytes) -> tuple[Metadata, Unpacked]:
 
 
 def _check_interface(content: Unpacked, metadata: Metadata) -> Shapes:
-    """Shapes at batch 1; raises ModelFileError where graph and metadata contradict each other."""
+    """Shapes at batch 1; raises ModelFileError if graph and metadata contradict each other."""
     graph = content.graph.graph
     constants = {t.name for t in graph.initializer} | content.weights.keys()
     inputs = [v for v in graph.input if v.name not in constants]

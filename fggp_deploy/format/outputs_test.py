@@ -1,4 +1,4 @@
-"""A self-test for any network: inputs from a seed, and some of the values they must give."""
+"""A self-test for any network: inputs from a seed, and some values of the outputs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Output:
 
 @dataclass(frozen=True)
 class OutputsTest:
-    """What the inputs of `seed` gave where the file was made; see `SelfTest` for the tolerances.
+    """The outputs for the inputs of `seed` when the file was made, with a SelfTest's tolerances.
 
     Raises ModelFileError for anything that cannot be a self-test.
     """
@@ -90,10 +90,10 @@ class OutputsTest:
     def record(
         cls, inputs: Sequence[Input], run: Callable[[dict[str, Array]], Mapping[str, Array]]
     ) -> OutputsTest:
-        """Keep what `run` answers to the probe; raises ModelFileError where that is not finite."""
-        answers = run(feeds(0, inputs))
+        """Keep the outputs of `run` for the probe; raises ModelFileError if one is not finite."""
+        found = run(feeds(0, inputs))
         largest, outputs = 1.0, []
-        for name, y in answers.items():
+        for name, y in found.items():
             if y.dtype.kind not in "fiub" or not y.size:
                 continue
             if y.dtype.kind == "f":
@@ -107,13 +107,13 @@ class OutputsTest:
         """The inputs, by name."""
         return feeds(self.seed, self.inputs)
 
-    def passes(self, answers: Mapping[str, Array]) -> bool:
+    def passes(self, found: Mapping[str, Array]) -> bool:
         """Whether every recorded value is within the tolerances; NaN never is.
 
-        Of an integer output, such as a class for each pixel, some values may be others.
+        A small share of an integer output, such as a class per pixel, may differ.
         """
         for output in self.outputs:
-            y = answers.get(output.name)
+            y = found.get(output.name)
             if y is None or y.shape != output.shape:
                 return False
             got = y.reshape(-1)[np.asarray(output.at)].astype(np.float64)

@@ -19,8 +19,8 @@ from fggp_deploy.format.encodings import ENCODINGS
 from fggp_deploy.format.encodings.base import ValueType
 from fggp_deploy.format.encodings.checks import MAX_ELEMENTS
 from fggp_deploy.format.functions import DOMAIN, MIN_OPSET, VERSION, function
-from fggp_deploy.format.sparse_forms import bias_behind, sparse_form
-from fggp_deploy.format.storage import Decision, Form, StoredWeight, decide
+from fggp_deploy.format.sparse_forms import Form, bias_behind, sparse_form
+from fggp_deploy.format.storage import Decision, StoredWeight, decide
 from fggp_deploy.graph.constants import constant_initializers, overridable
 from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.graph.nodes import subgraphs

@@ -1,7 +1,7 @@
-"""Compiled files: chains of layers as single nodes `ai.fggp::Region_0` …, and back to chains.
+"""Compiled files: regions as single nodes `ai.fggp::Region_0` …, and expanding them again.
 
-The definition of a region is the chain that it replaces, so that a runtime without the kernels
-inlines it. Nothing here trusts the file.
+The definition of a region holds the layers that it replaces. A runtime without the kernels inlines
+it. Nothing here trusts the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx import FunctionProto, ModelProto, NodeProto
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import DOMAIN, layer_operator
 
-COMPILED = "fggp.compiled"  # metadata of a compiled file: what for, on which machine
+COMPILED = "fggp.compiled"  # metadata of a compiled file: the machine that it is for
 ATTRIBUTES = ("program", "constants", "threads")
 _NAME = re.compile(r"Region_\d{1,4}")
 
@@ -28,12 +28,12 @@ def is_region(definition: FunctionProto) -> bool:
 
 
 def is_compiled(model: ModelProto) -> bool:
-    """Whether any chain of a model is a region."""
+    """Whether a model has regions."""
     return any(is_region(f) for f in model.functions)
 
 
 def compiled_for(model: ModelProto) -> dict[str, Any] | None:
-    """What a compiled file says of the machine that it is for; None where it says nothing."""
+    """What a compiled file records about the machine that it is for; None if it records nothing."""
     for prop in model.metadata_props:
         if prop.key == COMPILED:
             try:
@@ -45,10 +45,10 @@ def compiled_for(model: ModelProto) -> dict[str, Any] | None:
 
 
 def expand(model: ModelProto) -> ModelProto:
-    """The model with each region's chain in its place; a model without regions as it is.
+    """The model with each region's layers in its place; a model without regions as it is.
 
-    Each region must be used once and hold no other, so that what a file unfolds to is no longer
-    than the file. Raises ModelFileError.
+    Each region must be used once and hold no other region, so that the graph becomes no longer than
+    the file. Raises ModelFileError.
     """
     regions = {f.name: f for f in model.functions if is_region(f)}
     if not regions:
@@ -57,9 +57,9 @@ def expand(model: ModelProto) -> ModelProto:
     for name, definition in regions.items():
         if used[name] != 1:
             raise ModelFileError(
-                f"region {name} stands {used[name]} times in the graph; once is the rule"
+                f"region {name} is used {used[name]} times in the graph; it must be used once"
             )
-        _check_chain(definition)
+        _check_definition(definition)
     out = ModelProto()
     out.CopyFrom(model)
     del out.graph.node[:], out.functions[:]
@@ -67,17 +67,19 @@ def expand(model: ModelProto) -> ModelProto:
     taken |= {t.name for t in model.graph.initializer}
     for node in model.graph.node:
         if node.domain == DOMAIN and node.op_type in regions:
-            out.graph.node.extend(_chain(node, regions[node.op_type], taken))
+            out.graph.node.extend(_layers(node, regions[node.op_type], taken))
         else:
             out.graph.node.add().CopyFrom(node)
     out.functions.extend(f for f in model.functions if not is_region(f))
     return out
 
 
-def _chain(call: NodeProto, definition: FunctionProto, taken: set[str]) -> Iterator[NodeProto]:
-    """A definition's nodes, reading and making the values of the node that calls it."""
+def _layers(call: NodeProto, definition: FunctionProto, taken: set[str]) -> Iterator[NodeProto]:
+    """A definition's nodes with the names of the values that the calling node reads and makes."""
     if len(call.input) != len(definition.input) or len(call.output) != len(definition.output):
-        raise ModelFileError(f"region {call.op_type} has other inputs or outputs than its node")
+        raise ModelFileError(
+            f"region {call.op_type} has a node with other inputs or outputs than its definition"
+        )
     names = dict(zip(definition.input, call.input, strict=True))
     names |= dict(zip(definition.output, call.output, strict=True))
     names[""] = ""
@@ -98,14 +100,14 @@ def _chain(call: NodeProto, definition: FunctionProto, taken: set[str]) -> Itera
         yield copy
 
 
-def _check_chain(definition: FunctionProto) -> None:
+def _check_definition(definition: FunctionProto) -> None:
     if not set(definition.attribute) <= set(ATTRIBUTES) or definition.attribute_proto:
-        raise ModelFileError(f"region {definition.name} has attributes that none may have")
+        raise ModelFileError(f"region {definition.name} has attributes that no region may have")
     for node in definition.node:
         if layer_operator(node) is None and node.domain not in ("", "ai.onnx"):
             raise ModelFileError(
-                f"region {definition.name} holds {node.domain}::{node.op_type}; a chain has "
-                "standard operators and sparse ones"
+                f"region {definition.name} holds {node.domain}::{node.op_type}; only "
+                "standard operators and layers with packed weights are allowed"
             )
         if any(a.HasField("g") or a.graphs or a.ref_attr_name for a in node.attribute):
             raise ModelFileError(f"region {definition.name} holds a subgraph or a reference")

@@ -1,4 +1,4 @@
-"""Inputs from a seed and the logits they must give: a model file checks itself on any machine."""
+"""The self-test of a classifier: inputs from a seed, and the logits that they must give."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def probe(seed: int, shape: tuple[int, ...], *, start: int = 0) -> Floats:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The logits float32 [batch, classes] that the probe of `seed` gave where the file was made.
+    """The logits float32 [batch, classes] that the probe of `seed` gave when the file was made.
 
-    A machine passes where |got − logits| ≤ atol + rtol · |logits| everywhere. Raises
+    A machine passes if |got − logits| ≤ atol + rtol · |logits| for every logit. Raises
     ModelFileError for anything that cannot be a self-test.
     """
 
@@ -74,10 +74,10 @@ class SelfTest:
         batch: int = 4,
         in_bytes: bool = False,
     ) -> SelfTest:
-        """Probe `run` (float32 [batch, C, H, W] → [batch, classes]) and keep what it answers.
+        """Probe `run` (float32 [batch, C, H, W] → [batch, classes]) and keep its logits.
 
-        Sums in another order differ by roundings of the largest logits, whatever the one compared,
-        so the tolerance grows with those. `in_bytes`: activations are rounded to bytes.
+        A sum in another order differs by roundings of the largest terms, so the tolerance grows
+        with the largest logit. `in_bytes`: activations are quantized to int8.
         """
         logits = np.asarray(run(probe(seed, (batch, *input_shape))), np.float32)
         largest = float(np.abs(logits).max(initial=0))
@@ -92,12 +92,12 @@ class SelfTest:
         """The same test of its first inputs only, for what must run them all at once."""
         return replace(self, logits=self.logits[:MAX_BATCH])
 
-    def answers(
+    def logits_of(
         self, run: Callable[[Floats], npt.NDArray[Any]], input_shape: tuple[int, int, int]
     ) -> npt.NDArray[Any]:
-        """What `run` (float32 [n, C, H, W] → [n, classes]) gives for all inputs.
+        """The logits of `run` (float32 [n, C, H, W] → [n, classes]) for all inputs.
 
-        It is given MAX_BATCH of them at a time, since the file decides how many there are.
+        `run` gets at most MAX_BATCH of them at a time, since the file decides how many there are.
         """
         size, n = math.prod(input_shape), len(self.logits)
         return np.concatenate(

@@ -1,6 +1,6 @@
-"""What each use of a constant weight allows: a sparse operator, or only a decoder before the node.
+"""Which layers can read a packed weight directly, and which need a decoder in front of them.
 
-SparseConv and SparseGemm take over a node that computes exactly what they do. Everything else that
+An operator of ours takes a node's place only if it computes exactly the same. Everything else that
 may read a weight (convolutions of other ranks, transposed ones, recurrent layers, embeddings …)
 keeps its standard operator.
 """
@@ -8,6 +8,7 @@ keeps its standard operator.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from onnx import NodeProto, TensorProto
 
@@ -18,14 +19,13 @@ from fggp_deploy.graph.view import Use
 CONV = "Conv"
 GEMM = "Gemm"
 GEMM_TRANSPOSED = "Gemm of Wᵀ"  # the node holds the weight as [K, N]
+Form: TypeAlias = str | None  # one of these, or None: only a decoder in front of the node
 
 
-def sparse_form(
-    use: Use, shape: tuple[int, ...], constants: Mapping[str, TensorProto]
-) -> str | None:
-    """CONV, GEMM or GEMM_TRANSPOSED where that says exactly what the node says, else None.
+def sparse_form(use: Use, shape: tuple[int, ...], constants: Mapping[str, TensorProto]) -> Form:
+    """CONV, GEMM or GEMM_TRANSPOSED if that layer computes exactly what the node does, else None.
 
-    `shape` is the weight's and `constants` the tensors of the graph that nothing can change.
+    `shape` is the weight's, and `constants` are the tensors of the graph that nothing can change.
     """
     node = use.node
     if use.index != 1 or not is_standard(node) or len(node.output) != 1:

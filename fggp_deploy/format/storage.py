@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -14,12 +13,10 @@ from fggp_deploy.format.encodings import PackedEncoding
 from fggp_deploy.format.encodings.base import ValueType
 from fggp_deploy.format.encodings.checks import Array
 from fggp_deploy.format.functions import DOMAIN
-from fggp_deploy.format.sparse_forms import CONV, GEMM_TRANSPOSED
+from fggp_deploy.format.sparse_forms import CONV, GEMM_TRANSPOSED, Form
 from fggp_deploy.graph.nodes import attributes
 
 LARGEST_FLOAT16 = 65504.0
-
-Form: TypeAlias = str | None  # a layer of graph.uses that can read the packed weight, or None
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class StoredWeight:
         return self._node(weight, self.part_names(weight), f"{weight}.{self.operator.lower()}")
 
     def layer_node(self, node: NodeProto, weight: str, bias: str, output: str) -> NodeProto:
-        """The layer that takes a standard node's place; reads the packed weight and this bias."""
+        """The layer that takes a standard node's place, reading the packed weight and this bias."""
         inputs = [node.input[0], *self.part_names(weight), bias]
         out = self._node(output, inputs, node.name)
         if self.form == CONV:
@@ -125,8 +122,8 @@ def operator_for(encoding: type[PackedEncoding], form: Form) -> str | None:
 def _decide_int8(w: Array, form: Form) -> Decision:
     """The same with int8 values; raises ConfigError if they cannot hold what the weight holds.
 
-    Layers read the packed weight where a float32 file would have such layers: a denser weight is
-    faster as a dense one.
+    A layer reads the packed weight only if it would in a float32 file: denser weights run faster
+    when they are decoded.
     """
     axis = 1 if form == GEMM_TRANSPOSED else 0
     packed = choose(w, values=np.int8, output_axis=axis)

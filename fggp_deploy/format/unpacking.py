@@ -58,9 +58,9 @@ class Unpacked:
 def unpack(model: ModelProto) -> ModelProto:
     """The dense-with-zeros model in standard operators, decoded by numpy.
 
-    Requires what `pack` or `flatten` made, or any model without `ai.fggp` operators, which comes
-    back as it is, but for the initializers that IR version 3 lists as inputs: they are constants
-    and no inputs any more. Raises ModelFileError for anything that breaks the format.
+    Requires what `pack` or `flatten` made, or any model without `ai.fggp` operators. The latter is
+    returned as it is, except that initializers that IR version 3 lists as inputs are constants
+    only. Raises ModelFileError for anything that breaks the format.
     """
     return split(model).dense()
 
@@ -93,7 +93,7 @@ def _listing_only_inputs(model: ModelProto) -> ModelProto:
 
 
 def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Encoding]) -> None:
-    """X·Wᵀ + B of a packed W becomes one Gemm again wherever X is known to be a matrix."""
+    """Turn X·Wᵀ + B of a packed W into one Gemm again if X is known to be a matrix."""
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(v.name for v in graph.output)
     made_by = {o: n for n in graph.node for o in n.output}
@@ -121,7 +121,7 @@ def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Encoding
 
 
 def name_layers(graph: GraphProto, weights: dict[str, Encoding]) -> None:
-    """Nameless nodes get their layer's name, of those that share a weight the first."""
+    """Give nameless nodes their layer's name; of nodes that share a weight, only the first."""
     taken = {node.name for node in graph.node}
     for node in graph.node:
         weight = node.input[1] if len(node.input) > 1 else ""
@@ -269,7 +269,7 @@ def layer_name(weight: str) -> str:
 
 
 def _copy(message):  # type: ignore[no-untyped-def]
-    """A protobuf message that survives clearing the list it came from."""
+    """A copy of a protobuf message that stays valid when the list it came from is cleared."""
     out = type(message)()
     out.CopyFrom(message)
     return out

@@ -139,7 +139,7 @@ def _node(b: BuiltRegion, constants: list[str], threads: int) -> NodeProto:
 
 
 def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
-    """The layers in operators that every runtime can run, with SparseConv as a nested function."""
+    """The region's layers in operators that every runtime can execute."""
     known = constant_initializers(model.graph)
     names = [f"constant_{i}" for i in range(len(b.constants))]
     body: list[NodeProto] = []

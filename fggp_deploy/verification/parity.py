@@ -97,7 +97,7 @@ def self_test(under_test: ModelUnderTest) -> Difference | None:
     test = under_test.metadata.selftest
     if test is None:
         return None
-    y = test.answers(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
+    y = test.logits_of(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
     expected = np.asarray(test.logits, np.float32)
     return difference(y, expected, rtol=test.rtol, atol=test.atol)
 
@@ -110,7 +110,7 @@ def rounding(under_test: ModelUnderTest) -> Difference | None:
     test = under_test.metadata.unrounded
     if test is None:
         return None
-    y = test.answers(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
+    y = test.logits_of(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
     return near(y, np.asarray(test.logits, np.float32), rtol=ROUNDED_RTOL)
 
 

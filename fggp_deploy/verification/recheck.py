@@ -83,5 +83,5 @@ def _self_test(packed: SparseModel, threads: int) -> Difference | None:
     name, content = packed.path.name, packed.runnable()
     run_once_apart(name, content, np.zeros((1, *shape), np.float32))
     network = load(name, content, threads=threads)
-    y = test.answers(network.logits, shape)
+    y = test.logits_of(network.logits, shape)
     return difference(y, test.logits, rtol=test.rtol, atol=test.atol)

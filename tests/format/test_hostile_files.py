@@ -341,7 +341,7 @@ def test_the_rows_of_a_self_test_are_run_in_batches():
         seen.append(x)
         return x.reshape(len(x), -1)[:, :2]
 
-    answers = test.answers(run, (1, 2, 3))
+    answers = test.logits_of(run, (1, 2, 3))
     assert [len(x) for x in seen] == [MAX_BATCH, MAX_BATCH, 3]
     assert np.array_equal(np.concatenate(seen), whole)
     assert np.array_equal(answers, whole.reshape(len(whole), -1)[:, :2])

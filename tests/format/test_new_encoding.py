@@ -25,6 +25,7 @@ from fggp_deploy.format.encodings.nodes import constant, shape_and_size
 from fggp_deploy.format.model import foreign_layers
 from fggp_deploy.format.packing import flatten, pack
 from fggp_deploy.format.unpacking import split, unpack
+from fggp_deploy.kernels import program
 
 
 @dataclass(frozen=True)
@@ -153,3 +154,8 @@ def test_commands_and_sessions_take_it(tmp_path: Path):
     session = runtime.session(made.path, threads=1, measure=False, cache=False)
     want = run(network())
     assert np.abs(session.run(None, {"x": X})[0] - want).max() <= 1e-5 * np.abs(want).max()
+
+
+def test_the_kernels_know_every_number_of_a_format():
+    formats = [e.kernel_format for e in ENCODINGS if e.kernel_format is not None]
+    assert sorted(formats) == [program.GAPS, program.RICE]
