@@ -58,7 +58,7 @@ class Step:
 
     A Conv or an Add with a `scale` quantizes its output to uint8, with zero point 0. A Round does
     only that, and its `constant` is the zero point. `pads` is top, left, bottom, right; `variant`
-    is the compiled block shape and the number of blocks of input channels, where -1 leaves the
+    is the compiled block shape and the number of blocks of input channels; a shape of -1 leaves the
     choice to the cost model.
     """
 

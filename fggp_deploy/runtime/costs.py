@@ -89,7 +89,7 @@ def dense_costs(
 
 
 def _value_of(event: str, values: Collection[str]) -> str | None:
-    """The value that a node of the optimised graph makes: its name may have got a suffix."""
+    """The value that a node of the optimized graph makes; its name may have a suffix."""
     name = event
     while name and name not in values:
         name = name.rpartition("_")[0]

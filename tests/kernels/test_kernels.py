@@ -47,7 +47,7 @@ def weights(rng: np.random.Generator, shape: tuple[int, ...], density: float) ->
 
 
 def check(program: Program, inputs: list[np.ndarray], isa: str, tasks: int = 1) -> None:
-    """Whether an instruction set and the reference agree; NaN and infinities must match exactly."""
+    """An instruction set must agree with the reference, and exactly on NaN and infinities."""
     wanted = program.run(inputs, isa=REFERENCE)
     for got, want in zip(program.run(inputs, isa=isa, tasks=tasks), wanted, strict=True):
         scale = float(np.abs(want).max(initial=1.0, where=np.isfinite(want)))
@@ -295,8 +295,8 @@ def test_pooling(isa: str, op: int) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("size", [1, 2, 4, 7, 8, 13])
-def test_chain(isa: str, size: int) -> None:
-    """A residual block, pooling, both ways to a vector, and a Gemm, with three outputs."""
+def test_many_steps(isa: str, size: int) -> None:
+    """A residual block, a pooling, both steps that make a vector, and a Gemm; three outputs."""
     rng = np.random.default_rng(size)
     conv = {"cin": 12, "cout": 12, "kernel": (3, 3), "pads": (1,) * 4, "format": DENSE}
     steps = [
@@ -349,7 +349,7 @@ def test_sums(size: int, isa: str) -> None:
     check(program, [with_specials(rng, x, n=1)], isa, tasks=3)
 
 
-def test_a_sum_in_the_head() -> None:
+def test_a_sum_by_hand() -> None:
     step = Step(ADD, 0, residual=1, activation=clamp(0.0, 6.0))
     program = Program(encode([step], n_inputs=2, outputs=[2]), [])
     for shape in ((1, 4), (1, 1, 2, 2), (1, 4, 1, 1)):
@@ -370,7 +370,7 @@ def test_a_clamp_keeps_nan(isa: str) -> None:
     relu6 = clamp(0.0, 6.0)
     diagonal = [np.eye(5, dtype=np.float32), np.zeros(5, np.float32)]
     everything = {"cout": 5, "cin": 5, "format": DENSE, "activation": relu6}
-    # 0 x NaN is NaN, and so is 0 x infinity: also where a weight is not stored
+    # 0 x NaN is NaN, and so is 0 x infinity: even if a weight is not stored
     for step, constants, given, want in (
         (Step(ADD, 0, activation=relu6), [], x, [NAN, 6, 0, 1, 0]),
         (Step(ADD, 0, activation=relu6), [], image, [NAN, 6, 0, 1, 0]),
@@ -404,18 +404,18 @@ def test_special_values_in_a_window(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", [*ISAS, REFERENCE])
-@pytest.mark.parametrize("zero", [0, 128])
-def test_bytes_of_special_values(isa: str, zero: int) -> None:
+@pytest.mark.parametrize("zero_point", [0, 128])
+def test_quantized_special_values(isa: str, zero_point: int) -> None:
     """NaN and minus infinity become the lowest byte, infinity the highest, as in QuantizeLinear."""
     steps = [
-        Step(ROUND, 0, scale=0.5, constant=zero),
+        Step(ROUND, 0, scale=0.5, constant=zero_point),
         Step(CONV, 1, cout=5, cin=5, format=RICE),
     ]
     diagonal = Rice.encode(np.eye(5, dtype=np.float32).reshape(5, 5, 1, 1))
     constants = [*diagonal.arrays.values(), np.zeros(5, np.float32)]
     x = np.array([NAN, INF, -INF, 1, 2], np.float32).reshape(1, 5, 1, 1)
     (y,) = Program(encode(steps, n_inputs=1, outputs=[2]), constants).run([x], isa=isa)
-    low, high = -zero / 2, (255 - zero) / 2
+    low, high = -zero_point / 2, (255 - zero_point) / 2
     np.testing.assert_allclose(y.ravel(), [low, high, low, 1, 2], rtol=1e-4)
 
 
@@ -423,7 +423,7 @@ def test_bytes_of_special_values(isa: str, zero: int) -> None:
 @pytest.mark.parametrize("density", [0.02, 0.9])
 @pytest.mark.parametrize("n", [2, 5, 16, 17, 50, 230])
 def test_many_rows(isa: str, n: int, density: float) -> None:
-    """Linear layers on many rows, passing over zeros or multiplying them, as the cost is lower."""
+    """Linear layers on many rows, which skip zeros or multiply them, whichever costs less."""
     rng = np.random.default_rng(n)
     steps = [
         Step(GEMM, 0, cout=137, cin=80, format=DENSE, activation=RELU),

@@ -1,4 +1,4 @@
-"""Each kind of layer that joins a region, against plain ONNX Runtime; what must stay outside."""
+"""Each kind of layer in a region is compared with ONNX Runtime; others must stay outside."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ones(b: Builder, n: int) -> str:
 
 
 def inverted_residuals() -> ModelProto:
-    """What a MobileNet-V2 is made of: 11 steps, 2 of them depthwise."""
+    """The blocks of a MobileNet-V2: 11 steps, 2 of them depthwise."""
     b = Builder()
     x = relu6(b, b.conv("x", 8, 3, 3, 2, density=1.0))
     for stride in (1, 2):
@@ -132,7 +132,7 @@ def ints(b: Builder, *values: int) -> str:
 
 
 def shortcuts() -> ModelProto:
-    """Every second row and column and channels of zeros, as CIFAR's ResNets have it."""
+    """Every second row and column, and channels of zeros, as in the ResNets for CIFAR."""
     b = Builder()
     x = b.op("Relu", b.conv("x", 8, 3))
     end, two = ints(b, 2**63 - 1), ints(b, 2)

@@ -1,4 +1,4 @@
-"""Regions: which layers belong together, whatever sizes are open, and what they cost."""
+"""Regions: which layers belong together, even if sizes are open, and what they cost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def same_as_stock(model: ModelProto, *every: dict[str, np.ndarray]) -> str:
-    """Both runtimes answer alike on every feed; why the session runs as it does."""
+    """Both runtimes must agree on every feed; returns the explanation of the session."""
     content = model.SerializeToString()
     session = runtime.session(content, threads=1, measure=False, cache=False)
     stock = Options(1).open(content)

@@ -1,4 +1,4 @@
-"""`runtime.session`: the same outputs as plain ONNX Runtime, regions where there can be any."""
+"""`runtime.session`: the same outputs as ONNX Runtime, and regions wherever they can be made."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_region_file_still_runs_on_a_stock_runtime(name: str) -> None:
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Instead of timing: what `choose` is to say, and the contenders that it was given."""
+    """Replaces timing: what `choose` returns, and the contenders that it was given."""
     said: dict[str, Any] = {"choice": Choice("whole", 2.0, 3.0), "contenders": []}
 
     def instead(contenders: dict[str, Any]) -> Choice:
@@ -435,7 +435,7 @@ def test_which_layers_are_left(costs: list[Any], left: set[str]) -> None:
 
 
 class Sessions:
-    """Contenders that take a given time a run, session by session, measured without a clock."""
+    """Contenders that take a given time per run in each session, measured without a clock."""
 
     def __init__(self, **ms: list[float]) -> None:
         self.ms = {name: iter(values) for name, values in ms.items()}

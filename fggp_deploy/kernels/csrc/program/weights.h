@@ -27,7 +27,6 @@ struct SparseRows {
   std::vector<int8_t> quantized;
   std::vector<float> scale;
 
-  int rows() const { return static_cast<int>(begin.size()) - 1; }
   size_t nonzeros() const { return column.size(); }
 };
 
