@@ -29,10 +29,9 @@ def load(
 ) -> Dataset:
     """Load a data set: a registered name, `folder:PATH`, `hf:NAME_OR_PATH` or `FILE.py:FUNCTION`.
 
-    `data_dir` is the folder that holds a registered set, as torchvision would have it; without
-    it, the set is looked for in the cache and downloaded. Raises UnknownName, ConfigError for
-    options that do not fit, DataError when something is missing or damaged, MachineError when it
-    may not be read.
+    `data_dir` is the folder of a registered data set, in torchvision's layout; without it, the data
+    set is read from the cache or downloaded. Raises UnknownName, ConfigError for options that do
+    not fit, DataError for missing or damaged files, and MachineError without permission to read.
     """
     reading = reading or Reading()
     kind, where = _parse(name)
@@ -64,7 +63,7 @@ def load(
 
 
 def short_name(name: str) -> str:
-    """What artifacts call a data set: without the folders that lead to it.
+    """The name of a data set in artifacts: without the folders that lead to it.
 
     >>> short_name("folder:/home/me/flowers")
     'folder:flowers'
@@ -76,7 +75,7 @@ def short_name(name: str) -> str:
 
 
 def _parse(name: str) -> tuple[str, str]:
-    """Kind ("folder", "hf", "py"; "" for a registered name) and where it lies."""
+    """Kind ("folder", "hf", "py"; "" for a registered name) and location."""
     kind, _, where = name.partition(":")
     if kind in ("folder", "hf") and where:
         return kind, where

@@ -1,4 +1,4 @@
-"""Putting a data set together from its streams: decoded once where memory allows."""
+"""Assembling a data set from its streams, decoded once if memory allows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assemble(
     *,
     held_out: HeldOut | None = None,
 ) -> Dataset:
-    """A data set of streams, or of their decoded images; parts that nobody asked for are empty."""
+    """A data set of streams, or of their decoded images; parts that are not needed are empty."""
     once = bytes_of(list(streams.values())) <= IN_MEMORY_BYTES
     if reading.stream is not None:
         once = not reading.stream
@@ -53,10 +53,10 @@ def assemble(
 
 
 def adapted(data: Dataset, reading: Reading) -> Dataset:
-    """A data set of known size with the preprocessing that the network or the options ask for.
+    """A registered data set with the preprocessing of the network or the options.
 
-    Where those say how to resize, its images are brought to that size and colour; else they stay,
-    and mean and std must have as many channels. Raises ConfigError.
+    If that preprocessing resizes, the images are converted to its size and color; otherwise they
+    stay unchanged, and mean and std must have the same channels. Raises ConfigError.
     """
     own = data.preprocessing
     wanted = with_options(reading.preprocessing or own, reading)

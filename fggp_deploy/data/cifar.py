@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from torchvision's folders, read with numpy alone.
 
-The official files are Python pickles. They are read by an unpickler that knows only numpy arrays
-and plain containers, after a look at every instruction, so a file that wants to run code or to
-claim much memory is refused.
+The official files are Python pickles. They are read by an unpickler that accepts only numpy arrays
+and plain containers, after every instruction has been checked. A file that would run code or use
+too much memory is refused.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from fggp_deploy.errors import MachineError
 
 R = TypeVar("R")
 _CHUNK = 64
-_WORTH_IT = 1024  # images; below that a pool costs more than it brings
+_WORTH_IT = 1024  # images; with fewer, a pool costs more than it gains
 _job: Callable[[range], Any] | None = None  # of a worker process
 
 
@@ -32,9 +32,9 @@ def in_memory(stream: Stream, *, workers: int, progress: Progress, what: str) ->
 
 
 def chunked(job: Callable[[range], R], n: int, *, workers: int) -> Iterator[R]:
-    """`job(range)` over 0 … n − 1 in pieces, in order; in processes where there is enough to do.
+    """`job(range)` over 0 … n − 1 in pieces, in order; in processes if there is enough work.
 
-    `job` must pickle. Raises MachineError when a process dies.
+    `job` must be picklable. Raises MachineError if a process dies.
     """
     pieces = [range(i, min(i + _CHUNK, n)) for i in range(0, n, _CHUNK)]
     if workers < 1 or n < _WORTH_IT or "fork" not in multiprocessing.get_all_start_methods():

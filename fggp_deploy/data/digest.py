@@ -1,4 +1,4 @@
-"""Digests that tell whether a data set is the one that it was: its description, and its images."""
+"""Digests of a data set's description and images, which show whether it has changed."""
 
 from __future__ import annotations
 

@@ -36,20 +36,20 @@ class Download:
         return {"FashionMNIST": "Fashion-MNIST"}.get(self.torchvision, self.torchvision)
 
     def by_hand(self, folder: Path) -> str:
-        """How to do without a download: which files, from where, to where."""
+        """Instructions for downloading the files by hand."""
         return f"fetch {self.files} from {self.page} into {folder}{self.unpack}"
 
 
 def cache_folder() -> Path:
-    """Where downloads go: `$XDG_CACHE_HOME/fggp-deploy/data`, by default below ~/.cache."""
+    """The folder of downloads: `$XDG_CACHE_HOME/fggp-deploy/data`, by default below ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fggp-deploy" / "data"
 
 
 def located(data_dir: Path | None, download: Download, find: Callable[[Path], Path | None]) -> Path:
-    """The folder where `find` finds the files: `data_dir`, or the cache, fetched if need be.
+    """The folder in which `find` finds the files: `data_dir`, or the cache after a download.
 
-    A `data_dir` that was given is only read. Raises DataError with what to fetch by hand.
+    `data_dir` is only read. Raises DataError that says what to download by hand.
     """
     folder = cache_folder() if data_dir is None else data_dir
     if (found := find(folder)) is not None:

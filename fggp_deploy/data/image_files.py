@@ -37,7 +37,7 @@ class ImageFiles:
         return len(self._ends)
 
     def path(self, i: int) -> Path:
-        """Where image i lies."""
+        """The path of image i."""
         start = int(self._ends[i - 1]) if i else 0
         return self.root / os.fsdecode(self._block[start : int(self._ends[i])])
 
@@ -57,7 +57,7 @@ class ImageFiles:
 def check(
     files: ImageFiles, *, skip: bool, workers: int, progress: Progress
 ) -> tuple[npt.NDArray[np.bool_], list[Header]]:
-    """Look at every file's header: which are images, and the headers of those.
+    """Check every file's header: which files are images, and the headers of those.
 
     With `skip` every image is decoded too, and the bad ones are left out with a warning that
     counts them. Raises DataError that names the first bad ones otherwise, and when all are bad.
@@ -83,7 +83,7 @@ def check(
     named = "; ".join(str(e).partition(";")[0] for e in bad[:_NAMED])
     if not skip:
         kind = type(bad[0])  # a lack of permission is the environment's
-        raise kind(f"{share}: {named}; mend or remove them, or give --skip-unreadable")
+        raise kind(f"{share}: {named}; repair or remove them, or give --skip-unreadable")
     if not headers:
         raise DataError(f"{share}, so none is left: {named}")
     warnings.warn(f"{share} and are left out: {named}", FggpWarning, stacklevel=2)

@@ -1,9 +1,9 @@
-"""A folder of images, one subfolder a class (torchvision's ImageFolder layout).
+"""A folder of images, with one subfolder per class (torchvision's ImageFolder layout).
 
-With train, val and test folders (or training, valid, validation, testing) those are the parts.
-Without a test folder, val is the test part; what is then missing is cut out of the training
-images, see splits. Everything below a class's folder belongs to the class. Hidden files and
-folders, and files that do not end like an image, are not looked at.
+Folders train, val and test (or training, valid, validation, testing) are the parts. Without a test
+folder, val is the test part; missing parts are split from the training images, see splits.
+Everything below a class folder belongs to that class. Hidden files and folders, and files without
+the suffix of an image, are ignored.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class _Part:
 
 
 def load(root: Path, name: str, reading: Reading) -> Dataset:
-    """The images below `root`, checked, framed as the network wants them.
+    """The images below `root`, checked, in the network's size.
 
-    Raises DataError and MachineError for all that can be wrong with a folder, naming the file.
+    Raises DataError and MachineError, which name the file, for everything that can be wrong.
     """
     parts, held_out = _parts(root, reading, name)
     found = {c for part in parts.values() for c in part.tree.classes}
@@ -69,7 +69,7 @@ def load(root: Path, name: str, reading: Reading) -> Dataset:
 
 
 def _parts(root: Path, reading: Reading, name: str) -> tuple[dict[str, _Part], HeldOut | None]:
-    """The parts that `reading` asks for, and what was cut out of the training images for them."""
+    """The parts that `reading` needs, and what was held out of the training images."""
     there = find_parts(root)
     if "test" not in there and "val" in there:
         there["test"] = there.pop("val")
@@ -80,13 +80,13 @@ def _parts(root: Path, reading: Reading, name: str) -> tuple[dict[str, _Part], H
             tree = scan(root)
             warnings.warn(
                 f"{root} has no test folder and the network was not trained on {name}: all of its "
-                f"{len(tree.names):,} images are taken for testing",
+                f"{len(tree.names):,} images are used for testing",
                 FggpWarning,
                 stacklevel=2,
             )
             return {"test": _Part.whole(tree)}, None
     elif there and "train" not in there:
-        raise DataError(f"{root} has no train folder beside {there['test'].name}; add one")
+        raise DataError(f"{root} has no train folder next to {there['test'].name}; add one")
     trees = {part: scan(folder) for part, folder in there.items()}
     if "train" not in trees:
         trees["train"] = scan(root)

@@ -37,9 +37,9 @@ class Tree:
 def scan(root: Path) -> Tree:
     """All images below the class folders of `root`, sorted by name within each class.
 
-    Raises DataError where there are no class folders, one without images, a link that leads back
-    to where it is or to a folder that was seen before, or a class name that is not UTF-8;
-    MachineError for what may not be read.
+    Raises DataError if there are no class folders, if one has no images, if a link leads back to a
+    folder above it or to a folder that was already read, or if a class name is not UTF-8;
+    MachineError without permission to read.
     """
     names: list[str] = []
     owners: list[str] = []
@@ -68,10 +68,10 @@ def scan(root: Path) -> Tree:
 
 
 def find_parts(root: Path) -> dict[str, Path]:
-    """The folders of train, val and test, those that are there; {} where root holds the classes.
+    """The folders of train, val and test that exist; {} if root holds the class folders.
 
-    A folder is a part only if it holds folders: a class may be called "train". Raises DataError
-    for a root that is no folder, and where two folders claim to be one part.
+    A folder is a part only if it contains folders, because a class may be called "train". Raises
+    DataError if root is not a folder, or if two folders have names of the same part.
     """
     if not root.is_dir():
         what = "is a file" if root.is_file() else "does not exist"

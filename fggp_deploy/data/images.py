@@ -39,9 +39,9 @@ class Header:
 
 
 def check(path: Path, *, fully: bool = False) -> Header:
-    """Read an image's header; decode it too with `fully`, or where its end looks cut off.
+    """Read an image's header; also decode it with `fully`, or if its end seems to be missing.
 
-    Raises DataError for what is no image, MachineError for what may not be read.
+    Raises DataError if it is not an image, MachineError without permission to read.
     """
     with _reading(str(path)), path.open("rb") as f:
         with Image.open(f, formats=FORMATS) as image:
@@ -64,7 +64,7 @@ def upright(path: Path) -> Image.Image:
 
 
 def file_bytes(path: Path) -> bytes:
-    """An image's file as it is. Raises as `check`."""
+    """The bytes of an image's file. Raises as `check`."""
     with _reading(str(path)):
         return path.read_bytes()
 
@@ -86,7 +86,7 @@ def recolored(image: Image.Image, color: str) -> Image.Image:
 def frame(image: Image.Image, preprocessing: Preprocessing, *, name: str) -> Images:
     """Bring an "L" or "RGB" image to the network's size: uint8 [H, W, C].
 
-    Raises DataError, with `name`, for an image of another size where nothing may be resized.
+    Raises DataError, with `name`, for an image of another size if resizing is not allowed.
     """
     height, width = preprocessing.height, preprocessing.width
     if preprocessing.resize is not None:

@@ -49,7 +49,7 @@ class _Items:
         return len(self.items[0] if self.pair else self.items)
 
     def labels(self) -> Labels:
-        """Integers [N]; `targets` where the data set has them, else read from every item."""
+        """Integers [N]: `targets` if the data set has them, else read from every item."""
         if self.pair:
             found = self.items[1]
         elif hasattr(self.items, "targets"):
@@ -89,7 +89,7 @@ class _Items:
 
 
 def load(spec: str, name: str, reading: Reading) -> Dataset:
-    """Call the function that `spec` names, and make a data set of what it returns.
+    """Call the function of `spec`, and make a data set from its result.
 
     Raises ConfigError without --trust-code, DataError for anything that the contract does not
     allow.
@@ -129,7 +129,7 @@ def load(spec: str, name: str, reading: Reading) -> Dataset:
 
 
 def _repeats(source: _Items, name: str) -> bool:
-    """Whether the source gives the same images again; a warning tells if it does not."""
+    """True if the source returns the same images again; otherwise warns."""
     if all(source.open(i) == source.open(i) for i in range(min(_READ_TWICE, len(source)))):
         return True
     warnings.warn(

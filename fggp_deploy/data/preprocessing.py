@@ -1,4 +1,4 @@
-"""From an image to the network's input; it travels inside every artifact."""
+"""Preprocessing: from an image to the network's input; recorded in every artifact."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Frame an image, then x = (pixel / 255 − mean) / std, per channel.
+    """Resize and crop an image, then x = (pixel / 255 − mean) / std, per channel.
 
-    `height`, `width` in pixels; `mean` and `std` have one entry a channel: 1 for grey, 3 for red,
-    green, blue. `resize`: the shorter side in pixels that an image of any size is brought to
-    before height × width are cut from its centre, with `interpolation` (antialiased); None where
-    images must come as height × width. Where height ≠ width, an image is brought to cover both,
-    times resize / min(height, width). It travels inside every artifact, so a deployed file says
-    what it wants to be fed.
+    `height`, `width` in pixels; `mean` and `std` have one entry per channel: 1 for grey, 3 for red,
+    green and blue. `resize`: an image of any size is first resized (antialiased, `interpolation`)
+    so that its shorter side has this many pixels, then height × width pixels are cut from its
+    center. If height ≠ width, the image is resized to cover both, times resize / min(height,
+    width). None: images must already be height × width. Every artifact records it, so a deployed
+    file says which input it needs.
     """
 
     height: int

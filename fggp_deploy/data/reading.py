@@ -1,4 +1,4 @@
-"""How a data set is to be read, whatever its kind, and what follows from that for its pixels."""
+"""Options for reading a data set of any kind, and the preprocessing that follows from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "val", "test")
 IN_MEMORY_BYTES = 1 << 30  # framed images of a data set that are kept rather than decoded anew
-LOOKED_AT = 64  # training images that tell size and colour
+LOOKED_AT = 64  # training images that determine size and color
 DEFAULT_SIZE = 64  # pixels, of images of many sizes
 LARGEST_AS_IT_IS = 96  # pixels, of images that are all of one size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,13 +32,13 @@ GREY_MEAN, GREY_STD = (0.5,), (0.25,)
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the user and the network ask of a data set.
+    """What the user and the network require of a data set.
 
-    `preprocessing`, `classes`: of the checkpoint or deployed file that the data are for; the
-    options `image_size` (pixels of a side), `resize` (the shorter side before the crop), `mean`
-    and `std` go before it. `trained_on`: the name of the data that the network has seen.
-    `parts`: those that are needed. `stream`: decode images each time they are read (True), once
-    (False), or once where 1 GiB holds them (None). `workers`: processes that decode, None for the
+    `preprocessing`, `classes`: those of the checkpoint or deployed file; the options `image_size`
+    (pixels of a side), `resize` (the shorter side before the crop), `mean` and `std` override the
+    preprocessing. `trained_on`: the name of the data that the network has seen.
+    `parts`: those that are needed. `stream`: decode images every time (True), once (False), or
+    once if they fit into 1 GiB (None). `workers`: processes that decode, None for the
     machine's choice. `skip_unreadable`: leave out images that cannot be decoded, and say how many.
     `trust_code`: run the user's own Python file. `split_seed`, `held_out`: see splits.hold_out.
     """
@@ -69,7 +69,7 @@ class Reading:
 
     @property
     def only_tests(self) -> bool:
-        """Whether nothing is trained: the data are there to measure a finished file."""
+        """True if nothing is trained: the data set only serves to measure a finished file."""
         return self.parts == ("test",)
 
 
@@ -107,7 +107,7 @@ def for_any_images(
 
     `sizes` [N, 2] are (height, width) of the training images. Images that are all of one size up
     to 96 pixels stay as they are; others become 64 × 64. Channels: the network's, those of
-    `mean`, or one where every image is grey. Without the network's own, mean and std are
+    `mean`, or one if every image is grey. Without the network's own, mean and std are
     ImageNet's for colour and 0.5, 0.25 for grey.
     """
     if reading.preprocessing is not None:
@@ -142,9 +142,9 @@ def by_looking(source: Source, labels: Rows, reading: Reading) -> Preprocessing:
 def class_index(found: Sequence[str], reading: Reading, *, where: str) -> tuple[str, ...]:
     """The classes in the order of the network's outputs, for the class names found in the data.
 
-    Those of the network where the data have the same names ("/" in a name is "_" in a folder's);
+    Those of the network if the data has the same names ("/" in a name is "_" in a folder's);
     when only testing, the data may lack some. Otherwise the data's own, sorted as torchvision
-    sorts them, with a warning where the network knew as many others. Raises DataError for names
+    sorts them, with a warning if the network knew as many others. Raises DataError for names
     that differ only in upper and lower case, and when testing, for a class unknown to the network.
     """
     by_case: dict[str, str] = {}
@@ -170,7 +170,7 @@ def class_index(found: Sequence[str], reading: Reading, *, where: str) -> tuple[
     if len(own) == len(known):
         warnings.warn(
             f"{where} has other classes ({_few(own)}) than the checkpoint ({_few(reading.classes)})"
-            f"; its parent's accuracy on them means nothing",
+            f"; the dense model's accuracy on them has no meaning",
             FggpWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Choosing some of many images: over all classes, by seed."""
+"""Sampling images over all classes, by seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting val and test out of one pile of images: stratified, by seed, remembered."""
+"""Splitting val and test from the training images: stratified, by seed, and recorded."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The names of the images that were cut out for `val` and `test`, and the seed that chose them.
+    """The names of the images that were held out for `val` and `test`, and the seed of the choice.
 
-    `test` is empty where the data brought a test part of their own.
+    `test` is empty if the data set has its own test part.
     """
 
     seed: int

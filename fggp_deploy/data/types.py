@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: uint8 images, labels, and how to prepare them."""
+"""The types of a data set: uint8 images, labels and their preprocessing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Split:
 
 
 class Source(Protocol):
-    """Where the images of a Stream come from; it goes to worker processes, so it must pickle."""
+    """The origin of a Stream's images; it is sent to worker processes, so it must be picklable."""
 
     def open(self, i: int) -> Image:
         """Image i, decoded, upright, in its own colours; raises DataError with its name."""
@@ -80,7 +80,7 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Stream:
-    """One part of a data set that is decoded and framed anew each time that it is read.
+    """One part of a data set that is decoded and cropped every time it is read.
 
     Image `indices[i]` of `source` has the label `labels[i]`.
     """
@@ -129,8 +129,8 @@ Part = Split | Stream
 class Dataset:
     """A named data set; model selection may look at `val`, never at `test`.
 
-    `held_out`: what was cut from the training images where the data came without a val or test
-    part of their own. `augment`: the preset that training uses, see training.augment.
+    `held_out`: what was held out of the training images if the data has no val or test
+    part. `augment`: the preset that training uses, see training.augment.
     `repeatable`: False if the images differ each time they are read.
     """
 

@@ -1,4 +1,4 @@
-"""Networks by name: ours, torchvision's, timm's, and a factory in a user's own file."""
+"""Networks by name: built-in ones, torchvision's, timm's, and a factory in a user's own file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from fggp_deploy.models.resnet import (
 )
 from fggp_deploy.models.vgg import vgg
 
-# All for small images, of any size from 32×32. Shortcuts are as the papers have them: option A
-# (no weights) in the thin networks, B (1×1 convolutions) in the wide; "-a" and "-b" choose.
+# All are for small images of 32×32 or more. Shortcuts are those of the papers: option A (without
+# weights) in the thin networks, B (1×1 convolutions) in the wide ones; "-a" and "-b" select one.
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "mobilenet_v2": mobilenet_v2,
     "resnet10s2": resnet10s2,
@@ -52,7 +52,7 @@ FORMS = ("torchvision:NAME", "timm:NAME", "FILE.py:FACTORY")
 
 
 def library(name: str) -> tuple[ModuleType, str] | None:
-    """Our module for the library that `torchvision:NAME` or `timm:NAME` asks for, and NAME."""
+    """The module here for the library of `torchvision:NAME` or `timm:NAME`, and NAME."""
     prefix, colon, rest = name.partition(":")
     if not colon or prefix not in LIBRARIES:
         return None
@@ -60,7 +60,7 @@ def library(name: str) -> tuple[ModuleType, str] | None:
 
 
 def check(name: str, *, trust_code: bool = False) -> None:
-    """Raise what `build` would raise for the name alone, before any work is done."""
+    """Raise what `build` would raise because of the name, before any work is done."""
     if (theirs := library(name)) is not None:
         theirs[0].check(theirs[1])
     elif factory_file.is_spec(name):
@@ -72,11 +72,11 @@ def check(name: str, *, trust_code: bool = False) -> None:
 
 
 def build(name: str, *, num_classes: int, in_channels: int, trust_code: bool = False) -> nn.Module:
-    """Make a network with random weights.
+    """Create a network with random weights.
 
     `name`: a key of MODELS, `torchvision:NAME`, `timm:NAME`, or `FILE.py:FACTORY`, whose code runs
     only with `trust_code`. Raises UnknownName; ConfigError for channels or code that do not fit;
-    MachineError where the library is not installed.
+    MachineError if the library is not installed.
     """
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
     if factory_file.is_spec(name):
@@ -91,10 +91,10 @@ def build(name: str, *, num_classes: int, in_channels: int, trust_code: bool = F
 def published(name: str, weights: str) -> tuple[Path, Published | None]:
     """The file of a network's published weights, and what is known of them.
 
-    `weights`: DEFAULT or a name that the library knows, downloaded when it is not there; or a
-    file's path, which is recognised as published by the file's name. Raises ConfigError for a
-    network that has none, UnknownName, and MachineError, which names the file to fetch by hand,
-    when it cannot be downloaded.
+    `weights`: DEFAULT or a name that the library knows, which is downloaded if it is not cached; or
+    a path, whose file name may be that of published weights. Raises ConfigError for a network
+    without published weights, UnknownName, and MachineError, which names the file to download by
+    hand, if the download fails.
     """
     theirs = library(name)
     if theirs is not None:
@@ -114,31 +114,31 @@ def published(name: str, weights: str) -> tuple[Path, Published | None]:
 
 
 def is_path(weights: str) -> bool:
-    """True for what is a file's path rather than a name of weights."""
+    """True for a path to a file, False for a name of weights."""
     path = Path(weights)
     return len(path.parts) > 1 or path.suffix in SUFFIXES or path.exists()
 
 
 def recorded(name: str, run: Path) -> str:
-    """The name under which a checkpoint in the folder `run` finds its network again."""
+    """The name of the network that a checkpoint in the folder `run` records."""
     return factory_file.recorded(name, run) if factory_file.is_spec(name) else name
 
 
 def found_again(name: str, run: Path, sha256: str | None) -> str | None:
-    """The name to build what `recorded` named; None for a file that is not there any more."""
+    """The name that builds the network of a recorded name; None if its file no longer exists."""
     return factory_file.found_again(name, run, sha256) if factory_file.is_spec(name) else name
 
 
 def code_digest(name: str) -> str | None:
-    """Hex SHA-256 of the user's own file that makes the network; None for a network by name."""
+    """Hex SHA-256 of the user's file that creates the network; None for a network by name."""
     return factory_file.digest(name) if factory_file.is_spec(name) else None
 
 
 def without_folder(name: str) -> str:
-    """The name as it may be shipped: FILE.py:FACTORY without the folder of the file."""
+    """The name for artifacts: FILE.py:FACTORY without the folder of the file."""
     return Path(name).name if factory_file.is_spec(name) else name
 
 
 def in_a_path(name: str) -> str:
-    """The name as a part of a run folder's name."""
+    """The name in the form for folder names."""
     return without_folder(name).replace(":", "-").replace("/", "-")

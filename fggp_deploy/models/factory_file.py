@@ -1,4 +1,4 @@
-"""A user's own network: `FILE.py:FACTORY`, run only when the user says that the code is trusted."""
+"""A user's own network: `FILE.py:FACTORY`, which runs only with --trust-code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def digest(spec: str) -> str:
 
 
 def recorded(spec: str, run: Path) -> str:
-    """The same with the file's path from a run's folder, so that both can move together."""
+    """The spec with the file's path relative to a run folder, so that both can move together."""
     path, factory = path_of(spec).resolve(), spec.rpartition(":")[2]
     try:
         shown = Path(os.path.relpath(path, run.resolve()))
@@ -43,15 +43,15 @@ def recorded(spec: str, run: Path) -> str:
 
 
 def recorded_place(spec: str, run: Path) -> Path:
-    """Where the file that `recorded` gave ought to be."""
+    """The expected path of the file of a recorded spec."""
     return (run.resolve() / path_of(spec)).resolve()
 
 
 def found_again(spec: str, run: Path, sha256: str | None) -> str | None:
-    """What `recorded` gave, with a path from here; None if the file is not there.
+    """A recorded spec with a path from the current folder; None if the file does not exist.
 
-    The file at the recorded place is taken as it is. If there is none, one of the same name in the
-    run's folder or in the current one is taken, if its content is the recorded one.
+    The file at the recorded path is used, whatever its content. If there is none, a file with the
+    same name and the recorded content in the run folder or in the current folder is used.
     """
     place, factory = recorded_place(spec, run), spec.rpartition(":")[2]
     if place.is_file():
@@ -64,10 +64,10 @@ def found_again(spec: str, run: Path, sha256: str | None) -> str | None:
 
 
 def build(spec: str, *, num_classes: int, in_channels: int, trust_code: bool) -> nn.Module:
-    """Call the factory with those of `num_classes`, `in_channels` that it takes by name.
+    """Call the factory with those of `num_classes` and `in_channels` that it accepts by name.
 
-    Raises ConfigError without `trust_code`, and where the file or the factory fails or returns no
-    nn.Module.
+    Raises ConfigError without `trust_code`, and if the file or the factory fails or does not return
+    an nn.Module.
     """
     factory = load_function(spec, trust_code=trust_code)
     given: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}

@@ -1,4 +1,4 @@
-"""What networks there are, and how large they are."""
+"""The list of known networks and their sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUR_CLASSES, IMAGENET_CLASSES, CHANNELS = 10, 1000, 3
 
 @dataclass(frozen=True)
 class Listed:
-    """A network: its name for --model, numbers of weights, and the images it is meant for."""
+    """A network: its name for --model, its numbers of weights, and its input images."""
 
     name: str
     n_parameters: int
@@ -32,10 +32,10 @@ class Listed:
 
 
 def listing(pattern: str | None = None) -> list[Listed]:
-    """The networks whose name matches a shell pattern; without one, ours and torchvision's.
+    """The networks whose name matches a shell pattern; by default built-in and torchvision's.
 
-    Nothing but names and shapes is made. Raises ConfigError where nothing matches, and
-    MachineError where the pattern asks for timm, which is not installed.
+    No weights are allocated. Raises ConfigError if nothing matches, and MachineError if the pattern
+    asks for timm and timm is not installed.
     """
     found = [
         _measured(name, classes, images, source)
@@ -49,7 +49,7 @@ def listing(pattern: str | None = None) -> list[Listed]:
 
 
 def n_of_timm() -> int | None:
-    """How many networks timm has; None where it is not installed."""
+    """The number of networks in timm; None if it is not installed."""
     try:
         return len(timm_models.names())
     except MachineError:
@@ -72,7 +72,7 @@ def _measured(name: str, classes: int, images: str, source: str) -> Listed | Non
     try:
         net = without_memory(name, num_classes=classes, in_channels=CHANNELS)
         prunable = prunable_parameters(net)
-    except (FggpError, NotImplementedError):  # of timm's thousand some cannot be made so
+    except (FggpError, NotImplementedError):  # some of timm's networks need real weights
         return None
     return Listed(
         name=name,

@@ -1,4 +1,4 @@
-"""Weights into a network: names and shapes must fit exactly, or the error says what would fit."""
+"""Loading weights into a network: names and shapes must match; errors say what would match."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from fggp_deploy.models.search import fitting
 from fggp_deploy.pruning.pruner import weight_parameters
 
 _HEADS = ("fc.", "linear.", "classifier.", "head.")
-# Names of the same parts elsewhere: SparseML's own ResNet as torchvision's, and the two usual names
-# of a shortcut.
+# Other names of the same parts: those of SparseML's ResNet, and the two usual names of a shortcut.
 _PARTS = (
     {
         "input.conv.": "conv1.", "input.bn.": "bn1.", "classifier.fc.": "fc.",
@@ -34,12 +33,11 @@ def load_into(
     what: str,
     new_head: bool = False,
 ) -> dict[str, str]:
-    """Load `state` into `model`; the map of the network's names → the file's, where they differ.
+    """Load `state` into `model`; returns the network's names → the file's names that differ.
 
-    `what` names both in errors. Heads and shortcuts may be called as other
-    common sources call them, and everything may lie under one prefix. With `new_head` a last layer
-    of another number of classes is left as it is. Raises CheckpointError with the first keys that
-    differ, the shapes, and the likely cure.
+    `what` names both in errors. Heads and shortcuts may have the names of other common sources, and
+    all names may share a prefix. With `new_head`, a last layer for another number of classes is not
+    loaded. Raises CheckpointError with the first differing keys, their shapes, and the likely fix.
     """
     own = model.state_dict()
     theirs = translate(state, own)
@@ -66,22 +64,22 @@ def load_into(
         if own[n].is_floating_point() and not t.is_floating_point():
             raise CheckpointError(
                 f"{what}: {n} holds {t.dtype}, not floating-point numbers; is it quantized? Give "
-                f"the float weights it was made from"
+                f"the float weights that it was made from"
             )
     model.load_state_dict(found, strict=False)
     return {ours: n for n, ours in theirs.items() if ours is not None and ours != n}
 
 
 def head_names(model: nn.Module) -> set[str]:
-    """Parameter names of the last convolution or linear layer: what depends on the classes."""
+    """Parameter names of the last convolution or linear layer, which depends on the classes."""
     last = list(weight_parameters(model))[-1].rpartition(".")[0]
     return {n for n, _ in model.named_parameters() if n.rpartition(".")[0] == last}
 
 
 def translate(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str | None]:
-    """Each of the file's names → the network's, or the name itself where there is none.
+    """Each name in the file → the network's name, or the same name if the network has none.
 
-    None marks what the network does without: auxiliary classifiers.
+    None marks parts that the network does not have: auxiliary classifiers.
     """
     names = {n: n for n in state}
     for rule in (_prefix, *_PARTS, _head):
@@ -104,7 +102,7 @@ def _replaced(name: str, rule: Mapping[str, str]) -> str:
 
 
 def _prefix(names: Iterable[str], _: Mapping[str, Tensor]) -> dict[str, str]:
-    """What every name begins with, in whole parts."""
+    """The prefix that all names share, in whole parts."""
     levels = zip(*(n.split(".") for n in names), strict=False)
     shared = [level[0] for level in itertools.takewhile(lambda level: len({*level}) == 1, levels)]
     return {f"{'.'.join(shared)}.": ""} if shared else {}
@@ -121,7 +119,7 @@ def _head(names: Iterable[str], own: Mapping[str, Tensor]) -> dict[str, str]:
 def _cure_of_shapes(model: nn.Module, differ: list[str], state: Mapping[str, Tensor]) -> str:
     if set(differ) <= head_names(model):
         return (
-            "It has another number of classes: give its own --data, or put a fresh head on it with "
+            "It has another number of classes: give its own --data, or add a new head with "
             "`fggp-deploy train --checkpoint … --new-head` and prune that"
         )
     first = next((n for n, p in weight_parameters(model).items() if p.ndim == 4), None)
@@ -138,8 +136,8 @@ def _cure_of_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> st
     within = [p for p in parts if all(f"{p}.{n}" in state or "num_batches" in n for n in own)]
     if within:
         return (
-            f"The network lies under {' and '.join(repr(f'{p}.') for p in within)}, beside other "
-            f"tensors; save that part alone"
+            f"The network is under {' and '.join(repr(f'{p}.') for p in within)}, next to other "
+            f"tensors; save only that part"
         )
     if fits := fitting(state, translate):
         named = " or ".join(f"--model {f.name}" for f in fits[:_SHOWN])

@@ -14,9 +14,9 @@ _STAGES = (
 
 
 def mobilenet_v2(num_classes: int, in_channels: int) -> nn.Module:
-    """torchvision's MobileNetV2 with a stride-1 stem and second stage: 32×32 ends as 4×4.
+    """torchvision's MobileNetV2 with stride 1 in the stem and the second stage: 32×32 ends as 4×4.
 
-    Its parameters have torchvision's names and shapes, so ImageNet weights fit but for the head.
+    Its parameters have torchvision's names and shapes, so ImageNet weights fit except the head.
     """
     import_torchvision()
     from torchvision.models import MobileNetV2

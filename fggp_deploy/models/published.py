@@ -1,4 +1,4 @@
-"""Weights that a library publishes: where they are, and what images they were trained on."""
+"""Published weights of a library: their files, and the preprocessing they were trained with."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Published:
-    """A file of published weights and its images' preparation.
+    """A file of published weights and its preprocessing.
 
-    An image's shorter side is resized to `resize` pixels with `interpolation`, the centre
-    `crop`×`crop` cut out, and each channel normalized as (pixel / 255 − mean) / std.
+    The shorter side of an image is resized to `resize` pixels with `interpolation`, the central
+    `crop`×`crop` pixels are cut out, and each channel is normalized as (pixel / 255 − mean) / std.
     """
 
     url: str
@@ -36,10 +36,10 @@ class Published:
 
 
 def cached(weights: Published) -> Path:
-    """The file in torch.hub's cache, downloaded when it is not there.
+    """The file in torch.hub's cache, downloaded if it is missing.
 
-    Raises MachineError, which names what to fetch by hand and where to put it, when it cannot be
-    had, and CheckpointError when what is there is not what the name's hash says.
+    Raises MachineError, which says how to download it by hand, if the download fails, and
+    CheckpointError if the file does not have the hash in its name.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.file_name
     if not path.is_file():
@@ -61,7 +61,7 @@ def _download(url: str, path: Path) -> None:
         )
     except (urllib.error.URLError, TimeoutError, ConnectionError) as e:
         raise _unreachable(url, getattr(e, "reason", e), path) from e
-    except RuntimeError as e:  # the hash of what came is another one
+    except RuntimeError as e:  # the downloaded file has another hash
         raise _unreachable(url, e, path) from e
     except OSError as e:
         if e.errno in errno.errorcode:
@@ -73,12 +73,12 @@ def _download(url: str, path: Path) -> None:
 
 def _unreachable(url: str, reason: object, path: Path) -> MachineError:
     return MachineError(
-        f"cannot download {url} ({reason}); fetch it by hand and put it at {path}, or give it with "
+        f"cannot download {url} ({reason}); download it by hand to {path}, or give it with "
         f"--weights PATH"
     )
 
 
 def _hash_prefix(file_name: str) -> str | None:
-    """The hex digits that torch's hub puts before the suffix: resnet18-f37072fd.pth."""
+    """The hex digits before the suffix in torch.hub's file names: resnet18-f37072fd.pth."""
     found = re.search(r"-([0-9a-f]{8,})\.", file_name)
     return found.group(1) if found else None

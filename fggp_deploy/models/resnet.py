@@ -114,7 +114,7 @@ class ResNet(nn.Module):
 
 
 def resnet10s2(num_classes: int, in_channels: int) -> ResNet:
-    """The demo's network: stride-2 stem, one block a stage, wide late layers; cheap to train."""
+    """The demo's network: stride-2 stem, one block per stage, wide late layers; fast to train."""
     return ResNet(
         BasicBlock, (1, 1, 1, 1), (32, 64, 128, 512),
         num_classes=num_classes, in_channels=in_channels, stem_stride=2,

@@ -1,4 +1,4 @@
-"""Which of the known networks a state dict fits, tried on networks without memory."""
+"""Finds the known networks that a state dict fits, without allocating their weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Fit:
-    """A network that takes a state dict exactly."""
+    """A network that a state dict fits exactly."""
 
     name: str
     num_classes: int
@@ -27,9 +27,9 @@ class Fit:
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Makes layers' weights on the meta device, and leaves real what constructors compute with.
+    """Creates the weights of layers on the meta device, but other tensors of constructors as usual.
 
-    `with torch.device("meta")` would stop some of torchvision's.
+    Some of torchvision's networks cannot be created inside `torch.device("meta")`.
     """
 
     def __torch_function__(
@@ -42,13 +42,13 @@ class _WithoutMemory(TorchFunctionMode):
 
 
 def without_memory(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """The network with its layers' weights on the meta device: names and shapes alone."""
+    """The network with its weights on the meta device: only names and shapes."""
     with _WithoutMemory():
         return build(name, num_classes=num_classes, in_channels=in_channels)
 
 
 def fitting(state: Mapping[str, Tensor], translate: Translate) -> list[Fit]:
-    """Every network of ours, or else of torchvision's, that `state` fits by names and shapes."""
+    """The built-in networks, or else torchvision's, that `state` fits by names and shapes."""
     if (found_sizes := sizes(state)) is None:
         return []
     num_classes, in_channels = found_sizes
@@ -64,9 +64,9 @@ def fitting(state: Mapping[str, Tensor], translate: Translate) -> list[Fit]:
 
 
 def sizes(state: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """Classes and channels that weights seem to be for; None if they do not look like an image's.
+    """Classes and channels that the weights seem to have; None if they are not for images.
 
-    The head is nearly always the last weight and the stem the first.
+    The head is nearly always the last weight, and the stem the first.
     """
     weights = [t for t in state.values() if t.ndim >= 2]
     num_classes = weights[-1].shape[0] if weights else 0

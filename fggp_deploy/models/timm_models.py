@@ -1,4 +1,4 @@
-"""timm's networks and published weights, where timm is installed."""
+"""timm's networks and published weights, if timm is installed."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ def _timm() -> Any:
 
 
 def names() -> list[str]:
-    """Every architecture, without tags of weights."""
+    """All architectures, without the tags of weights."""
     return list(_timm().list_models())
 
 
 def input_shape(name: str) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that the network is meant for."""
+    """(channels, height, width) of the network's default input."""
     channels, height, width = _timm().get_pretrained_cfg(name).input_size
     return channels, height, width
 
 
 def check(name: str) -> None:
-    """Raise UnknownName for what timm does not have, MachineError where there is no timm."""
+    """Raise UnknownName if timm lacks the network, MachineError if timm is not installed."""
     timm = _timm()
     if not timm.is_model(name):
         raise UnknownName("timm model", name, timm.list_models())
 
 
 def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Make the network with random weights; `name` may carry a tag, as resnet18.a1_in1k."""
+    """Create the network with random weights; `name` may have a tag, as in resnet18.a1_in1k."""
     try:
         net: nn.Module = _timm().create_model(
             name, pretrained=False, num_classes=num_classes, in_chans=in_channels
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as e:
-        raise ConfigError(f"timm:{name} cannot be made: {e}") from e
+        raise ConfigError(f"timm:{name} cannot be created: {e}") from e
     return net
 
 
 def published(name: str, weights: str) -> Published:
-    """What timm says of its weights; `weights`: DEFAULT or a tag such as a1_in1k."""
+    """timm's description of its weights; `weights`: DEFAULT or a tag such as a1_in1k."""
     timm = _timm()
     architecture = name.partition(".")[0]
     full = name if weights == "DEFAULT" else f"{architecture}.{weights}"
@@ -83,7 +83,7 @@ def all_published(name: str) -> list[Published]:
 
 
 def fetch(weights: Published) -> Path:
-    """The file in the Hugging Face hub's cache, or else as torchvision's, in torch.hub's."""
+    """The file in the Hugging Face hub's cache, or otherwise in torch.hub's."""
     from huggingface_hub import try_to_load_from_cache
 
     _, _, _, owner, repository, _, revision, file = weights.url.split("/")

@@ -11,13 +11,13 @@ from fggp_deploy.common.torchvision_import import import_torchvision
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.models.published import Published, cached
 
-# Auxiliary classifiers help only to train from scratch, and give several outputs; left out.
+# Without auxiliary classifiers, which only help training from scratch and add outputs.
 _NO_AUXILIARY = {"aux_logits": False, "init_weights": True}
 _OPTIONS: dict[str, dict[str, bool]] = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _INCEPTIONS = ("inception3a.", "Mixed_5b.")
-# With published weights torchvision has these two normalise their input once more, inside, from
-# ImageNet's mean and std to 0.5 and 0.5; here the preprocessing says so, and the network does not.
+# With published weights, torchvision normalizes the input of these two again inside the network,
+# from ImageNet's mean and std to 0.5 and 0.5. Here the preprocessing does this, not the network.
 _HALF = ("googlenet", "inception_v3")
 
 
@@ -29,23 +29,23 @@ def _models() -> Any:
 
 
 def names() -> list[str]:
-    """The classification networks, without detection, video and quantised ones."""
+    """The classification networks, without detection, video and quantized ones."""
     models = _models()
     return list(models.list_models(module=models))
 
 
 def check(name: str) -> None:
-    """Raise UnknownName for what torchvision does not have."""
+    """Raise UnknownName if torchvision lacks the network."""
     if name not in (known := names()):
         raise UnknownName("torchvision model", name, known)
 
 
 def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Make the network with random weights; raises ConfigError for anything but 3 channels."""
+    """Create the network with random weights; raises ConfigError unless it gets 3 channels."""
     if in_channels != 3:
         raise ConfigError(
             f"torchvision:{name} takes colour images (3 channels) but the data has {in_channels}; "
-            f"use a network of ours, see `fggp-deploy models`"
+            f"use a built-in network, see `fggp-deploy models`"
         )
     options = _OPTIONS.get(name, {})
     net: nn.Module = _models().get_model(name, weights=None, num_classes=num_classes, **options)
@@ -53,12 +53,12 @@ def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def is_auxiliary(name: str, network: Iterable[str]) -> bool:
-    """True for a parameter of the classifiers that are left out, of a network of these names."""
+    """True for a parameter of an auxiliary classifier in a network with these names."""
     return name.startswith(_AUXILIARY) and any(n.startswith(_INCEPTIONS) for n in network)
 
 
 def published(name: str, weights: str) -> Published:
-    """What torchvision says of its weights; `weights`: DEFAULT or a name such as IMAGENET1K_V1."""
+    """torchvision's description of its weights; `weights`: DEFAULT or e.g. IMAGENET1K_V1."""
     known = _models().get_model_weights(name).__members__
     if weights not in known:
         raise UnknownName(f"weights of torchvision:{name}", weights, known)
@@ -77,7 +77,7 @@ def all_published(name: str) -> list[Published]:
 
 
 def n_parameters(name: str) -> int:
-    """Parameters with ImageNet's 1000 classes, as torchvision tells it, without building."""
+    """Number of parameters with ImageNet's 1000 classes, from torchvision's metadata."""
     return int(_models().get_model_weights(name).DEFAULT.meta["num_params"])
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 _POOL = 0
-_WIDTHS = (64, 128, 256, 512, 512)  # of the five stages; a max-pool between each two
+_WIDTHS = (64, 128, 256, 512, 512)  # of the five stages, with a max-pool between them
 
 
 def vgg(depths: tuple[int, ...]) -> Callable[[int, int], VGG]:
-    """VGG-(sum of `depths` + 3) as the pruning literature has it: one Linear instead of three."""
+    """VGG-(sum of `depths` + 3) as in the pruning literature: one Linear instead of three."""
     plan = [w for d, width in zip(depths, _WIDTHS, strict=True) for w in (*[width] * d, _POOL)]
     return lambda num_classes, in_channels: VGG(
         tuple(plan[:-1]), num_classes=num_classes, in_channels=in_channels
@@ -19,7 +19,7 @@ def vgg(depths: tuple[int, ...]) -> Callable[[int, int], VGG]:
 
 
 class VGG(nn.Module):
-    """3×3 convolutions with batch norm, max-pools between, global average and one Linear."""
+    """3×3 convolutions with batch norm, max-pools, global average pooling and one Linear."""
 
     def __init__(self, plan: tuple[int, ...], *, num_classes: int, in_channels: int) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ def test_prune_export_and_measure(tmp_path: Path, shirts: Path):
     assert np.array_equal(by_seed.images, in_run.images)
     # under another name it is another data set, all of it for testing
     renamed = shirts.rename(shirts.with_name("renamed"))
-    with pytest.warns(FggpWarning, match="all of its 200 images are taken for testing"):
+    with pytest.warns(FggpWarning, match="all of its 200 images are used for testing"):
         assert len(images_for(alone, f"folder:{renamed}", progress=quiet).test) == 200
     renamed.rename(shirts)
     with pytest.raises(

@@ -214,7 +214,7 @@ def test_classes_follow_the_network(pets: Path):
 def test_only_testing(pets: Path):
     with pytest.raises(DataError, match=r"has the class 'dog', which the network does not know"):
         load(pets, parts=("test",), classes=("cat", "cow"), trained_on="folder:pets")
-    with pytest.warns(FggpWarning, match="all of its 20 images are taken for testing"):
+    with pytest.warns(FggpWarning, match="all of its 20 images are used for testing"):
         d = load(pets, parts=("test",), classes=("cow", "dog", "cat"), trained_on="folder:farm")
     assert len(d.test) == 20
     assert d.test.labels.tolist() == [2] * 10 + [1] * 10
@@ -286,7 +286,7 @@ def test_roots(tmp_path: Path):
     with pytest.raises(DataError, match="has no class folders"):
         load(tmp_path / "flat")
     parts(tmp_path / "half", "test")
-    with pytest.raises(DataError, match="has no train folder beside test"):
+    with pytest.raises(DataError, match="has no train folder next to test"):
         load(tmp_path / "half")
     parts(tmp_path / "twice", "val", "valid", "train")
     with pytest.raises(DataError, match="has both"):
@@ -302,7 +302,7 @@ def test_several_bad_images_are_counted_and_can_be_skipped(pets: Path):
     for i in range(4):
         (pets / "dog" / f"bad{i}.png").write_bytes(b"no image")
     with (
-        pytest.warns(FggpWarning, match="all of its 25 images are taken"),
+        pytest.warns(FggpWarning, match="all of its 25 images are used"),
         pytest.raises(DataError, match=r"5 of 25 images in .* cannot be read: .*bad"),
     ):
         load(pets, parts=("test",), trained_on="folder:farm")

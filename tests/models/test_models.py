@@ -114,8 +114,8 @@ def test_offline_the_file_to_fetch_and_its_place_are_named(hub: Path, monkeypatc
     with pytest.raises(MachineError) as e:
         cached(weights)
     assert str(e.value) == (
-        f"cannot download {weights.url} (Name or service not known); fetch it by hand and put it "
-        f"at {hub / weights.file_name}, or give it with --weights PATH"
+        f"cannot download {weights.url} (Name or service not known); download it by hand "
+        f"to {hub / weights.file_name}, or give it with --weights PATH"
     )
     (hub / weights.file_name).write_bytes(b"x")
     assert cached(weights) == hub / weights.file_name
