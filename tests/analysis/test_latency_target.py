@@ -95,7 +95,7 @@ def test_each_gradual_method_prunes_each_layer_to_its_density(name: str):
         ({"method_set": {"allocation": "erk"}}, "without an allocation of its own"),
         ({"target": (0.5, 0.9)}, "makes one network per run"),
         ({"target_latency": 0.0}, "--target-latency must be above 0"),
-        ({"densities": {"fc.weight": 2.0}}, r"fc.weight must keep a share in \(0, 1\]"),
+        ({"densities": {"fc.weight": 2.0}}, r"fc.weight must keep a fraction in \(0, 1\]"),
     ],
 )
 def test_runs_that_cannot_are_refused(values, says):

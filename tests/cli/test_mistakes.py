@@ -171,7 +171,7 @@ def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_spa
     (saved,) = (program.cwd / "run" / "resume").iterdir()
     assert Checkpoint.open(saved).masks
 
-    # a new run from it keeps the parent of the run that was stopped, to be compared with
+    # a new run from it keeps the dense model of the interrupted run for the comparison
     again = program("prune", "--checkpoint", "run", *tiny(cifar),
                     "--target", 0.95, "--out", "again", "--json")  # fmt: skip
     assert again.code == 0, again.err
@@ -193,7 +193,7 @@ def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_spa
         "--seconds",
         "0.2",
     )
-    assert "The parent is itself 49." in checked.out
+    assert "The dense model is itself 49." in checked.out
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")

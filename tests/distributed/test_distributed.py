@@ -146,7 +146,7 @@ def test_another_number_of_ranks_is_refused(ends):
     assert [end["told"] for end in ends["other_number@4"]].count(False) == 1
     for end in ends["other_number@4"]:
         assert end["code"] == 2
-        assert "holds a run of 2 processes, here are 4" in end["error"]
+        assert "holds a run of 2 processes, and now there are 4" in end["error"]
 
 
 def test_masks_that_differ_end_the_run_and_name_the_update(ends):
@@ -264,7 +264,7 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == torch.device("cuda", 1)
     assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="--device cuda:0: each process takes a GPU of its own"):
+    with pytest.raises(ConfigError, match="--device cuda:0: each process uses its own GPU"):
         pick_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(MachineError, match="2 processes on this machine, but 1 GPUs"):

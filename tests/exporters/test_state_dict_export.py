@@ -139,12 +139,12 @@ def test_a_run_with_a_network_of_the_users_own_can_be_moved(own, cifar):
     shutil.move(own.cwd / "net.py", own.cwd / "code.py")
     ended = own("export", "old/runs/a", "--trust-code")
     assert ended.code == 2
-    assert f"and that file is not at {own.cwd}/net.py; name the file" in ended.err
+    assert f"and that file is not at {own.cwd}/net.py; name its new place" in ended.err
     assert "--model PATH/net.py:make --trust-code" in ended.err
     exported("old/runs/a", "--model", "code.py:make")
     packed, code = home / "runs" / "a" / "model.onnx", f"{own.cwd}/code.py:make"
     assert OriginalNetwork(packed, network=code, trust_code=True).as_onnx() is not None
-    with pytest.raises(ModelFileError, match=r"that file is not at .*net\.py; name the file"):
+    with pytest.raises(ModelFileError, match=r"that file is not at .*net\.py; name its new place"):
         OriginalNetwork(packed, trust_code=True).as_onnx()
 
     new.mkdir()
