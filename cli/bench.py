@@ -126,7 +126,7 @@ def _table(path: Path, *, out: Path | None, json: bool) -> None:
 
 
 def show(report: Report) -> None:
-    """Print the machine, a table for each setting, the layers, and the notes."""
+    """Print the machine, one table per setting, the layers, and the notes."""
     from fggp_deploy.measure.latency import setting
 
     from .render import size, stdout, table

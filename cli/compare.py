@@ -23,10 +23,10 @@ def compare(
     ),
     json: o.Json = False,
 ) -> None:
-    """Compare verified files: accuracy, latency and bytes, and which of them no other beats.
+    """Compare verified files by accuracy, latency and bytes, and say which no other file beats.
 
-    Also the prune potential (the largest sparsity whose error is within 0.5 points of dense) by
-    distribution, where the files were verified with --robustness.
+    If the files were verified with --robustness, also show the prune potential by distribution: the
+    largest sparsity whose error is within 0.5 points of the dense model.
     """
     from fggp_deploy.analysis.compare import compare as run
     from fggp_deploy.analysis.compare_page import page

@@ -17,21 +17,21 @@ def explain(
     model: Annotated[Path, typer.Argument(help="Any .onnx file.")],
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
     seconds: Annotated[
-        float, typer.Option(help="Time to spend on latency; 0 measures none.")
+        float, typer.Option(help="Seconds of latency measurement; 0 measures none.")
     ] = 3.0,
     shape: Annotated[
         str | None,
-        typer.Option(help="What the first input leaves open after the batch, as 3,224,224."),
+        typer.Option(help="Open dimensions of the first input after the batch, as 3,224,224."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write a page too, to this .html file.")
+        Path | None, typer.Option("--out", "-o", help="Also write a page to this .html file.")
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Say why an ONNX file is not smaller or faster: where its zeros are, and what uses them.
+    """Explain why an ONNX file is not smaller or faster: where its zeros are, and what uses them.
 
-    Says what packing would give, by doing it, and what the sparse kernels would give, by timing
-    them; what is only estimated is marked so.
+    Measures the effect of packing by packing, and that of the sparse kernels by timing them.
+    Figures that are only estimated are marked as such.
     """
     from fggp_deploy.analysis.explain import explain as run
     from fggp_deploy.analysis.explain_page import findings, numbered, page, reasons

@@ -19,38 +19,38 @@ def sensitivity(
     model: Annotated[
         Path | None,
         typer.Argument(
-            help="An .onnx file that export made, dense or packed, or a run folder (its dense "
-            "parent). Default: the newest run's in runs/."
+            help="An .onnx file that export made, dense or packed, or a run folder (for its dense "
+            "model). Default: the newest run in runs/."
         ),
     ] = None,
     sparsities: Annotated[
         list[str],
-        typer.Option(metavar=o.NUMBERS, help="Sparsities of the one layer, with commas between."),
+        typer.Option(metavar=o.NUMBERS, help="Sparsities of the one layer, separated by commas."),
     ] = _SPARSITIES,
     tolerance: Annotated[
-        float, typer.Option(help="Points that a layer may cost before it is to be kept dense.")
+        float, typer.Option(help="Points that a layer may lose before it is to be kept dense.")
     ] = 1.0,
     budget: Annotated[
-        float, typer.Option(help="Share of all weights that may be suggested to stay dense.")
+        float, typer.Option(help="Largest share of all weights that is suggested to stay dense.")
     ] = 0.05,
     images: Annotated[
         int | None,
         typer.Option(help="Held-out images to use, chosen over all classes. Default: all."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Data set. Default: the one the file was made with.")
+        str | None, typer.Option(help="Data set. Default: the one that the file was made with.")
     ] = None,
     data_dir: o.DataDir = None,
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The page to write. Default: sensitivity.html beside it."),
+        typer.Option("--out", "-o", help="The page to write. Default: sensitivity.html."),
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """Prune one layer at a time by magnitude and measure: which layers are worth keeping dense.
+    """Prune one layer at a time by magnitude, and suggest which layers to keep dense.
 
-    On the held-out images, never on the test images; needs no torch and trains nothing.
+    Measures on the held-out images, never on the test images. Needs no torch and trains nothing.
     """
     from fggp_deploy.analysis.sensitivity import sensitivity as run
     from fggp_deploy.analysis.sensitivity_page import page

@@ -1,1 +1,1 @@
-"""Questions about a network or a file: explain, compare, sensitivity, bench."""
+"""Analyses of a network or a file: explain, compare, sensitivity, bench."""

@@ -1,4 +1,4 @@
-"""An explanation of an ONNX file in words, and as a page."""
+"""An explanation of an ONNX file in sentences and as a page."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def page(e: Explanation) -> Page:
 
 
 def reasons(e: Explanation) -> list[str]:
-    """What the zeros of a weight gain or do not: every sentence once, in the weights' order."""
+    """Every distinct `why` of the weights, in their order."""
     return list(dict.fromkeys(w.why for w in e.weights))
 
 
 def numbered(e: Explanation) -> list[str]:
-    """The reasons as lines for below a table that says only their numbers."""
+    """The reasons as numbered lines, to which a table refers by number."""
     return [f"Why {i}: {why}." for i, why in enumerate(reasons(e), start=1)]
 
 
 def findings(e: Explanation) -> tuple[str, ...]:
-    """The same in sentences, each saying whether it was measured or estimated."""
+    """The explanation in sentences; each says whether it was measured or estimated."""
     said = []
     gain = e.file_bytes / e.packed_bytes
     if e.cannot_pack:
-        said.append(f"Size: it cannot be packed: {e.cannot_pack}.")
+        said.append(f"Size: the file cannot be packed: {e.cannot_pack}.")
     elif gain > 1.02:
         said.append(
             f"Size: packing would make the file {gain:.2f}× smaller, {words.size(e.file_bytes)} to "
@@ -72,7 +72,7 @@ def findings(e: Explanation) -> tuple[str, ...]:
         )
     elif e.file_bytes < 0.98 * e.dense_bytes:
         said.append(
-            f"Size: the file is packed; its zeros written out it would have "
+            f"Size: the file is packed. With its zeros written out it would have "
             f"{words.size(e.dense_bytes)} instead of {words.size(e.file_bytes)} (measured)."
         )
     else:
@@ -80,7 +80,7 @@ def findings(e: Explanation) -> tuple[str, ...]:
     if e.int8_bytes < 0.9 * min(e.packed_bytes, e.file_bytes):
         said.append(
             f"Size: {_with('--values int8', e)} would make it {words.size(e.int8_bytes)} "
-            "(measured, by packing it); values are rounded, and `verify` says what that changes."
+            "(measured, by packing it). Values are rounded; `verify` measures the effect."
         )
     counted = [w for w in e.weights if w.of_layer]
     n_counted = sum(math.prod(w.shape) for w in counted)
@@ -89,12 +89,13 @@ def findings(e: Explanation) -> tuple[str, ...]:
     if dense:
         n_bytes = sum(w.stored_bytes for w in dense)
         said.append(
-            f"Dense layers: {len(dense)} of {len(counted)} weights have no zeros to save on and "
-            f"hold {n_bytes / e.file_bytes:.0%} of the file: {_listed([w.name for w in dense])}."
+            f"Dense layers: {len(dense)} of {len(counted)} weights have too few zeros to save on. "
+            f"They hold {n_bytes / e.file_bytes:.0%} of the file: "
+            f"{_listed([w.name for w in dense])}."
         )
     others = sorted({w.dtype for w in e.weights if w.dtype != "float32" and w.sparsity >= WORTH})
     if others:
-        said.append(f"Zeros in {', '.join(others)} weights make nothing here faster.")
+        said.append(f"Zeros in {', '.join(others)} weights do not make this file faster.")
     if dead := sum(w.dead_channels for w in e.weights):
         which = "1 output channel is" if dead == 1 else f"{dead} output channels are"
         said.append(f"{which} zero throughout. {_compaction(e)}")
@@ -104,7 +105,7 @@ def findings(e: Explanation) -> tuple[str, ...]:
         said.append(
             f"Work: {e.macs_left:.1%} of the multiply-accumulates meet a non-zero, so skipping "
             f"zeros can gain at most {1 / max(e.macs_left, 1e-9):.1f}× in these layers (estimate, "
-            "from counts)." + " Its activations are bytes, which gains besides." * e.in_bytes
+            "from counts)." + " Its int8 activations gain in addition." * e.in_bytes
         )
     said.append(_speed_in_words(e.speed, e.not_measured))
     return tuple(said)
@@ -113,17 +114,17 @@ def findings(e: Explanation) -> tuple[str, ...]:
 def _compaction(e: Explanation) -> str:
     c = e.compaction
     if c is None:
-        return "`--compact` takes none of them out: what reads them, or a sum, needs all channels."
-    macs = f", {c.macs_left:.1%} of the multiply-accumulates left" if c.macs_left else ""
+        return "`--compact` removes none of them: what reads them, or a sum, needs all channels."
+    macs = f", which leaves {c.macs_left:.1%} of the multiply-accumulates" if c.macs_left else ""
     return (
-        f"{_with('--compact', e)} takes {c.n_channels} channels out, exactly, on any runtime"
-        f"{macs}; packed, the file has {words.size(c.packed_bytes)} (measured, by doing it)."
+        f"{_with('--compact', e)} removes {c.n_channels} channels, exactly, for any runtime"
+        f"{macs}. Packed, the file then has {words.size(c.packed_bytes)} (measured, by doing it)."
     )
 
 
 def _with(option: str, e: Explanation) -> str:
-    """The command that makes a file like this one with an option."""
-    if e.packed:  # which `pack` does not take again
+    """The command that makes this file with an option."""
+    if e.packed:  # `pack` does not take a packed file
         return f"`export {option}` (or `pack {option}` of its source)"
     return f"`pack {option}`"
 
@@ -132,7 +133,7 @@ def _speed_in_words(s: Speed | None, not_measured: str) -> str:
     if s is None:
         return f"Speed: not measured, because {not_measured}."
     busy = (
-        " The machine was too busy to measure speed: run this again when nothing else runs."
+        " The machine was too busy to measure speed. Run this again when nothing else runs."
         if s.too_busy
         else ""
     )
@@ -142,8 +143,8 @@ def _speed_in_words(s: Speed | None, not_measured: str) -> str:
     )
     if s.kernels_ms is None:
         return (
-            f"{text} (measured), which makes sparse weights dense at load. The sparse kernels are "
-            f"not used: {s.plan.removeprefix('plain: ')}.{busy}"
+            f"{text} (measured), which decodes sparse weights at load. The sparse kernels are not "
+            f"used: {s.plan.removeprefix('plain: ')}.{busy}"
         )
     return (
         f"{text}, which multiplies the zeros, and {s.kernels_ms:.3f} ms on the sparse kernels: "

@@ -1,4 +1,7 @@
-"""Accuracy when one layer alone is pruned by magnitude, nothing trained: which layers to spare."""
+"""Layer sensitivity: the loss of accuracy if one layer alone is pruned by magnitude.
+
+Nothing is trained. The result suggests which layers to keep dense.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from fggp_deploy.measure.statistics import (
 
 @dataclass(frozen=True)
 class Drop:
-    """Top-1 points lost when the layer alone has this sparsity, paired, with a 95% interval."""
+    """Top-1 points lost if the layer alone has this sparsity, paired, with a 95% interval."""
 
     sparsity: float
     top1: Proportion
@@ -41,9 +44,9 @@ class Drop:
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer: its weights, their share of all, and what pruning it costs.
+    """One layer: its weights, their share of all weights, and the drops at each sparsity.
 
-    `spare` suggests to keep it dense; see `worth_sparing`.
+    `spare` suggests keeping it dense; see `worth_sparing`.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Sensitivity:
 
     @property
     def spared(self) -> list[str]:
-        """The layers to keep dense, the costliest first."""
+        """The layers to keep dense, the most sensitive first."""
         found = [layer for layer in self.layers if layer.spare]
         return [x.name for x in sorted(found, key=lambda x: -x.drops[-1].drop_points)]
 
@@ -83,9 +86,9 @@ def sensitivity(
     threads: int = 1,
     progress: Progress = silent,
 ) -> Sensitivity:
-    """Prune each convolution and linear layer alone, smallest weights first, and score `split`.
+    """Prune each convolution and linear layer alone by magnitude, and measure top-1 on `split`.
 
-    The split must be held-out data and not the test data: what is suggested here decides about the
+    The split must be held-out data and not the test data, because the suggestions influence the
     network. Raises ConfigError for sparsities outside (0, 1) or a negative tolerance, DataError
     for an empty split.
     """
@@ -145,8 +148,8 @@ def worth_sparing(
     """Indices of the layers to keep dense, from each one's share of the weights and its drop.
 
     Candidates lose more than the tolerance, and more than chance explains (exact McNemar, Holm's
-    correction for the layers). Those that save most points for each weight kept are taken first,
-    while their shares add up to at most `budget`.
+    correction for the layers). Those that save most points per kept weight are chosen first, as
+    long as their shares add up to at most `budget`.
     """
     adjusted = holm([drop.p_value for _, drop in layers])
     candidates = [
@@ -164,7 +167,7 @@ def worth_sparing(
 
 
 def smallest_removed(w: npt.NDArray[np.float32], sparsity: float) -> npt.NDArray[np.float32]:
-    """A copy with the round(sparsity · size) smallest magnitudes at zero; ties by index."""
+    """A copy whose round(sparsity · size) smallest magnitudes are zero; ties by index."""
     out = w.copy()
     order = np.argsort(np.abs(w).reshape(-1), kind="stable")
     out.reshape(-1)[order[: round(sparsity * w.size)]] = 0

@@ -33,15 +33,14 @@ def page(found: Sensitivity) -> Page:
     head = ["layer", "weights", "of all", *(f"drop at {s:.0%}" for s in levels), "suggestion"]
     caption = (
         f"Top-1 points lost on {found.n} held-out images of {found.data}, 95% intervals of paired "
-        f"differences; unpruned {words.share(found.top1)}. Pruned by magnitude, not trained again, "
-        "so after fine-tuning the losses are smaller."
+        f"differences; not pruned: {words.share(found.top1)}. The layers are pruned by magnitude "
+        "and not trained again, so the losses after fine-tuning are smaller."
     )
     spared = ", ".join(found.spared) or "none"
     lead = (
-        f"Layers to keep dense, most points saved for each weight kept first, at most "
-        f"{found.budget:.0%} of the weights: {spared}. Each loses more than "
-        f"{found.tolerance_points:g} points alone at the largest sparsity, beyond chance (exact "
-        "McNemar, Holm's correction)."
+        f"Layers to keep dense, at most {found.budget:.0%} of the weights, by points saved per "
+        f"weight: {spared}. Pruning one of them alone to the largest sparsity loses more than "
+        f"{found.tolerance_points:g} points, beyond chance (exact McNemar, Holm's correction)."
     )
     section = Section("Layers", [Table(caption, head, rows, chart)])
     return Page(f"Sensitivity of {found.model}", lead, None, [], [], [section])

@@ -1,8 +1,8 @@
-"""Where two networks that ought to be the same begin to differ: the first layer and channel."""
+"""The first layer and channel at which two networks differ that should be equal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,19 +18,19 @@ from fggp_deploy.graph.comparison import RTOL, scale
 from fggp_deploy.graph.shapes import inferred
 from fggp_deploy.measure.network import Floats, brief
 
-MAX_CHANNELS = 8  # that are named
+MAX_CHANNELS = 8  # that a mismatch names
 
-Values = dict[str, Floats]  # what each node of a graph gave, by the name of its output
+Values = dict[str, Floats]  # outputs of nodes by name
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The first node whose output is not the trusted one's.
+    """The first node whose output differs from that of the trusted network.
 
-    `layer` is the convolution or linear layer that the node is or follows; `channels` the first
-    eight of the `n_channels` that differ, the worst first; `max_abs` the largest difference and
+    `layer` is the convolution or linear layer that the node is or follows. `channels` are the first
+    eight of the `n_channels` that differ, the worst first. `max_abs` is the largest difference and
     `scale` the largest trusted value. `tensors` names the constants that differ between the two
-    files. `against` says what was trusted.
+    files. `against` says which network was trusted.
     """
 
     against: str
@@ -51,7 +51,7 @@ class Mismatch:
             where += f", {self.n_channels} channel(s): {listed}{more}"
         text = (
             f"Compared with {self.against}, the first that differs is {where}; by up to "
-            f"{self.max_abs:.3g} where values reach {self.scale:.3g}"
+            f"{self.max_abs:.3g} for values up to {self.scale:.3g}"
         )
         if self.tensors:
             text += f". Constants that differ: {', '.join(self.tensors[:4])}"
@@ -64,8 +64,8 @@ def first_difference(
 ) -> Mismatch | None:
     """Run two graphs in standard operators on x [N, C, H, W] and compare node by node.
 
-    Outputs are matched by name, in the suspect's order; None where every common one agrees.
-    Raises ModelFileError for a graph that does not run or has nothing in common.
+    Outputs are matched by name, in the order of `suspect`; None if all common outputs agree. Raises
+    ModelFileError for a graph that does not run or shares no name with the other.
     """
     names = {o for n in trusted.graph.node for o in n.output if o}
     nodes = [n for n in suspect.graph.node if n.output[0] in names]
@@ -77,18 +77,16 @@ def first_difference(
 
 
 def first_difference_on_kernels(dense: ModelProto, x: Floats, *, threads: int) -> Mismatch | None:
-    """The same between stock onnxruntime and the sparse kernels, whose regions show no insides.
+    """Compare stock ONNX Runtime with the sparse kernels, layer by layer.
 
-    The network is cut after each layer in turn, and what is left runs on the kernels.
+    A region of the kernels has no inner outputs. Therefore the network is cut after each layer in
+    turn, and the part before the cut runs on the kernels.
     """
     nodes = [n for n in dense.graph.node if _weight(n)]
     expected = _values(dense, [n.output[0] for n in nodes], x)
 
-    def one_by_one() -> Iterator[tuple[NodeProto, Values]]:
-        for node in nodes:
-            yield node, {node.output[0]: _on_kernels(dense, node.output[0], x, threads)}
-
-    for node, found in one_by_one():
+    for node in nodes:
+        found = {node.output[0]: _on_kernels(dense, node.output[0], x, threads)}
         if mismatch := _first(dense, [node], found, expected, "stock onnxruntime", ()):
             return mismatch
     return None
@@ -104,11 +102,11 @@ def _first(
 ) -> Mismatch | None:
     for node in nodes:
         name = node.output[0]
-        y, wanted = found[name], expected[name]
-        if y.shape != wanted.shape or y.dtype != np.float32:
+        y, trusted = found[name], expected[name]
+        if y.shape != trusted.shape or y.dtype != np.float32:
             continue
-        gap = np.abs(y.astype(np.float64) - wanted)
-        largest = scale(wanted)
+        gap = np.abs(y.astype(np.float64) - trusted)
+        largest = scale(trusted)
         bad = ~(gap <= RTOL * largest)  # NaN is bad
         if not bad.any():
             continue
@@ -191,7 +189,7 @@ def _weight(node: NodeProto) -> str | None:
 
 
 def layers_by_node(graph: ModelProto) -> dict[str, str]:
-    """For each node's name and outputs the layer that the node is or follows."""
+    """For each node's name and outputs, the layer that the node is or follows."""
     found: dict[str, str] = {}
     for node in graph.graph.node:
         layer = layer_of(graph, node)

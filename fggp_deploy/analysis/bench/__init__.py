@@ -1,1 +1,1 @@
-"""A model against its rivals in ONNX Runtime; `report.bench` runs them."""
+"""The benchmark of a model in ONNX Runtime; `benchmark.bench` is the entry point."""

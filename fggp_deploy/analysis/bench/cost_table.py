@@ -1,4 +1,4 @@
-"""What each layer of a network costs on the kernels here, by density."""
+"""Time per layer of a network on the kernels of this machine, by density."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ SECONDS = 2.0  # of timing one network
 class CostTable:
     """Milliseconds of each layer for one image on one thread, by its density, random masks.
 
-    `layers[weight][i]` is at `densities[i]`, which rise to 1: the cheaper of the kernel in its
-    chain and ONNX Runtime's dense layer, which is all there is at 1. `rest_ms` is what the layers
-    without weights take, `dense_ms` the whole network on plain onnxruntime.
+    `layers[weight][i]` is the time at `densities[i]`, which rise to 1: the faster of the kernel in
+    its region and ONNX Runtime's dense layer; at density 1 always the latter. `rest_ms` is the time
+    of the layers without weights, `dense_ms` that of the whole network on stock ONNX Runtime.
     """
 
     isa: str
@@ -54,12 +54,12 @@ def cost_table(
     densities: Sequence[float] = DENSITIES,
     progress: Progress = silent,
 ) -> CostTable:
-    """Price every layer of a dense network inside of it, once for each of `densities`.
+    """Time every layer of a dense network within the network, at each of `densities`.
 
-    `names` are the weights to thin out, by default all that a layer of the kernels reads.
-    The network is given random masks, its variants are tuned, and each step
-    is timed in its region. Raises MachineError without the library, ModelFileError for a network
-    that cannot be read or run or has no such layer.
+    `names` are the weights to prune, by default all that a layer of the kernels reads. The network
+    gets random masks, the kernels' variants are tuned, and each step is timed in its region. Raises
+    MachineError without the library, ModelFileError for a network that cannot be read or run or has
+    no such layer.
     """
     if kernels.library_path() is None:
         raise MachineError("the sparse kernels are not built; see `fggp-deploy doctor`")
@@ -75,7 +75,7 @@ def cost_table(
             if cost.name in wanted:
                 found.setdefault(cost.name, {})[density] = cost
     if not found:
-        raise ModelFileError("the network has no layer that the kernels know, so none has a price")
+        raise ModelFileError("the network has no layer that the kernels know, so none can be timed")
     layers = {name: _row(by_density) for name, by_density in found.items()}
     return CostTable(
         isa=chosen_isa(),
@@ -87,7 +87,7 @@ def cost_table(
 
 
 def table_of(path: Path, *, progress: Progress = silent) -> CostTable:
-    """The cost table of any ONNX file, packed or dense; raises as `cost_table`."""
+    """The cost table of any ONNX file, packed or dense; raises what `cost_table` raises."""
     check_readable(path, ModelFileError)
     with reading(str(path)):
         dense = unpack(read_model(path))
@@ -102,10 +102,10 @@ def _row(by_density: Mapping[float, LayerCost]) -> tuple[float, ...]:
 
 
 def with_densities(dense: ModelProto, densities: Mapping[str, float], seed: int = 0) -> ModelProto:
-    """The network with random masks: the weights named keep that share of their elements.
+    """The network with random masks: each named weight keeps that share of its elements.
 
-    What they hold is drawn anew with the weight's own spread, so that zeros that were there do not
-    count.
+    The values are drawn again with the weight's own standard deviation, so that zeros that it had
+    do not count.
     """
     rng = np.random.default_rng(seed)
     out = ModelProto()
@@ -135,21 +135,22 @@ def by_cost(
 ) -> dict[str, float]:
     """The density of each layer that makes Σ log density largest while Σ cost is within `budget`.
 
-    costs[layer][i] is what it costs at densities[i], which rise to 1; in between costs are taken
-    as linear, and a denser layer as no cheaper. The criterion charges for halving a layer's
-    weights the same in every layer, so a layer gets as much time as its costs grow with. Solved by
-    a Lagrange multiplier, found by bisection, exact up to the grid of densities (1% apart). Raises
-    ConfigError where even the lowest densities cost more.
+    costs[layer][i] is the cost at densities[i], which rise to 1; between them costs are linear, and
+    a denser layer never costs less. Halving a layer's weights lowers the objective equally in every
+    layer. Solved by a Lagrange multiplier, found by bisection, exact up to the grid of densities
+    (1% apart). Raises ConfigError if even the lowest densities cost more than `budget`.
     """
     grid = np.geomspace(densities[0], 1, 1 + math.ceil(math.log(1 / densities[0]) / 0.01))
     curves = {n: np.maximum.accumulate(np.interp(grid, densities, c)) for n, c in costs.items()}
     floor = sum(float(c[0]) for c in curves.values())
     if floor > budget:
-        raise ConfigError(f"the lowest densities cost {floor:.3g} already, {budget:.3g} is given")
+        raise ConfigError(
+            f"even the lowest densities cost {floor:.3g}, more than the budget of {budget:.3g}"
+        )
 
     def best(price: float) -> dict[str, int]:
         worth = np.log(grid)
-        # of equally good densities the highest
+        # the highest of equally good densities
         return {n: len(grid) - 1 - int(np.argmax((worth - price * c)[::-1])) for n, c in
                 curves.items()}  # fmt: skip
 
@@ -166,7 +167,7 @@ def by_cost(
 
 
 def network_ms(model: bytes, *, on_kernels: bool = True) -> float:
-    """Median milliseconds of one image on one thread, through runtime.session or plain.
+    """Median milliseconds of one image on one thread, by runtime.session or on stock onnxruntime.
 
     Warns if the machine was too busy to measure them.
     """
@@ -185,7 +186,7 @@ def network_ms(model: bytes, *, on_kernels: bool = True) -> float:
     )["it"]
     if watch.too_busy:
         warnings.warn(
-            "the machine was too busy to measure speed: other programs held up "
+            "the machine was too busy to measure speed: other programs delayed "
             f"{watch.share('it'):.0%} of the runs; run this again when nothing else runs",
             FggpWarning,
             stacklevel=2,
