@@ -70,44 +70,44 @@ def test_compare_reads_what_verify_wrote(runs):
     found = compare([runs[1], runs[0] / "model.onnx"])
     names = [c.name for c in found.candidates]
     assert names == ["dense model", str(runs[0] / "model.onnx"), str(runs[1])]
-    told = json.loads((runs[1] / "report.json").read_text())
+    content = json.loads((runs[1] / "report.json").read_text())
     sparse = found.candidates[2]
-    assert sparse.file_bytes == told["model"]["file_bytes"]
-    assert sparse.top1.value == told["accuracy"]["model"]["top1"]["value"]
-    assert sparse.latency_ms.value == told["latency"]["timings"]["model"]["median_ms"]
-    assert set(found.potential) == {"test", *(s["kind"] for s in told["robustness"]["shifts"])}
+    assert sparse.file_bytes == content["model"]["file_bytes"]
+    assert sparse.top1.value == content["accuracy"]["model"]["top1"]["value"]
+    assert sparse.latency_ms.value == content["latency"]["timings"]["model"]["median_ms"]
+    assert set(found.potential) == {"test", *(s["kind"] for s in content["robustness"]["shifts"])}
     page = html(compare_page(found))
     assert page.count("<svg") == 3
     assert "Prune potential" in page
 
 
 def test_the_parent_in_int8_is_a_candidate_but_nothing_pruned(runs):
-    first, told = (json.loads((run / "report.json").read_text()) for run in runs)
-    told["latency"]["timings"]["int8"] = first["latency"]["timings"]["reference"]
-    top1 = told["accuracy"]["reference"]["top1"]
-    told["int8"] = {"file_bytes": 7, "scores": {"top1": top1}}
-    (runs[1] / "report.json").write_text(json.dumps(told))
+    first, content = (json.loads((run / "report.json").read_text()) for run in runs)
+    content["latency"]["timings"]["int8"] = first["latency"]["timings"]["reference"]
+    top1 = content["accuracy"]["reference"]["top1"]
+    content["int8"] = {"file_bytes": 7, "scores": {"top1": top1}}
+    (runs[1] / "report.json").write_text(json.dumps(content))
     plain, found = compare([runs[0], runs[0]]), compare(runs)
-    (rival,) = [c for c in found.candidates if c.name == "dense int8"]
-    assert (rival.file_bytes, rival.top1.value) == (7, top1["value"])
+    (int8,) = [c for c in found.candidates if c.name == "dense int8"]
+    assert (int8.file_bytes, int8.top1.value) == (7, top1["value"])
     (parent,) = [c for c in found.candidates if c.name == "dense model"]
     assert parent.beaten_by == "dense int8"  # as accurate, as fast, and smaller
-    assert set(found.potential) == {"test", *(s["kind"] for s in told["robustness"]["shifts"])}
+    assert set(found.potential) == {"test", *(s["kind"] for s in content["robustness"]["shifts"])}
     assert "dense int8" not in [c.name for c in plain.candidates]
 
 
 def test_reports_from_a_busy_machine_are_noted(runs):
     assert not any("too busy" in note for note in compare(runs).notes)
-    told = json.loads((runs[1] / "report.json").read_text())
-    told["latency"]["timings"]["model"]["held_up"] = 0.9
-    (runs[1] / "report.json").write_text(json.dumps(told))
+    content = json.loads((runs[1] / "report.json").read_text())
+    content["latency"]["timings"]["model"]["held_up"] = 0.9
+    (runs[1] / "report.json").write_text(json.dumps(content))
     assert any(note.startswith("1 of the reports") for note in compare(runs).notes)
 
 
 def test_files_measured_on_different_images_are_not_ranked(runs):
-    told = json.loads((runs[1] / "report.json").read_text())
-    told["accuracy"]["data"] = "others"
-    (runs[1] / "report.json").write_text(json.dumps(told))
+    content = json.loads((runs[1] / "report.json").read_text())
+    content["accuracy"]["data"] = "others"
+    (runs[1] / "report.json").write_text(json.dumps(content))
     found = compare(runs)
     assert not found.judged
     assert {c.beaten_by for c in found.candidates} == {None}
@@ -149,12 +149,12 @@ def test_compare_refuses_mistakes(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="verify"):
         compare([runs[0], tmp_path / "empty"])
-    told = json.loads((runs[0] / "report.json").read_text())
-    (runs[0] / "report.json").write_text(json.dumps(told | {"latency": {"timings": {}}}))
+    content = json.loads((runs[0] / "report.json").read_text())
+    (runs[0] / "report.json").write_text(json.dumps(content | {"latency": {"timings": {}}}))
     with pytest.raises(FileError, match="lacks"):
         compare(runs)
     (runs[0] / "report.json").write_text(
-        json.dumps(told | {"model": told["model"] | {"sha256": "x"}})
+        json.dumps(content | {"model": content["model"] | {"sha256": "x"}})
     )
     with pytest.raises(FileError, match="another file"):
         compare(runs)
@@ -299,11 +299,11 @@ def test_explain_names_what_would_make_the_file_smaller(tmp_path):
     left = 56 / 64 * sum(macs[:2]) + macs[2]
     assert found.compaction.macs_left == pytest.approx(left / sum(macs))
     assert found.compaction.packed_bytes < found.packed_bytes
-    told = " ".join(findings(found))
-    assert "8 output channels are zero throughout. `pack --compact` removes 8 channels" in told
+    content = " ".join(findings(found))
+    assert "8 output channels are zero throughout. `pack --compact` removes 8 channels" in content
     made = pack_file(path, tmp_path / "small.onnx", values="int8")
     assert found.int8_bytes == pytest.approx(made.file_bytes, rel=0.1)  # which has metadata too
-    assert "`pack --values int8` would make it" in told
+    assert "`pack --values int8` would make it" in content
     rounded = explain(made.path, seconds=0)
     assert "--values int8" not in " ".join(findings(rounded))  # it has that
     assert "`export --compact` (or `pack --compact` of its source)" in " ".join(findings(rounded))
@@ -319,8 +319,8 @@ def test_explain_does_not_promise_what_compaction_cannot_do(tmp_path):
     path.write_bytes(model.SerializeToString())
     found = explain(path, seconds=0)
     assert found.compaction is None
-    (told,) = [f for f in findings(found) if "zero throughout" in f]
-    assert told.startswith("2 output channels are zero throughout. `--compact` removes none")
+    (content,) = [f for f in findings(found) if "zero throughout" in f]
+    assert content.startswith("2 output channels are zero throughout. `--compact` removes none")
 
 
 def test_explain_measures(tmp_path, monkeypatch):

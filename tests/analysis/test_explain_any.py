@@ -117,9 +117,9 @@ def test_open_sizes_are_asked_for_and_taken(tmp_path: Path) -> None:
     path = saved(made, tmp_path)
     asked = explain(path, seconds=BRIEF)
     assert asked.speed is None
-    told = findings(asked)[-1]
-    assert told.startswith("Speed: not measured, because the size of its input 'x' is open")
-    assert "--shape 3,224,224" in told
+    found = findings(asked)[-1]
+    assert found.startswith("Speed: not measured, because the size of its input 'x' is open")
+    assert "--shape 3,224,224" in found
     assert asked.weights[0].macs is None
     given = explain(path, seconds=BRIEF, shape=(3, 10, 12))
     assert given.speed is not None
@@ -157,8 +157,8 @@ def test_shapes_that_are_lost_are_the_reason() -> None:
     y = b.op("MatMul", flat, b.weight(16, 8))
     given = {"x": (FLOAT, ["n", 1, 4, 4]), "s": (FLOAT, [4])}
     made = model(b, given, {y: (FLOAT, ["n", 8])})
-    told = why_no_layer(made, {"x": [0, 1, 4, 4]})
-    assert told == (
+    found = why_no_layer(made, {"x": [0, 1, 4, 4]})
+    assert found == (
         "the shapes behind Resize 'v0' are not known; export the network with fixed sizes"
     )
     assert why_no_layer(made, {"x": [0], "v0": [0] * 4, "v1": [0, 0]}).startswith("it has no layer")

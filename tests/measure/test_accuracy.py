@@ -16,7 +16,7 @@ from fggp_deploy.measure import evaluate, statistics
 
 
 class Recorder:
-    """Stands for a Network: remembers batches, answers with the mean pixel in class 1 of 2."""
+    """Stands for a Network: records batches; the mean pixel is the logit of class 1 of 2."""
 
     name = "fake"
 

@@ -15,7 +15,7 @@ PLAIN = Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3)
 
 
 class Brightness:
-    """Class 1 where the mean pixel is above `limit`: noise leaves it alone, light does not."""
+    """Class 1 if the mean pixel is above `limit`: noise does not change it, brightness does."""
 
     name = "brightness"
 
@@ -153,11 +153,11 @@ def test_quick_takes_fewer_of_large_images():
 
 def test_progress_counts_every_image_that_a_network_sees():
     split = Split(photographs(30), np.zeros(30, np.int64))
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     net = Brightness(0.4)
-    robustness(net, net, split, PLAIN, extent="quick", progress=lambda *at: told.append(at))
+    robustness(net, net, split, PLAIN, extent="quick", progress=lambda *at: calls.append(at))
     n_passes = 2 * (4 + 1 + len(corruptions.kinds(3)))  # noise, as they are, corruptions
-    assert told == [(30 * i, 30 * n_passes) for i in range(1, n_passes + 1)]
+    assert calls == [(30 * i, 30 * n_passes) for i in range(1, n_passes + 1)]
 
 
 def test_an_unknown_extent_names_those_there_are():

@@ -119,7 +119,7 @@ def test_every_chart_has_its_table_and_a_name(page):
         assert '<div class="scroll"' in figure
     for svg in re.findall(r"<svg.*?</svg>", page, flags=re.S):
         ET.fromstring(svg)  # well-formed, so every browser shows it
-        assert "#0000a" not in svg  # every colour follows light and dark
+        assert "#0000a" not in svg  # every color follows light and dark
     tables = re.findall(r"<table.*?</table>", page, flags=re.S)
     assert all("<caption>" in t and 'scope="col"' in t and 'scope="row"' in t for t in tables)
 
@@ -244,10 +244,10 @@ def test_the_same_page_gives_the_same_bytes():
 
 
 def contrast(a: str, b: str) -> float:
-    """WCAG 2 contrast of two #rrggbb colours."""
+    """WCAG 2 contrast of two #rrggbb colors."""
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         r, g, b = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
         return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
@@ -255,7 +255,7 @@ def contrast(a: str, b: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_colours_have_contrast_in_light_and_dark():
+def test_colors_have_contrast_in_light_and_dark():
     style = (ROOT / "fggp_deploy/report/templates/page.css").read_text()
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in
                    style.split("@media screen and (prefers-color-scheme: dark)")[:2])  # fmt: skip

@@ -28,8 +28,8 @@ def zeros(sparsity: float) -> int:
 
 
 def claiming(n_removed: int):
-    told = {"prunable": NAMES, "n_removed": n_removed, "target": 0.95}
-    return metadata(network(0.95), sparsity=told)
+    content = {"prunable": NAMES, "n_removed": n_removed, "target": 0.95}
+    return metadata(network(0.95), sparsity=content)
 
 
 def test_counts_are_those_of_the_file(folder, quick):

@@ -109,7 +109,7 @@ def test_the_wrong_mean(folder, quick):
 
 
 class Redness:
-    """Class 0 where the first channel is the brighter of first and last."""
+    """Class 0 if the first channel is brighter than the last."""
 
     name = "redness"
 

@@ -43,13 +43,13 @@ def bgr():
 
 @pytest.fixture
 def delivered(program: Program) -> Program:
-    """model.onnx, what it is trusted to be, its parent, and images that it answers rightly."""
+    """model.onnx, the trusted network, its dense model, and images that it predicts correctly."""
     net, meta = sparse_small(0.9), metadata()
     shape = meta.preprocessing.input_shape
     rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (N_IMAGES, 1, 1, 3))
+    colors = rng.integers(0, 256, (N_IMAGES, 1, 1, 3))
     noise = rng.integers(-40, 40, (N_IMAGES, *shape[1:], 3))
-    x = (colours + noise).clip(0, 255).astype(np.uint8)
+    x = (colors + noise).clip(0, 255).astype(np.uint8)
     with torch.inference_mode():  # as a trained network has it: large logits, every class given
         net.fc.weight *= 30
         net.fc.bias -= net(torch.from_numpy(meta.preprocessing(x))).mean(0)

@@ -89,7 +89,7 @@ def test_a_compiled_file_that_is_wrong_names_layer_and_channel(
 
 def test_torch_is_compared_on_all_images(folder, quick):
     class Wrong:
-        """The same network, but that the third image's answer is another one."""
+        """The same network, but with different logits for the third image."""
 
         def __init__(self, change: float):
             self.session = load("net", network(0.95).SerializeToString(), threads=1).session
