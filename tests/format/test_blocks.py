@@ -46,7 +46,7 @@ def unified(
     return (w * rng.choice([-1, 1], sides)).astype(F).reshape(shape)
 
 
-def test_what_is_stored_in_the_head():
+def test_what_is_stored():
     w = np.array([[0, 0, 2, -2], [0, 0, -2, -2], [3, 1, 0, 0], [-1, 2, 0, 0]], F)
     b = Blocks.encode_in(w, (2, 2))
     assert b.gaps.tolist() == [2, 1]  # the second and the third of four

@@ -258,6 +258,6 @@ def test_symlink_out_of_the_folder(csr, tmp_path):
     ],
 )
 def test_what_was_removed_before_compaction(before, share):
-    told = {"n_all_weights": 50, "before_compaction": before}
-    assert removed_before_compaction(told) == share
+    counts = {"n_all_weights": 50, "before_compaction": before}
+    assert removed_before_compaction(counts) == share
     assert removed_before_compaction({}) is None
