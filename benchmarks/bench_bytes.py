@@ -44,7 +44,7 @@ from fggp_deploy.format.packing import Packing
 from fggp_deploy.kernels import isas
 from fggp_deploy.measure.latency import N_SESSIONS, measure
 from fggp_deploy.measure.network import SESSION_CONFIG
-from fggp_deploy.quantization.activations import rounded
+from fggp_deploy.quantization.activations import quantize_activations
 from fggp_deploy.quantization.dense_baseline import quantize_on
 from fggp_deploy.runtime.sessions import Options
 
@@ -92,7 +92,7 @@ def contenders(
         if found is not None:
             opened[name] = found
     for end, model in {"": sparse, "-1x4": to_onnx(net, batch="n", block=4)}.items():
-        in_bytes, _ = rounded(model, [{"x": x}])
+        in_bytes, _ = quantize_activations(model, [{"x": x}])
         files = {
             f"floats{end}": Packing.of(model, values=np.float32).model,
             f"bytes{end}": Packing.of(in_bytes, values=np.int8).model,

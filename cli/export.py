@@ -36,12 +36,12 @@ def export(
     ] = False,
     values: Annotated[
         str,
-        typer.Option(help="onnx: fp32, fp16 or int8 (smaller; what that changes is measured)."),
+        typer.Option(help="onnx: fp32, fp16 or int8 (smaller; the effect is measured)."),
     ] = "fp32",
     activations: Annotated[
         str,
         typer.Option(
-            help="onnx: fp32, or int8 to round activations to bytes too, with ranges from training "
+            help="onnx: fp32, or int8 to quantize activations too, with ranges from training "
             "images. The fastest on the kernels; for networks pruned with --pattern 1x4."
         ),
     ] = "fp32",
@@ -83,42 +83,39 @@ def export(
     trust_code: o.TrustCode = False,
     json: o.Json = False,
 ) -> None:
-    """Write a pruned checkpoint as a file to deploy, and its parent as reference.onnx.
+    """Write a pruned checkpoint as a file to deploy, and its dense model as reference.onnx.
 
-    Weights that were pruned elsewhere need no data and no training here:
+    Weights that were pruned elsewhere need neither data nor training:
     export FILE --model resnet20 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
 
-    The file runs on any ONNX Runtime from 1.20 and checks itself: it carries a seed and the
+    The file runs on any ONNX Runtime from 1.20 and checks itself: it holds a seed and the
     logits that it must give.
     """
     from fggp_deploy.checkpoints.run_folder import PRUNED, checkpoint_in, newest
-    from fggp_deploy.errors import ConfigError, command
-    from fggp_deploy.exporters import exporter_options
+    from fggp_deploy.errors import command
+    from fggp_deploy.exporters.options import ExportOptions, ImageOptions
 
     from .progress import working
     from .render import as_json, size, stdout
 
-    exporter_options(format, flat=flat, values=values, activations=activations)
-    if activations == "fp32" and (data or data_dir):
-        raise ConfigError("--data and --data-dir are for --activations int8, which needs images")
+    images = ImageOptions(
+        classes=o.lines("--classes", classes) if classes is not None else None,
+        image_size=image_size,
+        mean=o.numbers("--mean", mean) if mean is not None else None,
+        std=o.numbers("--std", std) if std is not None else None,
+    )
+    options = ExportOptions(
+        format=format, out=out, flat=flat, values=values, activations=activations,
+        compact=compact, data=data, data_dir=data_dir, network=network, images=images,
+        trust_code=trust_code,
+    )  # fmt: skip
     checkpoint = run or newest(PRUNED)
     if checkpoint.is_dir():
         checkpoint = checkpoint_in(checkpoint)
     with working("exporting") as progress:
-        from fggp_deploy.exporters.plain_weights import Images
         from fggp_deploy.exporters.run import export_run
 
-        images = Images(
-            classes=o.lines("--classes", classes) if classes is not None else None,
-            image_size=image_size,
-            mean=o.numbers("--mean", mean) if mean is not None else None,
-            std=o.numbers("--std", std) if std is not None else None,
-        )
-        result = export_run(
-            checkpoint, format=format, out=out, flat=flat, values=values, activations=activations,
-            compact=compact, data=data, data_dir=data_dir, network=network, images=images,
-            trust_code=trust_code, progress=progress,
-        )  # fmt: skip
+        result = export_run(checkpoint, options, progress=progress)
     if json:
         return as_json(result)
     verify = command("fggp-deploy", "verify", result.path)
@@ -126,8 +123,8 @@ def export(
     if result.reference is not None and result.reference_bytes:
         share = result.file_bytes / result.reference_bytes
         stdout.print(
-            f"{result.reference}: {size(result.reference_bytes)}, the parent; not for shipping. "
-            f"The file is {share:.2%} of it"
+            f"{result.reference}: {size(result.reference_bytes)}, the dense model; not for "
+            f"shipping. The file is {share:.2%} of it"
         )
     if result.compaction is not None:
         stdout.print(result.compaction.sentence())

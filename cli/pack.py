@@ -64,15 +64,19 @@ def pack(
         return _check(model, json=json)
     names = o.lines("--classes", classes) if classes is not None else None
     with working("packing"):
+        from fggp_deploy.exporters.options import PackOptions
         from fggp_deploy.exporters.pack import pack_file
         from fggp_deploy.exporters.stale import set_aside_report
 
-        made = pack_file(
-            model, out, values=values, classes=names,
+        options = PackOptions(
+            values=values,
             mean=o.numbers("--mean", mean) if mean else None,
             std=o.numbers("--std", std) if std else None,
-            shape=o.integers("--shape", shape) if shape else None, compact=compact,
-        )  # fmt: skip
+            classes=names,
+            shape=o.integers("--shape", shape) if shape else None,
+            compact=compact,
+        )
+        made = pack_file(model, out, options)
         set_aside_report(made.path)
     if json:
         return as_json(made)
@@ -106,11 +110,11 @@ def pack(
 
 
 def _check(model: Path, *, json: bool) -> None:
-    from fggp_deploy.exporters.proof import check_outputs
+    from fggp_deploy.exporters.parity import run_self_test
 
     from .render import as_json, stdout
 
-    passed = check_outputs(model)
+    passed = run_self_test(model)
     if json:
         as_json({"path": model, "self_test": passed})
     else:

@@ -1,7 +1,8 @@
-"""Formats that a pruned network can be written in, one a file; each module has the same face.
+"""The formats in which a pruned network can be written: one module each, with the same interface.
 
-`DEFAULT_NAME`, the file beside the checkpoint, and `export(dense, metadata, path, *, note) → path`,
-where `note` hears what the user should know.
+`DEFAULT_NAME` is the name of the file beside the checkpoint.
+`export(dense, metadata, path, *, note) → path` writes the graph; it calls `note` with each line
+that the user should read.
 """
 
 from __future__ import annotations
@@ -9,55 +10,23 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
-from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.errors import UnknownName
 
-# By name only: importing a format costs the time of importing onnx, which --help cannot spare.
+# Names only: importing a format imports onnx, and --help must not take that long.
 FORMATS: dict[str, str] = {
     "onnx": "onnx",
     "onnx-dense": "onnx_dense",
     "onnx-sparse": "onnx_sparse",
     "csr": "csr",
 }
-STATE_DICT = "state-dict"  # for torch code, so no format of a graph; see state_dict
-VALUES = ("fp32", "fp16", "int8")
-ACTIVATIONS = ("fp32", "int8")
+STATE_DICT = "state-dict"  # for torch code: weights without a graph, see state_dict.py
 
 Note = Callable[[str], None]  # takes one line for the user
 
 
 def silent(line: str) -> None:
     """A `Note` that nobody reads."""
-
-
-def exporter_options(
-    format: str, *, flat: bool = False, values: str = "fp32", activations: str = "fp32"
-) -> dict[str, Any]:
-    """What a format's `export` is to be told; imports nothing heavy.
-
-    Raises UnknownName for a choice that there is not, ConfigError for one that the format lacks.
-    """
-    for kind, name, known in (
-        ("format", format, (*FORMATS, STATE_DICT)),
-        ("type of values", values, VALUES),
-        ("type of activations", activations, ACTIVATIONS),
-    ):
-        if name not in known:
-            raise UnknownName(kind, name, known)
-    if activations == "int8":
-        if format != "onnx":
-            raise ConfigError(f"--activations belongs to --format onnx, not {format}")
-        if values == "fp16":
-            raise ConfigError("--activations int8 wants --values int8, which it implies")
-        values = "int8"
-    options: dict[str, Any] = {"flat": True} if flat else {}
-    if values != "fp32":
-        options["values"] = values
-    if options and format != "onnx":
-        given = " and ".join(f"--{name}" for name in options)
-        raise ConfigError(f"{given} belongs to --format onnx, not {format}")
-    return options
 
 
 def load(name: str) -> ModuleType:

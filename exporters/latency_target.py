@@ -20,6 +20,7 @@ from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.prune import prepare_pruning
 
+from .options import ExportOptions
 from .run import export_run
 from .torch_onnx import to_onnx
 
@@ -120,7 +121,7 @@ def check_latency(
     checkpoint: Path, target_ms: float, *, plan: LatencyPlan | None, trust_code: bool = False
 ) -> Latency:
     """Export a run's checkpoint beside itself and time the file; `plan`: what was expected."""
-    file = export_run(checkpoint, trust_code=trust_code).path
+    file = export_run(checkpoint, ExportOptions(trust_code=trust_code)).path
     ms = network_ms(read_bytes(file))
     off = ms / target_ms - 1
     why = ""

@@ -17,8 +17,9 @@ from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.measure.network import Network, load
 
-from . import VALUES, Note, silent
+from . import Note, silent
 from .onnx_dense import write
+from .options import VALUES
 from .rounding import N_INPUTS, Rounding, rounding, warn
 
 DEFAULT_NAME = "model.onnx"

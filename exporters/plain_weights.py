@@ -7,7 +7,6 @@ names the network; the rest is given too, or assumed, and what is assumed is tol
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -28,37 +27,18 @@ from fggp_deploy.pruning.masks import MaskSet
 from fggp_deploy.pruning.pruner import weight_parameters
 
 from . import Note
+from .options import ExportOptions, ImageOptions
 
 OUR_SIZE = 32  # pixels of the images that the networks of this package are made for
 
 
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """What plain weights do not say of their images; None for what is to be assumed."""
-
-    classes: tuple[str, ...] | None = None
-    image_size: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def refuse_for(self, path: Path) -> None:
-        """Raise ConfigError if anything is given, since `path` says it itself."""
-        if given := [f.name for f in fields(self) if getattr(self, f.name) is not None]:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(f"{path} says itself what its images are; leave {options} out")
-
-
-UNKNOWN = Images()
-
-
-def read(
-    path: Path, network: str | None, images: Images, *, trust_code: bool, note: Note
-) -> tuple[Checkpoint, nn.Module]:
+def read(path: Path, options: ExportOptions, *, note: Note) -> tuple[Checkpoint, nn.Module]:
     """The weights as a checkpoint, and the network with them in eval mode.
 
-    `note` hears what was assumed. Raises CheckpointError for what cannot be read or does not fit
-    the network, and ConfigError if something is needed that nobody says.
+    `note` is called with what was assumed. Raises CheckpointError if the file cannot be read or
+    does not fit the network, and ConfigError if a needed option is missing.
     """
+    network, images, trust_code = options.network, options.images, options.trust_code
     state = read_foreign(path).tensors
     if network is None:
         raise CheckpointError(
@@ -103,7 +83,7 @@ def _what_fits(state: Mapping[str, Tensor]) -> str:
     return f". It fits {fits}" if fits else ""
 
 
-def _preprocessing(network: str, images: Images, channels: int) -> Preprocessing:
+def _preprocessing(network: str, images: ImageOptions, channels: int) -> Preprocessing:
     """As given; else as the library publishes it for the network; else the usual one."""
     base = _published(network)
     if base is None or base.channels != channels:
@@ -149,7 +129,7 @@ def _n_logits(model: nn.Module, network: str, prepare: Preprocessing) -> int:
     return logits.shape[1]
 
 
-def _tell_assumed(images: Images, prepare: Preprocessing, n_classes: int, note: Note) -> None:
+def _tell_assumed(images: ImageOptions, prepare: Preprocessing, n_classes: int, note: Note) -> None:
     assumed = []
     if images.image_size is None:
         assumed.append(f"--image-size {prepare.height}")

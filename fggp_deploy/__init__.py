@@ -33,6 +33,7 @@ _PUBLIC = {
     "OneShot": "pruning.schedules",
     "Gradual": "pruning.methods.gradual",
     "MaskSet": "pruning.masks",
+    "ExportOptions": "exporters.options",
     "export_run": "exporters.run",
     "export_model": "exporters.run",
     "verify": "verification.verify",

@@ -109,6 +109,11 @@ def output_error(got: Array, want: Array) -> float:
     return float(gap.max()) / scale(want)
 
 
+def largest_difference(a: Array, b: Array) -> float:
+    """The largest absolute difference of two arrays of one shape."""
+    return float(np.abs(a - b).max())
+
+
 def scale(want: Array) -> float:
     """The largest finite magnitude of a float output; 1 if all are zero."""
     return float(np.abs(want[np.isfinite(want)]).max(initial=0)) or 1.0

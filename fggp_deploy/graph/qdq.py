@@ -1,35 +1,38 @@
-"""Graphs whose activations are rounded to bytes between operators that compute in floats."""
+"""Graphs with quantized activations: QuantizeLinear, DequantizeLinear, and float operators."""
 
 from __future__ import annotations
 
 from onnx import ModelProto
 
+from fggp_deploy.graph.view import GraphView
+
 
 def has_quantized_activations(model: ModelProto) -> bool:
-    """Whether values are rounded to whole numbers of a scale, while weights stay as they are.
+    """Whether activations are quantized while weights are stored as floats.
 
-    A network whose weights are dequantised too is not meant: the kernels leave it alone.
+    A network whose weights are dequantized too does not count: the kernels do not take it over.
     """
-    whole = {n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    back = [n.input[0] in whole for n in model.graph.node if n.op_type == "DequantizeLinear"]
-    return bool(back) and all(back)
+    quantized = {n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    pairs = [n.input[0] in quantized for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    return bool(pairs) and all(pairs)
 
 
 def remove_activation_quantization_(model: ModelProto) -> bool:
-    """Take the rounding of a graph that `has_quantized_activations` out; whether there was any."""
+    """Undo the quantization that `has_quantized_activations` finds; whether there was any."""
     if not has_quantized_activations(model):
         return False
-    source = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    plain: dict[str, str] = {}
-    outputs = {v.name for v in model.graph.output}
-    for node in list(model.graph.node):
-        node.input[:] = [plain.get(name, name) for name in node.input]
-        back = node.op_type == "DequantizeLinear" and node.input[0] in source
-        if back and node.output[0] not in outputs:
-            plain[node.output[0]] = plain.get(source[node.input[0]], source[node.input[0]])
-            model.graph.node.remove(node)
-    read = {name for n in model.graph.node for name in n.input} | outputs
-    for node in [n for n in model.graph.node if n.op_type == "QuantizeLinear"]:
-        if node.output[0] not in read:
-            model.graph.node.remove(node)
+    graph = model.graph
+    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+    exact: dict[str, str] = {}  # a dequantized value → what it was before
+    outputs = {v.name for v in graph.output}
+    for node in list(graph.node):
+        node.input[:] = [exact.get(name, name) for name in node.input]
+        pair = node.op_type == "DequantizeLinear" and node.input[0] in source
+        if pair and node.output[0] not in outputs:
+            exact[node.output[0]] = exact.get(source[node.input[0]], source[node.input[0]])
+            graph.node.remove(node)
+    view = GraphView(graph)
+    for node in [n for n in graph.node if n.op_type == "QuantizeLinear"]:
+        if not view.readers(node.output[0]) and node.output[0] not in outputs:
+            graph.node.remove(node)
     return True

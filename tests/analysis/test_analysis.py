@@ -25,6 +25,7 @@ from fggp_deploy.data.types import Split
 from fggp_deploy.errors import ConfigError, FileError, ModelFileError
 from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.exporters import onnx_dense
+from fggp_deploy.exporters.options import PackOptions
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import pack
@@ -301,7 +302,7 @@ def test_explain_names_what_would_make_the_file_smaller(tmp_path):
     assert found.compaction.packed_bytes < found.packed_bytes
     content = " ".join(findings(found))
     assert "8 output channels are zero throughout. `pack --compact` removes 8 channels" in content
-    made = pack_file(path, tmp_path / "small.onnx", values="int8")
+    made = pack_file(path, tmp_path / "small.onnx", PackOptions(values="int8"))
     assert found.int8_bytes == pytest.approx(made.file_bytes, rel=0.1)  # which has metadata too
     assert "`pack --values int8` would make it" in content
     rounded = explain(made.path, seconds=0)

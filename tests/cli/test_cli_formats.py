@@ -61,7 +61,7 @@ def test_rounded_values_say_what_they_change(demo_run, values, share):
     again = demo_run("export", "--values", values)  # its report is of another file now
     assert again.code == 0, again.err
     aside = f"{stem}-{made.json['sha256'][:8]}.md"
-    assert f"the report of the file that was here before is {aside} now" in again.out
+    assert f"the report of the file that was here before is now {aside}" in again.out
     assert f"{values} values change the self-test's logits by at most" in again.out
     assert (path.parent / aside).read_text() == text
     assert not (path.parent / f"{stem}.md").exists()
@@ -146,7 +146,7 @@ def test_export_leaves_another_networks_reference_alone(demo_run):
     other.write_bytes(b"another network's")
     made = demo_run("export", "--out", other.with_name("mine.onnx"))
     assert made.code == 2
-    assert "other/reference.onnx is not the parent of this network and would be" in made.err
+    assert "other/reference.onnx is not the dense model of this network and would be" in made.err
     assert [p.name for p in other.parent.iterdir()] == ["reference.onnx"]
     assert other.read_bytes() == b"another network's"
 

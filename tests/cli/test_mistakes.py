@@ -92,7 +92,7 @@ from fggp_deploy.checkpoints.run_folder import held
         (["export", "plain.safetensors", "--values", "fp8"], "unknown type of values 'fp8'"),
         (["export", "full", "--format", "csr"], "holds no checkpoint"),
         (["export", "full", "--format", "csv"], "unknown format 'csv'; did you mean 'csr'?"),
-        (["export", "plain.safetensors", "--format", "csr", "--flat"], "belongs to --format onnx"),
+        (["export", "plain.safetensors", "--format", "csr", "--flat"], "is for --format onnx"),
         (["export", "full"], "holds no checkpoint of a run"),
         (["inspect", "nowhere"], "nowhere does not exist"),
         (["prune", "--model", "resnet19"], "unknown model 'resnet19'; did you mean 'resnet1"),

@@ -12,7 +12,7 @@ from torch.nn.utils import prune as torch_prune
 from fggp_deploy import models
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import CheckpointError, ConfigError
-from fggp_deploy.exporters.plain_weights import Images
+from fggp_deploy.exporters.options import ExportOptions, ImageOptions
 from fggp_deploy.exporters.run import export_run
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.network import load
@@ -43,7 +43,7 @@ def resnet(tmp_path):
 
 
 def test_a_network_by_name_with_what_is_assumed(tmp_path, resnet):
-    made = export_run(tmp_path / "mine.pth.tar", network="resnet20")
+    made = export_run(tmp_path / "mine.pth.tar", ExportOptions(network="resnet20"))
     assert made.path == tmp_path / "mine.pth.onnx"
     assert made.reference is None
     convs = sum(m.weight.numel() for m in resnet.modules() if isinstance(m, nn.Conv2d))
@@ -64,9 +64,10 @@ def test_a_network_by_name_with_what_is_assumed(tmp_path, resnet):
 
 
 def test_what_is_given_is_not_assumed(tmp_path, resnet):
-    given = Images(classes=tuple("abcdefg"), image_size=40, mean=HALF, std=(0.25, 0.25, 0.25))
+    given = ImageOptions(classes=tuple("abcdefg"), image_size=40, mean=HALF, std=(0.25, 0.25, 0.25))
     made = export_run(
-        tmp_path / "mine.pth.tar", network="resnet20", images=given, out=tmp_path / "m.onnx"
+        tmp_path / "mine.pth.tar",
+        ExportOptions(network="resnet20", images=given, out=tmp_path / "m.onnx"),
     )
     meta = SparseModel.open(tmp_path / "m.onnx").metadata
     assert meta.classes == tuple("abcdefg")
@@ -77,7 +78,7 @@ def test_what_is_given_is_not_assumed(tmp_path, resnet):
 def test_the_images_of_a_librarys_network_are_those_of_its_own_weights(tmp_path):
     net = models.build("torchvision:squeezenet1_1", num_classes=5, in_channels=3)
     torch.save(half_pruned(net).state_dict(), tmp_path / "w.pt")
-    made = export_run(tmp_path / "w.pt", network="torchvision:squeezenet1_1")
+    made = export_run(tmp_path / "w.pt", ExportOptions(network="torchvision:squeezenet1_1"))
     prepare = SparseModel.open(made.path).metadata.preprocessing
     assert (prepare.height, prepare.resize, prepare.mean) == (224, 256, (0.485, 0.456, 0.406))
 
@@ -107,14 +108,16 @@ def test_what_is_missing_or_too_much_is_named(tmp_path, resnet):
     with pytest.raises(CheckpointError, match=r"give --model NAME.*It fits --model resnet20"):
         export_run(path)
     with pytest.raises(CheckpointError, match=r"mine\.pth\.tar in resnet32: the names differ"):
-        export_run(path, network="resnet32")
+        export_run(path, ExportOptions(network="resnet32"))
     with pytest.raises(CheckpointError, match="7, 64"):
-        export_run(path, network="resnet20", images=Images(classes=("a", "b")))
+        export_run(path, ExportOptions(network="resnet20", images=ImageOptions(classes=("a", "b"))))
     with pytest.raises(ConfigError, match="give --trust-code"):
-        export_run(path, network=f"{tmp_path}/net.py:make")
+        export_run(path, ExportOptions(network=f"{tmp_path}/net.py:make"))
 
 
 def test_a_run_says_itself_what_its_images_are(tmp_path):
     pruned(tmp_path / "pruned.safetensors", "resnet20", 32)
     with pytest.raises(ConfigError, match=r"pruned\.safetensors says itself .* --image-size out"):
-        export_run(tmp_path / "pruned.safetensors", images=Images(image_size=32))
+        export_run(
+            tmp_path / "pruned.safetensors", ExportOptions(images=ImageOptions(image_size=32))
+        )

@@ -21,8 +21,9 @@ from cli.main import app
 from fggp_deploy import kernels
 from fggp_deploy.analysis.explain import explain
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
+from fggp_deploy.exporters.options import PackOptions
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.exporters.proof import _to_record, check_outputs
+from fggp_deploy.exporters.parity import _to_record, run_self_test
 from fggp_deploy.format import outputs_test
 from fggp_deploy.format.model import SparseModel, foreign_layers
 from fggp_deploy.format.outputs_test import Input, OutputsTest
@@ -55,7 +56,7 @@ def test_dense_zeros_are_packed(name: str, tmp_path: Path) -> None:
     assert made.bit_equal
     assert made.error == 0
     assert not made.preprocessing
-    assert set(check_outputs(made.path).values()) == {True}
+    assert set(run_self_test(made.path).values()) == {True}
     with pytest.raises(ModelFileError, match="packed without --mean and --std"):
         SparseModel.open(made.path)
 
@@ -119,7 +120,7 @@ def test_it_compiles_and_keeps_its_self_test(tmp_path: Path) -> None:
     made = pack_file(saved(residual_net(), tmp_path))
     fast = compile_file(made.path, measure=False)
     assert fast.self_test
-    assert check_outputs(fast.path) == {"stock": True, "kernels": True}
+    assert run_self_test(fast.path) == {"stock": True, "kernels": True}
 
 
 def test_check_fails_on_a_changed_file(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_check_fails_on_a_changed_file(tmp_path: Path) -> None:
     w = numpy_helper.to_array(tensor)
     tensor.CopyFrom(numpy_helper.from_array(w * 2, tensor.name))
     onnx.save(model, made.path)
-    assert not any(check_outputs(made.path).values())
+    assert not any(run_self_test(made.path).values())
 
 
 def transposed_net() -> ModelProto:
@@ -234,7 +235,7 @@ def test_a_quantised_network_is_packed_with_its_own_int8_values(tmp_path: Path, 
     assert made.n_zeros > 0.85 * made.n_weights
     (note,) = made.notes
     assert note == "left dense: t0_quantized: 0.7% zeros, dense is no larger"
-    assert set(check_outputs(made.path).values()) == {True}
+    assert set(run_self_test(made.path).values()) == {True}
     assert optimised(made.path) == optimised(source)  # nothing keeps it from integer kernels
     packed = onnx.load(made.path)
     assert sum(n.op_type == "UnriceInt8" for n in packed.graph.node) == 5
@@ -267,14 +268,16 @@ def test_what_cannot_be_run_is_compared_weight_by_weight(tmp_path: Path) -> None
     made = pack_file(saved(needs_a_side(18), tmp_path))
     assert made.ran == ()
     assert "does not run on made-up inputs" in made.why_not
-    made = pack_file(saved(needs_a_side(18), tmp_path), shape=(3, 24, 24))
+    made = pack_file(saved(needs_a_side(18), tmp_path), options=PackOptions(shape=(3, 24, 24)))
     assert made.ran == ("x 1×3×24×24",)
 
 
 def test_what_was_raised_and_cannot_be_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be run to prove"):
         pack_file(saved(needs_a_side(13), tmp_path))
-    assert pack_file(saved(needs_a_side(13), tmp_path), shape=(3, 24, 24)).bit_equal
+    assert pack_file(
+        saved(needs_a_side(13), tmp_path), options=PackOptions(shape=(3, 24, 24))
+    ).bit_equal
 
 
 def test_random_outputs_are_told(tmp_path: Path) -> None:
@@ -329,14 +332,14 @@ def test_integer_outputs_are_proved(tmp_path: Path) -> None:
     made = pack_file(saved(class_of_each_pixel(), tmp_path))
     assert made.ran == ("x 1×3×16×16",)
     assert made.bit_equal
-    assert set(check_outputs(made.path).values()) == {True}
+    assert set(run_self_test(made.path).values()) == {True}
     model = onnx.load(made.path)
     (test,) = (p for p in model.metadata_props if p.key == outputs_test.KEY)
     told = json.loads(test.value)
     told["outputs"][0]["values"] = [v + 1 for v in told["outputs"][0]["values"]]
     test.value = json.dumps(told)
     onnx.save(model, made.path)
-    assert set(check_outputs(made.path).values()) == {False}
+    assert set(run_self_test(made.path).values()) == {False}
 
 
 def test_integers_that_stock_does_not_keep_are_not_recorded() -> None:
@@ -356,7 +359,7 @@ def test_nan_and_infinity_in_a_weight_are_packed_as_they_are(tmp_path: Path) -> 
     assert f"{tensor.name} holds NaN or infinity, as in the source" in made.notes
     again = {t.name: t for t in unpack(onnx.load(made.path)).graph.initializer}
     assert numpy_helper.to_array(again[tensor.name]).tobytes() == w.tobytes()
-    rounded = pack_file(tmp_path / "other.onnx", tmp_path / "int8.onnx", values="int8")
+    rounded = pack_file(tmp_path / "other.onnx", tmp_path / "int8.onnx", PackOptions(values="int8"))
     assert any(f"left fp32: {tensor.name}: it holds NaN" in line for line in rounded.notes)
 
 
@@ -384,7 +387,7 @@ def test_what_the_converter_changed_is_said(
     monkeypatch.setattr(opset, "_state_coordinates_", lambda model: None)
     path = saved(of_opset_10(mode="linear"), tmp_path)
     with pytest.raises(ModelFileError, match=r"converter changed .* from opset 10 to 18.*again"):
-        pack_file(path, values=values)
+        pack_file(path, options=PackOptions(values=values))
     assert not list(tmp_path.glob("*packed*"))
 
 
@@ -398,9 +401,9 @@ def test_half_weights_name_the_cure(tmp_path: Path) -> None:
 
 
 def test_a_wrong_answer_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fggp_deploy.exporters import proof
+    from fggp_deploy.exporters import parity
 
-    monkeypatch.setattr(proof, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+    monkeypatch.setattr(parity, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
     with pytest.raises(ModelFileError, match="gives other outputs when packed"):
         pack_file(saved(residual_net(), tmp_path))
     assert not list(tmp_path.glob("*packed*"))
@@ -438,8 +441,7 @@ def test_refusals(how: str, match: str, tmp_path: Path) -> None:
         "half": {"mean": MEAN},
         "channels": {"mean": (0.5,), "std": (0.5,)},
         "no classifier": {"mean": MEAN, "std": MEAN},
-        "classes": {"mean": MEAN, "std": MEAN, "classes": ["a", "b", "c"]},
-        "itself": {"out": path},
+        "classes": {"mean": MEAN, "std": MEAN, "classes": ("a", "b", "c")},
     }
     options = more.get(how, {})
     if how == "packed":
@@ -449,20 +451,20 @@ def test_refusals(how: str, match: str, tmp_path: Path) -> None:
     elif how == "garbage":
         path.write_bytes(b"\x08\x07nonsense")
     with pytest.raises(FggpError, match=match) as raised:
-        pack_file(path, **options)
+        pack_file(path, path if how == "itself" else None, PackOptions(**options))
     assert isinstance(raised.value, ConfigError | ModelFileError)
 
 
 @pytest.mark.parametrize("values", ["fp16", "int8"])
 @pytest.mark.parametrize("name", ["residual", "split"])
 def test_rounded_values(tmp_path: Path, name: str, values: str) -> None:
-    made = pack_file(saved(NETS[name](), tmp_path), values=values)
+    made = pack_file(saved(NETS[name](), tmp_path), options=PackOptions(values=values))
     assert made.bit_equal
     assert made.rounding is not None
     assert 0 < made.rounding.error < 0.03
     assert made.rounding.n == 16
     assert (made.rounding.n_changed is None) == (name == "split")
-    assert set(check_outputs(made.path).values()) == {True}
+    assert set(run_self_test(made.path).values()) == {True}
 
 
 def a_dead_channel() -> ModelProto:
@@ -481,7 +483,7 @@ def a_dead_channel() -> ModelProto:
 
 def test_compaction(tmp_path: Path) -> None:
     source = saved(a_dead_channel(), tmp_path)
-    made = pack_file(source, compact=True)
+    made = pack_file(source, options=PackOptions(compact=True))
     assert made.compaction is not None
     assert made.compaction.n_removed >= 4
     before, after = made.compaction.macs
@@ -490,12 +492,12 @@ def test_compaction(tmp_path: Path) -> None:
     assert after < before
     assert made.error is not None
     assert made.error <= 1e-5
-    assert set(check_outputs(made.path).values()) == {True}
+    assert set(run_self_test(made.path).values()) == {True}
 
 
 def test_compaction_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="nothing would prove its compaction"):
-        pack_file(saved(needs_a_side(18), tmp_path), compact=True)
+        pack_file(saved(needs_a_side(18), tmp_path), options=PackOptions(compact=True))
 
 
 def a_test() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fggp_deploy.checkpoints.foreign import read_foreign
 from fggp_deploy.cli.networks import OriginalNetwork
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ConfigError, ModelFileError, UnknownName
+from fggp_deploy.exporters.options import ExportOptions
 from fggp_deploy.exporters.run import export_run
 from fggp_deploy.format.model import SparseModel
 
@@ -31,7 +32,9 @@ def same_answers(a: nn.Module, b: nn.Module, size: int) -> bool:
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
 def test_torchvisions_own_class_takes_it_strictly(tmp_path: Path, name: str):
     ours = pruned(tmp_path / "pruned.safetensors", "torchvision:mobilenet_v3_small", 64)
-    made = export_run(tmp_path / "pruned.safetensors", format="state-dict", out=tmp_path / name)
+    made = export_run(
+        tmp_path / "pruned.safetensors", ExportOptions(format="state-dict", out=tmp_path / name)
+    )
     assert made.self_test_error == 0
     assert made.sparsity == pytest.approx(0.5, abs=0.01)
     from torchvision.models import mobilenet_v3_small
@@ -52,7 +55,7 @@ def test_the_users_own_names_come_back(tmp_path: Path):
         theirs = {n.replace(old, new): t for n, t in theirs.items()}
     theirs = {f"backbone.{n}": t for n, t in theirs.items()}
     pruned(tmp_path / "pruned.safetensors", "resnet20-b", 32, theirs)
-    made = export_run(tmp_path / "pruned.safetensors", format="state-dict")
+    made = export_run(tmp_path / "pruned.safetensors", ExportOptions(format="state-dict"))
     assert made.path == tmp_path / "weights.pt"
     assert {*read_foreign(made.path).tensors} == {*theirs}
     assert "backbone.layer2.0.downsample.0.weight" in theirs
@@ -60,9 +63,11 @@ def test_the_users_own_names_come_back(tmp_path: Path):
 
 def test_wrong_names_for_the_file_or_the_format(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"must end in \.pt, \.pth, \.safetensors"):
-        export_run(tmp_path / "p.safetensors", format="state-dict", out=tmp_path / "m.onnx")
+        export_run(
+            tmp_path / "p.safetensors", ExportOptions(format="state-dict", out=tmp_path / "m.onnx")
+        )
     with pytest.raises(UnknownName, match="did you mean 'state-dict'"):
-        export_run(tmp_path / "p.safetensors", format="statedict")
+        export_run(tmp_path / "p.safetensors", ExportOptions(format="statedict"))
 
 
 OWN = """
@@ -108,7 +113,7 @@ def test_a_network_of_the_users_own_all_the_way(own, cifar):
 
     with pytest.raises(ConfigError, match=r"would run code from .*net\.py; give --trust-code"):
         export_run(pruned)
-    exported = export_run(pruned, trust_code=True)
+    exported = export_run(pruned, ExportOptions(trust_code=True))
     assert str(own.cwd).encode() not in exported.path.read_bytes()
     assert SparseModel.open(exported.path).metadata.model == "net.py:make"
 
@@ -116,7 +121,7 @@ def test_a_network_of_the_users_own_all_the_way(own, cifar):
     with pytest.raises(ModelFileError, match="give --trust-code"):
         OriginalNetwork(exported.path).as_onnx()
 
-    plain = export_run(pruned, format="state-dict", trust_code=True)
+    plain = export_run(pruned, ExportOptions(format="state-dict", trust_code=True))
     net = models.build(f"{own.cwd}/net.py:make", num_classes=10, in_channels=3, trust_code=True)
     net.load_state_dict(torch.load(plain.path, weights_only=True), strict=True)
     n_zeros = sum(int((net.get_parameter(n) == 0).sum()) for n in info.prunable)

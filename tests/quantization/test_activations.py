@@ -38,12 +38,12 @@ from fggp_deploy.kernels.program import (
     encode,
 )
 from fggp_deploy.quantization.activations import (
-    Rounding,
-    candidates,
-    fill,
-    inputs,
-    rounded,
-    roundings,
+    Quantization,
+    block_fill,
+    calibrate,
+    quantizable_activations,
+    quantizable_inputs,
+    quantize_activations,
 )
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.regions import find
@@ -76,7 +76,7 @@ def test_what_is_rounded() -> None:
     second = b.op("Relu", b.conv(pooled, 8, 8))
     third = b.op("Relu", b.conv(second, 8, 8, group=8))  # a depthwise one reads `second`
     last = b.op("Relu", b.conv(third, 8, 8))  # nothing multiplies it by channels
-    assert candidates(b.model(last)) == [first, third]
+    assert quantizable_activations(b.model(last)) == [first, third]
 
 
 def test_six_is_a_start_from_zero_and_minus_one_is_not() -> None:
@@ -84,7 +84,7 @@ def test_six_is_a_start_from_zero_and_minus_one_is_not() -> None:
         b = Builder()
         ends = [b.tensor(np.array(v, np.float32)) for v in (low, 6)]
         x = b.op("Clip", b.conv("x", 8, 3), *ends)
-        return candidates(b.model(b.conv(x, 8, 8)))
+        return quantizable_activations(b.model(b.conv(x, 8, 8)))
 
     assert len(limits(0)) == 1
     assert limits(-1) == []
@@ -94,7 +94,7 @@ def test_a_rounded_network_in_the_head() -> None:
     b = Builder()
     y = one_by_one(b.op("Relu", "x"), b, 1, 10, 100)
     x = np.float32([255, 100.4, -3]).reshape(1, 3, 1, 1)
-    model, names = rounded(b.model(y, size=1), [{"x": x}])
+    model, names = quantize_activations(b.model(y, size=1), [{"x": x}])
     assert names == ["v0"]
     (unit,) = [
         numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("scale")
@@ -112,7 +112,7 @@ def test_a_rare_large_value_does_not_take_the_range() -> None:
     x[0, 0, 0, 0] = 3  # to keep it costs (9 - 1) / 255² / 12 a value, to cut it 4 once
 
     def end(feeds: list[dict[str, np.ndarray]]) -> float:
-        return 255 * roundings(b.model(y), ["v0"], feeds)["v0"].unit
+        return 255 * calibrate(b.model(y), ["v0"], feeds)["v0"].scale
 
     assert end([{"x": x}]) > 2.5
     assert end([{"x": x}] + 30 * [{"x": x[1:]}]) < 1.5
@@ -122,7 +122,7 @@ def test_an_input_has_a_zero_point_of_its_own() -> None:
     b = Builder()
     y = one_by_one(b.op("Relu", one_by_one("x", b, 1, 1, 0)), b, 1)
     x = np.float32([-51, 204, 100.4]).reshape(1, 3, 1, 1)
-    model, names = rounded(b.model(y, size=1), [{"x": x}])
+    model, names = quantize_activations(b.model(y, size=1), [{"x": x}])
     assert names == ["x", "v1"]
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     whole, back = model.graph.node[:2]
@@ -132,27 +132,27 @@ def test_an_input_has_a_zero_point_of_its_own() -> None:
     assert list(whole.input[1:]) == list(back.input[1:])
     assert run(model, x, exactly=True).item() == pytest.approx(-51 + 204, rel=1e-6)
     beyond = np.float32([100.4, -60, 300])
-    assert Rounding(unit=1, zero=51).of(beyond).tolist() == [100, -51, 204]
+    assert Quantization(scale=1, zero_point=51).round_trip(beyond).tolist() == [100, -51, 204]
 
 
 def test_an_input_that_others_read_stays_as_it_is() -> None:
     b = Builder()
     both = b.op("Add", b.conv("x", 3, 3), b.op("MaxPool", "x", kernel_shape=[1, 1]))
-    assert inputs(b.model(both)) == []
+    assert quantizable_inputs(b.model(both)) == []
     b = Builder()
-    assert inputs(b.model(b.conv("x", 3, 3))) == ["x"]
+    assert quantizable_inputs(b.model(b.conv("x", 3, 3))) == ["x"]
     b = Builder()
-    assert inputs(b.model(b.conv("x", 3, 3, group=3))) == []
+    assert quantizable_inputs(b.model(b.conv("x", 3, 3, group=3))) == []
 
 
 def test_nothing_to_round_is_an_error() -> None:
     b = Builder()
     with pytest.raises(ConfigError, match="no convolution reads the output of a Relu"):
-        rounded(b.model(b.conv("x", 4, 3)), [{"x": X}])
+        quantize_activations(b.model(b.conv("x", 4, 3)), [{"x": X}])
     b = Builder()
     y = one_by_one(b.op("Relu", "x"), b, 1, 1, 1)
     with pytest.raises(ConfigError, match="every activation is 0"):
-        rounded(b.model(y), [{"x": -np.abs(X)}])
+        quantize_activations(b.model(y), [{"x": -np.abs(X)}])
 
 
 def test_how_full_blocks_are() -> None:
@@ -161,14 +161,14 @@ def test_how_full_blocks_are() -> None:
     w[0, :4] = 1  # one full block
     w[1, 5] = 1  # one of four
     y = b.op("Conv", b.op("Relu", b.conv("x", 8, 3)), b.tensor(w))
-    assert fill(b.model(y)) == 5 / 8
+    assert block_fill(b.model(y)) == 5 / 8
     b = Builder()
-    assert fill(b.model(b.conv("x", 8, 3, density=1.0))) == 1
+    assert block_fill(b.model(b.conv("x", 8, 3, density=1.0))) == 1
 
 
 def test_rounding_can_be_taken_out_again() -> None:
     plain = residual_net()
-    model, _ = rounded(plain, [{"x": X}])
+    model, _ = quantize_activations(plain, [{"x": X}])
     assert has_quantized_activations(model)
     assert remove_activation_quantization_(model)
     assert not has_quantized_activations(model)
@@ -180,9 +180,9 @@ def test_rounding_can_be_taken_out_again() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
     plain = NETS[name]()
-    if not candidates(plain):
+    if not quantizable_activations(plain):
         return
-    model, names = rounded(plain, [{"x": X}])
+    model, names = quantize_activations(plain, [{"x": X}])
     small = Packing.of(model, values=np.int8).model
     path = tmp_path / "m.onnx"
     onnx.save(small, path)
@@ -197,7 +197,7 @@ def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
 
 @needs_library
 def test_all_of_a_residual_network_is_one_region() -> None:
-    model, names = rounded(residual_net(), [{"x": X}])
+    model, names = quantize_activations(residual_net(), [{"x": X}])
     (region,) = find(read_dense(Packing.of(model, values=np.int8).model.SerializeToString()))
     assert len(names) == 4
     # a sum that is rounded, a MaxPool of it, and a convolution without Relu as the other term
@@ -248,7 +248,7 @@ def test_a_network_with_quantised_weights_is_another_thing() -> None:
     assert not has_quantized_activations(model)
     assert not remove_activation_quantization_(model)
     assert model.SerializeToString() == before
-    assert has_quantized_activations(rounded(residual_net(), [{"x": X}])[0])
+    assert has_quantized_activations(quantize_activations(residual_net(), [{"x": X}])[0])
 
 
 def exact(seed: int) -> tuple[Program, np.ndarray]:
@@ -377,8 +377,8 @@ def test_verify_judges_it(demo_run) -> None:
     ("arguments", "message"),
     [
         (["--activations", "int4"], "unknown type of activations"),
-        (["--activations", "int8", "--values", "fp16"], "--activations int8 wants --values int8"),
-        (["--activations", "int8", "--format", "csr"], "--activations belongs to --format onnx"),
+        (["--activations", "int8", "--values", "fp16"], "--activations int8 needs --values int8"),
+        (["--activations", "int8", "--format", "csr"], "--activations is for --format onnx"),
         (["--data", "mnist"], "--data and --data-dir are for --activations int8"),
         (["--activations", "int8", "--data", "imagenet-22"], "unknown data set"),
     ],
@@ -408,6 +408,6 @@ def test_the_newest_export_is_meant(tmp_path) -> None:
 
 
 def test_a_depthwise_network_is_rounded_where_all_channels_meet() -> None:
-    model, names = rounded(mobile_net(), [{"x": X}])
+    model, names = quantize_activations(mobile_net(), [{"x": X}])
     assert names
     assert has_quantized_activations(model)

@@ -30,6 +30,7 @@ from fggp_deploy.errors import (
     Stopped,
     TrainingDiverged,
 )
+from fggp_deploy.exporters.options import ExportOptions
 from fggp_deploy.exporters.run import export_run
 from fggp_deploy.training import run as runs
 from fggp_deploy.training import savepoint
@@ -340,7 +341,7 @@ def test_a_signal_saves_and_stops(tmp_path, parent, number: signal.Signals):
 def test_the_network_of_a_cut_run_is_exported_beside_its_folder(tmp_path, parent, monkeypatch):
     out = tmp_path / "run"
     cut_run(monkeypatch, config(parent, **SMALL), out, 7)
-    made = export_run(checkpoint_in(out), format="onnx-dense")
+    made = export_run(checkpoint_in(out), ExportOptions(format="onnx-dense"))
     assert made.path.parent == out
     assert made.reference == out / "reference.onnx"
     assert made.notes[0].startswith("the run is not finished, this is its network after step 7: ")

@@ -12,7 +12,7 @@ import pytest
 from killing import Quiet
 from torch import nn
 
-from fggp_deploy import data, export_run
+from fggp_deploy import ExportOptions, data, export_run
 from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.models import MODELS
 from fggp_deploy.models.resnet import thin
@@ -97,7 +97,7 @@ def test_drawn_filters_leave_the_file(tmp_path: Path, parent, monkeypatch):
     )  # fmt: skip
     made = prune(config, observer=Quiet(), out=tmp_path / "run")
     assert made.n_removed == round(0.6 * made.n_prunable)
-    exported = export_run(made.checkpoint, compact=True)
+    exported = export_run(made.checkpoint, ExportOptions(compact=True))
     about = exported.compaction
     assert list(about.channels.values()) == [(32, 12), (64, 28)]  # of 12.8 and 25.6, in fours
     assert about.error < 1e-5
@@ -121,10 +121,10 @@ def test_filters_that_are_pruned_leave_the_file(tmp_path: Path, parent, monkeypa
     masks = Checkpoint.open(made.checkpoint).masks
     dead = {n: int((~m.reshape(len(m), -1).any(1)).sum()) for n, m in masks.items()}
     assert sum(dead.values()) >= 50
-    whole = export_run(made.checkpoint, format="onnx-dense")
-    small = export_run(made.checkpoint, format="onnx-dense", compact=True)
+    whole = export_run(made.checkpoint, ExportOptions(format="onnx-dense"))
+    small = export_run(made.checkpoint, ExportOptions(format="onnx-dense", compact=True))
     n_gone = small.compaction.n_removed
-    assert any(f"{n_gone} channels say nothing to the output" in n for n in whole.notes)
+    assert any(f"{n_gone} channels no longer affect the output" in n for n in whole.notes)
     graph = onnx.load(small.path).graph
     shapes = {t.name: t.dims for t in graph.initializer}
     for layer, n_dead in dead.items():

@@ -1,0 +1,79 @@
+"""What an export returns, and the check that every exported file must pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+
+from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.self_test import Floats
+from fggp_deploy.graph.comparison import largest_difference
+from fggp_deploy.measure.network import load as load_network
+
+from . import Note, load
+from .compaction import Compacted
+from .options import ExportOptions
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made.
+
+    `file_bytes` is the size of the file, or of a folder's files together, and `sha256` its hash, or
+    that of the files' names and hashes. `reference` is the file of the dense model.
+    `self_test_error` is the largest difference of a logit from the network that the file was made
+    from, `rounding_error` the largest that rounded values make on the self-test's inputs, and
+    `largest_logit` the number to compare both with. `notes` are lines for the user, such as the
+    weights that were left dense. `compaction` is what --compact removed; `sparsity` is that of the
+    network before.
+    """
+
+    path: Path
+    format: str
+    values: str
+    file_bytes: int
+    sha256: str
+    reference: Path | None
+    reference_bytes: int | None
+    sparsity: float
+    self_test_error: float
+    rounding_error: float | None
+    largest_logit: float
+    notes: tuple[str, ...]
+    compaction: Compacted | None = None
+
+
+def write_checked(
+    dense: ModelProto, metadata: Metadata, path: Path, *, options: ExportOptions, note: Note
+) -> tuple[SparseModel, float]:
+    """Write a network, read the file back, and run its self-test under ONNX Runtime.
+
+    Returns the file as read, and the largest difference of a logit. Raises ModelFileError if the
+    self-test fails, and as the format's `export`.
+    """
+    load(options.format).export(dense, metadata, path, note=note, **options.for_format)
+    written = SparseModel.open(path)
+    return written, _self_test_error(written)
+
+
+def self_test_inputs(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:
+    """The inputs of the self-test, by the name of the graph's input."""
+    assert metadata.selftest is not None  # whoever exports records one
+    return {dense.graph.input[0].name: metadata.selftest.probe(metadata.preprocessing.input_shape)}
+
+
+def _self_test_error(written: SparseModel) -> float:
+    meta = written.metadata
+    assert meta.selftest is not None  # whoever exports records one
+    network = load_network(written.path.name, written.runnable(), threads=1)
+    logits = meta.selftest.logits_of(network.logits, meta.preprocessing.input_shape)
+    if not meta.selftest.passes(logits):
+        raise ModelFileError(
+            f"{written.path} gives other logits than the network that it was made from; "
+            "do not ship it, and report this"
+        )
+    return largest_difference(logits, meta.selftest.logits)
