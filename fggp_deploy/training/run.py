@@ -62,10 +62,9 @@ class Run:
     """One run in one folder: `out`, or a new folder called after `name`.
 
     Used as a context manager, it holds the folder against other processes. If `out` holds a
-    finished run, `finished` is its result. If it holds an interrupted one, `resumed` says from
-    where it resumes; the result is the same bit for bit on the same CPU. `complete` then trains a
-    prepared session to its end. All ranks call; the lead alone writes, and the others get from it
-    what it reads of an earlier run.
+    finished run, `finished` is its result. If it holds an interrupted one, `resumed` is the
+    state to resume from; the result is the same bit for bit on the same CPU. `complete` then trains
+    a prepared session to its end. All ranks call; only the lead reads an earlier run and writes.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ def test_given_by_hand():
     given = Given({"a": 0.2, "b": 0.5})  # 80 and 5 of 122 go; c is not named
     assert given(shapes, 85 / 122) == {"a": 20, "b": 5, "c": 12}
     assert given(shapes, 17 / 122) == {"a": 84, "b": 9, "c": 12}  # a fifth of that
-    with pytest.raises(ConfigError, match="d is no prunable weight"):
+    with pytest.raises(ConfigError, match="d is not a prunable weight"):
         Given({"d": 0.5})(shapes, 0.5)
     for wrong in (0, 1.5, float("nan"), "half"):
         with pytest.raises(ConfigError, match=r"a share in \(0, 1\]"):
