@@ -50,7 +50,7 @@ def test_a_kink_is_kept_below():
 
 
 def test_a_budget_below_the_lowest_densities_is_refused():
-    with pytest.raises(ConfigError, match=r"cost 0\.03 already, 0\.02 is given"):
+    with pytest.raises(ConfigError, match=r"cost 0\.03, more than the budget of 0\.02"):
         by_cost({"a": line(1), "b": line(2)}, ENDS, budget=0.02)
 
 
@@ -62,7 +62,7 @@ def test_given_by_hand():
     with pytest.raises(ConfigError, match="d is not a prunable weight"):
         Given({"d": 0.5})(shapes, 0.5)
     for wrong in (0, 1.5, float("nan"), "half"):
-        with pytest.raises(ConfigError, match=r"a share in \(0, 1\]"):
+        with pytest.raises(ConfigError, match=r"a fraction in \(0, 1\]"):
             Given({"a": wrong})  # type: ignore[dict-item]
 
 
