@@ -86,6 +86,8 @@ def confined(work: Callable[[], bytes], *, what: str, limits: Limits) -> bytes:
             os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         raise _killed(what, os.WTERMSIG(status), limits)
+    if status:
+        raise MachineError(f"the process for {what} failed before it could send its result")
     return _opened(sent, what, allowed)
 
 
@@ -117,8 +119,9 @@ def _be_child(work: Callable[[], bytes], sending: int, seconds: float, memory: i
             rest = memoryview(sent)[i : i + _CHUNK]
             while rest:
                 rest = rest[os.write(sending, rest) :]
-    finally:
         os._exit(0)
+    finally:
+        os._exit(1)  # what was sent may be incomplete
 
 
 def _set_limits(seconds: float, memory: int) -> None:
@@ -134,7 +137,7 @@ def _set_limits(seconds: float, memory: int) -> None:
     # Ends the child even if its parent was killed and nobody watches the clock.
     cpu = math.ceil(seconds * (os.cpu_count() or 1)) + 1
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # SIGXCPU first, then SIGKILL
     held = _held_bytes()
     if held is not None:
         with contextlib.suppress(ValueError, OSError):

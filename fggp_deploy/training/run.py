@@ -94,7 +94,8 @@ class Run:
         self._hold(earlier.folder)
         with contextlib.ExitStack() as on_error:
             on_error.push(self.__exit__)
-            if earlier.finished:
+            earlier = self._ranks.from_lead(lambda: earlier_run(self._out)) or earlier
+            if earlier.finished:  # maybe by the process that held the folder until now
                 self.finished = self._ranks.from_lead(lambda: _finished(earlier.folder))
             else:
                 self.resumed = self._ranks.from_lead(lambda: _resumed(earlier.folder))

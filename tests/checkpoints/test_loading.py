@@ -103,7 +103,7 @@ def test_another_number_of_classes_or_channels(state: dict):
 
 def test_several_networks_in_one_file(state: dict):
     both = {f"{p}.{n}": t for p in ("student", "teacher") for n, t in state.items()}
-    says(r"under 'student\.' and 'teacher\.'.*save that part alone", "resnet20", both)
+    says(r"under 'student\.' and 'teacher\.'.*save only that part", "resnet20", both)
 
 
 def test_weights_that_are_no_numbers_of_ours(state: dict):

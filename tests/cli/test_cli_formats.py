@@ -56,7 +56,7 @@ def test_rounded_values_say_what_they_change(demo_run, values, share):
     assert "rounded values against fp32" in [v["name"] for v in checked.json["verdicts"]]
     stem = f"{path.name}.report"  # report.md is for model.onnx
     text = (path.parent / f"{stem}.md").read_text()
-    assert "What rounding the values changes" in text
+    assert "Rounding the values loses" in text
 
     again = demo_run("export", "--values", values)  # its report is of another file now
     assert again.code == 0, again.err
