@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fggp_deploy.errors import ConfigError, UnknownName
-from fggp_deploy.format.outputs_test import MAX_ELEMENTS
 
 from . import FORMATS, STATE_DICT
 
@@ -126,7 +125,10 @@ class PackOptions:
             raise ConfigError("--mean and --std belong together; give both or neither")
         if self.classes is not None and self.mean is None:
             raise ConfigError("--classes needs --mean and --std; give all three or leave it out")
-        if self.shape is not None and not all(0 < n <= MAX_ELEMENTS for n in self.shape):
-            raise ConfigError(
-                f"--shape must be positive numbers, got {','.join(map(str, self.shape))}"
-            )
+        if self.shape is not None:
+            from fggp_deploy.format.outputs_test import MAX_ELEMENTS  # imports numpy
+
+            if not all(0 < n <= MAX_ELEMENTS for n in self.shape):
+                raise ConfigError(
+                    f"--shape must be positive numbers, got {','.join(map(str, self.shape))}"
+                )

@@ -76,4 +76,6 @@ class _CheckoutFinder:
         return spec_from_file_location(name, init, submodule_search_locations=[str(init.parent)])
 
 
+# An editable install may add the checkout's own folder, and with it tests and scripts.
+__path__[:] = [p for p in __path__ if Path(p).resolve() != _CheckoutFinder._FOLDER]
 sys.meta_path.append(_CheckoutFinder)
