@@ -153,8 +153,8 @@ def test_masks_that_differ_end_the_run_and_name_the_update(ends):
     for end in ends["not_averaged@2"]:
         assert end["code"] == 3
         assert end["error"].startswith(
-            "RanksDiffer: the masks differ between the processes after the update at step 2; all processes "
-            "must hold the same weights and averaged gradients"
+            "RanksDiffer: the masks differ between the processes after the update at step 2; all "
+            "processes must hold the same weights and averaged gradients"
         )
 
 
