@@ -1,4 +1,7 @@
-"""FGGP: fixed-rate gradient-first gradual pruning."""
+"""FGGP: fixed-rate gradient-first gradual pruning, as a method that `--method` knows.
+
+`pruning/criteria.py:FGGP` chooses the weights; `Gradual` applies it on a schedule.
+"""
 
 from __future__ import annotations
 
