@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Row:
     """One weight tensor. `macs`: dense multiply-accumulates an image; `n_bytes`: as stored.
 
-    `of_layer` is False for a constant that is no weight of a layer, and is not counted as one.
+    `of_layer` is False for a constant that belongs to no layer; it is not counted as a weight.
     """
 
     name: str
@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
     if path.suffix == ".onnx":
         return _exported(path)
     if path.suffix in SUFFIXES:
-        return _checkpoint(path)  # which says what is wrong with it
+        return _checkpoint(path)  # its error describes the problem
     raise ConfigError(
         f"{path} does not hold a checkpoint and is not named .onnx; inspect reads "
         f"{', '.join(SUFFIXES)}, .onnx, .csr and run folders"
