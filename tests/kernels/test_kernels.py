@@ -15,6 +15,7 @@ from fggp_deploy.format.encodings import Rice
 from fggp_deploy.kernels.program import (
     ADD,
     AVERAGE_POOL,
+    CLAMP,
     CONV,
     DENSE,
     FLATTEN,
@@ -545,7 +546,10 @@ def test_hostile_program(change: dict[str, object]) -> None:
         (Step(FLATTEN, 0, activation=clamp(0.0, 1.0)), "have an activation"),
         (Step(ADD, 0, residual=1), "a residual value is 1"),
         (Step(ADD, 0, residual=-2), "a residual value is -2"),
-        (Step(9, 0), "an operator is 9"),
+        # the kinds that Python knows are those that the library knows
+        (Step(ROUND + 1, 0), "an operator is 9, not from 1 to 8"),
+        (Step(CONV, 0, format=RICE + 1), "a weight format is 3, not from 0 to 2"),
+        (Step(CONV, 0, activation=Activation(CLAMP + 1)), "an activation is 2, not from 0 to 1"),
     ],
 )
 def test_hostile_step(step: Step, message: str) -> None:

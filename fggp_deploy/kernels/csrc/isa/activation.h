@@ -6,7 +6,8 @@
 
 extern "C" {
 
-enum { kFggpNone = 0, kFggpClamp = 1 };  // the kinds, as a program's integers store them
+// The kinds, as a program's integers store them.
+enum { kFggpNone = 0, kFggpClamp = 1, kFggpLastActivation = kFggpClamp };
 
 // What `a` and `b` mean depends on the kind. Clamp: the lower and the upper limit.
 typedef struct {

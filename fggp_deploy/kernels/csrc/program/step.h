@@ -19,6 +19,7 @@ enum class Op : int64_t {
   kGemm = 6,           // [K] -> [N], also with an activation
   kAdd = 7,            // the input, plus the residual if there is one, then the activation
   kRound = 8,          // the input, quantized to uint8
+  kLast = kRound,
 };
 
 // How a weight is stored, and in which constants; the bias is the constant that follows.
@@ -26,6 +27,7 @@ enum class Format : int64_t {
   kGaps = 0,   // values, gaps
   kDense = 1,  // the weight
   kRice = 2,   // values, scales, high, low
+  kLast = kRice,
 };
 
 // Which compiled block shape computes a convolution, and in how many blocks its input channels are
@@ -58,12 +60,12 @@ struct Step {
 // fggp_deploy/kernels/program.py has the same list. Reading and writing are two visitors (program.cpp).
 template <class Visitor, class AnyStep>
 void visit_fields(Visitor& v, AnyStep& s) {
-  v.integer("an operator", s.op, 1, 8);
+  v.integer("an operator", s.op, 1, static_cast<int64_t>(Op::kLast));
   v.value("an input value", s.input, 0);
   v.value("a residual value", s.residual, -1);
   v.integer("a constant", s.constant, 0, INT32_MAX / 2);
-  v.integer("a weight format", s.format, 0, 2);
-  v.integer("an activation", s.activation.kind, 0, 1);
+  v.integer("a weight format", s.format, 0, static_cast<int64_t>(Format::kLast));
+  v.integer("an activation", s.activation.kind, 0, kFggpLastActivation);
   v.number("an activation's first number", s.activation.a);
   v.number("an activation's second number", s.activation.b);
   v.size(s.shape.cout);
