@@ -15,7 +15,7 @@ from fggp_deploy.common.files import FULL
 from fggp_deploy.common.plugins import offered, package_of
 from fggp_deploy.common.printable import printable
 from fggp_deploy.distributed import environment
-from fggp_deploy.errors import FggpError, MachineError, Stopped
+from fggp_deploy.errors import FggpError, MachineError, Stopped, shortened
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,6 +67,11 @@ def _unexpected(e: Exception) -> tuple[int, str]:
     if isinstance(e, OSError) and e.errno in FULL:
         where = f"cannot write {e.filename}: " if e.filename else ""
         return MachineError.exit_code, f"error: {where}the disk is full; free some space"
+    if isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return MachineError.exit_code, (
+            f"error: there is not enough memory ({shortened(e) or type(e).__name__}); end other "
+            "programs that use it, or take a smaller --batch-size"
+        )
     return INTERNAL, (
         f"internal error: {type(e).__name__}: {e}; this is a bug in {_at_fault(e)}: "
         f"run again with FGGP_DEBUG=1 and report the traceback"

@@ -32,7 +32,7 @@ from fggp_deploy.errors import (
 )
 from fggp_deploy.models.checkpointing import to_checkpoint
 from fggp_deploy.training import savepoint
-from fggp_deploy.training.config import TrainConfig
+from fggp_deploy.training.config import PruneConfig, TrainConfig
 from fggp_deploy.training.evaluation import dense_accuracy
 from fggp_deploy.training.interruption import Interruption
 from fggp_deploy.training.log import RunLog
@@ -181,7 +181,7 @@ def _resume(resumed: Resumed, prepared: Prepared) -> tuple[Path, Origin, str | N
     prepared.check_same_on_all_ranks()
     try:
         prepared.session.load_state_dict(saved.model, saved.state)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise CheckpointError(
             f"{saved.path} does not fit the network and options of its run ({e})"
         ) from e
@@ -250,6 +250,7 @@ def _try_to_save(results: ResultWriter, origin: Origin) -> None:
 def _what_is_left(s: Session, folder: Path) -> str:
     """What a user can do after a run that diverged."""
     if any((folder / RESUME).glob("*")):
-        prune = command("fggp-deploy", "prune", "--checkpoint", folder)
-        return f"the last good state is kept: {prune} starts a new run from it, with other options"
+        name = "prune" if isinstance(s.config, PruneConfig) else "train"
+        again = command("fggp-deploy", name, "--checkpoint", folder)
+        return f"the last good state is kept: {again} starts a new run from it, with other options"
     return f"nothing was saved yet (--save-every {s.config.save_every:g} minutes)"

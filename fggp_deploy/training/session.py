@@ -152,7 +152,11 @@ class Session:
         }
 
     def load_state_dict(self, model: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, and the model's state of the same step."""
+        """Restore what `state_dict` returned, and the model's state of the same step.
+
+        Raises KeyError, TypeError, ValueError or AttributeError for a state that does not fit.
+        """
+        _check_fits(self.model, model)
         self.model.load_state_dict(dict(model))
         self.position = Position(**state["position"])
         self.pruner.load_state_dict(state["pruner"])
@@ -169,6 +173,21 @@ def diverged(loss: float, step: int) -> TrainingDiverged:
         f"the loss is {loss} near step {step}; try a lower --lr, a longer --warmup-epochs, "
         f"or --precision fp32"
     )
+
+
+def _check_fits(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the state has the model's names and shapes.
+
+    Loading would raise a RuntimeError, and a device without memory or at fault raises that too.
+    """
+    ours = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    theirs = {n: tuple(t.shape) for n, t in state.items()}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"{name} is {theirs.get(name, 'missing')} in the file and "
+                f"{ours.get(name, 'missing')} in the network"
+            )
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -196,7 +215,10 @@ def _random_state(device: torch.device) -> dict[str, Any]:
 
 
 def _set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["torch"])
+    try:
+        torch.set_rng_state(state["torch"])
+    except RuntimeError as e:  # it has another size
+        raise ValueError(str(e)) from e
     if device.type == "cuda" and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
     kind, keys, *rest = state["numpy"]

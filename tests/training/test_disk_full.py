@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 
 from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
@@ -100,3 +101,23 @@ def test_a_write_that_nobody_thought_of(capsys):
     assert capsys.readouterr().err == (
         "error: cannot write runs/a: the disk is full; free some space\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "2.00 GiB"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_full_memory_is_no_bug_of_ours(error: Exception, says: str, capsys):
+    @ends_cleanly
+    def command() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 3
+    line = capsys.readouterr().err
+    assert line.startswith("error: there is not enough memory (")
+    assert says in line

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,9 @@ from fggp_deploy.training.resume import Origin
 from fggp_deploy.training.train import train
 
 SMALL = {"epochs": 3, "batch_size": 32, "updates": 3}  # 15 steps, the first target's end is step 8
+TRAINING = TrainConfig(
+    model="tiny", data="noise", epochs=2, batch_size=32, sparsity=0.5, save_every=0, device="cpu"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +56,9 @@ def _tiny_network_and_data(monkeypatch):
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory) -> Path:
     return dense(tmp_path_factory.mktemp("dense") / "dense.pt")
+
+
+Change = Callable[[dict], dict]
 
 
 class Cut(BaseException):
@@ -151,15 +158,11 @@ def test_every_generator_resumes(tmp_path, parent, monkeypatch):
 
 
 def test_train_resumes_too(tmp_path, monkeypatch):
-    options = TrainConfig(
-        model="tiny", data="noise", epochs=2, batch_size=32, sparsity=0.5, save_every=0,
-        device="cpu",
-    )  # fmt: skip
-    whole = train(options, observer=Quiet(), out=tmp_path / "whole")
+    whole = train(TRAINING, observer=Quiet(), out=tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Cut):
         cut_after(patch, 7)
-        train(options, observer=Quiet(), out=tmp_path / "cut")
-    assert train(options, observer=Quiet(), out=tmp_path / "cut").digest == whole.digest
+        train(TRAINING, observer=Quiet(), out=tmp_path / "cut")
+    assert train(TRAINING, observer=Quiet(), out=tmp_path / "cut").digest == whole.digest
 
 
 def test_two_savepoints_are_kept_and_a_damaged_one_falls_back(tmp_path, parent, monkeypatch):
@@ -190,6 +193,47 @@ def test_all_savepoints_damaged_is_an_error(tmp_path, parent, monkeypatch):
         pytest.warns(FggpWarning, match="is damaged"),
         pytest.raises(CheckpointError, match=r"delete .*run and start again"),
     ):
+        prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
+
+
+def _with_generator(state: dict, generator: torch.Tensor) -> dict:
+    return state | {"random": state["random"] | {"torch": generator}}
+
+
+@pytest.mark.parametrize(
+    ("model", "state", "says"),
+    [
+        (
+            lambda m: m | {"0.bias": torch.zeros(3)},
+            dict,
+            r"0.bias is \(3,\) in the file and \(8,\)",
+        ),
+        (lambda m: m | {"new": torch.zeros(3)}, dict, r"new is \(3,\) .* missing in the network"),
+        (dict, lambda s: s | {"optimizer": None}, "not subscriptable"),
+        (dict, lambda s: _with_generator(s, torch.zeros(3, dtype=torch.uint8)), "state size"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(
+    tmp_path, parent, monkeypatch, model: Change, state: Change, says: str
+):
+    cut_run(monkeypatch, config(parent, **SMALL), tmp_path / "run", 3)
+    saved = savepoint.latest(tmp_path / "run")
+    other = replace(saved, model=model(dict(saved.model)), state=state(dict(saved.state)))
+    monkeypatch.setattr(savepoint, "latest", lambda _: other)
+    with pytest.raises(
+        CheckpointError, match=f"does not fit the network and options of its run .*{says}"
+    ):
+        prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
+
+
+def test_a_device_without_memory_is_not_blamed_on_the_savepoint(tmp_path, parent, monkeypatch):
+    cut_run(monkeypatch, config(parent, **SMALL), tmp_path / "run", 3)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
         prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
 
 
@@ -372,10 +416,16 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path, parent, monkeypatch):
         prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
 
 
-def test_a_divergence_keeps_the_last_good_state(tmp_path, parent):
+@pytest.mark.parametrize("begin", [prune, train])
+def test_a_divergence_keeps_the_last_good_state(tmp_path, parent, begin):
     options = config(parent, **SMALL, lr=1e9)
-    with pytest.raises(TrainingDiverged, match=r"try a lower --lr.*the last good state is kept"):
-        prune(options, observer=Quiet(), out=tmp_path / "run")
+    if begin is train:
+        options = replace(TRAINING, lr=1e9)
+    advice = f"`fggp-deploy {begin.__name__} --checkpoint"
+    with pytest.raises(
+        TrainingDiverged, match=f"try a lower --lr.*the last good state is kept: {advice}"
+    ):
+        begin(options, observer=Quiet(), out=tmp_path / "run")
     kept = sorted((tmp_path / "run" / "resume").iterdir())
     assert kept
     for path in kept:

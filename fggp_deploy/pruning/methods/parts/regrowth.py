@@ -171,9 +171,12 @@ class Dynamic:
         return {"pending": self._pending, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Any) -> None:
-        """Resume from what `state_dict` returned."""
+        """Resume from what `state_dict` returned; raises ValueError if it does not fit."""
         self._pending = bool(state["pending"])
-        self.generator.set_state(state["generator"])
+        try:
+            self.generator.set_state(state["generator"])
+        except RuntimeError as e:  # it has another size
+            raise ValueError(str(e)) from e
 
 
 def exchange_(state: PruningState, share: float, likely: Tensor, step: int) -> None:
