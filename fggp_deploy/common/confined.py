@@ -12,7 +12,7 @@ import contextlib
 import faulthandler
 import math
 import os
-import select
+import selectors
 import signal
 import sys
 import time
@@ -159,14 +159,14 @@ def _received(source: int, seconds: float) -> bytes | None:
     """All that the child sends; None if it does not end in time."""
     deadline = time.monotonic() + seconds
     chunks: list[bytes] = []
-    while True:
-        left = deadline - time.monotonic()
-        if not select.select([source], [], [], max(0.0, left))[0]:
-            return None
-        chunk = os.read(source, _CHUNK)
-        if not chunk:
-            return b"".join(chunks)
-        chunks.append(chunk)
+    with selectors.DefaultSelector() as selector:  # select() takes no descriptor above 1023
+        selector.register(source, selectors.EVENT_READ)
+        while selector.select(max(0.0, deadline - time.monotonic())):
+            chunk = os.read(source, _CHUNK)
+            if not chunk:
+                return b"".join(chunks)
+            chunks.append(chunk)
+    return None
 
 
 def _too_slow(what: str, limits: Limits) -> ModelFileError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -35,6 +36,22 @@ def test_the_result_comes_back_whole():
     large = os.urandom(3_000_001)
     assert confined(lambda: large, what="it", limits=LONG) == large
     assert int(confined(lambda: str(os.getpid()).encode(), what="it", limits=LONG)) != here
+
+
+def test_a_process_with_many_open_files():
+    """The pipe to the child has a descriptor above 1023, which select() does not take."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 1100:
+        pytest.skip("this process may not open as many files")
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1100, limits[1]))
+        last = -1
+        while last < 1023:
+            last = os.open(os.devnull, os.O_RDONLY)
+            stack.callback(os.close, last)
+        assert confined(lambda: b"done", what="it", limits=LONG) == b"done"
 
 
 @pytest.mark.parametrize(

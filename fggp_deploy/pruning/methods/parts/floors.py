@@ -52,8 +52,10 @@ def positions(parts: Iterable[slice], device: torch.device) -> slice | Tensor:
     slice(0, 3, None)
     >>> positions([slice(0, 2), slice(3, 4)], torch.device("cpu")).tolist()
     [0, 1, 3]
+    >>> positions([], torch.device("cpu"))
+    slice(0, 0, None)
     """
-    parts = list(parts)
+    parts = list(parts) or [slice(0, 0)]
     if all(a.stop == b.start for a, b in pairwise(parts)):
         return slice(parts[0].start, parts[-1].stop)
     return torch.cat([torch.arange(p.start, p.stop, device=device) for p in parts])
