@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options as o
 from .endings import ends_cleanly
+from .groups import with_groups
 
 if TYPE_CHECKING:
+    from fggp_deploy.analysis.bench.options import BenchOptions
     from fggp_deploy.analysis.bench.report import Cell, Layers, Report
 
-_ONE = ["1"]
+
+def _one() -> list[str]:
+    return ["1"]
 
 
-@ends_cleanly
-def bench(
-    model: Annotated[
-        Path | None,
-        typer.Argument(help="Any .onnx file, or a run folder. Default: the newest model in runs/."),
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is timed, and for how long."""
+
     threads: Annotated[
         list[str], typer.Option(metavar=o.NUMBERS, help="Threads of ONNX Runtime, as 1,2.")
-    ] = _ONE,
-    batch: Annotated[
-        list[str], typer.Option(metavar=o.NUMBERS, help="Images per run, as 1,8.")
-    ] = _ONE,
+    ] = field(default_factory=_one)
+    batch: Annotated[list[str], typer.Option(metavar=o.NUMBERS, help="Images per run, as 1,8.")] = (
+        field(default_factory=_one)
+    )
     layers: Annotated[
         bool, typer.Option("--layers", help="Also the time per layer, on one thread.")
-    ] = False,
+    ] = False
     by_density: Annotated[
         bool,
         typer.Option(
@@ -38,30 +41,58 @@ def bench(
             help="Instead: time per layer on the kernels at densities from 1% to 100%, with random "
             "masks, on one thread.",
         ),
-    ] = False,
+    ] = False
     int8: Annotated[
         bool,
         typer.Option("--int8/--no-int8", help="Also the dense int8 baseline of ONNX Runtime."),
-    ] = True,
+    ] = True
     shape: Annotated[
         list[str] | None,
         typer.Option(
             metavar=o.NUMBERS, help="Open dimensions of the input after the batch, as 3,224,224."
         ),
-    ] = None,
+    ] = None
     data: Annotated[
         str | None,
         typer.Option(help="Images that calibrate int8. Default: the data that the file names."),
-    ] = None,
-    data_dir: o.DataDir = None,
-    seconds: Annotated[float, typer.Option(help="Seconds per setting.")] = 6.0,
+    ] = None
+    data_dir: o.DataDir = None
+    seconds: Annotated[float, typer.Option(help="Seconds per setting.")] = 6.0
     sessions: Annotated[
         int,
         typer.Option(
             help="Fresh sessions of each contender, at least 6; the intervals are over them."
         ),
-    ] = 10,
-    seed: o.Seed = 0,
+    ] = 10
+    seed: o.Seed = 0
+
+    def options(self) -> BenchOptions:
+        """The options in the library's form; raises ConfigError."""
+        from fggp_deploy.analysis.bench.options import BenchOptions
+
+        return BenchOptions(
+            threads=o.integers("--threads", self.threads),
+            batches=o.integers("--batch", self.batch),
+            layers=self.layers,
+            int8=self.int8,
+            shape=o.integers("--shape", self.shape) if self.shape else None,
+            data=self.data,
+            data_dir=self.data_dir,
+            seconds=self.seconds,
+            sessions=self.sessions,
+            seed=self.seed,
+        )
+
+
+@ends_cleanly
+@with_groups
+def bench(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="Any .onnx file, or a run folder. Default: the newest model in runs/."),
+    ] = None,
+    *,
+    measurement: Measurement,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write the JSON report to.")
     ] = None,
@@ -75,43 +106,47 @@ def bench(
 
     Example:  fggp-deploy bench model.onnx --threads 1,2 --batch 1,8 --layers
     """
-    from fggp_deploy.analysis.bench.benchmark import bench as run
-    from fggp_deploy.analysis.bench.options import BenchOptions
     from fggp_deploy.checkpoints.run_folder import packed
-    from fggp_deploy.common.files import write_atomic
 
-    from .progress import working
-    from .render import as_json, json_text
+    from .render import as_json
 
     path = packed(model)
-    if by_density:
+    if measurement.by_density:
         return _table(path, out=out, json=json)
-    options = BenchOptions(
-        threads=o.integers("--threads", threads), batches=o.integers("--batch", batch),
-        layers=layers, int8=int8, shape=o.integers("--shape", shape) if shape else None,
-        data=data, data_dir=data_dir, seconds=seconds, sessions=sessions, seed=seed,
-    )  # fmt: skip
-    with working("benchmarking") as progress:
-        report = run(path, options, progress=progress)
+    report = _measured(path, measurement.options())
     if out is not None:
-        write_atomic(out, json_text(report.to_dict()) + "\n")
-    if json:
-        as_json(report.to_dict())
-    else:
-        show(report)
+        _write(out, report.to_dict())
+    return as_json(report.to_dict()) if json else show(report)
+
+
+def _measured(path: Path, options: BenchOptions) -> Report:
+    """Time a model, with a progress bar."""
+    from fggp_deploy.analysis.bench.benchmark import bench as run
+
+    from .progress import working
+
+    with working("benchmarking") as progress:
+        return run(path, options, progress=progress)
+
+
+def _write(out: Path, found: Any) -> None:
+    from fggp_deploy.common.files import write_atomic
+
+    from .render import json_text
+
+    write_atomic(out, json_text(found) + "\n")
 
 
 def _table(path: Path, *, out: Path | None, json: bool) -> None:
     from fggp_deploy.analysis.bench.cost_table import table_of
-    from fggp_deploy.common.files import write_atomic
 
     from .progress import working
-    from .render import as_json, json_text, stdout, table
+    from .render import as_json, stdout, table
 
     with working("timing") as progress:
         found = table_of(path, progress=progress)
     if out is not None:
-        write_atomic(out, json_text(found) + "\n")
+        _write(out, found)
     if json:
         return as_json(found)
     table(

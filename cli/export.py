@@ -2,18 +2,101 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
 from .endings import ends_cleanly
+from .groups import with_groups
 
-_MAX_NOTES = 10
+if TYPE_CHECKING:
+    from fggp_deploy.exporters.exported import Exported
+    from fggp_deploy.exporters.options import ExportOptions, ImageOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """How the file stores the network."""
+
+    format: Annotated[
+        str,
+        typer.Option(
+            help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy), state-dict "
+            "(for your own torch code), onnx-sparse (sparse_initializer: larger than onnx, and "
+            "many tools fail on it)."
+        ),
+    ] = "onnx"
+    flat: Annotated[
+        bool,
+        typer.Option("--flat", help="onnx: inline our functions, for tools that know none."),
+    ] = False
+    values: Annotated[
+        str,
+        typer.Option(help="onnx: fp32, fp16 or int8 (smaller; the effect is measured)."),
+    ] = "fp32"
+    activations: Annotated[
+        str,
+        typer.Option(
+            help="onnx: fp32, or int8 to quantize activations too, with ranges from training "
+            "images. The fastest on the kernels; for networks pruned with --pattern 1x4."
+        ),
+    ] = "fp32"
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Remove the channels that the mask killed, exactly."),
+    ] = False
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set whose training images give activations their ranges. Default: the run's."
+        ),
+    ] = None
+    data_dir: o.DataDir = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The network of the weights, and what they do not say about their images."""
+
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The network of weights that were pruned elsewhere, as for prune. For a run: your "
+            "own FILE.py:FACTORY, if the file has moved since.",
+        ),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Of weights pruned elsewhere: side of the images in pixels."),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(help="The same: mean of the pixels in 0..1, a channel each, as 0.5,0.5,0.5."),
+    ] = None
+    std: Annotated[str | None, typer.Option(help="The same: their standard deviation.")] = None
+    classes: Annotated[
+        Path | None, typer.Option(help="The same: text file of the classes' names, a line each.")
+    ] = None
+    trust_code: o.TrustCode = False
+
+    def images(self) -> ImageOptions:
+        """What is said about the images; raises ConfigError."""
+        from fggp_deploy.exporters.options import ImageOptions
+
+        return ImageOptions(
+            classes=o.lines("--classes", self.classes) if self.classes is not None else None,
+            image_size=self.image_size,
+            mean=o.numbers("--mean", self.mean) if self.mean is not None else None,
+            std=o.numbers("--std", self.std) if self.std is not None else None,
+        )
 
 
 @ends_cleanly
+@with_groups
 def export(
     run: Annotated[
         Path | None,
@@ -22,65 +105,13 @@ def export(
             "--model). Default: the newest run in runs/."
         ),
     ] = None,
-    format: Annotated[
-        str,
-        typer.Option(
-            help="onnx (packed, one file), onnx-dense (zeros stored), csr (scipy), state-dict "
-            "(for your own torch code), onnx-sparse (sparse_initializer: larger than onnx, and "
-            "many tools fail on it)."
-        ),
-    ] = "onnx",
-    flat: Annotated[
-        bool,
-        typer.Option("--flat", help="onnx: inline our functions, for tools that know none."),
-    ] = False,
-    values: Annotated[
-        str,
-        typer.Option(help="onnx: fp32, fp16 or int8 (smaller; the effect is measured)."),
-    ] = "fp32",
-    activations: Annotated[
-        str,
-        typer.Option(
-            help="onnx: fp32, or int8 to quantize activations too, with ranges from training "
-            "images. The fastest on the kernels; for networks pruned with --pattern 1x4."
-        ),
-    ] = "fp32",
-    compact: Annotated[
-        bool,
-        typer.Option("--compact", help="Remove the channels that the mask killed, exactly."),
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Data set whose training images give activations their ranges. Default: the run's."
-        ),
-    ] = None,
-    data_dir: o.DataDir = None,
+    *,
+    stored: Stored,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: beside the checkpoint."),
     ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="The network of weights that were pruned elsewhere, as for prune. For a run: your "
-            "own FILE.py:FACTORY, if the file has moved since.",
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(help="Of weights pruned elsewhere: side of the images in pixels."),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="The same: mean of the pixels in 0..1, a channel each, as 0.5,0.5,0.5."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="The same: their standard deviation.")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="The same: text file of the classes' names, a line each.")
-    ] = None,
-    trust_code: o.TrustCode = False,
+    source: Source,
     json: o.Json = False,
 ) -> None:
     """Write a pruned checkpoint as a file to deploy, and its dense model as reference.onnx.
@@ -91,33 +122,42 @@ def export(
     The file runs on any ONNX Runtime from 1.20 and checks itself: it holds a seed and the
     logits that it must give.
     """
+    from fggp_deploy.exporters.options import ExportOptions
+
+    from .render import as_json
+
+    options = ExportOptions(
+        **vars(stored), out=out, network=source.network, images=source.images(),
+        trust_code=source.trust_code,
+    )  # fmt: skip
+    result = _exported(run, options)
+    if json:
+        as_json(result)
+    else:
+        show(result, options)
+
+
+def _exported(run: Path | None, options: ExportOptions) -> Exported:
+    """Export a run, by default the newest, with a progress bar."""
     from fggp_deploy.checkpoints.run_folder import PRUNED, checkpoint_in, newest
-    from fggp_deploy.errors import command
-    from fggp_deploy.exporters.options import ExportOptions, ImageOptions
 
     from .progress import working
-    from .render import as_json, size, stdout
 
-    images = ImageOptions(
-        classes=o.lines("--classes", classes) if classes is not None else None,
-        image_size=image_size,
-        mean=o.numbers("--mean", mean) if mean is not None else None,
-        std=o.numbers("--std", std) if std is not None else None,
-    )
-    options = ExportOptions(
-        format=format, out=out, flat=flat, values=values, activations=activations,
-        compact=compact, data=data, data_dir=data_dir, network=network, images=images,
-        trust_code=trust_code,
-    )  # fmt: skip
     checkpoint = run or newest(PRUNED)
     if checkpoint.is_dir():
         checkpoint = checkpoint_in(checkpoint)
     with working("exporting") as progress:
         from fggp_deploy.exporters.run import export_run
 
-        result = export_run(checkpoint, options, progress=progress)
-    if json:
-        return as_json(result)
+        return export_run(checkpoint, options, progress=progress)
+
+
+def show(result: Exported, options: ExportOptions) -> None:
+    """Print what was written, and how far it is from the network."""
+    from fggp_deploy.errors import command
+
+    from .render import show_notes, size, stdout
+
     verify = command("fggp-deploy", "verify", result.path)
     stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")
     if result.reference is not None and result.reference_bytes:
@@ -132,14 +172,10 @@ def export(
             stdout.print(f"{verify} measures what that gives")
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
     if result.rounding_error is not None:
-        what = f"{result.values} values{' and activations' * (activations != 'fp32')}"
+        what = f"{result.values} values{' and activations' * (options.activations != 'fp32')}"
         stdout.print(
             f"{what} change the self-test's logits by at most "
             f"{result.rounding_error:.1e}, the largest logit being {result.largest_logit:.3g}; "
             f"{verify} measures the accuracy"
         )
-    for line in result.notes[:_MAX_NOTES]:
-        stdout.print(f"note: {line}")
-    if len(result.notes) > _MAX_NOTES:
-        stdout.print(f"… and {len(result.notes) - _MAX_NOTES} more; --json has them all")
-    return None
+    show_notes(result.notes)

@@ -2,47 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
 from .endings import ends_cleanly
+from .groups import with_groups
 
-_MAX_NOTES = 10
+if TYPE_CHECKING:
+    from fggp_deploy.exporters.options import PackOptions
+    from fggp_deploy.exporters.pack import PackedFile
 
 
-@ends_cleanly
-def pack(
-    model: Annotated[Path, typer.Argument(help="Any .onnx file.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="File to write. Default: NAME.packed.onnx beside it."),
-    ] = None,
-    values: Annotated[str, typer.Option(help="fp32, fp16 or int8 (smaller, rounded).")] = "fp32",
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How the file is packed."""
+
+    values: Annotated[str, typer.Option(help="fp32, fp16 or int8 (smaller, rounded).")] = "fp32"
     mean: Annotated[
         list[str] | None,
         typer.Option(
             metavar=o.NUMBERS, help="Of the pixels in 0..1, a channel each, as 0.485,0.456,0.406."
         ),
-    ] = None,
+    ] = None
     std: Annotated[
         list[str] | None, typer.Option(metavar=o.NUMBERS, help="The same, as 0.229,0.224,0.225.")
-    ] = None,
+    ] = None
     classes: Annotated[
         Path | None, typer.Option(help="Text file of the classes' names, a line each.")
-    ] = None,
+    ] = None
     shape: Annotated[
         list[str] | None,
         typer.Option(
             metavar=o.NUMBERS,
             help="What the first input leaves open, to run it with, as 3,224,224.",
         ),
-    ] = None,
+    ] = None
     compact: Annotated[
         bool, typer.Option("--compact", help="Remove the channels whose weights are dead, exactly.")
-    ] = False,
+    ] = False
+
+    def options(self) -> PackOptions:
+        """The options in the library's form; raises ConfigError."""
+        names = o.lines("--classes", self.classes) if self.classes is not None else None
+        from fggp_deploy.exporters.options import PackOptions
+
+        return PackOptions(
+            values=self.values,
+            mean=o.numbers("--mean", self.mean) if self.mean else None,
+            std=o.numbers("--std", self.std) if self.std else None,
+            classes=names,
+            shape=o.integers("--shape", self.shape) if self.shape else None,
+            compact=self.compact,
+        )
+
+
+@ends_cleanly
+@with_groups
+def pack(
+    model: Annotated[Path, typer.Argument(help="Any .onnx file.")],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write. Default: NAME.packed.onnx beside it."),
+    ] = None,
+    packing: Packing,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: run the file's own self-test here.")
     ] = False,
@@ -58,28 +85,24 @@ def pack(
     Example:  fggp-deploy pack other.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
     from .progress import working
-    from .render import as_json, size, stdout
+    from .render import as_json
 
     if check:
         return _check(model, json=json)
-    names = o.lines("--classes", classes) if classes is not None else None
+    options = packing.options()
     with working("packing"):
-        from fggp_deploy.exporters.options import PackOptions
         from fggp_deploy.exporters.pack import pack_file
         from fggp_deploy.exporters.stale import set_aside_report
 
-        options = PackOptions(
-            values=values,
-            mean=o.numbers("--mean", mean) if mean else None,
-            std=o.numbers("--std", std) if std else None,
-            classes=names,
-            shape=o.integers("--shape", shape) if shape else None,
-            compact=compact,
-        )
         made = pack_file(model, out, options)
         set_aside_report(made.path)
-    if json:
-        return as_json(made)
+    return as_json(made) if json else show(made)
+
+
+def show(made: PackedFile) -> None:
+    """Print what was packed, and how the file was compared with its source."""
+    from .render import show_notes, size, stdout
+
     share = made.file_bytes / made.source_bytes
     zeros = made.n_zeros / max(1, made.n_weights)
     stdout.print(
@@ -102,11 +125,7 @@ def pack(
         stdout.print(f"not run, every weight compared: {made.why_not}", markup=False)
     if not made.preprocessing:
         stdout.print("how its images are prepared, if it takes any, is not known: see --mean")
-    for line in made.notes[:_MAX_NOTES]:
-        stdout.print(f"note: {line}", markup=False)
-    if len(made.notes) > _MAX_NOTES:
-        stdout.print(f"… and {len(made.notes) - _MAX_NOTES} more; --json has them all")
-    return None
+    show_notes(made.notes)
 
 
 def _check(model: Path, *, json: bool) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
 
 
+_MAX_NOTES = 10
 _LEAST_NAME = 12  # characters of a name in one line of a table; a longer one is folded
 
 
@@ -121,6 +122,14 @@ def show_page(page: Page, written: Path | None) -> None:
         stdout.print(f"note: {note}", markup=False)
     if written is not None:
         stdout.print(str(written), markup=False)
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Print the first notes, and how many there are beside them."""
+    for line in notes[:_MAX_NOTES]:
+        stdout.print(f"note: {line}")
+    if len(notes) > _MAX_NOTES:
+        stdout.print(f"… and {len(notes) - _MAX_NOTES} more; --json has them all")
 
 
 def size(n_bytes: float) -> str:

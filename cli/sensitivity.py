@@ -2,19 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fggp_deploy.errors import ConfigError, quoted
+
 from . import options as o
 from .endings import ends_cleanly
+from .groups import with_groups
 
-_SPARSITIES = ["0.5,0.8,0.9,0.95"]
+if TYPE_CHECKING:
+    from fggp_deploy.analysis.sensitivity import Sensitivity
+    from fggp_deploy.common.progress import Progress
+    from fggp_deploy.data.types import Dataset
+    from fggp_deploy.format.model import SparseModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is pruned, on which images, and what is suggested."""
+
+    sparsities: Annotated[
+        list[str],
+        typer.Option(metavar=o.NUMBERS, help="Sparsities of the one layer, separated by commas."),
+    ] = field(default_factory=lambda: ["0.5,0.8,0.9,0.95"])
+    tolerance: Annotated[
+        float, typer.Option(help="Points that a layer may lose before it is to be kept dense.")
+    ] = 1.0
+    budget: Annotated[
+        float, typer.Option(help="Largest share of all weights that is suggested to stay dense.")
+    ] = 0.05
+    images: Annotated[
+        int | None,
+        typer.Option(help="Held-out images to use, chosen over all classes. Default: all."),
+    ] = None
+    data: Annotated[
+        str | None, typer.Option(help="Data set. Default: the one that the file was made with.")
+    ] = None
+    data_dir: o.DataDir = None
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1
+
+    def run(self, path: Path) -> Sensitivity:
+        """Prune one layer at a time, with a progress bar; raises ConfigError."""
+        from fggp_deploy.analysis.sensitivity import sensitivity as run
+        from fggp_deploy.format.model import SparseModel
+
+        from .progress import working
+
+        packed = SparseModel.open(path)
+        if self.images is not None and self.images < 1:
+            raise ConfigError(f"--images must be at least 1, got {self.images}")
+        levels = o.numbers("--sparsities", self.sparsities)
+        with working("pruning one layer at a time") as progress:
+            loaded = self._load(packed, progress)
+            val = loaded.val if self.images is None else loaded.val.sample(self.images)
+            return run(
+                packed, val, data=loaded.name, sparsities=levels, tolerance_points=self.tolerance,
+                budget=self.budget, threads=self.threads, progress=progress,
+            )  # fmt: skip
+
+    def _load(self, packed: SparseModel, progress: Progress) -> Dataset:
+        """The held-out images."""
+        from fggp_deploy.measure.evaluation_data import images_for
+        from fggp_deploy.verification.model_under_test import check_data
+
+        loaded = images_for(
+            packed.path, self.data, self.data_dir, parts=("val",), progress=progress
+        )
+        if loaded is None:
+            raise ConfigError(f"{packed.path} does not say what data it was made with; give --data")
+        check_data(packed, loaded)
+        return loaded
 
 
 @ends_cleanly
+@with_groups
 def sensitivity(
     model: Annotated[
         Path | None,
@@ -23,25 +89,8 @@ def sensitivity(
             "model). Default: the newest run in runs/."
         ),
     ] = None,
-    sparsities: Annotated[
-        list[str],
-        typer.Option(metavar=o.NUMBERS, help="Sparsities of the one layer, separated by commas."),
-    ] = _SPARSITIES,
-    tolerance: Annotated[
-        float, typer.Option(help="Points that a layer may lose before it is to be kept dense.")
-    ] = 1.0,
-    budget: Annotated[
-        float, typer.Option(help="Largest share of all weights that is suggested to stay dense.")
-    ] = 0.05,
-    images: Annotated[
-        int | None,
-        typer.Option(help="Held-out images to use, chosen over all classes. Default: all."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Data set. Default: the one that the file was made with.")
-    ] = None,
-    data_dir: o.DataDir = None,
-    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
+    *,
+    search: Search,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The page to write. Default: sensitivity.html."),
@@ -52,43 +101,31 @@ def sensitivity(
 
     Measures on the held-out images, never on the test images. Needs no torch and trains nothing.
     """
-    from fggp_deploy.analysis.sensitivity import sensitivity as run
     from fggp_deploy.analysis.sensitivity_page import page
     from fggp_deploy.checkpoints.run_folder import REFERENCE, newest
     from fggp_deploy.common.files import write_atomic
-    from fggp_deploy.errors import ConfigError, quoted
-    from fggp_deploy.format.model import SparseModel
-    from fggp_deploy.measure.evaluation_data import images_for
     from fggp_deploy.report.html import html
-    from fggp_deploy.verification.model_under_test import check_data
 
-    from .progress import working
-    from .render import as_json, show_page, stdout
+    from .render import as_json, show_page
 
     path = model or newest(REFERENCE)
     if path.is_dir() and path.suffix != ".csr":
         path = path / REFERENCE
-    packed = SparseModel.open(path)
-    if images is not None and images < 1:
-        raise ConfigError(f"--images must be at least 1, got {images}")
-    levels = o.numbers("--sparsities", sparsities)
-    with working("pruning one layer at a time") as progress:
-        loaded = images_for(path, data, data_dir, parts=("val",), progress=progress)
-        if loaded is None:
-            raise ConfigError(f"{path} does not say what data it was made with; give --data")
-        check_data(packed, loaded)
-        val = loaded.val if images is None else loaded.val.sample(images)
-        found = run(
-            packed, val, data=loaded.name, sparsities=levels, tolerance_points=tolerance,
-            budget=budget, threads=threads, progress=progress,
-        )  # fmt: skip
+    found = search.run(path)
     target = out or path.with_name("sensitivity.html")
     laid_out = page(found)
     write_atomic(target, html(laid_out).encode(errors="replace"))
     if json:
         as_json({**asdict(found), "spared": found.spared, "page": str(target)})
-        return
-    show_page(replace(laid_out, notes=[]), target)
-    if found.spared:
-        chosen = [word for layer in found.spared for word in ("--keep-dense", f"{layer}.weight")]
+    else:
+        show_page(replace(laid_out, notes=[]), target)
+        _suggest(found.spared)
+
+
+def _suggest(spared: Sequence[str]) -> None:
+    """Print the command that keeps these layers dense."""
+    from .render import stdout
+
+    if spared:
+        chosen = [word for layer in spared for word in ("--keep-dense", f"{layer}.weight")]
         stdout.print(quoted("fggp-deploy", "prune", *chosen), markup=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from fggp_deploy.cli import options as o
+from fggp_deploy.cli.groups import with_groups
 from fggp_deploy.cli.main import app
 from fggp_deploy.common.option_rules import rules_of, setting
 from fggp_deploy.training.config import PruneConfig, TrainConfig
@@ -52,6 +53,44 @@ def test_a_field_is_an_option(args: list[str], given: dict[str, Any]):
     assert ended.exit_code == 0, ended.output
     assert seen == [given]
     assert CliRunner().invoke(own, ["--hidden", "2"]).exit_code == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bed:
+    flowers: Annotated[list[str], typer.Option(help="What grows.")] = field(
+        default_factory=lambda: ["rose"]
+    )
+    wet: Annotated[bool, typer.Option("--wet")] = False
+
+
+@pytest.mark.parametrize(
+    ("args", "given"),
+    [
+        (["a"], ("a", Bed(), 1)),
+        (["a", "--wet", "--depth", "2"], ("a", Bed(wet=True), 2)),
+        (["a", "--flowers", "iris", "--flowers", "lily"], ("a", Bed(flowers=["iris", "lily"]), 1)),
+    ],
+)
+def test_a_group_is_a_parameter_of_its_command(args: list[str], given: tuple[Any, ...]):
+    seen: list[tuple[Any, ...]] = []
+
+    @with_groups
+    def plant(
+        place: Annotated[str, typer.Argument()],
+        *,
+        bed: Bed,
+        depth: Annotated[int, typer.Option()] = 1,
+    ) -> None:
+        seen.append((place, bed, depth))
+
+    own = typer.Typer()
+    own.command()(plant)
+    ended = CliRunner().invoke(own, args)
+    assert ended.exit_code == 0, ended.output
+    assert seen == [given]
+    assert [p.name for p in typer.main.get_command(own).params][:4] == [
+        "place", "flowers", "wet", "depth"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "config"), [("prune", PruneConfig), ("train", TrainConfig)])
