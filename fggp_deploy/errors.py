@@ -130,6 +130,10 @@ class MachineError(FggpError):
     exit_code = 3
 
 
+class KernelsDisagree(MachineError):
+    """The sparse kernels compute something else than ONNX Runtime."""
+
+
 class RankLost(MachineError):
     """Another process of a run on several devices ended or does not answer."""
 

@@ -7,6 +7,7 @@ compiled library you get a standard session; `explain(session)` reports why.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -15,7 +16,13 @@ import onnxruntime as ort
 
 from fggp_deploy import kernels
 from fggp_deploy.common.progress import Progress, silent
-from fggp_deploy.errors import ConfigError, MachineError, ModelFileError
+from fggp_deploy.errors import (
+    ConfigError,
+    FggpWarning,
+    KernelsDisagree,
+    MachineError,
+    ModelFileError,
+)
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import Compiled, Plan
 from fggp_deploy.runtime.sessions import Options, with_data
@@ -49,9 +56,10 @@ def session(
     The first session for a model on a machine tunes the kernels for `tuning_seconds` (by default
     `TUNING_SECONDS`) and compares single layers and the whole model with ONNX Runtime. You get a
     standard session unless the kernels are faster beyond doubt. Later sessions read the cached
-    result. With `measure=False` nothing is timed and the cost model decides. A file that
-    `fggp-deploy compile` wrote is used as it was compiled. `progress` is called with (stage, done,
-    total).
+    result. If the kernels compute something else than ONNX Runtime, you get a standard session with
+    an FggpWarning, and nothing is cached. With `measure=False` nothing is timed and the cost model
+    decides. A file that `fggp-deploy compile` wrote is used as it was compiled. `progress` is
+    called with (stage, done, total).
 
     Raises ModelFileError for a file that cannot be read, and ConfigError for an option that is out
     of range.
@@ -87,6 +95,9 @@ def session(
     data = source if isinstance(source, bytes) else source.read_bytes()
     try:
         compiled = compile_model(data, Request(options, batch, measure, seconds, progress, sizes))
+    except KernelsDisagree as e:  # no plan to keep: another version may compute it correctly
+        warnings.warn(f"{e}; you get a standard session", FggpWarning, stacklevel=2)
+        return _open(source, Compiled.standard(str(e)), options)
     except MachineError as e:  # planning needs temporary files; running does not
         return _open(source, Compiled.standard(str(e)), options)
     if cache and compiled.model is not data:

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from fggp_deploy import kernels
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.common.timing import Run
-from fggp_deploy.errors import ModelFileError
+from fggp_deploy.errors import KernelsDisagree
 from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.runtime import selection
@@ -152,9 +152,10 @@ class Planner:
             rtol = rtol_for(in_bytes=has_quantized_activations(self.dense))
             found = agreement(got, want, rtol=rtol, unoptimized=unoptimized)
             if not found.passed:
-                raise ModelFileError(
-                    f"the kernels' outputs on noise differ by {found.error:.1e} of the largest "
-                    f"output, which is more than {found.limit:.1e}"
+                raise KernelsDisagree(
+                    f"the sparse kernels compute something else than ONNX Runtime: their outputs "
+                    f"on noise differ by {found.error:.1e} of the largest output, which is more "
+                    f"than {found.limit:.1e}; please report this with the file"
                 )
             return partial(session.run, None, self.feeds)
 

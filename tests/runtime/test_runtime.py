@@ -17,7 +17,7 @@ from graphs import NETS, Builder, agree, detector_net, mobile_net, plain_run, re
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.common.timing import Watch
-from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.format.packing import pack
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.runtime import cache as disk
@@ -318,11 +318,19 @@ def test_open_sizes_are_given(
 
 
 @needs_library
-def test_wrong_answers_are_never_chosen(monkeypatch: pytest.MonkeyPatch, chosen: Any) -> None:
-    monkeypatch.setattr(planner, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
-    session = runtime.session(residual_net().SerializeToString(), threads=1)
-    assert not runtime.uses_kernels(session)
-    assert "differ by 2.0e-04" in runtime.explain(session)
+def test_wrong_outputs_are_never_chosen_nor_cached(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path, chosen: Any
+) -> None:
+    model = residual_net().SerializeToString()
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+        for _ in range(2):
+            with pytest.warns(FggpWarning, match=r"differ by 2\.0e-04 .*; you get a standard"):
+                session = runtime.session(model, threads=1)
+            assert not runtime.uses_kernels(session)
+            assert "compute something else than ONNX Runtime" in runtime.explain(session)
+    assert not list(own_cache.rglob("*.json"))
+    assert runtime.uses_kernels(runtime.session(model, threads=1))
 
 
 @needs_library
