@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ VERSION = 1
 REFERENCE = "reference"
 
 Array = npt.NDArray[Any]
+Lend = Callable[[int, Callable[[int], None]], None]  # as in Program.run
 _ONNX_TYPES = ((np.float32, 1), (np.uint8, 2), (np.int8, 3), (np.uint16, 4), (np.float16, 10))
 _TYPES = {np.dtype(t): n for t, n in _ONNX_TYPES}
 
@@ -111,6 +112,10 @@ class _Tensor(ctypes.Structure):
     )
 
 
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
+_LEND = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, _WORK, ctypes.c_void_p)
+
+
 @dataclass
 class Program:
     """A program in the library; raises ModelFileError if the library refuses it."""
@@ -147,8 +152,14 @@ class Program:
         if self._handle:
             load().fggp_program_free(ctypes.c_void_p(self._handle))
 
-    def run(self, inputs: Sequence[Array], *, isa: str, tasks: int = 1) -> list[Array]:
-        """Run [n, C, H, W] or [n, C] inputs on an instruction set, or on the `REFERENCE`."""
+    def run(
+        self, inputs: Sequence[Array], *, isa: str, tasks: int = 1, lend: Lend | None = None
+    ) -> list[Array]:
+        """Run [n, C, H, W] or [n, C] inputs on an instruction set, or on the `REFERENCE`.
+
+        Steps are cut as for `tasks` threads. `lend` lends these: `lend(n, work)` must call
+        work(i) for every i below n, on any threads, and return when all calls have returned.
+        """
         arrays = [np.ascontiguousarray(a, np.float32) for a in inputs]
         n = arrays[0].shape[0]
         dims = _dims([a.shape[1:] for a in arrays])
@@ -160,6 +171,7 @@ class Program:
             "fggp_program_run",
             ctypes.c_int(-1 if isa == REFERENCE else isa_index(isa)),
             ctypes.c_int(tasks),
+            _callback(lend),
             dims,
             ctypes.c_int64(n),
             (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)),
@@ -214,6 +226,13 @@ def variant_shape(variant: int, *, isa: str) -> tuple[int, int, int]:
         raise ModelFileError(error.value.decode())
     group, rows, cols = (int(n) for n in shape)
     return group, rows, cols
+
+
+def _callback(lend: Lend | None) -> Any:
+    """`lend` for the library, or a null pointer."""
+    if lend is None:
+        return _LEND()
+    return _LEND(lambda _, n, work, argument: lend(n, lambda i: work(argument, i)))
 
 
 def _dims(shapes: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:

@@ -5,8 +5,12 @@
 // Under the thread sanitizer, several sessions run the same programs at once:
 //   cmake -S . -B build-tsan -DFGGP_SANITIZE=thread && cmake --build build-tsan
 //   build-tsan/fggp_harness 0 0 1 1000
+// Programs also run on threads that are delayed at random, arrive late or never, which must give the
+// same bits as one thread:
+//   build-tsan/fggp_harness 0 0 1 0 1000
 // `fggp_harness --corpus FOLDER N` writes N examples for fuzz.cpp to start from.
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +19,7 @@
 #include "random_programs.h"
 #include "program/reference.h"
 #include "plan/runner.h"
+#include "plan/section.h"
 
 namespace {
 
@@ -45,15 +50,15 @@ void compare(const Example& c) {
   const FggpIsa* const* all = fggp_isas(&n);
   for (int i = 0; i < n; i++) {
     if (!all[i]->supported()) continue;
-    const auto tasks = static_cast<int>(pick(1, 4));
+    const Sharing sharing{static_cast<int>(pick(1, 3)), 1};
     if (ordinary) {
-      const Execution e(program, *all[i], {c.input}, tasks);
+      const Execution e(program, *all[i], {c.input}, sharing);
       // Whatever is read before it is written must not reach an output.
       Workspace workspace(e.workspace_floats());
       std::fill_n(workspace.data(), e.workspace_floats(), std::nanf(""));
-      e.run(&in, to_got.data(), workspace.data(), Threads());
+      e.run({&in, to_got.data(), workspace.data()});
     } else {
-      Runner(program, *all[i], tasks).run({c.input}, 1, &in, to_got.data(), Threads());
+      Runner(program, *all[i], sharing).run({c.input}, 1, &in, to_got.data(), Threads());
     }
     for (size_t k = 0; k < want.size(); k++)
       for (size_t j = 0; j < want[k].size(); j++)
@@ -86,7 +91,7 @@ void compare_rows() {
     if (!all[i]->supported()) continue;
     const float* in = x.data();
     float* out = got.data();
-    Runner(program, *all[i], 1).run({input}, static_cast<int64_t>(rows), &in, &out, Threads());
+    Runner(program, *all[i], Sharing{}).run({input}, static_cast<int64_t>(rows), &in, &out, Threads());
     for (size_t r = 0; r < rows; r++) {
       const float* one = x.data() + r * input.size();
       float* there = want.data();
@@ -127,7 +132,7 @@ bool damage(Example c) {
     for (int o : program.outputs) outputs.emplace_back(shapes[static_cast<size_t>(o)].size());
     for (auto& o : outputs) out.push_back(o.data());
     const float* in = x.data();
-    Runner runner(program, fggp_best_isa(), 1);
+    Runner runner(program, fggp_best_isa(), Sharing{});
     const auto execution = runner.execution({c.input});
     if (execution->workspace_floats() > size_t{1} << 26) return true;
     runner.run({c.input}, 1, &in, out.data(), Threads());
@@ -137,16 +142,139 @@ bool damage(Example c) {
   }
 }
 
-// Threads as a runtime lends them: two helpers and the caller take the remaining tasks.
-void lend(void*, size_t n, void (*fn)(void*, size_t), void* arg) {
+// The delays of this thread; each thread has its own numbers.
+void delay(std::mt19937& random) {
+  switch (random() % 8) {
+    case 0:
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 300));
+      break;
+    case 1:
+      std::this_thread::yield();
+      break;
+    case 2:
+      for (volatile unsigned spin = random() % 4000; spin; spin = spin - 1) {
+      }
+      break;
+    default:
+      break;
+  }
+}
+
+// Threads as a runtime lends them: helpers and the caller take the remaining tasks. Each helper may be
+// late, and some never come; `self` is null, or the number of helpers.
+void lend(void* self, size_t n, void (*fn)(void*, size_t), void* arg) {
+  static std::atomic<unsigned> seed{0};
+  const int n_helpers = self ? *static_cast<const int*>(self) : 2;
   std::atomic<size_t> next{0};
   const auto work = [&] {
-    for (size_t i; (i = next++) < n;) fn(arg, i);
+    std::mt19937 random(seed++);
+    for (size_t i; delay(random), (i = next++) < n;) fn(arg, i);
   };
   std::vector<std::thread> helpers;
-  for (int i = 0; i < 2; i++) helpers.emplace_back(work);
+  for (int i = 0; i < n_helpers; i++)
+    if (seed++ % 5) helpers.emplace_back(work);
   work();
   for (std::thread& t : helpers) t.join();
+}
+
+// Every part runs once, after all parts of the stages before it, whoever is delayed where.
+class RandomStages : public Stages {
+ public:
+  RandomStages() {
+    for (auto n = pick(1, 12); n > 0; n--) parts_.push_back(static_cast<int>(pick(0, 2) ? pick(1, 9) : 1));
+    if (pick(0, 9) == 0) parts_.push_back(kMaxParts);
+    runs_ = std::vector<std::atomic<int>>(parts_.size());
+  }
+  size_t count() const override { return parts_.size(); }
+  int parts(size_t stage) const override { return parts_[stage]; }
+  void run(size_t stage, int) const override {
+    static std::atomic<unsigned> seed{1};
+    std::mt19937 random(seed++);
+    if (stage > 0 && plain_ != done_before(stage)) wrong_++;
+    delay(random);
+    if (++runs_[stage] == parts_[stage]) plain_ += parts_[stage];  // only the last one writes
+  }
+  bool complete() const { return plain_ == done_before(parts_.size()) && !wrong_; }
+
+ private:
+  int done_before(size_t stage) const {
+    int n = 0;
+    for (size_t s = 0; s < stage; s++) n += parts_[s];
+    return n;
+  }
+  std::vector<int> parts_;
+  mutable std::vector<std::atomic<int>> runs_;
+  mutable int plain_ = 0;  // not atomic: the thread sanitizer sees whether stages are ordered
+  mutable std::atomic<int> wrong_{0};
+};
+
+// Of so many runs, the share on several threads, if every `nth` of these takes as long as ten.
+double share_on_several(ThreadChoice& choice, int runs, int nth) {
+  int n = 0;
+  for (int i = 0; i < runs; i++) {
+    const bool several = choice.several();
+    n += several;
+    choice.record(several, !several ? 1.0 : n % nth ? 0.6 : 6.0);
+  }
+  return static_cast<double>(n) / runs;
+}
+
+void choose_threads() {
+  ThreadChoice choice;
+  const double free = share_on_several(choice, 5000, 1 << 30);
+  const double busy = share_on_several(choice, 5000, 3);
+  const double free_again = share_on_several(choice, 5000, 1 << 30);
+  if (free < 0.95 || busy > 0.1 || free_again < 0.85) {
+    std::printf("several threads for %g of the runs on a free machine, %g on a busy one and %g after it\n",
+                free, busy, free_again);
+    std::exit(1);
+  }
+}
+
+constexpr int kThreads[] = {2, 3, 7};
+
+void run_stages_at_random() {
+  const RandomStages stages;
+  int helpers = kThreads[pick(0, 2)] - 1;
+  run_stages({lend, &helpers}, static_cast<int>(pick(1, 9)), stages);
+  if (!stages.complete()) {
+    std::printf("stages are out of order, or a part did not run once\n");
+    std::exit(1);
+  }
+}
+
+// Some images of a program on 2, 3 and 7 threads, of which some are missing: the bits of one thread.
+void share(const Example& c) {
+  const auto n = static_cast<size_t>(pick(1, 4));
+  const Program program = parse_program(c.code, c.constants);
+  const auto shapes = infer_shapes(program, {c.input});
+  std::vector<float> x(n * c.input.size());
+  for (float& v : x) v = static_cast<float>(pick(-127, 127)) / 128;
+  if (pick(0, 9) == 0) x[static_cast<size_t>(pick(0, static_cast<int64_t>(x.size()) - 1))] = HUGE_VALF;
+  int n_isas = 0;
+  const FggpIsa* const* all = fggp_isas(&n_isas);
+  const FggpIsa* isa = all[pick(0, n_isas - 1)];
+  if (!isa->supported()) isa = &fggp_best_isa();
+  const auto run = [&](int n_threads) {
+    std::vector<std::vector<float>> out;
+    std::vector<float*> to;
+    for (int o : program.outputs) out.emplace_back(n * shapes[static_cast<size_t>(o)].size(), 7.0f);
+    for (auto& o : out) to.push_back(o.data());
+    const float* in = x.data();
+    int helpers = n_threads - 1;
+    const Threads threads = n_threads > 1 ? Threads{lend, &helpers} : Threads{};
+    Runner(program, *isa, {n_threads, 1}).run({c.input}, static_cast<int64_t>(n), &in, to.data(), threads);
+    return out;
+  };
+  const auto want = run(1);
+  for (const int n_threads : kThreads) {
+    const auto got = run(n_threads);
+    for (size_t k = 0; k < want.size(); k++)
+      if (std::memcmp(got[k].data(), want[k].data(), want[k].size() * sizeof(float))) {
+        std::printf("%s: %d threads give other bits than one\n", isa->name, n_threads);
+        std::exit(1);
+      }
+  }
 }
 
 // Several sessions share one program's kernel, each with its own sizes, batches and helpers.
@@ -156,7 +284,7 @@ void concurrently(const Example& c) {
   const FggpIsa* const* all = fggp_isas(&n_isas);
   const FggpIsa* isa = all[pick(0, n_isas - 1)];
   if (!isa->supported()) isa = &fggp_best_isa();
-  Runner runner(parse_program(c.code, c.constants), *isa, static_cast<int>(pick(1, 6)));
+  Runner runner(parse_program(c.code, c.constants), *isa, {static_cast<int>(pick(1, 6)), 1});
   const Program& program = runner.program();
   std::atomic<int> wrong{0};
   const auto session = [&](int which) {
@@ -217,13 +345,14 @@ int write_corpus(const char* folder, int n) {
 
 }  // namespace
 
-// fggp_harness [PROGRAMS [DAMAGED [SEED [CONCURRENT]]]]
+// fggp_harness [PROGRAMS [DAMAGED [SEED [CONCURRENT [SHARED]]]]]
 int main(int argc, char** argv) {
   if (argc == 4 && !std::strcmp(argv[1], "--corpus")) return write_corpus(argv[2], std::atoi(argv[3]));
   const int programs = argc > 1 ? std::atoi(argv[1]) : 1000;
   const int damaged = argc > 2 ? std::atoi(argv[2]) : 5000;
   rng.seed(argc > 3 ? static_cast<unsigned>(std::atoi(argv[3])) : 1);
   const int concurrent = argc > 4 ? std::atoi(argv[4]) : 50;
+  const int shared = argc > 5 ? std::atoi(argv[5]) : 100;
   int refused = 0;
   for (int i = 0; i < programs; i++) compare(random_example());
   for (int i = 0; i < programs / 4; i++) compare_rows();
@@ -232,10 +361,14 @@ int main(int argc, char** argv) {
     refused += damage(std::move(c));
   }
   for (int i = 0; i < concurrent; i++) concurrently(random_example());
+  choose_threads();
+  for (int i = 0; i < shared; i++) share(random_example());
+  for (int i = 0; i < shared; i++) run_stages_at_random();
   int n = 0;
   const FggpIsa* const* all = fggp_isas(&n);
   for (int i = 0; i < n; i++)
     if (all[i]->supported()) std::printf("%s ", all[i]->name);
-  std::printf("agree on %d programs, and on %d by sessions at once; of %d damaged ones, %d "
-              "were refused and the rest ran\n", programs, concurrent, damaged, refused);
+  std::printf("agree on %d programs, on %d by sessions at once and on %d on several threads; of %d "
+              "damaged ones, %d were refused and the rest ran\n",
+              programs, concurrent, shared, damaged, refused);
 }

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import platform
+import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -247,6 +250,76 @@ def random_case(rng: np.random.Generator) -> Case:
 @pytest.mark.parametrize("isa", ISAS)
 def test_random_shapes(isa: str) -> None:
     sweep(isa, seed=1, n=300)
+
+
+class Late:
+    """Threads of which some are late or never come, as `Program.run` lends them."""
+
+    def __init__(self, rng: np.random.Generator, n_threads: int) -> None:
+        self.rng, self.n_threads = rng, n_threads
+
+    def __call__(self, n: int, work: Callable[[int], None]) -> None:
+        tasks = iter(range(n))
+        lock = threading.Lock()
+
+        def claim() -> int | None:
+            with lock:
+                return next(tasks, None)
+
+        def take(delays: list[float]) -> None:
+            for seconds in delays:
+                time.sleep(seconds)
+                i = claim()
+                if i is None:
+                    return
+                work(i)
+
+        present = [self.rng.random() < 0.8 for _ in range(self.n_threads - 1)]
+        helpers = [
+            threading.Thread(target=take, args=(list(self.rng.exponential(1e-4, n)),))
+            for here in present
+            if here
+        ]
+        for helper in helpers:
+            helper.start()
+        take([0.0] * (n + 1))
+        for helper in helpers:
+            helper.join()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_threads_give_the_same_bits(isa: str) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        n, cin, size = (int(rng.integers(1, high)) for high in (5, 12, 20))
+        steps, constants = [], []
+        for i in range(int(rng.integers(1, 6))):
+            kernel = int(rng.choice([1, 3]))
+            cout = int(rng.integers(1, 24))
+            w = weights(rng, (cout, cin, kernel, kernel), 0.3)
+            steps.append(
+                Step(
+                    CONV,
+                    i,
+                    cout=cout,
+                    cin=cin,
+                    kernel=(kernel, kernel),
+                    strides=(1, int(rng.choice([1, 2]))),
+                    pads=(kernel // 2,) * 4,
+                    constant=len(constants),
+                    format=DENSE,
+                    activation=RELU,
+                )
+            )
+            constants += [w, rng.standard_normal(cout).astype(np.float32)]
+            cin = cout
+        program = Program(encode(steps, n_inputs=1, outputs=[len(steps)]), constants)
+        first = steps[0].cin
+        x = rng.standard_normal((n, first, size, size)).astype(np.float32)
+        (want,) = program.run([x], isa=isa)
+        for n_threads in (2, 3, 7):
+            (got,) = program.run([x], isa=isa, tasks=n_threads, lend=Late(rng, n_threads))
+            np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sanitizer", "arguments"), [("ON", []), ("thread", ["100", "0", "1", "300"])]
+    ("sanitizer", "arguments"), [("ON", []), ("thread", ["100", "0", "1", "300", "1000"])]
 )
 def test_harness_under_sanitizers(tmp_path: Path, sanitizer: str, arguments: list[str]) -> None:
     if shutil.which("cmake") is None or shutil.which("c++") is None:

@@ -82,16 +82,19 @@ FGGP_EXPORT void* fggp_program_new(const int64_t* code, size_t n, const CTensor*
 
 FGGP_EXPORT void fggp_program_free(void* program) { delete static_cast<Program*>(program); }
 
-// `isa` -1 is the reference. Outputs must have the sizes that fggp_program_shapes writes.
-FGGP_EXPORT int fggp_program_run(const void* program, int isa, int tasks, const int64_t* dims,
-                                 int64_t n, const float* const* in, float* const* out,
+// `isa` -1 is the reference. Steps are cut into as many parts as `threads` threads may share, which
+// `lend` lends as in plan/threads.h; if it is null, all run on this one. Outputs must have the sizes
+// that fggp_program_shapes writes.
+FGGP_EXPORT int fggp_program_run(const void* program, int isa, int threads,
+                                 void (*lend)(void*, size_t, void (*)(void*, size_t), void*),
+                                 const int64_t* dims, int64_t n, const float* const* in, float* const* out,
                                  char* error, size_t error_size) {
   return guarded(error, error_size, [&] {
     const Program& p = *static_cast<const Program*>(program);
     const std::vector<ValueShape> shapes = shapes_of(p, dims);
     if (isa >= 0) {
-      Runner runner(p, isa_at(isa), tasks);
-      runner.run(shapes, n, in, out, Threads());
+      Runner runner(p, isa_at(isa), {threads, 1.0});
+      runner.run(shapes, n, in, out, {lend, nullptr});
       return;
     }
     const std::vector<ValueShape> values = infer_shapes(p, shapes);
@@ -143,7 +146,7 @@ FGGP_EXPORT int fggp_program_profile(const void* program, int isa, const int64_t
   return guarded(error, error_size, [&] {
     const Program& p = *static_cast<const Program*>(program);
     const std::vector<ValueShape> shapes = shapes_of(p, dims);
-    const Execution execution(p, isa_at(isa), shapes, 1);
+    const Execution execution(p, isa_at(isa), shapes, Sharing{});
     std::vector<std::vector<float>> in, out;
     for (const ValueShape& s : shapes) in.emplace_back(s.size(), 0.5f);
     for (const ValueShape& s : execution.outputs()) out.emplace_back(s.size());
@@ -152,7 +155,7 @@ FGGP_EXPORT int fggp_program_profile(const void* program, int isa, const int64_t
     for (const auto& v : in) from.push_back(v.data());
     for (auto& v : out) to.push_back(v.data());
     const Workspace workspace(execution.workspace_floats());
-    for (double us : execution.profile(from.data(), to.data(), workspace.data(),
+    for (double us : execution.profile({from.data(), to.data(), workspace.data()},
                                        std::max(repeats, 1)))
       *microseconds++ = us;
   });

@@ -13,8 +13,8 @@ namespace {
 
 // MAX_REGIONS in runtime/regions.py is the same. Each costs every new session about 50 us.
 constexpr int kRegions = 256;
-// Into how many tasks a large step is cut if the number of threads is not given.
-constexpr int64_t kDefaultTasks = 4;
+// Threads that are expected if the number is not given.
+constexpr int kDefaultThreads = 2;
 
 const FggpIsa& chosen_isa() {
   // For tests and benchmarks: a narrower instruction set than the best one.
@@ -46,7 +46,7 @@ class Node {
   Node(const CustomOp& op, const ort::KernelInfo* info) : op_(op) {
     const int64_t threads = op.ort.integer(info, "threads", 0);
     if (threads < 0 || threads > 1024) throw Error("threads is " + std::to_string(threads));
-    tasks_ = threads == 1 ? 1 : static_cast<int>(threads ? 2 * threads : kDefaultTasks);
+    sharing_.threads = threads ? static_cast<int>(threads) : kDefaultThreads;
     n_constants_ = op.n_constants();
     read_code(info);
     // Region: the constants follow the inputs that change.
@@ -60,7 +60,7 @@ class Node {
       }
       constants.push_back(t);
     }
-    runner_ = std::make_shared<Runner>(parse_program(code_, constants), chosen_isa(), tasks_);
+    runner_ = std::make_shared<Runner>(parse_program(code_, constants), chosen_isa(), sharing_);
   }
 
   const CustomOp& op() const { return op_; }
@@ -70,7 +70,7 @@ class Node {
   void read_code(const ort::KernelInfo* info);
 
   const CustomOp& op_;
-  int tasks_ = 1;
+  Sharing sharing_;
   size_t n_constants_ = 0;
   std::vector<int64_t> code_;
   std::shared_ptr<Runner> runner_;
@@ -129,7 +129,7 @@ void Node::compute(ort::KernelContext* context) const {
   if (!runner) {
     std::vector<Tensor> constants;
     for (size_t i = 1; i <= n_constants_; i++) constants.push_back(ort.input(context, i).tensor);
-    runner = std::make_shared<Runner>(parse_program(code_, constants), chosen_isa(), tasks_);
+    runner = std::make_shared<Runner>(parse_program(code_, constants), chosen_isa(), sharing_);
   }
   std::vector<ValueShape> shapes;
   std::vector<const float*> inputs;
@@ -173,10 +173,10 @@ void Node::compute(ort::KernelContext* context) const {
   } pool{&ort, context};
   Threads threads;
   threads.self = &pool;
-  threads.run = [](void* self, size_t n_tasks, void (*fn)(void*, size_t), void* arg) {
+  threads.run = [](void* self, size_t n, void (*fn)(void*, size_t), void* arg) {
     const Pool& p = *static_cast<Pool*>(self);
     p.ort->call<ort::KernelContextParallelFor>(
-        static_cast<const ort::KernelContext*>(p.context), fn, n_tasks, size_t{0}, arg);
+        static_cast<const ort::KernelContext*>(p.context), fn, n, size_t{0}, arg);
   };
   runner->run(shapes, n, inputs.data(), outputs.data(), threads);
 }

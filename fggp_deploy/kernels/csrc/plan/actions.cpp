@@ -5,6 +5,7 @@
 #include "plan/execution.h"
 #include "plan/gemm_plan.h"
 #include "plan/pool_plan.h"
+#include "plan/section.h"
 
 namespace fggp {
 namespace {
@@ -27,10 +28,10 @@ double depthwise_work(const ConvShape& s, const ValueShape& out) {
 
 }  // namespace
 
-// Into how many pieces a step of that much work is cut.
+// Into how many parts a step of that much work is cut.
 int Execution::cut(double work) {
   work_ += work;
-  return pieces(work, tasks_);
+  return sharing_.parts(work);
 }
 
 void Execution::plan_actions(const Program& program) {
@@ -79,18 +80,22 @@ void Execution::plan_actions(const Program& program) {
   for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
 }
 
-void Execution::add_parts(int n, double work, Part run) {
-  add_action([run = std::move(run), borders = even_split(n, cut(work))](const Context& c) {
-    in_parallel(*c.threads, borders.size() - 1,
-                [&](size_t t) { run(c, borders[t], borders[t + 1]); });
-  });
+void Execution::add_parts(int n, double work, Run run) {
+  add_runs(even_split(n, cut(work)), std::move(run));
+}
+
+void Execution::add_runs(std::vector<int> borders, Run run) {
+  const int parts = static_cast<int>(borders.size()) - 1;
+  actions_.push_back({parts, [run = std::move(run), borders = std::move(borders)](const Image& c, int part) {
+    run(c, borders[static_cast<size_t>(part)], borders[static_cast<size_t>(part) + 1]);
+  }});
 }
 
 void Execution::add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                                   size_t y_plane) {
   const double work = how.cost() * channels;
   add_parts(channels, work,
-            [this, x, x_plane, y, y_plane, how = std::move(how)](const Context& c, int first,
+            [this, x, x_plane, y, y_plane, how = std::move(how)](const Image& c, int first,
                                                                  int last) {
     const auto begin = static_cast<size_t>(first);
     how.run(source(c, x) + begin * x_plane, x_plane, address(c, y) + begin * y_plane, y_plane,
@@ -107,7 +112,7 @@ void Execution::add_pack(const Layout& to, int x, int y) {
   }
   const int rows = to.tile_h + 2 * to.halo;
   const double work = kCopyWork * static_cast<double>(to.size());
-  add_parts(to.channels * rows, work, [this, to, x, y, rows](const Context& c, int first, int last) {
+  add_parts(to.channels * rows, work, [this, to, x, y, rows](const Image& c, int first, int last) {
     for (int i = first; i < last; i++) {
       const auto channel = static_cast<size_t>(i / rows);
       pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * to.row_major(),
@@ -143,14 +148,9 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
   const bool floats = !multiplies_int8(s);
   const int y = floats ? begin_floats(out) : new_own(out);
-  add_action([this, conv, x, r, y,
-              borders = conv->split(cut(conv_work(s, value(out).shape)))](
-                 const Context& c) {
-    const float* from = source(c, x);
-    const float* add = r >= 0 ? source(c, r) : nullptr;
-    float* to = address(c, y);
-    in_parallel(*c.threads, borders.size() - 1,
-                [&](size_t t) { conv->run(from, add, to, borders[t], borders[t + 1]); });
+  add_runs(conv->split(cut(conv_work(s, value(out).shape))),
+           [this, conv, x, r, y](const Image& c, int first, int last) {
+    conv->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
   });
   if (floats) end_floats(out, y);
 }
@@ -178,20 +178,17 @@ void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step,
   const size_t between = static_cast<size_t>(run) * plane;
   const int scratch = new_buffer(between * (borders.size() - 1));
   const int y = new_own(out + 1);
-  add_action([this, conv, depthwise, x, r, r2, y, scratch, between, run,
-              borders = std::move(borders)](const Context& c) {
-    const float* from = source(c, x);
-    const float* add = r >= 0 ? source(c, r) : nullptr;
-    const float* add2 = r2 >= 0 ? source(c, r2) : nullptr;
-    in_parallel(*c.threads, borders.size() - 1, [&](size_t t) {
-      float* middle = address(c, scratch) + t * between;
-      for (int first = borders[t]; first < borders[t + 1]; first += run) {
-        const int last = std::min(first + run, borders[t + 1]), m = depthwise->multiplier();
-        conv->run(from, add, middle, first, last, first);
-        depthwise->run(middle, add2, address(c, y), first * m, last * m, first);
-      }
-    });
-  });
+  const int parts = static_cast<int>(borders.size()) - 1;
+  actions_.push_back({parts, [this, conv, depthwise, x, r, r2, y, scratch, between, run,
+                              borders = std::move(borders)](const Image& c, int part) {
+    const auto t = static_cast<size_t>(part);
+    float* middle = address(c, scratch) + t * between;
+    for (int first = borders[t]; first < borders[t + 1]; first += run) {
+      const int last = std::min(first + run, borders[t + 1]), m = depthwise->multiplier();
+      conv->run(source(c, x), r >= 0 ? source(c, r) : nullptr, middle, first, last, first);
+      depthwise->run(middle, r2 >= 0 ? source(c, r2) : nullptr, address(c, y), first * m, last * m, first);
+    }
+  }});
 }
 
 std::shared_ptr<DepthwisePlan> Execution::make_depthwise(const Step& s, const ConvShape& shape,
@@ -216,7 +213,7 @@ void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
   touch(x);
   const int y = begin_floats(out);
   add_parts(to.channels, depthwise_work(shape, value(out).shape),
-            [this, plan, x, r, y](const Context& c, int first, int last) {
+            [this, plan, x, r, y](const Image& c, int first, int last) {
     plan->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
   });
   end_floats(out, y);
@@ -226,12 +223,13 @@ void Execution::add_flat_sum(const Step& s, int out) {
   const int x = flat(s.input), r = s.residual >= 0 ? flat(s.residual) : -1;
   touch(x);
   const int y = new_row_major(out);
-  add_action([this, activation = s.activation, x, r, y, n = value(out).shape.size()](const Context& c) {
+  actions_.push_back({1, [this, activation = s.activation, x, r, y,
+                          n = value(out).shape.size()](const Image& c, int) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
     for (size_t i = 0; i < n; i++) to[i] = activated(activation, add ? from[i] + add[i] : from[i]);
-  });
+  }});
 }
 
 void Execution::add_pool(const Step& s, int out) {
@@ -243,7 +241,7 @@ void Execution::add_pool(const Step& s, int out) {
   const int y = new_own(out);
   const double work = (static_cast<double>(s.shape.taps()) + kCopyWork) *
                       static_cast<double>(value(out).shape.size());
-  add_parts(to.planes(), work, [this, pool, x, y](const Context& c, int first, int last) {
+  add_parts(to.planes(), work, [this, pool, x, y](const Image& c, int first, int last) {
     pool->run(source(c, x), address(c, y), first, last);
   });
 }
@@ -253,7 +251,7 @@ void Execution::add_global_average(const Step& s, int out) {
   const int x = find(s.input, value(s.input).places.front().layout.with_int8x4(false), &l);
   const int y = new_row_major(out);
   const double work = static_cast<double>(l.size());
-  add_parts(l.channels, work, [this, l, x, y](const Context& c, int first, int last) {
+  add_parts(l.channels, work, [this, l, x, y](const Image& c, int first, int last) {
     const auto sum = l.lanes() == 16 ? isa_.sum16 : isa_.sum4;
     const ptrdiff_t row = static_cast<ptrdiff_t>(l.row_vectors()) * l.lanes();
     const float scale = 1.0f / (static_cast<float>(l.height) * static_cast<float>(l.width));
@@ -268,7 +266,7 @@ void Execution::add_gemm(const Step& s, int out) {
   const int x = flat(s.input), y = new_row_major(out);
   auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.activation);
   add_parts(static_cast<int>(s.shape.cout), gemm->work(),
-            [this, gemm, x, y](const Context& c, int first, int last) {
+            [this, gemm, x, y](const Image& c, int first, int last) {
     gemm->run(source(c, x), address(c, y), first, last);
   });
 }
@@ -279,9 +277,9 @@ void Execution::add_output(int i, size_t index) {
   const Buffer& b = buffers_[static_cast<size_t>(x)];
   if (b.output == static_cast<int>(index)) return;
   const size_t bytes = value(i).shape.size() * sizeof(float);
-  add_action([this, x, index, bytes](const Context& c) {
+  actions_.push_back({1, [this, x, index, bytes](const Image& c, int) {
     std::memcpy(c.outputs[index], source(c, x), bytes);
-  });
+  }});
 }
 
 }  // namespace fggp

@@ -35,7 +35,7 @@ size_t DenseRows::scratch_floats(int64_t rows, const std::vector<ValueShape>& va
 }
 
 void DenseRows::run(int64_t rows, const std::vector<ValueShape>& values, const float* const* in,
-                    float* const* out, float* scratch, const Threads& threads, int tasks) const {
+                    float* const* out, float* scratch, const Threads& threads, const Sharing& sharing) const {
   const auto n_rows = static_cast<size_t>(rows);
   std::vector<const float*> at(in, in + program_.n_inputs);
   for (size_t i = 0; i < program_.steps.size(); i++) {
@@ -50,7 +50,7 @@ void DenseRows::run(int64_t rows, const std::vector<ValueShape>& values, const f
     else
       scratch += floats;
     if (s.op == Op::kGemm) {
-      multiply(s, panels_[i], rows, x, y, threads, tasks);
+      multiply(s, panels_[i], rows, x, y, threads, sharing);
     } else {
       const float* r = s.residual >= 0 ? at[static_cast<size_t>(s.residual)] : nullptr;
       for (size_t k = 0; k < floats; k++) y[k] = activated(s.activation, r ? x[k] + r[k] : x[k]);
@@ -64,12 +64,12 @@ void DenseRows::run(int64_t rows, const std::vector<ValueShape>& values, const f
 }
 
 void DenseRows::multiply(const Step& s, const Panels& panels, int64_t rows, const float* x, float* y,
-                         const Threads& threads, int tasks) const {
+                         const Threads& threads, const Sharing& sharing) const {
   const auto width = static_cast<size_t>(isa_.dense_width);
   const auto cin = static_cast<size_t>(s.shape.cin), cout = static_cast<size_t>(s.shape.cout);
   const double work = static_cast<double>(rows) * static_cast<double>(cin * cout);
   const std::vector<int> borders =
-      even_split(static_cast<int>(panels_of(s, width)), pieces(work, tasks));
+      even_split(static_cast<int>(panels_of(s, width)), sharing.parts(work));
   in_parallel(threads, borders.size() - 1, [&](size_t t) {
     for (auto p = static_cast<size_t>(borders[t]); p < static_cast<size_t>(borders[t + 1]); p++) {
       FggpDense d;

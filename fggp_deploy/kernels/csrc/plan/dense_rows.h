@@ -15,9 +15,9 @@ class DenseRows {
   DenseRows(const Program& program, const FggpIsa& isa);
   // Memory for `rows` rows of all `values` (of infer_shapes).
   size_t scratch_floats(int64_t rows, const std::vector<ValueShape>& values) const;
-  // Inputs and outputs are [rows, channels]; a large step is cut into at most `tasks` pieces.
+  // Inputs and outputs are [rows, channels].
   void run(int64_t rows, const std::vector<ValueShape>& values, const float* const* in,
-           float* const* out, float* scratch, const Threads& threads, int tasks) const;
+           float* const* out, float* scratch, const Threads& threads, const Sharing& sharing) const;
 
  private:
   // Of a Gemm: [panel][input channel][output channel of the panel], and the bias of whole panels.
@@ -25,7 +25,7 @@ class DenseRows {
     std::vector<float> weight, bias;
   };
   void multiply(const Step& s, const Panels& panels, int64_t rows, const float* x, float* y,
-                const Threads& threads, int tasks) const;
+                const Threads& threads, const Sharing& sharing) const;
 
   const Program& program_;
   const FggpIsa& isa_;

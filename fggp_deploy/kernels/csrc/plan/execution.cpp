@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "plan/depthwise_plan.h"
+#include "plan/section.h"
 
 namespace fggp {
 namespace {
@@ -21,8 +22,8 @@ Workspace::Workspace(size_t floats) : memory_(new float[floats + 16]) {
 }
 
 Execution::Execution(const Program& program, const FggpIsa& isa,
-                     const std::vector<ValueShape>& inputs, int tasks)
-    : isa_(isa), tasks_(tasks), outputs_(program.outputs) {
+                     const std::vector<ValueShape>& inputs, const Sharing& sharing)
+    : isa_(isa), sharing_(sharing), outputs_(program.outputs) {
   for (const ValueShape& shape : infer_shapes(program, inputs)) {
     values_.emplace_back();
     values_.back().shape = shape;
@@ -216,12 +217,12 @@ int Execution::touch(int buffer) {
   return buffer;
 }
 
-float* Execution::address(const Context& c, int buffer) const {
+float* Execution::address(const Image& c, int buffer) const {
   const Buffer& b = buffers_[static_cast<size_t>(buffer)];
   return b.output >= 0 ? c.outputs[b.output] : c.workspace + b.offset;
 }
 
-const float* Execution::source(const Context& c, int buffer) const {
+const float* Execution::source(const Image& c, int buffer) const {
   const Buffer& b = buffers_[static_cast<size_t>(buffer)];
   return b.input >= 0 ? c.inputs[b.input] : address(c, buffer);
 }
@@ -301,24 +302,48 @@ void Execution::place_buffers() {
   }
 }
 
-void Execution::run(const float* const* inputs, float* const* outputs, float* workspace,
-                    const Threads& threads) const {
-  const Context c{inputs, outputs, workspace, &threads};
-  for (const Action& action : actions_) action(c);
+// The parts of an action on all images, in at most kMaxParts pieces.
+class Execution::Actions : public Stages {
+ public:
+  Actions(const Execution& execution, const std::vector<Image>& images)
+      : actions_(execution.actions_), images_(images) {}
+  size_t count() const override { return actions_.size(); }
+  int parts(size_t stage) const override { return std::min(all(stage), kMaxParts); }
+  void run(size_t stage, int part) const override {
+    const Action& action = actions_[stage];
+    const int n = parts(stage), end = all(stage) * (part + 1) / n;
+    for (int i = all(stage) * part / n; i < end; i++)
+      action.run(images_[static_cast<size_t>(i / action.parts)], i % action.parts);
+  }
+
+ private:
+  int all(size_t stage) const { return actions_[stage].parts * static_cast<int>(images_.size()); }
+
+  const std::vector<Action>& actions_;
+  const std::vector<Image>& images_;
+};
+
+void Execution::run(const Image& image) const {
+  for (size_t action = 0; action < actions_.size(); action++) run(action, image);
 }
 
-std::vector<double> Execution::profile(const float* const* inputs, float* const* outputs,
-                                       float* workspace, int repeats) const {
+void Execution::run(size_t action, const Image& image) const {
+  for (int part = 0; part < actions_[action].parts; part++) actions_[action].run(image, part);
+}
+
+void Execution::run(const std::vector<Image>& images, const Threads& threads) const {
+  run_stages(threads, workers(images.size()), Actions(*this, images));
+}
+
+std::vector<double> Execution::profile(const Image& image, int repeats) const {
   using Clock = std::chrono::steady_clock;
-  const Threads none;
-  const Context c{inputs, outputs, workspace, &none};
   std::vector<std::vector<double>> all(last_action_.size() + 1);
   for (int repeat = 0; repeat < repeats; repeat++) {
     size_t action = 0;
     for (size_t step = 0; step < all.size(); step++) {
       const size_t end = step < last_action_.size() ? last_action_[step] : actions_.size();
       const auto start = Clock::now();
-      for (; action < end; action++) actions_[action](c);
+      for (; action < end; action++) run(action, image);
       all[step].push_back(
           std::chrono::duration<double, std::micro>(Clock::now() - start).count());
     }

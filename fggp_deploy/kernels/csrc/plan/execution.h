@@ -26,23 +26,28 @@ class DepthwisePlan;
 
 class Execution {
  public:
-  // `tasks`: into how many pieces a large step is cut; 1 without threads. Throws an Error if
-  // the shapes do not fit the program.
+  // Throws an Error if the shapes do not fit the program.
   Execution(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
-            int tasks);
+            const Sharing& sharing);
   const std::vector<ValueShape>& outputs() const { return output_shapes_; }
   size_t workspace_floats() const { return arena_; }
-  double work() const { return work_; }  // of one image, in multiply-adds
-  // One image: contiguous [C, H, W] or [C] in and out. Safe to call from many threads at once,
-  // each with its own workspace.
-  void run(const float* const* inputs, float* const* outputs, float* workspace,
-           const Threads& threads) const;
+  // How many threads this many images are worth.
+  int workers(size_t images) const { return sharing_.workers(work_ * static_cast<double>(images)); }
+  // Where an image's inputs and outputs lie, contiguous [C, H, W] or [C] each, and its memory.
+  struct Image {
+    const float* const* inputs;
+    float* const* outputs;
+    float* workspace;
+  };
+  // One image on this thread, or some at once, whose steps the threads share. Safe to call from many
+  // threads at once.
+  void run(const Image& image) const;
+  void run(const std::vector<Image>& images, const Threads& threads) const;
 
   // Median microseconds of each step over `repeats` runs on this thread, then those of writing the
   // outputs: steps + 1 values. A change of layout counts for the step that asks for it, and two
   // steps that run as one for the first of them.
-  std::vector<double> profile(const float* const* inputs, float* const* outputs, float* workspace,
-                              int repeats) const;
+  std::vector<double> profile(const Image& image, int repeats) const;
 
   // For the tuner: the plan of each Conv step, null for other steps.
   const ConvPlan* conv(size_t step) const { return conv_of_step_[step]; }
@@ -71,13 +76,11 @@ class Execution {
     bool written_as_int8x4() const { return scale != 0.0f && rounds < 0; }
     int readers = 0;  // steps, and one for each output
   };
-  struct Context {
-    const float* const* inputs;
-    float* const* outputs;
-    float* workspace;
-    const Threads* threads;
+  struct Action {  // parts that may run at once
+    int parts;
+    std::function<void(const Image&, int part)> run;
   };
-  using Action = std::function<void(const Context&)>;
+  class Actions;  // of some images, as the stages of a section
 
   // execution.cpp: the layout and the buffer of each value.
   Program fitted(const Program& program);
@@ -95,8 +98,8 @@ class Execution {
   int touch(int buffer);  // marks that the action being made uses it
   int find(int value, const Layout& wanted, Layout* found);
   int flat(int value);
-  float* address(const Context& c, int buffer) const;
-  const float* source(const Context& c, int buffer) const;
+  float* address(const Image& c, int buffer) const;
+  const float* source(const Image& c, int buffer) const;
   void place_buffers();
   // int8x4.cpp: which steps read int8x4, and conversions between floats and int8x4.
   bool multiplies_int8(const Step& s);
@@ -111,10 +114,11 @@ class Execution {
   // actions.cpp: what each step does; `out` is the value that it makes.
   void plan_actions(const Program& program);
   int cut(double work);
-  void add_action(Action action) { actions_.push_back(std::move(action)); }
-  // Runs [first, last) of `n` alike parts, of so much work in all, in parallel.
-  using Part = std::function<void(const Context&, int first, int last)>;
-  void add_parts(int n, double work, Part run);
+  // An action on `n` things, of so much work in all; `run` does the things [first, last).
+  using Run = std::function<void(const Image&, int first, int last)>;
+  void add_parts(int n, double work, Run run);
+  void run(size_t action, const Image& image) const;
+  void add_runs(std::vector<int> borders, Run run);  // a part for each pair of borders
   void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                          size_t y_plane);
   void add_pack(const Layout& to, int x, int y);
@@ -132,7 +136,7 @@ class Execution {
   void add_output(int value, size_t index);
 
   const FggpIsa& isa_;
-  const int tasks_;
+  const Sharing sharing_;
   std::vector<int> outputs_;
   std::vector<Value> values_;
   std::vector<Buffer> buffers_;
@@ -142,7 +146,7 @@ class Execution {
   std::vector<const ConvPlan*> conv_of_step_;
   std::vector<ValueShape> output_shapes_;
   size_t arena_ = 0;
-  double work_ = 0;
+  double work_ = 0;  // of one image, in multiply-adds
 };
 
 }  // namespace fggp

@@ -42,7 +42,7 @@ int Execution::to_floats(int x, const Layout& from, const Value& v) {
   const int y = new_buffer(from.with_int8x4(false).size());
   touch(x);
   add_parts(from.planes(), kCopyWork * static_cast<double>(from.size()),
-            [this, x, y, from, scale = v.scale, zero_point = v.zero_point](const Context& c,
+            [this, x, y, from, scale = v.scale, zero_point = v.zero_point](const Image& c,
                                                                          int first, int last) {
     for (int q = first; q < last; q++)
       fggp_int8x4(isa_).to_floats(
@@ -60,7 +60,7 @@ int Execution::to_int8x4(int x, const Layout& floats, const Value& v) {
   touch(x);
   add_parts(to.planes(), kCopyWork * static_cast<double>(floats.size()),
             [this, x, y, to, inverse_scale = 1.0f / v.scale, zero_point = v.zero_point](
-                const Context& c, int first, int last) {
+                const Image& c, int first, int last) {
     for (int q = first; q < last; q++)
       fggp_int8x4(isa_).from_floats(
           source(c, x) + 4 * static_cast<size_t>(q) * to.plane(), to.plane(),
@@ -91,7 +91,7 @@ void Execution::end_floats(int out, int x) {
   const int y = new_own(out);
   add_parts(to.planes(), kCopyWork * static_cast<double>(written.size()),
             [this, x, y, to, written, inverse_scale = 1.0f / v.scale, halo = Halo(to)](
-                const Context& c, int first, int last) {
+                const Image& c, int first, int last) {
     for (int q = first; q < last; q++)
       for (int i = 0; i < to.tile_h; i++)
         fggp_int8x4(isa_).from_floats(

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <numeric>
 
 namespace fggp {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 constexpr size_t kRemembered = 8;  // input sizes
 constexpr size_t kIdle = 16;       // workspaces kept for the next runs
@@ -52,10 +55,10 @@ bool finite(const float* x, size_t n) {
 
 }  // namespace
 
-Runner::Runner(Program program, const FggpIsa& isa, int tasks)
-    : program_(std::move(program)), isa_(isa), tasks_(tasks), n_threads_(std::max(1, tasks / 2)) {
+Runner::Runner(Program program, const FggpIsa& isa, const Sharing& sharing)
+    : program_(std::move(program)), isa_(isa), sharing_(sharing) {
   if (auto pixels = over_pixels(program_))
-    over_pixels_ = std::make_unique<Runner>(std::move(*pixels), isa, tasks);
+    over_pixels_ = std::make_unique<Runner>(std::move(*pixels), isa, sharing);
 }
 
 std::vector<ValueShape> Runner::outputs(const std::vector<ValueShape>& inputs) const {
@@ -65,16 +68,16 @@ std::vector<ValueShape> Runner::outputs(const std::vector<ValueShape>& inputs) c
   return shapes;
 }
 
-std::shared_ptr<const Execution> Runner::execution(const std::vector<ValueShape>& inputs,
-                                                   bool multiply_zeros) {
+std::shared_ptr<Runner::Planned> Runner::planned(const std::vector<ValueShape>& inputs,
+                                                 bool multiply_zeros) {
   std::vector<int64_t> key{multiply_zeros};
   for (const ValueShape& s : inputs)
     key.insert(key.end(), {s.flat, s.channels, s.height, s.width});
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = executions_.find(key);
   if (found != executions_.end()) return found->second;
-  auto made = std::make_shared<const Execution>(multiply_zeros ? with_zeros(program_) : program_,
-                                                isa_, inputs, tasks_);
+  auto made = std::make_shared<Planned>(multiply_zeros ? with_zeros(program_) : program_, isa_, inputs,
+                                        sharing_);
   if (executions_.size() == kRemembered) executions_.clear();
   return executions_[key] = made;
 }
@@ -104,48 +107,76 @@ void Runner::run(const std::vector<ValueShape>& inputs, int64_t n, const float* 
     return run_rows(batch);
   std::vector<int64_t> images(static_cast<size_t>(n));
   std::iota(images.begin(), images.end(), 0);
-  images = run_images(*execution(inputs), batch, images);
+  images = run_images(*planned(inputs, false), batch, images);
   // The kernels skip the zeros of a weight, but 0 x NaN is NaN.
-  if (!images.empty()) run_images(*execution(inputs, true), batch, images);
+  if (!images.empty()) run_images(*planned(inputs, true), batch, images);
 }
 
+// An image that runs now. Everything is allocated before a thread of the caller's touches it, since
+// nothing may throw there.
+struct Runner::Slot {
+  std::unique_ptr<Memory> memory;
+  std::vector<const float*> from;
+  std::vector<float*> to;
+
+  Execution::Image at(const Execution& e, const Batch& batch, int64_t image) {
+    const auto index = static_cast<size_t>(image);
+    for (size_t i = 0; i < from.size(); i++) from[i] = batch.in[i] + index * batch.inputs[i].size();
+    for (size_t i = 0; i < to.size(); i++) to[i] = batch.out[i] + index * e.outputs()[i].size();
+    return {from.data(), to.data(), memory->workspace.data()};
+  }
+  bool finite_inputs(const Batch& batch) const {
+    for (size_t i = 0; i < from.size(); i++)
+      if (!finite(from[i], batch.inputs[i].size())) return false;
+    return true;
+  }
+  bool finite_outputs(const Execution& e) const {
+    for (size_t i = 0; i < to.size(); i++)
+      if (!finite(to[i], e.outputs()[i].size())) return false;
+    return true;
+  }
+};
+
 // Returns the images that have an input or an output that is not finite.
-std::vector<int64_t> Runner::run_images(const Execution& e, const Batch& batch,
+std::vector<int64_t> Runner::run_images(Planned& planned, const Batch& batch,
                                         const std::vector<int64_t>& images) {
-  // With an image for every thread, threads take whole images; else they share each one's steps.
-  const auto n = static_cast<int64_t>(images.size());
-  const bool by_image =
-      batch.threads.run && n_threads_ > 1 && n >= n_threads_ &&
-      pieces(e.work() * static_cast<double>(n), n_threads_) == n_threads_;
-  // Everything is allocated here: nothing may throw on a thread of ONNX Runtime.
-  struct Task {
-    std::unique_ptr<Memory> memory;
-    std::vector<const float*> from;
-    std::vector<float*> to;
-  };
-  std::vector<Task> tasks(static_cast<size_t>(by_image ? n_threads_ : 1));
-  for (Task& t : tasks) {
-    t.memory = borrow(e.workspace_floats());
-    t.from.resize(batch.inputs.size());
-    t.to.resize(e.outputs().size());
+  const Execution& e = planned.execution;
+  // While there is an image for every thread, a thread takes a whole one: it waits for nobody, and its
+  // cache holds all that it works on. All threads share the steps of the images that remain.
+  ThreadChoice& choice = planned.choice;
+  const auto available = static_cast<size_t>(batch.threads.run ? e.workers(images.size()) : 1);
+  const size_t workers = available > 1 && choice.several() ? available : 1;
+  const auto start = Clock::now();
+  const size_t shared = workers > 1 ? images.size() % workers : 0;
+  const size_t whole = images.size() - shared;
+  std::vector<Slot> slots(std::max(whole ? workers : 0, shared));
+  for (Slot& s : slots) {
+    s.memory = borrow(e.workspace_floats());
+    s.from.resize(batch.inputs.size());
+    s.to.resize(e.outputs().size());
   }
   std::vector<char> ordinary(images.size(), 1);
   std::atomic<size_t> next{0};
-  in_parallel(by_image ? batch.threads : Threads(), tasks.size(), [&](size_t t) {
-    auto& [memory, from, to] = tasks[t];
-    for (size_t k; (k = next++) < images.size();) {
-      const auto index = static_cast<size_t>(images[k]);
-      for (size_t i = 0; i < from.size(); i++) {
-        from[i] = batch.in[i] + index * batch.inputs[i].size();
-        ordinary[k] &= finite(from[i], batch.inputs[i].size());
-      }
-      for (size_t i = 0; i < to.size(); i++) to[i] = batch.out[i] + index * e.outputs()[i].size();
-      e.run(from.data(), to.data(), memory->workspace.data(),
-            by_image ? Threads() : batch.threads);
-      for (size_t i = 0; i < to.size(); i++) ordinary[k] &= finite(to[i], e.outputs()[i].size());
+  in_parallel(whole ? batch.threads : Threads(), whole ? workers : 0, [&](size_t worker) {
+    Slot& s = slots[worker];
+    for (size_t k; (k = next++) < whole;) {
+      const Execution::Image image = s.at(e, batch, images[k]);
+      const bool before = s.finite_inputs(batch);
+      e.run(image);
+      ordinary[k] = before && s.finite_outputs(e);
     }
   });
-  for (Task& t : tasks) give_back(std::move(t.memory));
+  std::vector<Execution::Image> abreast;
+  for (size_t k = whole; k < images.size(); k++) {
+    Slot& s = slots[k - whole];
+    abreast.push_back(s.at(e, batch, images[k]));
+    ordinary[k] = s.finite_inputs(batch);
+  }
+  if (shared) e.run(abreast, batch.threads);
+  for (size_t k = whole; k < images.size(); k++) ordinary[k] &= slots[k - whole].finite_outputs(e);
+  const std::chrono::duration<double> seconds = Clock::now() - start;
+  if (available > 1) choice.record(workers > 1, seconds.count() / static_cast<double>(images.size()));
+  for (Slot& s : slots) give_back(std::move(s.memory));
   std::vector<int64_t> others;
   for (size_t k = 0; k < images.size(); k++)
     if (!ordinary[k]) others.push_back(images[k]);
@@ -159,13 +190,14 @@ const DenseRows& Runner::dense_rows() {
 }
 
 void Runner::run_rows(const Batch& batch) {
-  const RowPlanes planes(batch.n, batch.threads.run ? n_threads_ : 1);
+  const RowPlanes planes(batch.n, batch.threads.run ? sharing_.threads : 1);
   if (sparse_cost(program_, batch.n, planes.planes * planes.pixels) < dense_cost(program_, batch.n))
     return run_pixels(batch, planes);
   const DenseRows& dense = dense_rows();
   const std::vector<ValueShape> values = infer_shapes(program_, batch.inputs);
   auto memory = borrow(dense.scratch_floats(batch.n, values));
-  dense.run(batch.n, values, batch.in, batch.out, memory->workspace.data(), batch.threads, tasks_);
+  dense.run(batch.n, values, batch.in, batch.out, memory->workspace.data(), batch.threads,
+            sharing_);
   give_back(std::move(memory));
 }
 

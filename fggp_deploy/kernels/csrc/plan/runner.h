@@ -7,13 +7,13 @@
 #include "plan/dense_rows.h"
 #include "plan/execution.h"
 #include "plan/row_planes.h"
+#include "plan/thread_choice.h"
 
 namespace fggp {
 
 class Runner {
  public:
-  // `tasks`: into how many pieces a large step is cut, two for each thread; 1 without threads.
-  Runner(Program program, const FggpIsa& isa, int tasks);
+  Runner(Program program, const FggpIsa& isa, const Sharing& sharing);
   const Program& program() const { return program_; }
 
   // The outputs for one image of such inputs; throws an Error if they do not fit the program.
@@ -24,7 +24,8 @@ class Runner {
            float* const* out, const Threads& threads);
   // How one image runs; planned at the first call for a size and remembered for the latest few.
   std::shared_ptr<const Execution> execution(const std::vector<ValueShape>& inputs) {
-    return execution(inputs, false);
+    const std::shared_ptr<Planned> p = planned(inputs, false);
+    return {p, &p->execution};
   }
 
  private:
@@ -39,9 +40,16 @@ class Runner {
     float* const* out;
     const Threads& threads;
   };
-  std::shared_ptr<const Execution> execution(const std::vector<ValueShape>& inputs,
-                                             bool multiply_zeros);
-  std::vector<int64_t> run_images(const Execution& e, const Batch& batch,
+  struct Planned {
+    const Execution execution;
+    ThreadChoice choice;
+    Planned(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
+            const Sharing& sharing)
+        : execution(program, isa, inputs, sharing) {}
+  };
+  struct Slot;
+  std::shared_ptr<Planned> planned(const std::vector<ValueShape>& inputs, bool multiply_zeros);
+  std::vector<int64_t> run_images(Planned& planned, const Batch& batch,
                                   const std::vector<int64_t>& images);
   void run_rows(const Batch& batch);
   void run_pixels(const Batch& batch, const RowPlanes& planes);
@@ -51,12 +59,12 @@ class Runner {
 
   const Program program_;
   const FggpIsa& isa_;
-  const int tasks_, n_threads_;
+  const Sharing sharing_;
   // For many rows at once; null if that is not possible. `dense_rows_` is null until it is needed.
   std::unique_ptr<Runner> over_pixels_;
   std::unique_ptr<const DenseRows> dense_rows_;
   std::mutex mutex_;
-  std::map<std::vector<int64_t>, std::shared_ptr<const Execution>> executions_;
+  std::map<std::vector<int64_t>, std::shared_ptr<Planned>> executions_;
   std::vector<std::unique_ptr<Memory>> idle_;
 };
 

@@ -7,6 +7,8 @@
 
 namespace fggp {
 
+constexpr int kMaxParts = 64;  // of a step
+
 // Calls fn(arg, i) for every i below n, and returns when all are done. Null `run`: no threads.
 struct Threads {
   void (*run)(void* self, size_t n, void (*fn)(void*, size_t), void* arg) = nullptr;
@@ -27,12 +29,25 @@ void in_parallel(const Threads& threads, size_t n, const F& f) {
 // The cost of copying one float, in multiply-adds of the kernels.
 constexpr double kCopyWork = 4;
 
-// Into how many pieces to split this much work (in multiply-adds), at most `tasks`: a small piece is
-// not worth waking another thread.
-inline int pieces(double work, int tasks) {
-  constexpr double kWorkPerTask = 150e3;
-  return std::clamp(static_cast<int>(std::min(work / kWorkPerTask, 1e6)), 1, tasks);
-}
+// How work is shared: by how many threads at most, and from which work (in multiply-adds) on a part is
+// worth handing to another thread. Tests hand over the smallest parts.
+struct Sharing {
+  int threads = 1;
+  double least_work = 50e3;
+
+  // How many threads this much work is worth.
+  int workers(double work) const { return shares(work, threads); }
+  // Into how many parts to cut it. A thread gets more than one, so that others can take those of a late one.
+  int parts(double work) const {
+    constexpr int kPartsPerThread = 2;
+    return threads == 1 ? 1 : shares(work, std::min(kPartsPerThread * threads, kMaxParts));
+  }
+
+ private:
+  int shares(double work, int most) const {
+    return std::clamp(static_cast<int>(std::min(work / least_work, 1e6)), 1, most);
+  }
+};
 
 // The borders that split n things into parts of about equal size.
 inline std::vector<int> even_split(int n, int n_pieces) {

@@ -1,0 +1,53 @@
+#include "plan/thread_choice.h"
+
+#include <algorithm>
+
+namespace fggp {
+namespace {
+
+// A trial takes so many runs and so long, at least: threads are interrupted every few milliseconds.
+constexpr int kTrial = 8;
+constexpr double kTrialSeconds = 10e-3;
+constexpr int kMemory = 32;  // a mean is over about so many latest runs
+// Runs between two trials, at most. While several threads are preferred, trials of one only cost time.
+// While one is preferred, they find out when the machine is free again.
+constexpr int kTrialsOfOne = 4096, kTrialsOfSeveral = 512;
+
+}  // namespace
+
+bool ThreadChoice::several() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (trial_ == 0) {
+    if (--until_trial_ > 0) return preferred_;
+    interval_ *= 2;
+    limit_interval();
+    trial_ = std::max(kTrial, static_cast<int>(kTrialSeconds / std::max(ways_[preferred_].mean, 1e-6)));
+    budget_ = ways_[preferred_].mean * trial_;
+    ways_[!preferred_] = {};
+  }
+  trial_--;
+  return !preferred_;
+}
+
+void ThreadChoice::record(bool several, double seconds) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const bool warm = last_ == several;
+  last_ = several;
+  if (!warm) return;
+  Way& way = ways_[several];
+  way.runs = std::min(way.runs + 1, kMemory);
+  way.mean += (seconds - way.mean) / way.runs;
+  const Way &now = ways_[preferred_], &other = ways_[!preferred_];
+  if (several != preferred_) budget_ -= seconds;
+  if (budget_ < 0) trial_ = 0;  // it cannot be better any more
+  if (trial_ > 0 || other.runs == 0 || now.mean <= other.mean) return;
+  preferred_ = !preferred_;
+  limit_interval();
+}
+
+void ThreadChoice::limit_interval() {
+  interval_ = std::min(interval_, preferred_ ? kTrialsOfOne : kTrialsOfSeveral);
+  until_trial_ = interval_;
+}
+
+}  // namespace fggp

@@ -1,0 +1,34 @@
+// Chooses one thread or several for the runs of an execution, by the times that they took.
+//
+// If another process keeps a core busy, the system interrupts a thread that holds a part, and the others
+// wait milliseconds for it. Several threads are then slower than one. The way with the lower mean time
+// is preferred. The other one is tried again for a few runs from time to time, more and more rarely.
+#pragma once
+#include <mutex>
+
+namespace fggp {
+
+class ThreadChoice {
+ public:
+  // Whether the next run should use several threads.
+  bool several();
+  // A run took this long. The first one after a change of the way is not counted: caches are cold.
+  void record(bool several, double seconds);
+
+ private:
+  struct Way {
+    double mean = 0;
+    int runs = 0;
+  };
+  void limit_interval();
+
+  std::mutex mutex_;
+  Way ways_[2];  // one thread, several threads
+  bool preferred_ = true;
+  int last_ = -1;  // the way of the latest run, -1: none
+  // Runs between trials, until the next trial, and left in this one.
+  int interval_ = 8, until_trial_ = 8, trial_ = 0;
+  double budget_ = 0;  // the time that the rest of the trial may take
+};
+
+}  // namespace fggp
