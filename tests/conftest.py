@@ -7,13 +7,15 @@ import os
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,15 @@ class Ended:
 
 # Programs are forks of a server that has imported what they need, which is most of their time.
 _PROGRAMS = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-_PROGRAMS.set_forkserver_preload(["fggp_deploy.cli.main", "fggp_deploy", "onnxruntime", "torch"])
+_PROGRAMS.set_forkserver_preload(
+    [
+        "fggp_deploy.cli.main", "fggp_deploy", "onnxruntime", "torch", "scipy.stats",
+        "fggp_deploy.report.files", "matplotlib.figure", "networkx",
+        "fggp_deploy.verification.verify", "fggp_deploy.training.prune",
+        "fggp_deploy.training.train", "fggp_deploy.exporters.run", "fggp_deploy.exporters.pack",
+        "torch.onnx._internal.exporter._core", "torch._dynamo",
+    ]
+)  # fmt: skip
 
 
 def _main(cwd: Path, args: list[str], env: dict[str, str], outputs: tuple[str, str]) -> None:
@@ -146,14 +156,32 @@ def cifar(tmp_path_factory) -> Path:
     return root
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Program], None]) -> Path:
+    """A folder that one worker makes for all; each gets a copy, which its tests may change."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers
+    folder, unfinished = shared / f"made-{name}", shared / f"making-{name}"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(Program(unfinished))
+            unfinished.rename(folder)
+    return Path(shutil.copytree(folder, factory.mktemp(name), symlinks=True, dirs_exist_ok=True))
+
+
 @pytest.fixture(scope="session")
 def half_sparse(tmp_path_factory, cifar: Path) -> Path:
     """A 50%-sparse resnet20 that `train` made on that folder."""
-    program = Program(tmp_path_factory.mktemp("half"))
-    made = program("train", "--sparsity", "0.5", *tiny(cifar), "--out", "half", "--json")
-    assert made.code == 0, made.err
-    assert made.json["n_removed"] == round(0.5 * made.json["n_prunable"])
-    return program.cwd / "half" / "dense.safetensors"
+
+    def make(program: Program) -> None:
+        made = program("train", "--sparsity", "0.5", *tiny(cifar), "--out", "half", "--json")
+        assert made.code == 0, made.err
+        assert made.json["n_removed"] == round(0.5 * made.json["n_prunable"])
+
+    return made_once(tmp_path_factory, "half", make) / "half" / "dense.safetensors"
 
 
 def tiny(cifar: Path) -> list[object]:
@@ -165,11 +193,13 @@ def tiny(cifar: Path) -> list[object]:
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory) -> Program:
     """A folder in which `prune` (one epoch) and `export` have run with no path given."""
-    program = Program(tmp_path_factory.mktemp("demo"))
-    pruned = program("prune", "--target", "0.98", "--epochs", "1", "--json")
-    assert pruned.code == 0, pruned.err
-    (program.cwd / "pruned.json").write_text(pruned.out)
-    exported = program("export", "--format", "onnx", "--json")
-    assert exported.code == 0, exported.err
-    (program.cwd / "exported.json").write_text(exported.out)
-    return program
+
+    def make(program: Program) -> None:
+        pruned = program("prune", "--target", "0.98", "--epochs", "1", "--json")
+        assert pruned.code == 0, pruned.err
+        (program.cwd / "pruned.json").write_text(pruned.out)
+        exported = program("export", "--format", "onnx", "--json")
+        assert exported.code == 0, exported.err
+        (program.cwd / "exported.json").write_text(exported.out)
+
+    return Program(made_once(tmp_path_factory, "demo", make))
