@@ -148,9 +148,24 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);
   const bool floats = !multiplies_int8(s);
   const int y = floats ? begin_floats(out) : new_own(out);
-  add_runs(conv->split(cut(conv_work(s, value(out).shape))),
-           [this, conv, x, r, y](const Image& c, int first, int last) {
-    conv->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
+  // A part is a run of the plane's blocks, and shares the first and the last of them with other parts
+  // by output channels. So a part reads little that others read too, and most of it from its own cache,
+  // because its neighbours in the steps before were the same.
+  const int parts = cut(conv_work(s, value(out).shape));
+  std::vector<int> slices = conv->split(parts);
+  const int n_slices = static_cast<int>(slices.size()) - 1;
+  add_runs(even_split(conv->blocks() * n_slices, parts),
+           [this, conv, x, r, y, n_slices, slices = std::move(slices)](const Image& c, int first, int last) {
+    const float* from = source(c, x);
+    const float* add = r >= 0 ? source(c, r) : nullptr;
+    float* to = address(c, y);
+    if (last - first == conv->blocks() * n_slices) return conv->run(from, add, to, 0, slices.back());
+    while (first < last) {
+      const int block = first / n_slices, end = std::min(last, (block + 1) * n_slices);
+      conv->run_block(block, from, add, to, slices[static_cast<size_t>(first - block * n_slices)],
+                      slices[static_cast<size_t>(end - block * n_slices)]);
+      first = end;
+    }
   });
   if (floats) end_floats(out, y);
 }

@@ -114,6 +114,7 @@ void ConvPlan::arrange(const SparseRows& rows, Variant v) {
   v.input_blocks = ceil_div(cin, channels_per_block_);
   if (in.int8x4 && v.input_blocks > 1) throw Error("a quantized plane is too large");
   variant_ = v;
+  halo_of_block_ = halo_.sort_by_block(out, form(v.conv).rows, form(v.conv).cols);
 
   offset_.clear();
   weight_.clear();
@@ -148,9 +149,35 @@ void ConvPlan::arrange(const SparseRows& rows, Variant v) {
   }
 }
 
+int ConvPlan::blocks() const {
+  const FggpConvVariant& v = form(variant_.conv);
+  return out.tile_h / v.rows * (out.tile_w / v.cols);
+}
+
 void ConvPlan::run(const float* x, const float* r, float* y, int first, int last,
                    int origin) const {
+  for (int block = 0; block < blocks(); block++) compute(block, x, r, y, first, last, origin);
+  const auto [y_first, y_last] = planes(first - origin, last - origin);
+  halo_.fill(*isa, out, y, y_first, y_last);
+}
+
+void ConvPlan::run_block(int block, const float* x, const float* r, float* y, int first,
+                         int last) const {
+  compute(block, x, r, y, first, last, 0);
+  const auto [y_first, y_last] = planes(first, last);
+  const size_t* halo = &halo_of_block_[static_cast<size_t>(block)];
+  halo_.fill(*isa, out, y, y_first, y_last, halo[0], halo[1]);
+}
+
+std::pair<int, int> ConvPlan::planes(int first, int last) const {
+  return out.int8x4 ? std::pair(first / 4, (last + 3) / 4) : std::pair(first, last);
+}
+
+void ConvPlan::compute(int position, const float* x, const float* r, float* y, int first, int last,
+                       int origin) const {
   const FggpConvVariant& v = form(variant_.conv);
+  const int across = out.tile_w / v.cols;
+  const int i = position / across * v.rows, j = position % across * v.cols;
   const FggpConvFn kernel = out.lanes() == 16 ? v.run16[shape.stride_w == 2] : v.run4;
   const ptrdiff_t lanes = out.lanes();
   FggpConvTile a{};
@@ -170,31 +197,25 @@ void ConvPlan::run(const float* x, const float* r, float* y, int first, int last
     a.residual_scale = residual_scale;
     a.inverse_scale = out_scale != 0.0f ? 1.0f / out_scale : 0.0f;
   }
-  const int y_first = out.int8x4 ? (first - origin) / 4 : first - origin;
-  const int y_last = out.int8x4 ? (last - origin + 3) / 4 : last - origin;
+  const int y_first = planes(first - origin, last - origin).first;
   // The int8x4 kernels find the residual of the first channel themselves.
   const int r_first = in.int8x4 ? 0 : first;
-  for (int i = 0; i < out.tile_h; i += v.rows)
-    for (int j = 0; j < out.tile_w; j += v.cols) {
-      const float* x0 = x + in.at(static_cast<int>(i * shape.stride_h - shape.top),
-                                  static_cast<int>(j * shape.stride_w - shape.left));
-      a.y = y + static_cast<size_t>(y_first) * out.plane() + out.at(i, j);
-      for (int block = 0; block < variant_.input_blocks; block++) {
-        const bool ends = block == variant_.input_blocks - 1;
-        const size_t entry = static_cast<size_t>(block) * n_groups_ + first / v.group;
-        a.x = x0;
-        a.begin = &begin_[entry];
-        a.base = &base_[entry];
-        a.bias = block == 0 ? &bias_[first] : nullptr;
-        a.residual = ends && r ? r + static_cast<size_t>(r_first) * residual.plane() +
-                                     residual.at(i, j)
-                               : nullptr;
-        a.activation = ends ? activation : Activation{};
-        a.mask = ends && !mask_.empty() ? &mask_[static_cast<size_t>(i * out.tile_w + j)] : nullptr;
-        kernel(&a);
-      }
-    }
-  halo_.fill(*isa, out, y, y_first, y_last);
+  const float* x0 = x + in.at(static_cast<int>(i * shape.stride_h - shape.top),
+                              static_cast<int>(j * shape.stride_w - shape.left));
+  a.y = y + static_cast<size_t>(y_first) * out.plane() + out.at(i, j);
+  for (int block = 0; block < variant_.input_blocks; block++) {
+    const bool ends = block == variant_.input_blocks - 1;
+    const size_t entry = static_cast<size_t>(block) * n_groups_ + first / v.group;
+    a.x = x0;
+    a.begin = &begin_[entry];
+    a.base = &base_[entry];
+    a.bias = block == 0 ? &bias_[first] : nullptr;
+    a.residual = ends && r ? r + static_cast<size_t>(r_first) * residual.plane() + residual.at(i, j)
+                           : nullptr;
+    a.activation = ends ? activation : Activation{};
+    a.mask = ends && !mask_.empty() ? &mask_[static_cast<size_t>(i * out.tile_w + j)] : nullptr;
+    kernel(&a);
+  }
 }
 
 std::vector<int> ConvPlan::split(int n) const {

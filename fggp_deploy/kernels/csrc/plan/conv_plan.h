@@ -1,6 +1,7 @@
 // One convolution, bound to layouts and to a compiled variant: weights packed, offsets resolved.
 #pragma once
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "plan/layout.h"
@@ -34,6 +35,10 @@ struct ConvPlan {
   void run(const float* x, const float* r, float* y, int first, int last, int origin = 0) const;
   // Borders of `n` runs of output channels with about the same work.
   std::vector<int> split(int n) const;
+  // The blocks of a plane that a kernel computes at once, one after the other.
+  int blocks() const;
+  // Output channels [first, last) of one block, and the part of their halos that follows from it.
+  void run_block(int block, const float* x, const float* r, float* y, int first, int last) const;
   Variant variant() const { return variant_; }
   int group() const { return form(variant_.conv).group; }
   // The variants that are worth measuring for this number of non-zeros, `multiplied`; the cost model
@@ -42,6 +47,9 @@ struct ConvPlan {
 
  private:
   bool fits(const FggpConvVariant& v) const;
+  std::pair<int, int> planes(int first, int last) const;  // of the output, for these channels
+  void compute(int block, const float* x, const float* r, float* y, int first, int last,
+               int origin) const;
   int n_forms() const { return in.int8x4 ? fggp_int8x4(*isa).n_conv : isa->n_conv; }
   const FggpConvVariant& form(int i) const {
     return (in.int8x4 ? fggp_int8x4(*isa).conv : isa->conv)[i];
@@ -55,6 +63,7 @@ struct ConvPlan {
   std::vector<uint32_t> begin_, base_;
   std::vector<uint16_t> mask_;
   Halo halo_;
+  std::vector<size_t> halo_of_block_;  // the first halo vector that follows from each block
 };
 
 }  // namespace fggp

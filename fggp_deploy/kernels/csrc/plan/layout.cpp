@@ -173,17 +173,42 @@ Halo::Halo(const Layout& l) {
     }
 }
 
-void Halo::fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last) const {
-  if (to.empty() || first >= last) return;
+std::vector<size_t> Halo::sort_by_block(const Layout& l, int rows, int cols) {
+  const auto block = [&](size_t e) {
+    const int vector = static_cast<int>(from[e] / static_cast<uint32_t>(l.lanes()));
+    const int i = vector / l.row_vectors() - l.halo, j = vector % l.row_vectors() - l.halo;
+    return static_cast<size_t>(i / rows * (l.tile_w / cols) + j / cols);
+  };
+  std::vector<size_t> order(to.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return block(a) < block(b); });
+  Halo sorted;
+  std::vector<size_t> begin(static_cast<size_t>(l.tile_h / rows * (l.tile_w / cols)) + 1);
+  const auto lanes = static_cast<size_t>(l.lanes());
+  for (const size_t e : order) {
+    sorted.from.push_back(from[e]);
+    sorted.to.push_back(to[e]);
+    sorted.mask.push_back(mask[e]);
+    for (size_t k = 0; k < lanes; k++) sorted.lane.push_back(lane[e * lanes + k]);
+    begin[block(e) + 1]++;
+  }
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  *this = std::move(sorted);
+  return begin;
+}
+
+void Halo::fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last, size_t begin,
+                size_t end) const {
+  if (begin >= end || first >= last) return;
   FggpHalo h;
   h.channel = static_cast<ptrdiff_t>(l.plane());
   h.y = y + static_cast<ptrdiff_t>(first) * h.channel;
   h.channels = static_cast<uint32_t>(last - first);
-  h.n = static_cast<uint32_t>(to.size());
-  h.from = from.data();
-  h.to = to.data();
-  h.lane = lane.data();
-  h.mask = mask.data();
+  h.n = static_cast<uint32_t>(end - begin);
+  h.from = from.data() + begin;
+  h.to = to.data() + begin;
+  h.lane = lane.data() + begin * static_cast<size_t>(l.lanes());
+  h.mask = mask.data() + begin;
   (l.lanes() == 16 ? isa.halo16 : isa.halo4)(&h);
 }
 

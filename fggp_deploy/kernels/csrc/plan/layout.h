@@ -73,7 +73,15 @@ struct Halo {
   std::vector<uint16_t> mask;
   explicit Halo(const Layout& l);
   Halo() = default;
-  void fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last) const;
+  void fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last) const {
+    fill(isa, l, y, first, last, 0, to.size());
+  }
+  // Only the halo vectors [begin, end).
+  void fill(const FggpIsa& isa, const Layout& l, float* y, int first, int last, size_t begin,
+            size_t end) const;
+  // Sorts the halo vectors by the block of `rows` x `cols` vectors that each follows from. Returns the
+  // first one of each block, and their number.
+  std::vector<size_t> sort_by_block(const Layout& l, int rows, int cols);
 };
 
 }  // namespace fggp
