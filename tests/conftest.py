@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 
 import fggp_deploy  # noqa: F401 - turns onnxruntime's telemetry off before a test imports it
 from fggp_deploy.common import timing
+from fggp_deploy.graph import shapes
 
 pytest_plugins = ["verified"]  # its fixtures
 
@@ -44,6 +45,17 @@ def idle_machine() -> Iterator[None]:
     """Whatever else runs beside the tests, no timed run of theirs counts as held up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "waited_seconds", lambda: 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shapes_in_process() -> Iterator[None]:
+    """Shape inference without its child process, for tests that make many networks themselves.
+
+    A fork of a process as large as that of the tests costs more than all else that they do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "confined", lambda work, **_: work())
         yield
 
 

@@ -20,6 +20,8 @@ from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.runtime.sessions import Options
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 def run(model: ModelProto, batch: int = 2) -> list[np.ndarray]:
     side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value

@@ -19,6 +19,8 @@ from fggp_deploy.runtime.sessions import Options
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 def steps_of(model: ModelProto) -> list[int]:
     """How many steps each region has."""
