@@ -41,7 +41,7 @@ from networks import NETWORKS, set_densities, to_onnx
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.format.packing import Packing
-from fggp_deploy.kernels import isas
+from fggp_deploy.kernels import chosen_isa
 from fggp_deploy.measure.latency import N_SESSIONS, measure
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.quantization.activations import quantize_activations
@@ -150,7 +150,7 @@ def main() -> int:
     options.sessions = 6 if options.quick else N_SESSIONS
     report: dict[str, Any] = {
         "hardware": machine(),
-        "isa": os.environ.get("FGGP_ISA") or isas()[0],
+        "isa": chosen_isa(),
         "versions": package_versions(),
         "commands": [" ".join(["python", "benchmarks/bench_bytes.py", *sys.argv[1:]])],
         "rows": [],

@@ -38,7 +38,7 @@ from networks import NETWORKS, set_densities, to_onnx
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.format.packing import pack
-from fggp_deploy.kernels import isas
+from fggp_deploy.kernels import chosen_isa, isas
 from fggp_deploy.measure.latency import N_SESSIONS, Milliseconds, measure, speedup
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.measure.process import measure_processes
@@ -261,7 +261,7 @@ def main() -> int:
     print(f"{hardware['cpu']}, {hardware['cores']} cores, {isas()[0]}; load average {load()}")
     report: Row = {
         "hardware": hardware,
-        "isa": os.environ.get("FGGP_ISA") or isas()[0],
+        "isa": chosen_isa(),
         "versions": package_versions(),
         "command": " ".join(["python", "benchmarks/bench_kernels.py", *sys.argv[1:]]),
         "load_average_before": load(),

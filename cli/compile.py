@@ -46,7 +46,7 @@ def compile(
     """
     from fggp_deploy.checkpoints.run_folder import packed
     from fggp_deploy.exporters.stale import set_aside_report
-    from fggp_deploy.runtime.compile import compile_file
+    from fggp_deploy.runtime.compile_to_file import compile_file
 
     from .progress import working
     from .render import as_json, size, stdout

@@ -38,8 +38,8 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.runtime import cache as disk
-from fggp_deploy.runtime.compile import compile_file
-from fggp_deploy.runtime.plan import Compiled, Plan
+from fggp_deploy.runtime.compile_to_file import compile_file
+from fggp_deploy.runtime.plan import CompiledModel, Plan
 
 HANG_S = 30  # of CPU time
 MEMORY = 4 << 30
@@ -367,7 +367,7 @@ def _mutant(
 
 def _plan_mutant(path: Path, model: bytes, rng: Rng) -> Callable[[], object]:
     """A cached plan with something changed: what is read is a plan, or counts as absent."""
-    disk.save(path, Compiled(Plan(True, "as fast as can be", 2.5, 0.5), model))
+    disk.save(path, CompiledModel(Plan(True, "as fast as can be", 2.5, 0.5), model))
     stored = mutate_json(json.loads(path.read_text()), rng)
     content = json.dumps(stored).encode()
     path.write_bytes(content if rng.random() < 0.7 else mutate_bytes(content, rng))

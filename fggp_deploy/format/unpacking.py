@@ -15,13 +15,13 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.compiled import expand
 from fggp_deploy.format.encodings import PackedEncoding
 from fggp_deploy.format.encodings.base import Encoding, check_expansion
 from fggp_deploy.format.encodings.checks import Array, checked_size
 from fggp_deploy.format.encodings.coo import Coo
 from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, operators, reject_foreign
 from fggp_deploy.format.inlined import find_decoders
-from fggp_deploy.format.regions import expand
 from fggp_deploy.graph.constants import overridable, unlist_initializers_
 from fggp_deploy.graph.nodes import integers
 from fggp_deploy.graph.reading import check_functions, reading

@@ -74,6 +74,11 @@ def isas() -> list[str]:
     return names
 
 
+def chosen_isa() -> str:
+    """The instruction set that the kernels use here; raises MachineError without the library."""
+    return os.environ.get("FGGP_ISA") or isas()[0]
+
+
 def isa_index(name: str) -> int:
     """The library's number of an instruction set; raises MachineError if it cannot run here."""
     library = load()

@@ -24,7 +24,7 @@ from fggp_deploy.errors import (
     ModelFileError,
 )
 from fggp_deploy.runtime import cache as disk
-from fggp_deploy.runtime.plan import Compiled, Plan
+from fggp_deploy.runtime.plan import CompiledModel, CompileRequest, Plan
 from fggp_deploy.runtime.sessions import Options, with_data
 
 __all__ = ["TUNING_SECONDS", "compiled_file", "explain", "session", "uses_kernels"]
@@ -76,7 +76,7 @@ def session(
     options = Options(threads, dict(config or {}))
     reason = _why_no_kernels()
     if reason:
-        return _open(source, Compiled.standard(reason), options)
+        return _open(source, CompiledModel.standard(reason), options)
     count = threads or os.cpu_count() or 1
     try:
         place = disk.path_of(disk.sha256_of(source), threads=count, batch=batch, shape=sizes)
@@ -90,16 +90,17 @@ def session(
             if compiled.model is None:
                 raise
     from fggp_deploy.runtime.compiler import compile_model
-    from fggp_deploy.runtime.planner import Request
 
     data = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        compiled = compile_model(data, Request(options, batch, measure, seconds, progress, sizes))
+        compiled = compile_model(
+            data, CompileRequest(options, batch, measure, seconds, progress, sizes)
+        )
     except KernelsDisagree as e:  # no plan to keep: another version may compute it correctly
         warnings.warn(f"{e}; you get a standard session", FggpWarning, stacklevel=2)
-        return _open(source, Compiled.standard(str(e)), options)
+        return _open(source, CompiledModel.standard(str(e)), options)
     except MachineError as e:  # planning needs temporary files; running does not
-        return _open(source, Compiled.standard(str(e)), options)
+        return _open(source, CompiledModel.standard(str(e)), options)
     if cache and compiled.model is not data:
         disk.save(place, compiled)
     return _open(source, compiled, options)
@@ -147,7 +148,7 @@ def _measured(plan: Plan, seconds: float) -> bool:
     return not plan.sparse if plan.ratio is None else plan.tuning_seconds >= seconds
 
 
-def _open(source: Path | bytes, compiled: Compiled, options: Options) -> ort.InferenceSession:
+def _open(source: Path | bytes, compiled: CompiledModel, options: Options) -> ort.InferenceSession:
     name = "the model" if isinstance(source, bytes) else source.name
     if compiled.model is not None:
         opened = options.open(compiled.model, name=name, on_kernels=True)

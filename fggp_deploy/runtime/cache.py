@@ -24,7 +24,7 @@ from fggp_deploy import kernels
 from fggp_deploy.checkpoints.provenance import machine
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.errors import MachineError
-from fggp_deploy.runtime.plan import Compiled, Plan
+from fggp_deploy.runtime.plan import CompiledModel, Plan
 
 VERSION = 3
 MAX_PLAN_BYTES = 1 << 16
@@ -58,7 +58,7 @@ def path_of(model_sha256: str, *, threads: int, batch: int, shape: tuple[int, ..
     return Path(root) / "fggp-deploy" / "plans" / f"{key}.json"
 
 
-def load(path: Path) -> Compiled | None:
+def load(path: Path) -> CompiledModel | None:
     """The cached plan, or None if it is missing, damaged, or old and made on a busy machine."""
     try:
         if not all(map(_is_ours, _folders(path))):
@@ -68,14 +68,14 @@ def load(path: Path) -> Compiled | None:
         if plan.busy and time.time() - path.stat().st_mtime > BUSY_SECONDS:
             return None
         if not plan.sparse:
-            return Compiled(plan)
+            return CompiledModel(plan)
         model = _read(path.with_suffix(".onnx"))
-        return Compiled(plan, model) if sha256_of(model) == stored["model_sha256"] else None
+        return CompiledModel(plan, model) if sha256_of(model) == stored["model_sha256"] else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def save(path: Path, compiled: Compiled) -> None:
+def save(path: Path, compiled: CompiledModel) -> None:
     """Store a compiled model; a cache that cannot be written is not an error."""
     stored: dict[str, Any] = {"plan": asdict(compiled.plan), "model_sha256": None}
     with contextlib.suppress(MachineError, OSError):

@@ -16,7 +16,7 @@ import numpy as np
 from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import Layer
-from fggp_deploy.runtime.regions import BuiltRegion
+from fggp_deploy.runtime.region_programs import RegionProgram
 from fggp_deploy.runtime.sessions import Options, run
 
 DENSE_RUNS, KERNEL_RUNS = 5, 11
@@ -97,7 +97,7 @@ def _value_of(event: str, values: Collection[str]) -> str | None:
 
 
 def layer_costs(
-    region: BuiltRegion,
+    region: RegionProgram,
     sizes: Mapping[str, list[int]],
     dense_us: Mapping[str, float],
     *,
@@ -132,7 +132,7 @@ def layer_costs(
     return found
 
 
-def _rows_over_one(program: p.Program, region: BuiltRegion, one_us: float, isa: str) -> float:
+def _rows_over_one(program: p.Program, region: RegionProgram, one_us: float, isa: str) -> float:
     """How much longer the library takes for all rows than for one, which takes `one_us`."""
     assert region.shapes is not None
     rng = np.random.default_rng(0)

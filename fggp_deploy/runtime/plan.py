@@ -1,10 +1,14 @@
-"""What was decided about a model: whether it runs on the kernels on this machine, and why."""
+"""What a model is planned for, and what was decided: whether it runs on the kernels, and why."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from fggp_deploy.common.progress import Progress, silent
+from fggp_deploy.runtime.sessions import Options
 
 if TYPE_CHECKING:
     from fggp_deploy.runtime.costs import LayerCost
@@ -30,7 +34,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledModel:
     """A plan, and the model with its regions as single nodes; None if the kernels are not used.
 
     `layers` is what each layer costs; empty if nothing was timed, or the plan is from the cache.
@@ -41,6 +45,26 @@ class Compiled:
     layers: Sequence[LayerCost] = field(default=())
 
     @classmethod
-    def standard(cls, reason: str) -> Compiled:
+    def standard(cls, reason: str) -> CompiledModel:
         """The decision for a standard session."""
         return cls(Plan(False, reason))
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What a model is compiled for: the session's options, and the sizes to plan for.
+
+    `shape` holds the dimensions of the inputs after the first, if the model leaves them open.
+    """
+
+    options: Options
+    batch: int = 1
+    measure: bool = True
+    tuning_seconds: float = 0.5
+    progress: Progress = silent
+    shape: tuple[int, ...] = ()
+
+    @property
+    def threads(self) -> int:
+        """Threads that the model will run on."""
+        return self.options.threads or os.cpu_count() or 1

@@ -8,6 +8,8 @@ from onnx import ModelProto, NodeProto
 
 from fggp_deploy.graph.weights import layer_weights
 
+NO_LAYER_FITS = "the kernels can compute none of its layers at these sizes"
+
 
 def why_no_layer(model: ModelProto, shapes: Mapping[str, Sequence[object]]) -> str:
     """Why the kernels can compute no layer of a graph of standard operators.

@@ -7,20 +7,20 @@ from typing import Any
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.compiled import ATTRIBUTES
 from fggp_deploy.format.encodings import of_kernel_format
 from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
-from fggp_deploy.format.regions import ATTRIBUTES
 from fggp_deploy.graph.constants import constant_initializers
 from fggp_deploy.graph.nodes import names_inside, names_read_inside
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import Layer
-from fggp_deploy.runtime.regions import BuiltRegion
+from fggp_deploy.runtime.region_programs import RegionProgram
 
 MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 
 
-def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> ModelProto:
+def rewrite(model: ModelProto, built: list[RegionProgram], *, threads: int) -> ModelProto:
     """The model with each region as one node; valid on a stock runtime too."""
     out = ModelProto()
     out.CopyFrom(model)
@@ -50,7 +50,7 @@ def rewrite(model: ModelProto, built: list[BuiltRegion], *, threads: int) -> Mod
     return out
 
 
-def _names_left(model: ModelProto, built: list[BuiltRegion], replaced: set[str]) -> set[str]:
+def _names_left(model: ModelProto, built: list[RegionProgram], replaced: set[str]) -> set[str]:
     """Names of values and initializers that stay in the graph beside its regions."""
     taken = {v.name for v in (*model.graph.input, *model.graph.output)}
     for node in model.graph.node:
@@ -61,7 +61,7 @@ def _names_left(model: ModelProto, built: list[BuiltRegion], replaced: set[str])
     return taken
 
 
-def _constant_names(b: BuiltRegion, taken: set[str]) -> list[str]:
+def _constant_names(b: RegionProgram, taken: set[str]) -> list[str]:
     """Names for a region's constants, after the weights that they hold; adds them to `taken`."""
     names: list[str] = []
     for layer, steps in b.layers():
@@ -125,7 +125,7 @@ def _put(out: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto]) ->
     out.graph.initializer.extend([*kept, *tensors])
 
 
-def _node(b: BuiltRegion, constants: list[str], threads: int) -> NodeProto:
+def _node(b: RegionProgram, constants: list[str], threads: int) -> NodeProto:
     return helper.make_node(
         b.name,
         [*b.region.inputs, *constants],
@@ -138,7 +138,7 @@ def _node(b: BuiltRegion, constants: list[str], threads: int) -> NodeProto:
     )
 
 
-def _function(b: BuiltRegion, model: ModelProto) -> FunctionProto:
+def _function(b: RegionProgram, model: ModelProto) -> FunctionProto:
     """The region's layers in operators that every runtime can execute."""
     known = constant_initializers(model.graph)
     names = [f"constant_{i}" for i in range(len(b.constants))]

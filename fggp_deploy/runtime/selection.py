@@ -17,7 +17,7 @@ MAX_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The fastest contender if it beats `DENSE` beyond doubt, else None.
 
     `low` and `high` are the 95% interval of its ratio, the median of dense time over its own.
@@ -36,7 +36,7 @@ def choose(
     seconds: float = MAX_SECONDS,
     measure: Callable[..., dict[str, list[float]]] = rounds,
     watch: Watch | None = None,
-) -> Choice:
+) -> Selection:
     """Take a contender only if it is faster in two sessions, each opened anew.
 
     A contender opens a session and returns a function that runs it once. In the first session all
@@ -61,10 +61,10 @@ def choose(
         fast = [_fastest(ms)]
         low, high = _ratio(ms, fast[0])
         if not low > 1:
-            return Choice(None, low, high, watch.too_busy)
+            return Selection(None, low, high, watch.too_busy)
         lows.append(low)
         highs.append(high)
-    return Choice(fast[0], min(lows), max(highs), watch.too_busy)
+    return Selection(fast[0], min(lows), max(highs), watch.too_busy)
 
 
 def _fastest(ms: Mapping[str, Sequence[float]]) -> str:

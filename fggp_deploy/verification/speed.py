@@ -17,7 +17,7 @@ from fggp_deploy.measure.process import Cost, measure_processes
 from fggp_deploy.measure.profile import LayerTime, profile
 from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.costs import LayerCost
-from fggp_deploy.runtime.planner import Request
+from fggp_deploy.runtime.plan import CompileRequest
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.verification.locate import layers_by_node
 from fggp_deploy.verification.model_under_test import (
@@ -65,7 +65,7 @@ def kernel_layers(
     """Time per layer, dense on stock ONNX Runtime and on the kernels; empty without kernels."""
     if under_test.kernels is None:
         return ()
-    request = Request(Options(1, SESSION_CONFIG), batch, progress=progress)
+    request = CompileRequest(Options(1, SESSION_CONFIG), batch, progress=progress)
     return tuple(price_layers(under_test.packed.runnable(), request))
 
 

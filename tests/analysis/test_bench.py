@@ -29,16 +29,16 @@ from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.measure.latency import Speedup
 from fggp_deploy.report.words import ratio
 from fggp_deploy.runtime import selection
-from fggp_deploy.runtime.selection import Choice
+from fggp_deploy.runtime.selection import Selection
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 BRIEF: dict[str, Any] = {"seconds": 0.001, "sessions": 6}
 
 
 @pytest.fixture(autouse=True)
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Choice]:
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Selection]:
     """What the planner finds, without timing anything: by default, that the kernels are faster."""
-    found = {"choice": Choice("whole", 2.0, 3.0)}
+    found = {"choice": Selection("whole", 2.0, 3.0)}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(selection, "choose", lambda contenders: found["choice"])
     return found
@@ -92,8 +92,8 @@ def test_a_busy_machine_is_noted(packed: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_library
-def test_plain_is_not_timed_against_itself(packed: Path, planned: dict[str, Choice]) -> None:
-    planned["choice"] = Choice(None, 0.9, 1.1)
+def test_plain_is_not_timed_against_itself(packed: Path, planned: dict[str, Selection]) -> None:
+    planned["choice"] = Selection(None, 0.9, 1.1)
     found = bench(packed, int8=False)
     assert names(found) == ["dense", "packed", "kernels"]
     assert [c.contender for c in found.cells] == ["dense", "packed"]

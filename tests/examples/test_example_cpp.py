@@ -13,7 +13,7 @@ import pytest
 
 from fggp_deploy import kernels
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.runtime.compile import compile_file
+from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import Options
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "cpp"

@@ -12,7 +12,7 @@ import pytest
 
 from fggp_deploy import kernels
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.runtime.compile import compile_file
+from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import Options
 
 pytestmark = pytest.mark.slow

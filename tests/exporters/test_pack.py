@@ -32,7 +32,7 @@ from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph import opset
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.quantization.dense_baseline import quantize
-from fggp_deploy.runtime.compile import compile_file
+from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import Options
 
 MEAN = (0.5, 0.4, 0.3)

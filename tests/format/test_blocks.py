@@ -21,7 +21,7 @@ from fggp_deploy.format.encodings.blocks import SHAPES, Blocks, block_bytes
 from fggp_deploy.format.functions import function
 from fggp_deploy.format.packing import Packing, flatten, pack
 from fggp_deploy.format.unpacking import split, unpack
-from fggp_deploy.runtime.compile import compile_file
+from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import Options
 
 F = np.float32

@@ -21,7 +21,7 @@ from fggp_deploy.format.packing import REPLACEABLE, flatten, pack
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.constants import constant_initializers, overridable, unlist_initializers_
 from fggp_deploy.graph.shapes import infer_shapes
-from fggp_deploy.runtime.compile import compile_file
+from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.runtime.shapes import value_shapes
 

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.runtime.regions import find
+from fggp_deploy.runtime.region_programs import build_programs
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Options
 
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("shapes_in_process")
 
 def steps_of(model: ModelProto) -> list[int]:
     """How many steps each region has."""
-    return [len(b.steps) for b in find(model)]
+    return [len(b.steps) for b in build_programs(model)]
 
 
 def check(model: ModelProto, *, steps: list[int]) -> None:
     assert steps_of(model) == steps
-    rewritten = rewrite(model, find(model), threads=2)
+    rewritten = rewrite(model, build_programs(model), threads=2)
     assert sum(n.domain == "ai.fggp" for n in rewritten.graph.node) == len(steps)
     fast = Options(threads=2).open(rewritten.SerializeToString(), on_kernels=True)
     for batch in (1, 3):
@@ -182,7 +182,7 @@ def test_special_values_as_on_a_stock_runtime(
 ) -> None:
     monkeypatch.setenv("FGGP_ISA", isa)
     model = INSIDE[name][0]()
-    fast = rewrite(model, find(model), threads=1).SerializeToString()
+    fast = rewrite(model, build_programs(model), threads=1).SerializeToString()
     x = special_values(batch=2)
     want = plain_run(model, x)
     assert not all(np.isfinite(y).all() for y in want)
@@ -202,7 +202,7 @@ def test_special_values_through_a_residual_net(isa: str, monkeypatch: pytest.Mon
     y = b.op("Gemm", b.op("Flatten", b.op("GlobalAveragePool", x)), b.weight(5, 16), transB=1)
     model = b.model(x, y, size=48)
     fast = Options(threads=1).open(
-        rewrite(model, find(model), threads=1).SerializeToString(), on_kernels=True
+        rewrite(model, build_programs(model), threads=1).SerializeToString(), on_kernels=True
     )
     x = special_values(batch=2, size=48)
     for g, w in zip(fast.run(None, {"x": x}), plain_run(model, x), strict=True):
@@ -312,7 +312,7 @@ def test_stays_outside(name: str) -> None:
 def test_a_damaged_region_is_an_error(index: int, value: int) -> None:
     b = Builder()
     model = b.model(b.op("Relu", b.conv("x", 8, 3)))
-    rewritten = rewrite(model, find(model), threads=1)
+    rewritten = rewrite(model, build_programs(model), threads=1)
     (region,) = [n for n in rewritten.graph.node if n.domain == "ai.fggp"]
     (program,) = [a for a in region.attribute if a.name == "program"]
     program.ints[index] = value

@@ -46,7 +46,7 @@ from fggp_deploy.quantization.activations import (
     quantize_activations,
 )
 from fggp_deploy.runtime.dense import read_dense
-from fggp_deploy.runtime.regions import find
+from fggp_deploy.runtime.region_programs import build_programs
 
 X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
@@ -187,7 +187,7 @@ def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(small, path)
     want = run(small, X, exactly=True)
-    built = find(read_dense(small.SerializeToString()))
+    built = build_programs(read_dense(small.SerializeToString()))
     assert sum(s.scale > 0 for r in built for s in r.steps) == len(names)
     session = runtime.session(path, threads=1, measure=False, cache=False)
     got = session.run(None, {"x": X})[0]
@@ -198,7 +198,9 @@ def test_kernels_give_the_rounded_network(name: str, tmp_path) -> None:
 @needs_library
 def test_all_of_a_residual_network_is_one_region() -> None:
     model, names = quantize_activations(residual_net(), [{"x": X}])
-    (region,) = find(read_dense(Packing.of(model, values=np.int8).model.SerializeToString()))
+    (region,) = build_programs(
+        read_dense(Packing.of(model, values=np.int8).model.SerializeToString())
+    )
     assert len(names) == 4
     # a sum that is rounded, a MaxPool of it, and a convolution without Relu as the other term
     assert [s.op for s in region.steps].count(MAX_POOL) == 1
@@ -220,7 +222,7 @@ def test_another_rounding_stays_outside(change: dict[str, object]) -> None:
     x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zeros), scale, zeros)
     model = b.model(b.conv(x, 8, 8))
     assert has_quantized_activations(model)
-    built = find(read_dense(model.SerializeToString()))
+    built = build_programs(read_dense(model.SerializeToString()))
     assert built
     assert all(s.scale == 0 for r in built for s in r.steps)
 
@@ -232,7 +234,7 @@ def test_a_scale_for_each_channel_on_the_way_back_stays_outside() -> None:
     scales, zeros = b.tensor(np.float32([0.1] * 8)), b.tensor(np.zeros(8, np.uint8))
     x = b.op("QuantizeLinear", b.op("Relu", b.conv("x", 8, 3)), scale, zero)
     x = b.op("DequantizeLinear", x, scales, zeros)
-    built = find(read_dense(b.model(b.conv(x, 8, 8)).SerializeToString()))
+    built = build_programs(read_dense(b.model(b.conv(x, 8, 8)).SerializeToString()))
     assert built
     assert all(s.scale == 0 for r in built for s in r.steps)
 

@@ -15,11 +15,11 @@ from graphs import Builder, residual_net
 from onnx import ModelProto, TensorProto, helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.runtime import costs, planner, regions, selection
+from fggp_deploy.runtime import costs, region_programs, selection
 from fggp_deploy.runtime.compiler import price_layers
-from fggp_deploy.runtime.planner import Request
-from fggp_deploy.runtime.regions import find
-from fggp_deploy.runtime.selection import Choice
+from fggp_deploy.runtime.plan import CompileRequest
+from fggp_deploy.runtime.region_programs import build_programs
+from fggp_deploy.runtime.selection import Selection
 from fggp_deploy.runtime.sessions import Options
 from fggp_deploy.runtime.shapes import value_shapes
 
@@ -65,10 +65,10 @@ def same_as_stock(model: ModelProto, *every: dict[str, np.ndarray]) -> str:
 def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choose every layer that is left, without timing."""
 
-    def instead(contenders: dict[str, Any]) -> Choice:
+    def instead(contenders: dict[str, Any]) -> Selection:
         for contender in contenders.values():
             contender()()
-        return Choice("whole", 2.0, 3.0)
+        return Selection("whole", 2.0, 3.0)
 
     monkeypatch.setattr(selection, "choose", instead)
 
@@ -97,7 +97,7 @@ def test_rows_of_tokens_and_planes_are_two_regions() -> None:
 def test_branches_of_one_input_are_one_region() -> None:
     b = Builder()
     y = b.op("Sigmoid", b.op("Add", b.conv("x", 8, 3), b.conv("x", 8, 3)))
-    (region,) = find(open_model(b, {"x": ["N", 3, 8, 8]}, y))
+    (region,) = build_programs(open_model(b, {"x": ["N", 3, 8, 8]}, y))
     assert len(region.region.layers) == 2
 
 
@@ -108,7 +108,7 @@ def test_an_open_size_is_equal_only_to_itself() -> None:
     feeds = [{"a": numbers(3, 3, 8, 8), "g": numbers(m, 8, 8, 8)} for m in (1, 3)]
     assert "kernels: 1 layers" in same_as_stock(model, *feeds)
     model.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "N"
-    (region,) = find(model)
+    (region,) = build_programs(model)
     assert len(region.region.inputs) == 2  # the Add too
 
 
@@ -121,7 +121,7 @@ def test_values_of_one_open_batch_are_added(batch: Any) -> None:
         dim.dim_value = -1  # as some exporters write
     elif batch:
         dim.dim_param = batch
-    (region,) = find(model)
+    (region,) = build_programs(model)
     assert len(region.steps) == 9
 
 
@@ -217,17 +217,16 @@ def test_the_largest_of_too_many_regions_stay(monkeypatch: pytest.MonkeyPatch) -
         layers.append(b.conv(y, cout, cin))
         y = b.op("Sigmoid", layers[-1])
     model = open_model(b, {"x": ["N", 3, 8, 8]}, y)
-    assert len(find(model)) == 4
-    monkeypatch.setattr(regions, "MAX_REGIONS", 2)
-    monkeypatch.setattr(planner, "MAX_REGIONS", 2)
-    assert [r.region.layers[0].output for r in find(model)] == layers[1:3]
+    assert len(build_programs(model)) == 4
+    monkeypatch.setattr(region_programs, "MAX_REGIONS", 2)
+    assert [r.region.layers[0].output for r in build_programs(model)] == layers[1:3]
     assert "2 regions, the maximum" in same_as_stock(model, {"x": numbers(2, 3, 8, 8)})
 
 
 def test_the_library_has_as_many_regions_as_the_planner() -> None:
     source = Path(__file__).parents[2] / "fggp_deploy/kernels/csrc/api/ort_ops.cpp"
     (found,) = re.findall(r"kRegions = (\d+);", source.read_text())
-    assert int(found) == regions.MAX_REGIONS
+    assert int(found) == region_programs.MAX_REGIONS
 
 
 # what they cost
@@ -239,7 +238,9 @@ def test_layers_of_many_rows_are_priced_by_all_rows() -> None:
     rows = b.op("Reshape", "y", b.tensor(np.array([-1, 12])))  # 50 of each image
     z = b.op("Gemm", rows, b.weight(8, 12), b.tensor(numbers(8)), transB=1)
     model = open_model(b, {"x": ["N", 12], "y": ["N", 50, 12]}, y, z)
-    found = price_layers(model.SerializeToString(), Request(Options(1), batch=2, tuning_seconds=0))
+    found = price_layers(
+        model.SerializeToString(), CompileRequest(Options(1), batch=2, tuning_seconds=0)
+    )
     assert [(c.macs, c.elements) for c in found] == [(16 * 12, 16), (50 * 8 * 12, 50 * 8)]
 
 
@@ -264,7 +265,7 @@ def test_layers_behind_sizes_that_only_a_run_shows_are_priced() -> None:
     sides = b.op("Concat", batch, b.tensor(np.array([8, 8, 32])), axis=0)
     z = b.conv(b.op("Reshape", y, sides), 4, 8)
     model = open_model(b, {"x": ["N", 3, 16, 16]}, z)
-    found = price_layers(model.SerializeToString(), Request(Options(1), tuning_seconds=0))
+    found = price_layers(model.SerializeToString(), CompileRequest(Options(1), tuning_seconds=0))
     assert [c.macs for c in found] == [8 * 27 * 256, 4 * 72 * 256]
 
 

@@ -21,13 +21,13 @@ from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.format.packing import pack
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.runtime import cache as disk
-from fggp_deploy.runtime import planner, selection
+from fggp_deploy.runtime import measured_planning, selection
 from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
 from fggp_deploy.runtime.feeds import random_feeds
-from fggp_deploy.runtime.plan import Compiled, Plan
-from fggp_deploy.runtime.regions import find
+from fggp_deploy.runtime.plan import CompiledModel, Plan
+from fggp_deploy.runtime.region_programs import build_programs
 from fggp_deploy.runtime.rewriting import rewrite
-from fggp_deploy.runtime.selection import DENSE, Choice, choose
+from fggp_deploy.runtime.selection import DENSE, Selection, choose
 from fggp_deploy.runtime.sessions import Options
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
@@ -60,7 +60,7 @@ def test_agrees_with_plain_onnxruntime(
 @needs_library
 @pytest.mark.parametrize(("name", "regions", "steps"), [("residual", 1, 9), ("split", 2, 4)])
 def test_regions_found(name: str, regions: int, steps: int) -> None:
-    built = find(NETS[name]())
+    built = build_programs(NETS[name]())
     assert len(built) == regions
     assert sum(len(b.steps) for b in built) == steps
 
@@ -82,7 +82,7 @@ def test_reshape_that_flattens(target: list[int], batch: Any, inside: bool) -> N
     b = Builder()
     shape = b.tensor(np.array(target))
     model = b.model(b.op("Reshape", b.conv("x", 8, 3), shape), batch=batch)
-    (region,) = find(model)
+    (region,) = build_programs(model)
     assert len(region.steps) == (2 if inside else 1)
 
 
@@ -90,7 +90,7 @@ def test_reshape_that_flattens(target: list[int], batch: Any, inside: bool) -> N
 @pytest.mark.parametrize("name", ["residual", "mobile", "split"])
 def test_a_region_file_still_runs_on_a_stock_runtime(name: str) -> None:
     model = NETS[name]()
-    rewritten = rewrite(model, find(model), threads=1)
+    rewritten = rewrite(model, build_programs(model), threads=1)
     onnx.checker.check_model(rewritten)
     assert any(n.domain == "ai.fggp" for n in rewritten.graph.node)
     x = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
@@ -100,9 +100,9 @@ def test_a_region_file_still_runs_on_a_stock_runtime(name: str) -> None:
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replaces timing: what `choose` returns, and the contenders that it was given."""
-    said: dict[str, Any] = {"choice": Choice("whole", 2.0, 3.0), "contenders": []}
+    said: dict[str, Any] = {"choice": Selection("whole", 2.0, 3.0), "contenders": []}
 
-    def instead(contenders: dict[str, Any]) -> Choice:
+    def instead(contenders: dict[str, Any]) -> Selection:
         said["contenders"].append(sorted(contenders))
         for contender in contenders.values():
             contender()()
@@ -163,7 +163,7 @@ def test_a_damaged_cache_is_made_again(
 def test_a_plan_made_on_a_busy_machine_is_made_again_after_an_hour(
     tmp_path: Path, own_cache: Path, chosen: Any
 ) -> None:
-    chosen["choice"] = Choice("whole", 2.0, 3.0, busy=True)
+    chosen["choice"] = Selection("whole", 2.0, 3.0, busy=True)
     path = tmp_path / "m.onnx"
     onnx.save(residual_net(), path)
     assert "measured on a busy machine" in runtime.explain(runtime.session(path, threads=1))
@@ -204,7 +204,7 @@ def test_an_unmeasured_plan_is_measured_when_asked(
 def test_old_entries_leave_the_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "KEPT", 2)
     for i in range(4):
-        disk.save(own_cache / f"{i}.json", Compiled(Plan(True, "r", 2.0), bytes([i])))
+        disk.save(own_cache / f"{i}.json", CompiledModel(Plan(True, "r", 2.0), bytes([i])))
     assert len(list(own_cache.iterdir())) == 4  # two plans and their models
 
 
@@ -251,7 +251,7 @@ def test_what_others_may_change_is_not_read_from_the_cache(
 
 @needs_library
 def test_dense_where_sparse_does_not_pay(tmp_path: Path, chosen: Any) -> None:
-    chosen["choice"] = Choice(None, 0.9, 1.1)
+    chosen["choice"] = Selection(None, 0.9, 1.1)
     path = tmp_path / "m.onnx"
     model = residual_net()
     onnx.save(pack(model), path)
@@ -269,8 +269,8 @@ def test_layers_that_lose_are_left_to_onnxruntime(
 ) -> None:
     model = residual_net()
     first = model.graph.node[1].output[0]  # the first Conv with its Relu
-    monkeypatch.setattr(planner, "leave_to_ort", lambda costs, entering: {first})
-    chosen["choice"] = Choice("cut", 2.0, 3.0)
+    monkeypatch.setattr(measured_planning, "leave_to_ort", lambda costs, entering: {first})
+    chosen["choice"] = Selection("cut", 2.0, 3.0)
     session = runtime.session(model.SerializeToString(), threads=1)
     assert chosen["contenders"] == [["cut", "dense", "whole"]]
     assert "5 layers in 1 region" in runtime.explain(session)
@@ -323,7 +323,7 @@ def test_wrong_outputs_are_never_chosen_nor_cached(
 ) -> None:
     model = residual_net().SerializeToString()
     with monkeypatch.context() as patch:
-        patch.setattr(planner, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+        patch.setattr(measured_planning, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
         for _ in range(2):
             with pytest.warns(FggpWarning, match=r"differ by 2\.0e-04 .*; you get a standard"):
                 session = runtime.session(model, threads=1)
@@ -359,7 +359,7 @@ LIMITED = """
 import resource, sys
 from fggp_deploy import runtime
 from fggp_deploy.errors import MachineError
-from fggp_deploy.runtime.compile import compile_file
+from fggp_deploy.runtime.compile_to_file import compile_file
 from pathlib import Path
 
 path = Path(sys.argv[1])
@@ -449,7 +449,7 @@ class Sessions:
         self.ms = {name: iter(values) for name, values in ms.items()}
         self.opened: list[str] = []
 
-    def choose(self) -> Choice:
+    def choose(self) -> Selection:
         def opener(name: str) -> Any:
             def open_session() -> Any:
                 self.opened.append(name)
@@ -465,14 +465,14 @@ class Sessions:
 
 def test_faster_in_two_fresh_sessions() -> None:
     sessions = Sessions(dense=[6.0, 6.0], whole=[3.0, 4.0], cut=[2.0, 4.0])
-    assert sessions.choose() == Choice("cut", 1.5, 3.0)
+    assert sessions.choose() == Selection("cut", 1.5, 3.0)
     assert sessions.opened == [DENSE, "whole", "cut", DENSE, "cut"]
 
 
 @pytest.mark.parametrize("second", [1.0, 0.9])
 def test_faster_only_in_one_session(second: float) -> None:
     found = Sessions(dense=[2.0, second], whole=[1.0, 1.0]).choose()
-    assert found == Choice(None, second, second)
+    assert found == Selection(None, second, second)
 
 
 @pytest.mark.parametrize("waited", [0.0, 0.5])
@@ -482,7 +482,7 @@ def test_a_choice_on_a_busy_machine_says_so(waited: float) -> None:
         return {name: [3.0 if name == DENSE else 1.0] * 6 for name in runs}
 
     contenders = {DENSE: lambda: None, "whole": lambda: None}
-    assert choose(contenders, measure=measure) == Choice("whole", 3.0, 3.0, busy=bool(waited))
+    assert choose(contenders, measure=measure) == Selection("whole", 3.0, 3.0, busy=bool(waited))
 
 
 def test_more_rounds_while_the_interval_holds_one() -> None:

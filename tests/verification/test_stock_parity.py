@@ -17,7 +17,7 @@ from fggp_deploy.exporters import onnx as packed_onnx
 from fggp_deploy.format.unpacking import split
 from fggp_deploy.measure.network import Network, load
 from fggp_deploy.runtime import selection
-from fggp_deploy.runtime.selection import Choice
+from fggp_deploy.runtime.selection import Selection
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def on_kernels(tmp_path, monkeypatch, quick):
     if kernels.library_path() is None:
         pytest.skip("the kernels are not built")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(selection, "choose", lambda _: Choice("whole", 2.0, 3.0))
+    monkeypatch.setattr(selection, "choose", lambda _: Selection("whole", 2.0, 3.0))
     return quick
 
 

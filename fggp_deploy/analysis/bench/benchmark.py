@@ -35,7 +35,7 @@ from fggp_deploy.measure.latency import Opener, at_setting, busy_notes
 from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.compiler import compile_model
-from fggp_deploy.runtime.planner import Request
+from fggp_deploy.runtime.plan import CompileRequest
 from fggp_deploy.runtime.sessions import Array, Options, run
 
 
@@ -205,6 +205,6 @@ def _top1(
 
 def _layers(model: BenchmarkedModel, threads: int, batch: int, progress: Progress) -> Layers:
     options = Options(threads, SESSION_CONFIG)
-    request = Request(options, batch, progress=progress, shape=model.shape)
+    request = CompileRequest(options, batch, progress=progress, shape=model.shape)
     compiled = compile_model(read_bytes(model.path), request)
     return Layers(str(compiled.plan), tuple(compiled.layers))

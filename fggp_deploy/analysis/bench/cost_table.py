@@ -24,7 +24,7 @@ from fggp_deploy.graph.reading import read_model, reading
 from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.feeds import random_feeds
-from fggp_deploy.runtime.planner import Request, chosen_isa
+from fggp_deploy.runtime.plan import CompileRequest
 from fggp_deploy.runtime.sessions import Options
 
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -69,7 +69,7 @@ def cost_table(
     for done, density in enumerate(sorted(densities)):
         progress("pricing layers", done, len(densities))
         thin = with_densities(dense, dict.fromkeys(wanted, density))
-        costs = price_layers(thin.SerializeToString(), Request(Options(1)))
+        costs = price_layers(thin.SerializeToString(), CompileRequest(Options(1)))
         rest.append(sum(c.kernels_us for c in costs if c.name not in wanted) / 1000)
         for cost in costs:
             if cost.name in wanted:
@@ -78,7 +78,7 @@ def cost_table(
         raise ModelFileError("the network has no layer that the kernels know, so none can be timed")
     layers = {name: _row(by_density) for name, by_density in found.items()}
     return CostTable(
-        isa=chosen_isa(),
+        isa=kernels.chosen_isa(),
         densities=(*sorted(densities), 1.0),
         layers=layers,
         rest_ms=float(np.median(rest)),

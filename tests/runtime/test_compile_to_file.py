@@ -17,13 +17,13 @@ from fggp_deploy import kernels, runtime
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters import load
 from fggp_deploy.exporters.torch_onnx import to_onnx
+from fggp_deploy.format.compiled import expand
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import pack
-from fggp_deploy.format.regions import expand
 from fggp_deploy.format.unpacking import unpack
-from fggp_deploy.runtime import planner, selection
-from fggp_deploy.runtime.compile import compile_file
-from fggp_deploy.runtime.selection import Choice
+from fggp_deploy.runtime import measured_planning, selection
+from fggp_deploy.runtime.compile_to_file import compile_file
+from fggp_deploy.runtime.selection import Selection
 from fggp_deploy.runtime.sessions import Options
 
 if kernels.library_path() is None:
@@ -133,10 +133,10 @@ def test_layers_that_onnxruntime_keeps_stay_small(
     model = b.model(b.conv(y, 64, 64))
     onnx.save(pack(model), tmp_path / "m.onnx")
     last = model.graph.node[-1].output[0]
-    monkeypatch.setattr(planner, "leave_to_ort", lambda costs, entering: {last})
+    monkeypatch.setattr(measured_planning, "leave_to_ort", lambda costs, entering: {last})
 
-    def instead(contenders: dict) -> Choice:
-        return Choice("cut", 2.0, 3.0)
+    def instead(contenders: dict) -> Selection:
+        return Selection("cut", 2.0, 3.0)
 
     monkeypatch.setattr(selection, "choose", instead)
     made = compile_file(tmp_path / "m.onnx", seconds=0.05)
@@ -157,7 +157,7 @@ def test_an_older_opset_is_raised(tmp_path: Path) -> None:
 
 
 def slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "choose", lambda contenders: Choice(None, 0.8, 1.1))
+    monkeypatch.setattr(selection, "choose", lambda contenders: Selection(None, 0.8, 1.1))
 
 
 def test_nothing_is_written_that_is_no_faster(

@@ -22,11 +22,11 @@ from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
+from fggp_deploy.format.compiled import COMPILED, is_compiled, is_region
 from fggp_deploy.format.functions import MIN_OPSET, layer_operator
 from fggp_deploy.format.metadata import PREFIX, Metadata
 from fggp_deploy.format.outputs_test import KEY, OutputsTest
 from fggp_deploy.format.packing import Packing
-from fggp_deploy.format.regions import COMPILED, is_compiled, is_region
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
 from fggp_deploy.graph.opset import with_opset
@@ -34,8 +34,7 @@ from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
 from fggp_deploy.runtime.compiler import compile_model
 from fggp_deploy.runtime.feeds import random_feeds
-from fggp_deploy.runtime.plan import Compiled
-from fggp_deploy.runtime.planner import Request, chosen_isa
+from fggp_deploy.runtime.plan import CompiledModel, CompileRequest
 from fggp_deploy.runtime.sessions import Array, Options, run
 
 
@@ -100,7 +99,7 @@ def compile_file(
     with reading(str(source)):
         dense = with_opset(unpack(model), MIN_OPSET, name=str(source))
         content: bytes = dense.SerializeToString()
-    compiled = compile_model(content, Request(options, batch, measure, seconds, progress))
+    compiled = compile_model(content, CompileRequest(options, batch, measure, seconds, progress))
     if compiled.model is None:
         cure = "; --no-measure compiles it all the same" if compiled.plan.ratio is not None else ""
         raise ModelFileError(f"{source} was not compiled: {compiled.plan.reason}{cure}")
@@ -137,10 +136,10 @@ def _read(source: Path) -> ModelProto:
     return model
 
 
-def _about(source: Path, compiled: Compiled, threads: int, batch: int) -> dict[str, Any]:
+def _about(source: Path, compiled: CompiledModel, threads: int, batch: int) -> dict[str, Any]:
     return {
         "source_sha256": sha256_file(source),
-        "isa": chosen_isa(),
+        "isa": kernels.chosen_isa(),
         "cpu": machine()["cpu"],
         "onnxruntime": ort.__version__,
         "threads": threads,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.choice import choose_for_kernels
 from fggp_deploy.kernels import program as p
@@ -27,7 +28,7 @@ WIDE_WINDOW = 49  # 7x7
 
 
 @dataclass
-class BuiltRegion:
+class RegionProgram:
     """A region as a kernel program.
 
     `shapes` are those of its inputs for one image, or None if they are not known; `images` is the
@@ -84,9 +85,9 @@ class BuiltRegion:
                 ]
 
 
-def find(
+def build_programs(
     model: ModelProto, shapes: Shapes | None = None, *, without: Collection[str] = ()
-) -> list[BuiltRegion]:
+) -> list[RegionProgram]:
     """The regions of a model of standard operators that the library accepts, MAX_REGIONS at most.
 
     Of more, those with the most multiply-accumulates are taken. `shapes` is what `value_shapes`
@@ -96,12 +97,12 @@ def find(
     left = set(without)
     while True:
         found = _largest(find_regions(model.graph, shapes, without=left), shapes)
-        built = [_build(f"Region_{i}", region, shapes) for i, region in enumerate(found)]
+        built = [_build_one(f"Region_{i}", region, shapes) for i, region in enumerate(found)]
         refused = [r for r, b in zip(found, built, strict=True) if b is None]
         if not refused:
             return [b for b in built if b is not None]
         for region in refused:
-            left |= _refused(region, lambda alone: _build("Region_0", alone, {}) is not None)
+            left |= _refused(region, lambda alone: _build_one("Region_0", alone, {}) is not None)
 
 
 def _refused(region: Region, takes: Callable[[Region], bool]) -> set[str]:
@@ -116,14 +117,37 @@ def _of_one_image(sizes: list[list[int]]) -> list[list[int]] | None:
     return rest if all(s and all(s) for s in rest) else None
 
 
-def unfit_layers(regions: Iterable[BuiltRegion], sizes: Sizes, isa: str) -> set[str]:
+def fitting(
+    dense: ModelProto,
+    shapes: Shapes,
+    regions: list[RegionProgram],
+    sizes_of: Callable[[list[RegionProgram]], Sizes],
+    left: Collection[str] = (),
+) -> tuple[list[RegionProgram], set[str]]:
+    """The regions, planned for these sizes, and the outputs of layers that the library refuses.
+
+    `left` holds the outputs of layers that the regions exclude already.
+    """
+    unfit = set(left)
+    while True:
+        known = sizes_of(regions)
+        for region in regions:
+            region.plan_for(known)
+        more = unfit_layers(regions, known, kernels.chosen_isa())
+        if not more:
+            return regions, unfit
+        unfit |= more
+        regions = build_programs(dense, shapes, without=unfit)
+
+
+def unfit_layers(regions: Iterable[RegionProgram], sizes: Sizes, isa: str) -> set[str]:
     """Outputs of the layers that the library refuses at these sizes, as a window that is too tall.
 
     Of a region that it refuses although it takes each layer alone, all are.
     """
 
     def takes(alone: Region) -> bool:
-        built = _build("Region_0", alone, {})
+        built = _build_one("Region_0", alone, {})
         if built is None:
             return False
         built.plan_for(sizes)
@@ -136,7 +160,7 @@ def unfit_layers(regions: Iterable[BuiltRegion], sizes: Sizes, isa: str) -> set[
     return unfit
 
 
-def outgrown_layers(regions: Iterable[BuiltRegion], sizes: Sizes) -> set[str]:
+def outgrown_layers(regions: Iterable[RegionProgram], sizes: Sizes) -> set[str]:
     """Outputs of convolutions whose window is wide and larger than the plane that they make.
 
     This replaces measuring: on AVX-512 at 90% zeros, a 7x7 window on a 7x7 plane took 10 times as
@@ -149,6 +173,15 @@ def outgrown_layers(regions: Iterable[BuiltRegion], sizes: Sizes) -> set[str]:
         if window >= WIDE_WINDOW and 0 < made < window:
             outgrown.add(layer.output)
     return outgrown
+
+
+def describe(regions: list[RegionProgram]) -> str:
+    """How many layers and regions there are, in words."""
+    n_layers = sum(x.learned is not None for r in regions for x in r.region.layers)
+    text = f"{n_layers} layers in {len(regions)} region{'s' * (len(regions) != 1)}"
+    if len(regions) == MAX_REGIONS:
+        text += ", the maximum; smaller ones stay with onnxruntime"
+    return text
 
 
 def _largest(regions: list[Region], shapes: Shapes) -> list[Region]:
@@ -165,7 +198,7 @@ def _largest(regions: list[Region], shapes: Shapes) -> list[Region]:
     return [regions[i] for i in sorted(kept)]
 
 
-def _build(name: str, region: Region, shapes: Shapes) -> BuiltRegion | None:
+def _build_one(name: str, region: Region, shapes: Shapes) -> RegionProgram | None:
     numbers = {value: i for i, value in enumerate(region.inputs)}
     steps: list[p.Step] = []
     constants: list[Array] = []
@@ -181,7 +214,7 @@ def _build(name: str, region: Region, shapes: Shapes) -> BuiltRegion | None:
             steps.append(dataclasses.replace(step, input=source))
             source = len(region.inputs) + len(steps) - 1
         numbers[layer.output] = source
-    built = BuiltRegion(
+    built = RegionProgram(
         name,
         region,
         steps,
