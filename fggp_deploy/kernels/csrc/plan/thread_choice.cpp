@@ -19,8 +19,8 @@ bool ThreadChoice::several() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (trial_ == 0) {
     if (--until_trial_ > 0) return preferred_;
-    interval_ *= 2;
-    limit_interval();
+    interval_ = std::min(2 * interval_, preferred_ ? kTrialsOfOne : kTrialsOfSeveral);
+    until_trial_ = interval_;
     trial_ = std::max(kTrial, static_cast<int>(kTrialSeconds / std::max(ways_[preferred_].mean, 1e-6)));
     budget_ = ways_[preferred_].mean * trial_;
     ways_[!preferred_] = {};
@@ -42,12 +42,7 @@ void ThreadChoice::record(bool several, double seconds) {
   if (budget_ < 0) trial_ = 0;  // it cannot be better any more
   if (trial_ > 0 || other.runs == 0 || now.mean <= other.mean) return;
   preferred_ = !preferred_;
-  limit_interval();
-}
-
-void ThreadChoice::limit_interval() {
-  interval_ = std::min(interval_, preferred_ ? kTrialsOfOne : kTrialsOfSeveral);
-  until_trial_ = interval_;
+  interval_ = until_trial_ = kFirstTrial;
 }
 
 }  // namespace fggp

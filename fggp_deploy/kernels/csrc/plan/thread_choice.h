@@ -2,7 +2,8 @@
 //
 // If another process keeps a core busy, the system interrupts a thread that holds a part, and the others
 // wait milliseconds for it. Several threads are then slower than one. The way with the lower mean time
-// is preferred. The other one is tried again for a few runs from time to time, more and more rarely.
+// is preferred. The other one is tried again for a few runs from time to time: soon after the two have
+// changed places, then more and more rarely.
 #pragma once
 #include <mutex>
 
@@ -20,14 +21,14 @@ class ThreadChoice {
     double mean = 0;
     int runs = 0;
   };
-  void limit_interval();
+  static constexpr int kFirstTrial = 16;
 
   std::mutex mutex_;
   Way ways_[2];  // one thread, several threads
   bool preferred_ = true;
   int last_ = -1;  // the way of the latest run, -1: none
   // Runs between trials, until the next trial, and left in this one.
-  int interval_ = 8, until_trial_ = 8, trial_ = 0;
+  int interval_ = kFirstTrial, until_trial_ = kFirstTrial, trial_ = 0;
   double budget_ = 0;  // the time that the rest of the trial may take
 };
 

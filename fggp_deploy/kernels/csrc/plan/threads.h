@@ -33,7 +33,7 @@ constexpr double kCopyWork = 4;
 // worth handing to another thread. Tests hand over the smallest parts.
 struct Sharing {
   int threads = 1;
-  double least_work = 50e3;
+  double least_work = 20e3;
 
   // How many threads this much work is worth.
   int workers(double work) const { return shares(work, threads); }
