@@ -52,7 +52,8 @@ void compare(const Example& c) {
     if (!all[i]->supported()) continue;
     const Sharing sharing{static_cast<int>(pick(1, 3)), 1};
     if (ordinary) {
-      const Execution e(program, *all[i], {c.input}, sharing);
+      Packings packings;
+      const Execution e(program, *all[i], {c.input}, sharing, packings);
       // Whatever is read before it is written must not reach an output.
       Workspace workspace(e.workspace_floats());
       std::fill_n(workspace.data(), e.workspace_floats(), std::nanf(""));

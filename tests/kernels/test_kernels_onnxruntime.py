@@ -102,6 +102,11 @@ def test_sparse_conv(gap: type, value: type) -> None:
     both(m, rand(1, 16, 14, 14), rand(3, 16, 14, 14), rand(2, 16, 9, 30), rand(0, 16, 8, 8))
 
 
+def test_more_input_sizes_than_are_remembered() -> None:
+    sizes = [(1, 8, 5 + i % 20, 9) for i in range(30)]
+    both(conv_model(sparse((24, 8, 3, 3), 0.3)), *(rand(*size) for size in sizes), threads=2)
+
+
 def test_sparse_conv_attributes() -> None:
     m = conv_model(
         sparse((12, 2, 3, 2), 0.5), group=4, strides=[2, 1], dilations=[1, 3], pads=[1, 3, 0, 2]

@@ -146,7 +146,8 @@ FGGP_EXPORT int fggp_program_profile(const void* program, int isa, const int64_t
   return guarded(error, error_size, [&] {
     const Program& p = *static_cast<const Program*>(program);
     const std::vector<ValueShape> shapes = shapes_of(p, dims);
-    const Execution execution(p, isa_at(isa), shapes, Sharing{});
+    Packings packings;
+    const Execution execution(p, isa_at(isa), shapes, Sharing{}, packings);
     std::vector<std::vector<float>> in, out;
     for (const ValueShape& s : shapes) in.emplace_back(s.size(), 0.5f);
     for (const ValueShape& s : execution.outputs()) out.emplace_back(s.size());

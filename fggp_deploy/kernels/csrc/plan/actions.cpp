@@ -138,7 +138,7 @@ ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
   *r = s.residual >= 0 ? find(s.residual, residual_of(s, plan->out), &plan->residual) : -1;
   if (plan->residual.int8x4) plan->residual_scale = value(s.residual).scale;
   touch(*x);
-  plan->pack(s.rows, *s.bias, s.variant);
+  plan->pack(s.rows, *s.bias, s.variant, packings_);
   convs_.push_back(std::move(plan));
   return convs_.back().get();
 }

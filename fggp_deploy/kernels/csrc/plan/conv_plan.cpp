@@ -81,7 +81,7 @@ ConvPlan::Rows ConvPlan::multiplied(const Rows& rows) const {
   return in.int8x4 ? std::make_shared<SparseRows>(by_int8x4(*rows, shape.taps())) : rows;
 }
 
-void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v) {
+void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v, Packings& packings) {
   bias_ = bias;
   mask_ = lane_masks(out);
   halo_ = Halo(out);
@@ -91,10 +91,16 @@ void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v)
     for (uint32_t e = rows->begin[o]; e < rows->begin[o + 1]; e++) sum += rows->quantized[e];
     start_.push_back((fggp_int8x4(*isa).offset - in_zero_point) * sum);
   }
-  arrange(*multiplied(rows), v);
+  PackedRows made = order(*multiplied(rows), v);
+  packed_ = packings.shared({rows.get(), group(), channels_per_block_, in.int8x4}, std::move(made));
 }
 
 void ConvPlan::arrange(const SparseRows& rows, Variant v) {
+  packed_ = std::make_shared<const PackedRows>(order(rows, v));
+}
+
+// Sets the offsets, and returns the weights that belong to them.
+PackedRows ConvPlan::order(const SparseRows& rows, Variant v) {
   if (v.conv < 0 || v.conv >= n_forms() || !fits(form(v.conv))) v = ranked(rows.nonzeros()).front();
   const int group = form(v.conv).group;
   const int64_t cin = in.int8x4 ? in.planes() : shape.cin;
@@ -116,37 +122,53 @@ void ConvPlan::arrange(const SparseRows& rows, Variant v) {
   variant_ = v;
   halo_of_block_ = halo_.sort_by_block(out, form(v.conv).rows, form(v.conv).cols);
 
+  std::vector<int64_t> offset_of_tap;
+  for (int64_t tap = 0; tap < taps; tap++)
+    offset_of_tap.push_back(tap / shape.kw * shape.dilation_h * in.row_vectors() +
+                            tap % shape.kw * shape.dilation_w);
+  PackedRows packed;
+  packed.begin.push_back(0);
+  packed.weight.reserve(rows.nonzeros());
   offset_.clear();
-  weight_.clear();
-  begin_.assign(1, 0);
+  offset_.reserve(rows.nonzeros());
   base_.clear();
   std::vector<uint32_t> at(rows.begin.begin(), rows.begin.end() - 1);
   for (int block = 0; block < v.input_blocks; block++) {
-    const int64_t end = std::min<int64_t>(cin, int64_t{block + 1} * channels_per_block_);
+    const auto end = static_cast<uint32_t>(
+        std::min<int64_t>(cin, int64_t{block + 1} * channels_per_block_) * taps);
     for (int o = 0; o < shape.cout; o += group) {
       int64_t base = -1;
-      for (;;) {
+      const auto add = [&](uint32_t column) {
+        const uint32_t channel = column / static_cast<uint32_t>(taps);
+        if (base < 0) base = channel * plane;
+        const int64_t offset =
+            channel * plane - base + offset_of_tap[column - channel * static_cast<uint32_t>(taps)];
+        if (offset > 0xffff) throw Error("an input offset does not fit sixteen bits");
+        offset_.push_back(static_cast<uint16_t>(offset));
+      };
+      for (uint32_t& e = at[o]; group == 1 && e < rows.begin[o + 1] && rows.column[e] < end; e++) {
+        add(rows.column[e]);
+        packed.weight.push_back(rows.value[e]);
+      }
+      while (group > 1) {
         // The next column that any row of the group has.
         uint32_t column = UINT32_MAX;
         for (int g = o; g < o + group; g++)
           if (at[g] < rows.begin[g + 1]) column = std::min(column, rows.column[at[g]]);
-        if (column == UINT32_MAX || column / taps >= end) break;
-        const int64_t channel = column / taps, tap = column % taps;
-        if (base < 0) base = channel * plane;
-        const int64_t offset = channel * plane - base +
-                               tap / shape.kw * shape.dilation_h * in.row_vectors() +
-                               tap % shape.kw * shape.dilation_w;
-        if (offset > 0xffff) throw Error("an input offset does not fit sixteen bits");
-        offset_.push_back(static_cast<uint16_t>(offset));
+        if (column >= end) break;
+        add(column);
         for (int g = o; g < o + group; g++) {
           const bool has = at[g] < rows.begin[g + 1] && rows.column[at[g]] == column;
-          weight_.push_back(has ? rows.value[at[g]++] : 0.0f);
+          packed.weight.push_back(has ? rows.value[at[g]++] : 0.0f);
         }
       }
-      begin_.push_back(static_cast<uint32_t>(offset_.size()));
+      packed.begin.push_back(static_cast<uint32_t>(offset_.size()));
       base_.push_back(static_cast<uint32_t>(std::max<int64_t>(base, 0)));
     }
   }
+  packed.weight.shrink_to_fit();
+  offset_.shrink_to_fit();
+  return packed;
 }
 
 int ConvPlan::blocks() const {
@@ -189,7 +211,7 @@ void ConvPlan::compute(int position, const float* x, const float* r, float* y, i
   a.mask_row = out.tile_w;
   a.n_groups = static_cast<uint32_t>((last - first) / v.group);
   a.offset = offset_.data();
-  a.weight = weight_.data();
+  a.weight = packed_->weight.data();
   if (in.int8x4) {
     a.start = &start_[first];
     a.factor = &factor_[first];
@@ -207,7 +229,7 @@ void ConvPlan::compute(int position, const float* x, const float* r, float* y, i
     const bool ends = block == variant_.input_blocks - 1;
     const size_t entry = static_cast<size_t>(block) * n_groups_ + first / v.group;
     a.x = x0;
-    a.begin = &begin_[entry];
+    a.begin = &packed_->begin[entry];
     a.base = &base_[entry];
     a.bias = block == 0 ? &bias_[first] : nullptr;
     a.residual = ends && r ? r + static_cast<size_t>(r_first) * residual.plane() + residual.at(i, j)
@@ -224,7 +246,7 @@ std::vector<int> ConvPlan::split(int n) const {
     double work = 8;
     for (int b = 0; b < variant_.input_blocks; b++) {
       const size_t e = static_cast<size_t>(b) * n_groups_ + g;
-      work += begin_[e + 1] - begin_[e];
+      work += packed_->begin[e + 1] - packed_->begin[e];
     }
     done.push_back(done.back() + work);
   }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "plan/layout.h"
+#include "plan/packed_rows.h"
 #include "program/step.h"
 
 namespace fggp {
@@ -27,7 +28,7 @@ struct ConvPlan {
   // the input is int8x4.
   Rows multiplied(const Rows& rows) const;
   // Throws an Error if an offset does not fit; every offset made here stays inside its plane.
-  void pack(const Rows& rows, const std::vector<float>& bias, Variant v);
+  void pack(const Rows& rows, const std::vector<float>& bias, Variant v, Packings& packings);
   // Once packed: the same weights, `multiplied`, for another variant.
   void arrange(const SparseRows& rows, Variant v);
   // Computes output channels [first, last) with their halos: whole groups of the variant's, and
@@ -47,6 +48,7 @@ struct ConvPlan {
 
  private:
   bool fits(const FggpConvVariant& v) const;
+  PackedRows order(const SparseRows& rows, Variant v);
   std::pair<int, int> planes(int first, int last) const;  // of the output, for these channels
   void compute(int block, const float* x, const float* r, float* y, int first, int last,
                int origin) const;
@@ -58,9 +60,10 @@ struct ConvPlan {
   Variant variant_;
   int channels_per_block_ = 0, n_groups_ = 0;
   std::vector<uint16_t> offset_;
-  std::vector<float> weight_, bias_, factor_;
+  std::shared_ptr<const PackedRows> packed_;
+  std::vector<float> bias_, factor_;
   std::vector<int32_t> start_;
-  std::vector<uint32_t> begin_, base_;
+  std::vector<uint32_t> base_;  // of each group in each block: where its offsets start
   std::vector<uint16_t> mask_;
   Halo halo_;
   std::vector<size_t> halo_of_block_;  // the first halo vector that follows from each block

@@ -22,8 +22,9 @@ Workspace::Workspace(size_t floats) : memory_(new float[floats + 16]) {
 }
 
 Execution::Execution(const Program& program, const FggpIsa& isa,
-                     const std::vector<ValueShape>& inputs, const Sharing& sharing)
-    : isa_(isa), sharing_(sharing), outputs_(program.outputs) {
+                     const std::vector<ValueShape>& inputs, const Sharing& sharing,
+                     Packings& packings)
+    : isa_(isa), sharing_(sharing), packings_(packings), outputs_(program.outputs) {
   for (const ValueShape& shape : infer_shapes(program, inputs)) {
     values_.emplace_back();
     values_.back().shape = shape;

@@ -26,9 +26,10 @@ class DepthwisePlan;
 
 class Execution {
  public:
-  // Throws an Error if the shapes do not fit the program.
+  // `packings` holds the weights that executions of the same program share. Throws an Error if the
+  // shapes do not fit the program.
   Execution(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
-            const Sharing& sharing);
+            const Sharing& sharing, Packings& packings);
   const std::vector<ValueShape>& outputs() const { return output_shapes_; }
   size_t workspace_floats() const { return arena_; }
   // How many threads this many images are worth.
@@ -137,6 +138,7 @@ class Execution {
 
   const FggpIsa& isa_;
   const Sharing sharing_;
+  Packings& packings_;  // only used while planning
   std::vector<int> outputs_;
   std::vector<Value> values_;
   std::vector<Buffer> buffers_;

@@ -11,7 +11,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kRemembered = 8;  // input sizes
+constexpr size_t kRemembered = 16;  // input sizes
 constexpr size_t kIdle = 16;       // workspaces kept for the next runs
 // From this number of rows on, computing them together is faster than one after the other.
 constexpr int64_t kFewestRows = 2;
@@ -73,13 +73,34 @@ std::shared_ptr<Runner::Planned> Runner::planned(const std::vector<ValueShape>& 
   std::vector<int64_t> key{multiply_zeros};
   for (const ValueShape& s : inputs)
     key.insert(key.end(), {s.flat, s.channels, s.height, s.width});
+  const std::shared_ptr<Entry> entry = remembered(key);
+  // Other sizes run meanwhile.
+  const std::lock_guard<std::mutex> lock(entry->mutex);
+  if (!entry->planned)
+    entry->planned = std::make_shared<Planned>(multiply_zeros ? zeros_program() : program_, isa_, inputs,
+                                               sharing_, packings_);
+  return entry->planned;
+}
+
+// The entry of this key, which is then the latest one; the oldest one may go.
+std::shared_ptr<Runner::Entry> Runner::remembered(const std::vector<int64_t>& key) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = executions_.find(key);
-  if (found != executions_.end()) return found->second;
-  auto made = std::make_shared<Planned>(multiply_zeros ? with_zeros(program_) : program_, isa_, inputs,
-                                        sharing_);
-  if (executions_.size() == kRemembered) executions_.clear();
-  return executions_[key] = made;
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const auto& entry) { return entry->key == key; });
+  if (found != entries_.end()) {
+    std::rotate(entries_.begin(), found, found + 1);
+  } else {
+    entries_.insert(entries_.begin(), std::make_shared<Entry>());
+    entries_.front()->key = key;
+    if (entries_.size() > kRemembered) entries_.pop_back();
+  }
+  return entries_.front();
+}
+
+const Program& Runner::zeros_program() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!zeros_program_) zeros_program_ = std::make_unique<const Program>(with_zeros(program_));
+  return *zeros_program_;
 }
 
 std::unique_ptr<Runner::Memory> Runner::borrow(size_t floats) {

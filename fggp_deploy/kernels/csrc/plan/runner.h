@@ -1,6 +1,5 @@
 // A program together with its executions by input size, and the memory of those that run now.
 #pragma once
-#include <map>
 #include <memory>
 #include <mutex>
 
@@ -44,11 +43,18 @@ class Runner {
     const Execution execution;
     ThreadChoice choice;
     Planned(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
-            const Sharing& sharing)
-        : execution(program, isa, inputs, sharing) {}
+            const Sharing& sharing, Packings& packings)
+        : execution(program, isa, inputs, sharing, packings) {}
+  };
+  struct Entry {  // of one input size
+    std::vector<int64_t> key;
+    std::mutex mutex;  // held while planning
+    std::shared_ptr<Planned> planned;
   };
   struct Slot;
   std::shared_ptr<Planned> planned(const std::vector<ValueShape>& inputs, bool multiply_zeros);
+  std::shared_ptr<Entry> remembered(const std::vector<int64_t>& key);
+  const Program& zeros_program();
   std::vector<int64_t> run_images(Planned& planned, const Batch& batch,
                                   const std::vector<int64_t>& images);
   void run_rows(const Batch& batch);
@@ -64,7 +70,9 @@ class Runner {
   std::unique_ptr<Runner> over_pixels_;
   std::unique_ptr<const DenseRows> dense_rows_;
   std::mutex mutex_;
-  std::map<std::vector<int64_t>, std::shared_ptr<Planned>> executions_;
+  Packings packings_;
+  std::unique_ptr<const Program> zeros_program_;  // that multiplies zeros; null until it is needed
+  std::vector<std::shared_ptr<Entry>> entries_;   // the latest first
   std::vector<std::unique_ptr<Memory>> idle_;
 };
 

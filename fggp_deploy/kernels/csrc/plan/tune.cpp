@@ -43,7 +43,8 @@ Variant fastest(std::vector<Candidate>& all, const float* x, const float* r, flo
 
 void tune(Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
           double seconds) {
-  const Execution execution(program, isa, inputs, Sharing{});
+  Packings packings;
+  const Execution execution(program, isa, inputs, Sharing{}, packings);
   size_t n_convs = 0;
   for (size_t i = 0; i < program.steps.size(); i++) n_convs += execution.conv(i) != nullptr;
   for (size_t i = 0; i < program.steps.size(); i++) {
