@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fggp_deploy.common.cores import usable_cores
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.preprocessing import Preprocessing
 from fggp_deploy.data.sampling import Rows, sample
@@ -80,8 +80,7 @@ def n_workers(asked: int | None) -> int:
     """
     if asked is not None:
         return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, (cores or 1) // environment.local_world() - 1))
+    return max(1, min(8, usable_cores() // environment.local_world() - 1))
 
 
 def with_options(base: Preprocessing, reading: Reading) -> Preprocessing:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from fggp_deploy.common.cores import usable_cores
+
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -74,13 +76,6 @@ def watching_load() -> Iterator[Load]:
             load.stolen_cores = round(max(0.0, stolen / load.seconds), 2)
             busy = total - idle - stolen - spent
             load.other_cores = round(max(0.0, busy / load.seconds), 2)
-
-
-def usable_cores() -> int:
-    """Number of logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_threads() -> int:

@@ -6,7 +6,6 @@ compiled library you get a standard session; `explain(session)` reports why.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from weakref import WeakKeyDictionary
 import onnxruntime as ort
 
 from fggp_deploy import kernels
+from fggp_deploy.common.cores import usable_cores
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import (
     ConfigError,
@@ -48,10 +48,11 @@ def session(
     """A session for a packed file, or for any ONNX file whose weights hold many zeros.
 
     `model` is a path or a serialized model. `threads` is ONNX Runtime's intra_op_num_threads; None
-    leaves its default. `config` holds further session configuration entries. `batch` is the batch
-    size to plan for if the model leaves its first dimension open; the session takes any. If other
-    dimensions are open too, such as height and width, `shape` must give all after the first, as in
-    (3, 640, 640), and a session on the kernels accepts only that size.
+    leaves its default, and the kernels are planned for the cores that this process may use.
+    `config` holds further session configuration entries. `batch` is the batch size to plan for if
+    the model leaves its first dimension open; the session takes any. If other dimensions are open
+    too, such as height and width, `shape` must give all after the first, as in (3, 640, 640), and a
+    session on the kernels accepts only that size.
 
     The first session for a model on a machine tunes the kernels for `tuning_seconds` (by default
     `TUNING_SECONDS`) and compares single layers and the whole model with ONNX Runtime. You get a
@@ -77,7 +78,7 @@ def session(
     reason = _why_no_kernels()
     if reason:
         return _open(source, CompiledModel.standard(reason), options)
-    count = threads or os.cpu_count() or 1
+    count = threads or usable_cores()
     try:
         place = disk.path_of(disk.sha256_of(source), threads=count, batch=batch, shape=sizes)
     except OSError as e:

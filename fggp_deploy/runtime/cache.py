@@ -22,6 +22,7 @@ import onnxruntime as ort
 
 from fggp_deploy import kernels
 from fggp_deploy.checkpoints.provenance import machine
+from fggp_deploy.common.cores import usable_cores
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.errors import MachineError
 from fggp_deploy.runtime.plan import CompiledModel, Plan
@@ -47,7 +48,7 @@ def path_of(model_sha256: str, *, threads: int, batch: int, shape: tuple[int, ..
         sha256_file(library) if library else "",
         machine()["cpu"],
         os.environ.get("FGGP_ISA", "") or ",".join(kernels.isas()),
-        str(os.cpu_count()),
+        str(usable_cores()),
         str(ort.__version__),
         str(threads),
         str(batch),

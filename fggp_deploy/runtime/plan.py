@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fggp_deploy.common.cores import usable_cores
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.runtime.sessions import Options
 
@@ -67,4 +67,4 @@ class CompileRequest:
     @property
     def threads(self) -> int:
         """Threads that the model will run on."""
-        return self.options.threads or os.cpu_count() or 1
+        return self.options.threads or usable_cores()

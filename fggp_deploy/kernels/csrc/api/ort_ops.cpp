@@ -13,8 +13,6 @@ namespace {
 
 // MAX_REGIONS in runtime/region_programs.py is the same. Each costs every new session about 50 us.
 constexpr int kRegions = 256;
-// Threads that are expected if the number is not given.
-constexpr int kDefaultThreads = 2;
 
 const FggpIsa& chosen_isa() {
   // For tests and benchmarks: a narrower instruction set than the best one.
@@ -46,7 +44,8 @@ class Node {
   Node(const CustomOp& op, const ort::KernelInfo* info) : op_(op) {
     const int64_t threads = op.ort.integer(info, "threads", 0);
     if (threads < 0 || threads > 1024) throw Error("threads is " + std::to_string(threads));
-    sharing_.threads = threads ? static_cast<int>(threads) : kDefaultThreads;
+    // If it is not given, the session has no more threads than there are cores, usually.
+    sharing_.threads = threads ? static_cast<int>(threads) : usable_cores();
     n_constants_ = op.n_constants();
     read_code(info);
     // Region: the constants follow the inputs that change.

@@ -29,6 +29,9 @@ void in_parallel(const Threads& threads, size_t n, const F& f) {
 // The cost of copying one float, in multiply-adds of the kernels.
 constexpr double kCopyWork = 4;
 
+// Logical cores that this process may use: those of its affinity, at most the quota of its control groups.
+int usable_cores();
+
 // How work is shared: by how many threads at most, and from which work (in multiply-adds) on a part is
 // worth handing to another thread. Tests hand over the smallest parts.
 struct Sharing {
