@@ -68,19 +68,21 @@ def compare(paths: Sequence[Path]) -> Comparison:
     that is damaged or describes another file than the one beside it.
     """
     if len(paths) < 2:
-        raise ConfigError("compare needs at least two runs, files or reports")
+        raise ConfigError(f"compare needs at least two runs, files or reports, got {len(paths)}")
     found = [(str(path), *_find(path)) for path in paths]
     reports = [read_report(report) for _, report, _ in found]
     candidates = []
     try:
         for (name, path, model), report in zip(found, reports, strict=True):
             if model is not None and sha256_file(model) != report["model"]["sha256"]:
-                raise FileError(f"{path} describes another file than {model}; verify it again")
+                raise FileError(
+                    f"{path} describes a file that is not {model}; verify {model} again"
+                )
             candidates.append(_candidate(name, report))
         candidates += [*_dense_models(reports), *_int8_baselines(reports)]
         notes = _notes(reports)
     except (KeyError, TypeError, ValueError, IndexError) as e:
-        raise FileError(f"a report lacks or misstates {e}; verify the files again") from e
+        raise FileError(f"a report has no valid value for {e}; verify the files again") from e
     ordered = sorted(candidates, key=lambda c: c.sparsity)
     judged = len({_measured_on(report) for report in reports}) == 1
     if not judged:
@@ -97,7 +99,7 @@ def _find(path: Path) -> tuple[Path, Path | None]:
     report = find_report(folder, model.name)
     if not report.is_file():
         run = command("fggp-deploy", "verify", path)
-        raise ConfigError(f"{path}: no {REPORT} is there; run {run} first")
+        raise ConfigError(f"{path}: there is no {REPORT}; run {run} first")
     return report, model if model.exists() else None
 
 

@@ -94,7 +94,7 @@ def sensitivity(
     """
     levels = sorted(set(sparsities))
     if not levels or not all(0 < s < 1 for s in levels):
-        raise ConfigError(f"sparsities must lie in (0, 1), got {list(sparsities)}")
+        raise ConfigError(f"sparsities must be in (0, 1), got {list(sparsities)}")
     if not 0 <= budget <= 1:
         raise ConfigError(f"the budget must be a share of the weights in [0, 1], got {budget}")
     if not tolerance_points >= 0:

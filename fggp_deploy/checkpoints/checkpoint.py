@@ -78,7 +78,7 @@ class CheckpointInfo:
         try:
             d = json.loads(text)
             if d.pop("version") != _VERSION:
-                raise CheckpointError("the checkpoint is of a newer format; upgrade fggp-deploy")
+                raise CheckpointError("the checkpoint has a newer format; upgrade fggp-deploy")
             for key, kind in _TYPES.items():
                 if not isinstance(d.get(key), kind):
                     raise TypeError(f"{key} is {d.get(key)!r:.40}")
@@ -119,7 +119,9 @@ class Checkpoint:
     def described(self) -> str:
         """The description as the file holds it; raises ConfigError when there is none."""
         if self.info is None:
-            raise ConfigError("a checkpoint needs its description to be saved")
+            raise ConfigError(
+                "a checkpoint cannot be saved without its description (info), got None"
+            )
         return self.info.to_json()
 
     @classmethod
@@ -151,7 +153,7 @@ def _reading(path: Path) -> Iterator[Any]:
             yield f
     except (SafetensorError, OSError, TypeError, ValueError) as e:
         raise CheckpointError(
-            f"{path} is no readable safetensors file ({e}); it may be cut off: copy it again"
+            f"{path} is not a readable safetensors file ({e}); it may be cut off: copy it again"
         ) from e
 
 
@@ -165,15 +167,21 @@ def check_finite(path: Path, tensors: Mapping[str, Array]) -> None:
     for name, a in tensors.items():
         if np.issubdtype(a.dtype, np.floating) and not np.isfinite(a).all():
             raise CheckpointError(
-                f"{path}: {name} holds NaN or infinity; its training diverged, use an earlier one"
+                f"{path}: {name} holds NaN or infinity; its training diverged, so use an earlier "
+                "checkpoint"
             )
 
 
 def _unpack(path: Path, name: str, packed: Array, tensors: Mapping[str, Array]) -> Array:
     weight = tensors.get(name)
     if weight is None or packed.dtype != np.uint8 or packed.shape != ((weight.size + 7) // 8,):
-        raise CheckpointError(f"{path}: the mask of {name!r} does not fit any weight")
+        raise CheckpointError(
+            f"{path}: the mask of {name!r} does not match the shape of any weight"
+        )
     mask = np.unpackbits(packed, count=weight.size, bitorder="little").astype(bool)
     if np.any(weight.reshape(-1)[~mask]):
-        raise CheckpointError(f"{path}: {name} has non-zero weights that its mask removes")
+        raise CheckpointError(
+            f"{path}: {name} has non-zero weights that its mask removes; set them to zero and "
+            "save it again"
+        )
     return mask.reshape(weight.shape)

@@ -41,7 +41,7 @@ def read_foreign(path: Path) -> StateDict:
             content = load_file(path)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
             raise CheckpointError(
-                f"{path} is no readable safetensors file ({e}); it may be cut off: copy it again"
+                f"{path} is not a readable safetensors file ({e}); it may be cut off: copy it again"
             ) from e
         if any(n.startswith(MASK_PREFIX) for n in content):  # ours, its description lost
             ours = Checkpoint.open(path)

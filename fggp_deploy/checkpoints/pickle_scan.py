@@ -73,7 +73,7 @@ def _taken(stack: list[Any], op: pickletools.OpcodeInfo) -> list[Any]:
             split -= 1
         split -= op.stack_before.index(pickletools.markobject)
     if split < 0:
-        raise ValueError("the pickle takes more than it put on its stack")
+        raise ValueError("the pickle takes more from its stack than it put there")
     taken = [value for value in stack[split:] if value is not _MARK]
     del stack[split:]
     return taken

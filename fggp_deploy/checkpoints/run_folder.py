@@ -56,7 +56,7 @@ def held(folder: Path) -> Iterator[None]:
         yield
     except BlockingIOError as e:
         raise ConfigError(
-            f"another process works in {folder}; wait until it ends or choose another --out"
+            f"another process is using {folder}; wait until it ends, or choose another --out"
         ) from e
     finally:
         os.close(fd)  # releases the lock, as does any end of the process
@@ -121,7 +121,9 @@ def newest(file: str, runs: Path = RUNS) -> Path:
     found = sorted(runs.glob(f"*/{file}"), key=lambda p: p.stat().st_mtime_ns)
     if not found:
         stage = "prune" if file == PRUNED else "export"
-        raise ConfigError(f"no {runs}/*/{file} here; run `fggp-deploy {stage}` or give a path")
+        raise ConfigError(
+            f"there is no {runs}/*/{file} here; run `fggp-deploy {stage}` or give a path"
+        )
     return found[-1]
 
 
@@ -137,7 +139,7 @@ def packed(path: Path | None, runs: Path = RUNS) -> Path:
     if found:
         return max(found, key=lambda p: p.stat().st_mtime_ns)
     if path is not None:
-        raise ConfigError(f"{path} holds no {PACKED}; run {command('fggp-deploy', 'export', path)}")
+        raise ConfigError(f"{path} has no {PACKED}; run {command('fggp-deploy', 'export', path)}")
     return newest(PACKED, runs)
 
 

@@ -47,7 +47,8 @@ def unwrap(path: Path, content: Any, size: int) -> StateDict:
     for name in state:
         if _QUANTIZED.search(name):
             raise CheckpointError(
-                f"{path} is a quantized network ({name}); give the float weights it was made from"
+                f"{path} is a quantized network ({name}); give the float weights that it was made "
+                "from"
             )
     state.pop("n_averaged", None)  # torch's AveragedModel
     while prefix := next((p for p in _PREFIXES if all(n.startswith(p) for n in state)), None):
@@ -56,7 +57,8 @@ def unwrap(path: Path, content: Any, size: int) -> StateDict:
     for name, t in state.items():
         if t.is_floating_point() and not bool(torch.isfinite(t.float()).all()):
             raise CheckpointError(
-                f"{path}: {name} holds NaN or infinity; its training diverged, use an earlier one"
+                f"{path}: {name} holds NaN or infinity; its training diverged, so use an earlier "
+                "checkpoint"
             )
     return StateDict(state, masks)
 
@@ -72,14 +74,16 @@ def _inside(path: Path, content: Any) -> Mapping[Any, Any]:
         averaged = [k for k in found if k in _AVERAGED and k != found[0]]
         if averaged:
             warnings.warn(
-                f"{path} holds averaged weights too ({averaged[0]}); took {found[0]}. To use the "
-                f"others, save them alone",
+                f"{path} also holds averaged weights ({averaged[0]}); {found[0]} is used. To use "
+                "the averaged weights, save a file that holds only them",
                 FggpWarning,
                 stacklevel=2,
             )
         content = content[found[0]]
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no state dict: expected names mapped to tensors")
+        raise CheckpointError(
+            f"{path} holds no state dict: expected a mapping from names to tensors"
+        )
     return content
 
 
@@ -99,12 +103,12 @@ def _plain(path: Path, content: Mapping[Any, Any], size: int) -> dict[str, Tenso
     for name, t in state.items():
         if t.layout != torch.strided or t.device.type != "cpu" or t.is_complex():
             raise CheckpointError(
-                f"{path}: {name} is no dense real tensor ({t.layout}, {t.dtype}, {t.device}); "
-                f"save t.to_dense().cpu() of it"
+                f"{path}: {name} is not a dense real tensor ({t.layout}, {t.dtype}, {t.device}); "
+                "save t.to_dense().cpu() of it"
             )
     if sum(t.numel() * t.element_size() for t in state.values()) > _MAX_TIED * size + 2**20:
         raise CheckpointError(
-            f"{path} claims more weights than it has bytes; save it anew with contiguous tensors"
+            f"{path} claims more weights than it has bytes; save it again with contiguous tensors"
         )
     return state
 
@@ -157,11 +161,12 @@ def _weight_of(mask: str, state: Mapping[str, Tensor]) -> bool:
 def _mask(path: Path, name: str, mask: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     if name not in weights or mask.shape != weights[name].shape:
         raise CheckpointError(
-            f"{path}: the mask of {name} fits no weight; save the state dict anew"
+            f"{path}: the mask of {name} does not match the shape of any weight; save the state "
+            "dict again"
         )
     kept = mask != 0
     if not bool((mask == kept).all()):
-        raise CheckpointError(f"{path}: the mask of {name} is not made of zeros and ones")
+        raise CheckpointError(f"{path}: the mask of {name} has values other than 0 and 1")
     return kept
 
 

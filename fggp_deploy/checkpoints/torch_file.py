@@ -91,8 +91,8 @@ def read_torch(path: Path, size: int) -> Any:
         raise CheckpointError(f"{path} claims tensors that do not fit in memory") from e
     except Exception as e:  # a pickle of garbage raises almost anything
         raise CheckpointError(
-            f"{path} is no PyTorch checkpoint, is damaged or cut off ({type(e).__name__}); "
-            f"copy it again, or save model.state_dict() anew"
+            f"{path} is not a PyTorch checkpoint, or is damaged or cut off ({type(e).__name__}); "
+            "copy it again, or save model.state_dict() again"
         ) from e
 
 
@@ -107,12 +107,14 @@ def _scan_zip(path: Path, f: BinaryIO, size: int) -> list[Scan]:
         inside = [p for p in parts if p.filename.rpartition("/")[2] == "data.pkl"]
         if len(inside) != 1:
             raise CheckpointError(
-                f"{path} is a zip archive but no PyTorch checkpoint; give what torch.save wrote"
+                f"{path} is a zip archive but not a PyTorch checkpoint; give a file that "
+                "torch.save wrote"
             )
         packed = any(p.compress_type != zipfile.ZIP_STORED for p in parts)
         if packed or sum(p.file_size for p in parts) > size:
             raise CheckpointError(
-                f"{path} is a packed archive, which torch.save never writes; unpack or save it anew"
+                f"{path} is a packed archive, which torch.save never writes; unpack it or save it "
+                "again"
             )
         return [scan(io.BytesIO(z.read(inside[0])))]
 
@@ -133,18 +135,18 @@ def _refuse_objects(path: Path, names: Collection[str]) -> None:
         return
     if "torch._utils._rebuild_qtensor" in foreign:
         raise CheckpointError(
-            f"{path} is a quantized network; give the float weights it was made from"
+            f"{path} is a quantized network; give the float weights that it was made from"
         )
     save = "torch.save(model.state_dict(), 'weights.pt')"
     if any(n.startswith("torch.nn.modules.") for n in foreign):
         own = [n for n in foreign if not n.startswith(("torch.", "builtins."))] or foreign
         raise CheckpointError(
-            f"{path} holds a whole pickled network ({own[0]}), which would run code when loaded; "
-            f"it is refused. Where you made it, save the weights alone: {save}"
+            f"{path} holds a pickled network ({own[0]}), which would run code when it is loaded, "
+            f"so it is refused. On the machine that made it, save only the weights: {save}"
         )
     raise CheckpointError(
-        f"{path} holds Python objects ({foreign[0]}) that would run code when loaded; it is "
-        f"refused. Where you made it, save the weights alone: {save}"
+        f"{path} holds Python objects ({foreign[0]}) that would run code when they are loaded, so "
+        f"it is refused. On the machine that made it, save only the weights: {save}"
     )
 
 
@@ -159,6 +161,6 @@ def _refuse_codecs(path: Path, found: Scan) -> None:
         codec = arguments[1:] if isinstance(arguments, tuple) else None
         if codec != ("latin1",):
             raise CheckpointError(
-                f"{path} holds text in an encoding that torch.save never writes; it is refused. "
-                "Where you made it, save the weights alone"
+                f"{path} holds text in an encoding that torch.save never writes, so it is "
+                "refused. On the machine that made it, save only the weights"
             )

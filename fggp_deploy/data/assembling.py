@@ -64,13 +64,13 @@ def adapted(data: Dataset, reading: Reading) -> Dataset:
     if wanted.resize is None:
         if wanted.channels != own.channels and reading.mean is not None:
             raise ConfigError(
-                f"--mean has {wanted.channels} entries but the images {own.channels}; "
-                f"--image-size {own.height} would convert them"
+                f"--mean has {wanted.channels} entries but the images have {own.channels} "
+                f"channels; --image-size {own.height} would convert them"
             )
         if wanted.image_shape != own.image_shape:
             raise DataError(
-                f"{data.name} has images of (height, width, channels) {own.image_shape}, the "
-                f"network wants {wanted.image_shape}; give the data that it was trained on"
+                f"{data.name} has images of (height, width, channels) {own.image_shape}, but the "
+                f"network takes {wanted.image_shape}; give the data that it was trained on"
             )
     elif (wanted.resize, wanted.image_shape) != (min(own.height, own.width), own.image_shape):
         parts = {part: _framed(split, wanted) for part, split in parts.items()}

@@ -105,7 +105,7 @@ _MOST_MEMO = 1 << 20  # the unpickler makes a table as long as the largest numbe
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+            raise pickle.UnpicklingError(f"it would load {module}.{name}")
         return _ALLOWED[module, name]
 
 
@@ -124,16 +124,19 @@ def _batch(path: Path, key: bytes, n_classes: int) -> tuple[Images, Labels]:
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MOST_BYTES:
-            raise DataError(f"{path} has {n_bytes:,} bytes, no file of CIFAR's; fetch it again")
+            raise DataError(
+                f"{path} has {n_bytes:,} bytes, which is not the size of a CIFAR file; download "
+                "it again"
+            )
         raw = path.read_bytes()
     except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}; fetch CIFAR again") from e
+        raise DataError(f"cannot read {path}: {e.strerror}; download CIFAR again") from e
     try:
         d = _unpickle(raw)
         images, labels = d[b"data"], np.asarray(d[key], np.int64)
     except Exception as e:  # an unpickler fed with garbage raises almost anything
         raise DataError(
-            f"{path} is damaged or no CIFAR batch ({shortened(e)}); fetch it again"
+            f"{path} is damaged or not a CIFAR batch ({shortened(e)}); download it again"
         ) from e
     if (
         not isinstance(images, np.ndarray)

@@ -48,7 +48,8 @@ def chunked(job: Callable[[range], R], n: int, *, workers: int) -> Iterator[R]:
             yield from pool.map(_run_job, pieces)
     except BrokenProcessPool as e:
         raise MachineError(
-            "a process that decodes images died, perhaps for lack of memory; give fewer --workers"
+            "a process that decodes images died, perhaps because memory ran out; give fewer "
+            "--workers"
         ) from e
 
 

@@ -71,7 +71,8 @@ def _fetch(download: Download, folder: Path) -> None:
         import_torchvision()
     except (ImportError, MachineError) as e:
         raise DataError(
-            f"{download.name} is not on this machine, and downloads need torchvision; {by_hand}"
+            f"{download.name} is not on this machine, and to download it needs torchvision; "
+            f"{by_hand}"
         ) from e
     print(
         f"downloading {download.title} ({download.megabytes} MB) to {folder}",

@@ -75,7 +75,7 @@ def load(where: str, name: str, reading: Reading) -> Dataset:
     labels = {part: np.asarray(table[label][:], np.int64) for part, table in there.items()}
     for part, y in labels.items():
         if len(y) and not (y.min() >= 0 and y.max() < len(found)):
-            raise DataError(f"{where} {part}: some images have no label; remove them")
+            raise DataError(f"{where} {part}: some images have no label; remove these images")
     missing = [p for p in ("val", "test") if p not in there]
     rows = {part: np.arange(len(table)) for part, table in there.items()}
     held_out = None

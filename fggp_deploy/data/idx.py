@@ -34,7 +34,9 @@ def read(folder: Path, part: str, *, name: str) -> tuple[Bytes, Labels]:
     images = _idx(folder / f"{part}-images-idx3-ubyte", (28, 28), name)
     labels = _idx(folder / f"{part}-labels-idx1-ubyte", (), name)
     if len(images) != len(labels):
-        raise DataError(f"{folder}: {len(images)} images but {len(labels)} labels; fetch it again")
+        raise DataError(
+            f"{folder}: {len(images)} images but {len(labels)} labels; download it again"
+        )
     return images[..., None], labels.astype(np.int64)
 
 
@@ -50,15 +52,15 @@ def _idx(path: Path, item_shape: tuple[int, ...], name: str) -> Bytes:
             f"{packed} is missing; --data-dir must hold the four official {name} .gz files"
         ) from e
     except (OSError, EOFError, zlib.error) as e:
-        raise DataError(f"{path} is damaged ({e}); fetch it again") from e
+        raise DataError(f"{path} is damaged ({e}); download it again") from e
     n_dims = 1 + len(item_shape)
     head = struct.Struct(f">HBB{n_dims}I")
     if len(raw) < head.size:
-        raise DataError(f"{path} is damaged (truncated header); fetch it again")
+        raise DataError(f"{path} is damaged (truncated header); download it again")
     zero, kind, dims, *shape = head.unpack_from(raw)
     want = shape[0] * int(np.prod(item_shape, dtype=np.int64))
     if (zero, kind, dims) != (0, 8, n_dims) or tuple(shape[1:]) != item_shape:
-        raise DataError(f"{path} is no IDX file of {item_shape} bytes; fetch it again")
+        raise DataError(f"{path} is not an IDX file of {item_shape} bytes; download it again")
     if len(raw) - head.size != want:
         raise DataError(f"{path} is damaged ({len(raw) - head.size} of {want} bytes)")
     return np.frombuffer(raw, np.uint8, offset=head.size).reshape(shape)

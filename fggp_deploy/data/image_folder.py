@@ -94,14 +94,14 @@ def _parts(root: Path, reading: Reading, name: str) -> tuple[dict[str, _Part], H
     for part, tree in trees.items():
         if extra := sorted(set(tree.classes) - set(train.classes)):
             raise DataError(
-                f"{tree.root} has the class {extra[0]!r}, which {train.root} has not, so its "
-                f"{part} images cannot be learnt; add it there or remove it"
+                f"{tree.root} has the class {extra[0]!r}, which {train.root} does not have, so "
+                f"its {part} images cannot be learned; add the class there, or remove it here"
             )
         if missing := sorted(set(train.classes) - set(tree.classes)):
             warnings.warn(
-                f"{tree.root} has no images of {', '.join(map(repr, missing[:3]))}"
-                f"{' …' if len(missing) > 3 else ''}: nothing is measured on "
-                f"{'that class' if len(missing) == 1 else 'those classes'} there",
+                f"{tree.root} has no images of "
+                f"{', '.join(map(repr, missing[:3]))}{' …' if len(missing) > 3 else ''}: accuracy "
+                f"there does not include {'that class' if len(missing) == 1 else 'those classes'}",
                 FggpWarning,
                 stacklevel=2,
             )

@@ -76,7 +76,7 @@ def find_parts(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         what = "is a file" if root.is_file() else "does not exist"
         raise DataError(
-            f"{_shown(root)} {what}; --data folder:PATH wants a folder of class folders"
+            f"{_shown(root)} {what}; --data folder:PATH needs a folder with one folder per class"
         )
     below = folders(root)
     found: dict[str, Path] = {}
@@ -102,7 +102,7 @@ def _images(folder: Path, name: str, above: tuple[_Id, ...], seen: set[_Id]) -> 
             f"{_shown(folder)} is a link that leads back to a folder above it; remove it"
         )
     if own in seen:
-        raise DataError(f"{_shown(folder)} is reached twice, through links; keep one of them")
+        raise DataError(f"{_shown(folder)} is reached twice through links; keep one of the links")
     if len(above) > _MAX_DEPTH:
         raise DataError(f"{_shown(folder)} is more than {_MAX_DEPTH} folders deep; flatten it")
     seen.add(own)

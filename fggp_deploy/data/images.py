@@ -97,8 +97,8 @@ def frame(image: Image.Image, preprocessing: Preprocessing, *, name: str) -> Ima
             image = image.crop((left, top, left + width, top + height))
     elif image.size != (width, height):
         raise DataError(
-            f"{name} is {image.width}x{image.height}, the network wants {width}x{height}; "
-            f"give images of that size, or --image-size"
+            f"{name} is {image.width}x{image.height}, but the network takes {width}x{height}; "
+            "give images of that size, or --image-size"
         )
     return np.asarray(image, np.uint8).reshape(height, width, preprocessing.channels)
 
@@ -118,7 +118,7 @@ def shrink(image: Image.Image, preprocessing: Preprocessing, *, name: str) -> Im
     else:
         size = (max(int(height * w / h), width), height)
     if size[0] * size[1] > MAX_PIXELS:
-        raise DataError(f"{name} is {w}x{h}, too long and thin to be resized; remove it")
+        raise DataError(f"{name} is {w}x{h}, which is too long and thin to be resized; remove it")
     if size == (w, h):
         return image
     return image.resize(size, _RESAMPLING[preprocessing.interpolation])
@@ -127,8 +127,8 @@ def shrink(image: Image.Image, preprocessing: Preprocessing, *, name: str) -> Im
 def _limit(image: Image.Image, name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
-            f"{name} claims {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}; "
-            f"it may be a decompression bomb: remove it or scale it down"
+            f"{name} claims {image.width}x{image.height} pixels, which is more than "
+            f"{MAX_PIXELS:,}; it may be a decompression bomb, so remove it or scale it down"
         )
 
 
@@ -143,12 +143,12 @@ def _reading(name: str) -> Iterator[None]:
         raise MachineError(f"{name} may not be read; change its permissions") from e
     except Image.DecompressionBombError as e:
         raise DataError(
-            f"{name} claims more than {MAX_PIXELS:,} pixels; it may be a decompression bomb: "
-            f"remove it or scale it down"
+            f"{name} claims to have more than {MAX_PIXELS:,} pixels; it may be a decompression "
+            "bomb, so remove it or scale it down"
         ) from e
     except Image.UnidentifiedImageError as e:
         raise DataError(
-            f"{name} is no {', '.join(FORMATS)} image; remove it, or give --skip-unreadable"
+            f"{name} is not a {', '.join(FORMATS)} image; remove it, or give --skip-unreadable"
         ) from e
     except Exception as e:  # decoders fed with garbage raise almost anything
         why = str(e) or type(e).__name__

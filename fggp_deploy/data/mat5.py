@@ -31,7 +31,7 @@ def read_arrays(raw: bytes, *, most_bytes: int) -> Mapping[str, npt.NDArray[Any]
     than a little-endian level 5 file.
     """
     if len(raw) < _HEADER or raw[124:128] != b"\x00\x01IM":
-        raise ValueError("no little-endian MATLAB 5 header")
+        raise ValueError("the file has no little-endian MATLAB 5 header")
     found: dict[str, npt.NDArray[Any]] = {}
     left = most_bytes
     for k, (kind, content) in enumerate(_elements(memoryview(raw)[_HEADER:])):

@@ -79,8 +79,8 @@ class _Items:
             pixels = pixels[..., None]
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
             raise DataError(
-                f"{self.name(i)} is {pixels.dtype} {pixels.shape}; an image must be a Pillow image "
-                f"or uint8 [H, W, 1 or 3], before any normalisation"
+                f"{self.name(i)} is {pixels.dtype} {pixels.shape}; an image must be a Pillow "
+                "image or uint8 [H, W, 1 or 3], before any normalization"
             )
         return to_image(np.ascontiguousarray(pixels))
 
@@ -133,8 +133,8 @@ def _repeats(source: _Items, name: str) -> bool:
     if all(source.open(i) == source.open(i) for i in range(min(_READ_TWICE, len(source)))):
         return True
     warnings.warn(
-        f"{name} gives another image each time that the same one is read, so a run that is "
-        f"resumed cannot repeat itself; leave random transforms out of it, --augment does them",
+        f"{name} returns a different image each time that the same index is read, so a resumed "
+        "run would differ; leave random transforms out of it and use --augment",
         FggpWarning,
         stacklevel=3,
     )

@@ -81,7 +81,7 @@ class Preprocessing:
         """Prepare framed uint8 [N, H, W, C] as float32 [N, C, H, W]."""
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
             raise DataError(
-                f"images are {images.dtype} {images.shape[1:]}, the network wants uint8 "
+                f"images are {images.dtype} {images.shape[1:]}, but the network takes uint8 "
                 f"{self.image_shape}; give data of that size"
             )
         x = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)

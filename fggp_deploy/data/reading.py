@@ -61,7 +61,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
-            raise ConfigError("--mean and --std go together")
+            raise ConfigError("--mean and --std must be given together")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers must be at least 0, got {self.workers}")
         if self.resize is not None and self.image_size is None and self.preprocessing is None:
@@ -88,7 +88,8 @@ def with_options(base: Preprocessing, reading: Reading) -> Preprocessing:
     if reading.mean is not None and reading.std is not None:
         if max(*reading.mean, *reading.std) > 1:
             raise ConfigError(
-                "--mean and --std are of pixels in 0 … 1: divide those of pixels in 0 … 255 by 255"
+                "--mean and --std are for pixels in 0 … 1; divide values for pixels in 0 … 255 "
+                "by 255"
             )
         base = replace(base, mean=reading.mean, std=reading.std)
     if reading.image_size is not None:
@@ -168,8 +169,8 @@ def class_index(found: Sequence[str], reading: Reading, *, where: str) -> tuple[
         return reading.classes
     if len(own) == len(known):
         warnings.warn(
-            f"{where} has other classes ({_few(own)}) than the checkpoint ({_few(reading.classes)})"
-            f"; the dense model's accuracy on them has no meaning",
+            f"{where} has other classes ({_few(own)}) than the checkpoint "
+            f"({_few(reading.classes)}); the dense model's accuracy on them is meaningless",
             FggpWarning,
             stacklevel=2,
         )

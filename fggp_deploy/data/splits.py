@@ -41,7 +41,7 @@ class HeldOut:
         try:
             d = json.loads(path.read_text(encoding="utf-8"))
             if d["version"] != 1:
-                raise DataError(f"{path} is of a newer format; upgrade fggp-deploy")
+                raise DataError(f"{path} has a newer format; upgrade fggp-deploy")
             parts = [d["val"], d["test"]]
             if not all(isinstance(n, str) for part in parts for n in part):
                 raise TypeError("names must be strings")
@@ -50,7 +50,7 @@ class HeldOut:
             raise DataError(f"{path} cannot be read ({e.strerror or e})") from e
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise DataError(
-                f"{path} is damaged ({e}); remove it to split the data anew by seed"
+                f"{path} is damaged ({e}); delete it to split the data again by seed"
             ) from e
 
     def save_beside(self, folder: Path) -> None:
@@ -85,7 +85,7 @@ def hold_out(
     for part, rows in chosen.items():
         if not len(rows):
             why = f"none of {SPLIT}'s are there" if known else f"no class has {LEAST} images"
-            raise DataError(f"no image is left for the {part} part ({why}); give a {part} folder")
+            raise DataError(f"no image is left for the {part} part ({why}); add a {part} folder")
     held = np.concatenate([np.empty(0, np.int64), *chosen.values()])
     train = np.setdiff1d(np.arange(len(names)), held)
     record = HeldOut(

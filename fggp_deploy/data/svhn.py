@@ -35,7 +35,9 @@ def load(data_dir: Path | None = None) -> Dataset:
     folder = located(data_dir, DOWNLOAD, find)
     train, test = (read(folder / f"{part}_32x32.mat") for part in ("train", "test"))
     if len(train) <= N_VAL:
-        raise DataError(f"{folder}: {len(train)} training images; SVHN has 73,257, fetch it again")
+        raise DataError(
+            f"{folder}: {len(train)} training images, but SVHN has 73,257; download it again"
+        )
     return Dataset(
         name="svhn",
         classes=tuple("0123456789"),
@@ -52,12 +54,15 @@ def read(path: Path) -> Split:
     try:
         n_bytes = path.stat().st_size
         if n_bytes > _MOST_BYTES:
-            raise DataError(f"{path} has {n_bytes:,} bytes, no file of SVHN's; fetch it again")
+            raise DataError(
+                f"{path} has {n_bytes:,} bytes, which is not the size of an SVHN file; download "
+                "it again"
+            )
         content = read_arrays(path.read_bytes(), most_bytes=_MOST_BYTES)
     except FileNotFoundError as e:
         raise DataError(f"{path} is missing; {DOWNLOAD.by_hand(path.parent)}") from e
     except (OSError, ValueError, zlib.error) as e:
-        raise DataError(f"{path} is damaged or no .mat file ({e}); fetch it again") from e
+        raise DataError(f"{path} is damaged or not a .mat file ({e}); download it again") from e
     shapes = {name: (a.dtype.name, a.shape) for name, a in content.items()}
     images, labels = content.get("X"), content.get("y")
     if (
@@ -68,10 +73,10 @@ def read(path: Path) -> Split:
         or labels.shape != (images.shape[-1], 1)
     ):
         raise DataError(
-            f"{path} must hold X uint8 [32, 32, 3, N] and y [N, 1], not {shapes!s:.120}; "
-            f"fetch it again"
+            f"{path} must hold X uint8 [32, 32, 3, N] and y [N, 1], not {shapes!s:.120}; download "
+            "it again"
         )
     labels = labels.reshape(-1)
     if not len(labels) or not np.isin(labels, np.arange(11)).all():
-        raise DataError(f"{path} is damaged: y must be in 0..10; fetch it again")
+        raise DataError(f"{path} is damaged: y must be in 0..10; download it again")
     return Split(np.ascontiguousarray(images.transpose(3, 0, 1, 2)), labels.astype(np.int64) % 10)

@@ -80,8 +80,8 @@ class Ranks:
             low = max(n // self.world, least) * self.world
             near = f"{low} or {low + self.world}"
             raise ConfigError(
-                f"--batch-size {n} counts the images of all {self.world} processes and must give "
-                f"each the same number, at least 2; give {near}"
+                f"--batch-size {n} counts the images of all {self.world} processes and must be "
+                f"divisible among them with at least 2 each; give {near}"
             )
 
     def from_lead(self, work: Callable[[], T]) -> T:

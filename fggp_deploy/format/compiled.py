@@ -57,7 +57,7 @@ def expand(model: ModelProto) -> ModelProto:
     for name, definition in regions.items():
         if used[name] != 1:
             raise ModelFileError(
-                f"region {name} is used {used[name]} times in the graph; it must be used once"
+                f"region {name} is used {used[name]} times in the graph, but must be used once"
             )
         _check_definition(definition)
     out = ModelProto()
@@ -94,7 +94,7 @@ def _layers(call: NodeProto, definition: FunctionProto, taken: set[str]) -> Iter
                 taken.add(own)
                 names[made] = own
         if not names.keys() >= {*node.input}:
-            raise ModelFileError(f"region {call.op_type} reads a value that nothing makes")
+            raise ModelFileError(f"region {call.op_type} reads a value that no node computes")
         copy.input[:] = [names[n] for n in node.input]
         copy.output[:] = [names[n] for n in node.output]
         yield copy

@@ -79,10 +79,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         raise ModelFileError(f"{MANIFEST} is not JSON; it is truncated or corrupt") from e
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelFileError(f"{MANIFEST} does not say it is {FORMAT}")
+        raise ModelFileError(f"{MANIFEST} does not name the format {FORMAT}")
     if manifest.get("version") != VERSION:
         raise ModelFileError(
-            f"{FORMAT} version {manifest.get('version')!r}, this program reads {VERSION}"
+            f"{FORMAT} version {manifest.get('version')!r} is not supported; this program reads "
+            f"version {VERSION}"
         )
     for key in ("metadata", "graph", "weights"):
         if not isinstance(manifest.get(key), dict):
@@ -131,7 +132,7 @@ def _weight(folder: Path, entry: Any) -> Csr:
     except (KeyError, TypeError) as e:
         raise ModelFileError("its entry needs file, shape, nnz and sha256") from e
     if not WEIGHT_FILE.fullmatch(name):
-        raise ModelFileError(f"{name!r} is no name of a weight file (weights/NAME.npz)")
+        raise ModelFileError(f"{name!r} is not the name of a weight file (weights/NAME.npz)")
     if not all(type(d) is int for d in (*shape, nnz)):
         raise ModelFileError("its shape and nnz must be integers")
     if not 0 <= nnz <= checked_size(shape):
@@ -165,7 +166,7 @@ def _npz(content: bytes, limit: int) -> dict[str, Array]:
                 arrays[name.removesuffix(".npy")] = _npy(member)
             return arrays
     except _ZIP_ERRORS as e:
-        raise ModelFileError(f"its file is no readable npz ({e})") from e
+        raise ModelFileError(f"its file is not a readable npz file ({e})") from e
 
 
 def _npy(content: bytes) -> Array:
@@ -175,7 +176,7 @@ def _npy(content: bytes) -> Array:
     """
     version, start = content[:8], 10 if content[6:7] == b"\x01" else 12
     if version not in (b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"):
-        raise ValueError("a member is no npy array")
+        raise ValueError("a member is not an npy array")
     end = start + int.from_bytes(content[8:start], "little")
     header = _NPY_HEADER.fullmatch(content[start:end])
     if header is None:

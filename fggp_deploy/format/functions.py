@@ -92,13 +92,14 @@ def reject_foreign(model: ModelProto) -> None:
     for tensor in all_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise ModelFileError(
-                f"tensor {tensor.name!r} lies in another file; a deployable file is one file"
+                f"tensor {tensor.name!r} is stored in another file; a file to deploy must hold "
+                "all of its tensors"
             )
     for definition in model.functions:
         if definition.domain == DOMAIN and not _is_ours(definition):
             raise ModelFileError(
-                f"the file defines {DOMAIN}::{definition.name} in its own way; "
-                "only version 1 of docs/format.md is read"
+                f"the file defines {DOMAIN}::{definition.name} differently from version 1 of "
+                "docs/format.md, the only one that is read"
             )
     if len({(f.domain, f.name) for f in model.functions}) < len(model.functions):
         raise ModelFileError("the file defines a function twice")

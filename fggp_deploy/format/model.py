@@ -121,7 +121,7 @@ def foreign_layers(path: Path) -> tuple[Layer, ...] | None:
         if any(p.key == f"{PREFIX}format_version" for p in model.metadata_props):
             return None
         if not model.graph.node:
-            raise ModelFileError("it is truncated, corrupt or no ONNX file: it has no graph")
+            raise ModelFileError("it is truncated, corrupt or not an ONNX file: it has no graph")
         content = split(model)
         with reading("the graph"):
             return _layers(content, infer_shapes(content.graph))
@@ -134,7 +134,9 @@ def _read_file(path: Path) -> bytes:
         if not path.exists():
             raise ModelFileError("no such file; make one with `fggp-deploy export`")
         if path.stat().st_size > csr_folder.MAX_BYTES:
-            raise ModelFileError("larger than 2 GiB, which no ONNX file in one piece can be")
+            raise ModelFileError(
+                "larger than 2 GiB, the limit for an ONNX file without external data"
+            )
         return in_one_piece(path.read_bytes(), path.parent)
     except (OSError, MemoryError) as e:
         raise ModelFileError(f"cannot be read ({e})") from e
@@ -144,7 +146,7 @@ def _parse(serialized: bytes) -> tuple[Metadata, Unpacked]:
     with reading("it is truncated, corrupt or no ONNX file: it"):
         model = ModelProto.FromString(serialized)
     if not model.graph.node:
-        raise ModelFileError("it is truncated, corrupt or no ONNX file: it has no graph")
+        raise ModelFileError("it is truncated, corrupt or not an ONNX file: it has no graph")
     metadata = Metadata.from_props({p.key: p.value for p in model.metadata_props})
     return metadata, split(model)
 

@@ -144,7 +144,7 @@ class OutputsTest:
         try:
             return cls.from_dict(json.loads(text))
         except (ValueError, RecursionError) as e:
-            raise ModelFileError(f"the self-test of the outputs is no JSON ({e})") from e
+            raise ModelFileError(f"the self-test of the outputs is not JSON ({e})") from e
 
     @classmethod
     def from_dict(cls, d: Any) -> OutputsTest:

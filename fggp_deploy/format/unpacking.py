@@ -197,7 +197,7 @@ class _Splitter:
         if operator.layer is None:
             if weight != node.output[0]:
                 raise ModelFileError(
-                    f"{node.op_type} {node.name!r} must make the weight it is named for"
+                    f"{node.op_type} {node.name!r} must compute the weight that its name states"
                 )
             return []
         x, bias = inputs["X"], inputs["B"]
@@ -232,7 +232,7 @@ class _Splitter:
         name = parts[first].removesuffix(f".{first}")
         if any(stored != f"{name}.{part}" for part, stored in parts.items()):
             listed = " and ".join(map(repr, parts.values()))
-            raise ModelFileError(f"{listed} are not the parts of one weight")
+            raise ModelFileError(f"{listed} are not the parts of a single weight")
         source = (encoding, attributes)
         if name in self.weights and self.sources.get(name) == source:
             return name

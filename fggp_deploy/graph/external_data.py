@@ -70,7 +70,7 @@ def _place(tensor: TensorProto) -> tuple[str, int, int | None]:
         start, length = int(told.get("offset", "0")), int(told.get("length", "-1"))
     except ValueError as e:
         raise ModelFileError(
-            f"tensor {tensor.name!r:.60} has an offset or length that is no number"
+            f"tensor {tensor.name!r:.60} has an offset or length that is not a number"
         ) from e
     if start < 0 or length < -1 or ("length" in told and length < 0):
         raise ModelFileError(f"tensor {tensor.name!r:.60} has a negative offset or length")
@@ -80,8 +80,8 @@ def _place(tensor: TensorProto) -> tuple[str, int, int | None]:
 def _size_of(path: Path, folder: Path, tensor: str) -> int:
     if not path.exists():
         raise ModelFileError(
-            f"tensor {tensor!r:.60} lies in the data file {path}, which does not exist; copy it "
-            "there from where the model was made"
+            f"tensor {tensor!r:.60} is stored in the data file {path}, which does not exist; copy "
+            "it there from where the model was made"
         )
     if path.resolve().parent != folder.resolve():
         raise ModelFileError(
@@ -98,7 +98,9 @@ def _stored_bytes(tensor: TensorProto) -> int:
     except (KeyError, ValueError, TypeError) as e:
         raise ModelFileError(f"tensor {tensor.name!r:.60} has an unknown type") from e
     if kind == "STRING":
-        raise ModelFileError(f"tensor {tensor.name!r:.60} is text, which no data file holds")
+        raise ModelFileError(
+            f"tensor {tensor.name!r:.60} holds strings, which a data file cannot store"
+        )
     if any(d < 0 for d in tensor.dims):
         raise ModelFileError(f"tensor {tensor.name!r:.60} has a negative size")
     return -(-prod(tensor.dims) * (4 if kind in _HALF_BYTES else bits) // 8)

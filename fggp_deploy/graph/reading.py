@@ -96,7 +96,9 @@ def read_bytes(path: Path) -> bytes:
     Raises ModelFileError.
     """
     if check_readable(path, ModelFileError) > MAX_BYTES:
-        raise ModelFileError(f"{path} is larger than 2 GiB, which no ONNX file in one piece is")
+        raise ModelFileError(
+            f"{path} is larger than 2 GiB, the limit for an ONNX file without external data"
+        )
     try:
         return in_one_piece(path.read_bytes(), path.parent)
     except ModelFileError as e:

@@ -29,7 +29,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 def tensor_array(tensor: TensorProto) -> Array:
     """A tensor's numbers as stored; raises ModelFileError unless they fill its shape exactly."""
     if tensor.data_type not in _DTYPES:
-        raise ModelFileError(f"{tensor.name!r} has an element type that no weight may have")
+        raise ModelFileError(f"{tensor.name!r} has an element type that is not allowed for weights")
     dtype, shape = _DTYPES[tensor.data_type], tuple(tensor.dims)
     if not tensor.HasField("raw_data"):  # small tensors of other writers use typed fields
         stored = max(map(len, (tensor.float_data, tensor.int32_data, tensor.int64_data)))

@@ -30,7 +30,10 @@ class PruningCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the Pruner: the optimizer and the number of steps are known now."""
         if len(trainer.optimizers) != 1:
-            raise ConfigError(f"pruning needs exactly one optimizer, got {len(trainer.optimizers)}")
+            raise ConfigError(
+                "pruning needs exactly one optimizer, but the trainer has "
+                f"{len(trainer.optimizers)}"
+            )
         steps = trainer.estimated_stepping_batches
         self.pruner = self._pruning.begin(pl_module, trainer.optimizers[0], steps, self._saved)
 

@@ -88,10 +88,11 @@ def with_training_images(
     extra = images_for(model, name, data_dir, parts=("train",), **options)
     known = SparseModel.open(model).metadata.data
     if extra is None or not len(extra.train):
-        raise DataError(f"{found.name} has no training images to calibrate int8 on; --no-int8")
+        raise DataError(f"{found.name} has no training images to calibrate int8 on; give --no-int8")
     if extra.name != known and extra.held_out is not None and extra.held_out.test:
         raise DataError(
-            f"all images of {found.name} are for testing, so none can calibrate int8; --no-int8"
+            f"all images of {found.name} are for testing, so none can calibrate int8; give "
+            "--no-int8"
         )
     return replace(found, train=extra.train)
 
@@ -107,7 +108,7 @@ def _built_in(name: str | None) -> str | None:
         return name
     raise DataError(
         f"the file says that its network was made with {name!r:.60}, which is opened only if you "
-        "name it: give --data (for verify, --no-data leaves accuracy out)"
+        "name it; give --data (or --no-data, with which verify does not measure accuracy)"
     )
 
 

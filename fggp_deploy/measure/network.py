@@ -61,13 +61,13 @@ class Network:
         if y.ndim != 2 or len(y) != len(x) or y.dtype != np.float32:
             raise ModelFileError(
                 f"{self.name} gives {y.dtype} {y.shape} for {len(x)} images, not float32 "
-                f"[{len(x)}, classes]; verify can judge classifiers only"
+                f"[{len(x)}, classes]; verify can judge only classifiers"
             )
         n_bad = int((~np.isfinite(y)).any(axis=1).sum())
         if n_bad:
             raise ModelFileError(
-                f"{self.name} gives NaN or infinite logits for {n_bad} of {len(x)} inputs; "
-                "its weights are damaged or overflow, export it again"
+                f"{self.name} gives NaN or infinite logits for {n_bad} of {len(x)} inputs; its "
+                "weights are damaged or overflow; export it again"
             )
         return y
 

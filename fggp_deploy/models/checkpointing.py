@@ -26,7 +26,9 @@ def restore(
     """
     info = checkpoint.info
     if info is None:
-        raise CheckpointError(f"{path} does not say which network it belongs to; prune it first")
+        raise CheckpointError(
+            f"{path} does not name the network that it belongs to; prune it first"
+        )
     model = models.build(
         network_of(info, path, given=network),
         num_classes=len(info.classes),

@@ -46,8 +46,8 @@ def load_into(
     extra = [n for n, ours in theirs.items() if ours not in own]
     if missing or extra:
         raise CheckpointError(
-            f"{what}: the names differ; missing {_few(missing)}; unexpected {_few(extra)}. "
-            f"{_cure_of_names(state, own)}"
+            f"{what}: the names of the weights differ; missing {_few(missing)}; unexpected "
+            f"{_few(extra)}. {_cure_of_names(state, own)}"
         )
     differ = [n for n, t in found.items() if t.shape != own[n].shape]
     if new_head and set(differ) <= head_names(model):

@@ -46,7 +46,7 @@ def cached(weights: Published) -> Path:
         _download(weights.url, path)
     if (hashed := _hash_prefix(path.name)) and not sha256_file(path).startswith(hashed):
         raise CheckpointError(
-            f"{path} is damaged: its sha256 does not begin with {hashed}; delete it and try again"
+            f"{path} is damaged: its SHA-256 does not begin with {hashed}; delete it and try again"
         )
     return path
 
@@ -73,8 +73,8 @@ def _download(url: str, path: Path) -> None:
 
 def _unreachable(url: str, reason: object, path: Path) -> MachineError:
     return MachineError(
-        f"cannot download {url} ({reason}); download it by hand to {path}, or give it with "
-        f"--weights PATH"
+        f"cannot download {url} ({reason}); download it by hand to {path}, or give its place with "
+        "--weights PATH"
     )
 
 

@@ -44,8 +44,8 @@ def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     """Create the network with random weights; raises ConfigError unless it gets 3 channels."""
     if in_channels != 3:
         raise ConfigError(
-            f"torchvision:{name} takes colour images (3 channels) but the data has {in_channels}; "
-            f"use a built-in network, see `fggp-deploy models`"
+            f"torchvision:{name} takes color images (3 channels) but the data has {in_channels}; "
+            "use a built-in network, see `fggp-deploy models`"
         )
     options = _OPTIONS.get(name, {})
     net: nn.Module = _models().get_model(name, weights=None, num_classes=num_classes, **options)

@@ -59,14 +59,18 @@ class Given:
         for name, density in self.densities.items():
             if not isinstance(density, (int, float)) or not 0 < density <= 1:
                 raise ConfigError(
-                    f"densities: {name} must keep a fraction in (0, 1], got {density!r}"
+                    f"densities: the share of {name} that is kept must be in (0, 1], got "
+                    f"{density!r}"
                 )
 
     def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, int]:
         """Number of weights to keep per parameter, with an exact total."""
         _check(shapes, sparsity)
         if unknown := self.densities.keys() - shapes.keys():
-            raise ConfigError(f"densities: {min(unknown)} is not a prunable weight of the network")
+            raise ConfigError(
+                f"densities: {min(unknown)} is not a prunable weight of this network; take the "
+                "names from the config.yaml of a run"
+            )
         size = {name: math.prod(s) for name, s in shapes.items()}
         lost = {n: (1 - self.densities.get(n, 1.0)) * size[n] for n in shapes}
         part = sparsity * sum(size.values()) / (sum(lost.values()) or 1)
@@ -84,7 +88,10 @@ def within(keep: Mapping[str, int], alive: Mapping[str, int]) -> dict[str, int]:
     {'a': 2, 'b': 6}
     """
     if sum(keep.values()) > sum(alive.values()):
-        raise ConfigError(f"cannot keep {sum(keep.values())} of {sum(alive.values())} weights")
+        raise ConfigError(
+            f"cannot keep {sum(keep.values())} weights, because only {sum(alive.values())} are "
+            "left; give a higher target, or a denser network"
+        )
     kept = {n: min(k, alive[n]) for n, k in keep.items()}
     room = {n: alive[n] - k for n, k in kept.items()}
     missing, total = sum(keep.values()) - sum(kept.values()), sum(room.values())
@@ -161,7 +168,8 @@ def _check(shapes: Shapes, sparsity: float) -> None:
         raise ConfigError(f"sparsity must be in [0, 1), got {sparsity}")
     if not shapes:
         raise ConfigError(
-            "there is no prunable weight: the network has one Conv at most and no Linear"
+            "the network has no prunable weight: it has at most one convolution and no linear "
+            "layer; give --prune-first to prune the first convolution"
         )
 
 

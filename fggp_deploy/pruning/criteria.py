@@ -54,7 +54,7 @@ def smallest(x: Tensor, k: int) -> Tensor:
     """
     n = x.numel()
     if not 0 <= k <= n:
-        raise ConfigError(f"cannot select {k} of {n} entries")
+        raise ConfigError(f"cannot select {k} of {n} entries; k must be in 0..{n}")
     if k == 0:
         return torch.empty(0, dtype=torch.int64, device=x.device)
     kth = _kth_smallest(x, k)
@@ -118,7 +118,9 @@ class FGGP:
     def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
         """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
         if g is None:
-            raise ConfigError("FGGP reads gradients: call it after backward()")
+            raise ConfigError(
+                "FGGP needs the gradients of the weights, got None; call it after backward()"
+            )
         idx = indices(alive)
         return two_stages(g, w, idx, max(math.floor(self.rate * idx.numel()), n_drop), n_drop)
 

@@ -99,7 +99,8 @@ class MaskSet(Mapping[str, Tensor]):
         for name, removed in self.removed.items():
             if name not in tensors:
                 raise ConfigError(
-                    f"there is no weight {name!r} to set to zero; is this another network?"
+                    f"the network has no weight {name!r}, which the masks name; pass the network "
+                    "that was pruned"
                 )
             tensors[name].masked_fill_(removed.to(tensors[name].device), 0)
 

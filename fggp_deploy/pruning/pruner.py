@@ -121,7 +121,8 @@ class Pruner:
             theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
             if foreign := [n for n, p in self.state.params.items() if id(p) not in theirs]:
                 raise ConfigError(
-                    f"the optimizer does not train {foreign[0]}; pass the optimizer of this model"
+                    f"the optimizer does not hold the parameter {foreign[0]}; pass an optimizer "
+                    "of this model's parameters"
                 )
         if schedule is not None:
             check_reachable(self.state.masks, schedule.sparsity(schedule.last_update))
@@ -129,11 +130,15 @@ class Pruner:
                 cast(Criterion, method), schedule, pattern=pattern, allocation=allocation
             )
         elif hasattr(method, "drop"):
-            raise ConfigError("a criterion needs a schedule: Pruner(model, FGGP(), Cubic(...))")
+            raise ConfigError(
+                "a criterion needs a schedule, got None; write Pruner(model, FGGP(), "
+                "Cubic(target=0.9, steps=1000))"
+            )
         elif pattern is not None or allocation != GLOBAL:
             what = "allocation" if pattern is None else "pattern"
             raise ConfigError(
-                f"`{what}` is for a criterion; a method takes its own option of that name, if any"
+                f"Pruner takes `{what}` only with a criterion, got a method; leave it out, and "
+                "give the method its own option if it has one"
             )
         else:
             self.method = method
@@ -258,7 +263,7 @@ def copy_of(
         if name not in tensors or tensors[name].shape != p.shape:
             got = tuple(tensors[name].shape) if name in tensors else "missing"
             raise ConfigError(
-                f"a copy in `also` must have the network's weights: {name} is {got}, not "
+                f"a copy in `also` must have the network's weights, but its {name} is {got}, not "
                 f"{tuple(p.shape)}"
             )
     return tensors

@@ -112,7 +112,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise ConfigError("a chain needs at least one schedule")
+            raise ConfigError("a chain needs at least one schedule, got none")
         for a, b in pairwise(self.parts):
             if a.target != b.start or a.last_update > b.begin:
                 raise ConfigError(

@@ -56,7 +56,9 @@ def quantize_on_images(
     Raises DataError if there are no such images, ConfigError as `quantize_activations`.
     """
     if data is None or not len(data.train):
-        raise DataError("there are no training images to find the ranges of activations on; --data")
+        raise DataError(
+            "the ranges of activations need training images, but there are none; give --data"
+        )
     images, name = calibration_images(data, preprocessing), dense.graph.input[0].name
     feeds = [{name: images[i : i + _BATCH]} for i in range(0, len(images), _BATCH)]
     model, values = quantize_activations(dense, feeds)
@@ -87,7 +89,10 @@ def quantize_activations(
         )
     found = calibrate(dense, [*quantizable_inputs(dense), *names], feeds)
     if not any(n in found for n in names):
-        raise ConfigError("every activation is 0 on the calibration images")
+        raise ConfigError(
+            "every activation is 0 on the calibration images; give other images, or leave "
+            "--activations int8 out"
+        )
     model = ModelProto()
     model.CopyFrom(dense)
     _Insertion(model).insert(found)

@@ -42,7 +42,7 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
             quantize_static,
         )
     except ImportError as e:  # it needs more than onnxruntime itself
-        raise MachineError(f"onnxruntime's quantisation is not installed: {e}") from e
+        raise MachineError(f"onnxruntime's quantization tools are not installed: {e}") from e
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -69,7 +69,7 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
         except OSError:
             raise  # the folder for temporary files is full
         except Exception as e:  # it raises whatever its parts raise
-            raise ModelFileError(f"onnxruntime cannot quantise the network: {brief(e)}") from e
+            raise ModelFileError(f"onnxruntime cannot quantize the network: {brief(e)}") from e
 
 
 @contextlib.contextmanager

@@ -56,7 +56,9 @@ def open_batches(
     images that do not have the network's size.
     """
     if not len(part):
-        raise DataError("the data set has a part without images")
+        raise DataError(
+            "the data set has a part without images; add images to it, or leave the part out"
+        )
     if isinstance(part, Split):
         return MemoryBatches(part, preprocessing, batch_size=batch_size, device=device, ranks=ranks)
     from fggp_deploy.data.reading import n_workers
@@ -81,7 +83,10 @@ class MemoryBatches:
     ) -> None:
         want = preprocessing.image_shape
         if split.images.shape[1:] != want:
-            raise DataError(f"images are {split.images.shape[1:]}, the network takes {want}")
+            raise DataError(
+                f"images are {split.images.shape[1:]}, but the network takes {want}; give data of "
+                "that size"
+            )
         images = torch.tensor(split.images).permute(0, 3, 1, 2)
         self.images = images.to(device, memory_format=torch.contiguous_format)
         self.labels = torch.tensor(split.labels).to(device)
@@ -135,6 +140,7 @@ def n_training_batches(data: Dataset, batch_size: int) -> int:
     """
     if batch_size > len(data.train):
         raise ConfigError(
-            f"--batch-size {batch_size} is more than the {len(data.train)} training images"
+            f"--batch-size {batch_size} is more than the {len(data.train)} training images; give "
+            "a smaller one"
         )
     return len(data.train) // batch_size

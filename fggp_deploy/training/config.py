@@ -115,7 +115,8 @@ class PruneConfig(TrainConfig):
     )
     start: str | None = setting(
         None,
-        "Start from trained or from random weights. Default: what the method is made for.",
+        "Start from trained or from random weights. Default: the start that the method was "
+        "designed for.",
         kind=str,
         choices=("trained", "random"),
     )
@@ -130,31 +131,31 @@ class PruneConfig(TrainConfig):
     )
     pattern: str | None = setting(
         None,
-        "Remove blocks of input channels as one: 1x4 removes the inputs 4q to 4q+3 of an output at "
-        "a kernel position, which an int8 dot product reads at once. "
-        f"One of {', '.join(PATTERNS)}. Default: single weights.",
+        "Remove blocks of input channels together: 1x4 removes four neighboring inputs of an "
+        "output at a kernel position, which an int8 dot product reads at once. One of "
+        f"{', '.join(PATTERNS)}. Default: single weights.",
         kind=str,
         choices=tuple(PATTERNS),
     )
     min_layer_density: float = setting(
         MIN_LAYER_DENSITY,
-        "Smallest share of its weights that each layer keeps, and at least one weight per output, "
-        "so that no layer is emptied; 0: no floor.",
+        "Smallest share of the weights that each layer keeps. Each layer also keeps at least one "
+        "weight per output. 0 allows layers without weights.",
         least=0,
         below=1,
     )
     int8_aware: bool = setting(
         False,
-        "After the last mask update, compute with weights rounded as `export --values int8` rounds "
-        "them, so that the network adapts to it.",
+        "After the last mask update, round the weights as `export --values int8` does, so that "
+        "the network adapts to the rounding.",
     )
     distill: float = setting(
         0.9, "Weight of the dense model's soft labels in the loss, 0 to 1.", least=0, most=1
     )
     densities: Mapping[str, float] = setting(
         {},
-        "Share of its weights that each layer keeps at the target, by the weight's name; others "
-        "stay dense. --target-latency writes its choice into config.yaml under this key.",
+        "Share of the weights that a layer keeps at the target, per weight name. Layers that are "
+        "not named stay dense. --target-latency writes this key into config.yaml.",
         commands=(),
     )
     lr: float = with_default(OptimizerSettings, "lr", 0.05)
@@ -163,7 +164,10 @@ class PruneConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.targets or sorted(set(self.targets)) != list(self.targets):
-            raise ConfigError(f"several values of --target must increase, got {list(self.targets)}")
+            raise ConfigError(
+                "several values of --target must be given in increasing order, got "
+                f"{list(self.targets)}"
+            )
         info, options = self.method_info, self.method_options
         defaults = info.options.defaults()
         given = {k: v for k, v in vars(options).items() if v != defaults[k]}
@@ -173,22 +177,22 @@ class PruneConfig(TrainConfig):
         most = 1 - self.targets[-1]
         if self.min_layer_density > max(most, MIN_LAYER_DENSITY) + 1e-9:
             raise ConfigError(
-                f"--min-layer-density {self.min_layer_density:g} is more than --target "
-                f"{self.targets[-1]:g} leaves; give at most {most:.6g}"
+                f"--min-layer-density {self.min_layer_density:g} is more than the share of the "
+                f"weights that --target {self.targets[-1]:g} keeps; give at most {most:.6g}"
             )
         if len(self.targets) > 1 and not info.several_targets:
             from fggp_deploy.pruning import methods
 
             raise ConfigError(
-                f"--method {self.method} makes one network per run, because its masks are not "
-                f"nested from target to target; give one --target, or --method "
-                f"{', '.join(methods.with_targets())}"
+                f"--method {self.method} makes one network per run, got {len(self.targets)} "
+                "targets: its mask for a higher target does not extend the one for a lower "
+                f"target; give one --target, or --method {', '.join(methods.with_targets())}"
             )
         if (self.ema or self.average_epochs) and (ties := info.ties(options)):
             name = option("ema" if self.ema else "average_epochs")
             raise ConfigError(
-                f"{name} averages the weights, and those of --method {self.method} {ties}; leave "
-                f"{name} at 0"
+                f"{name} averages weights over many steps, but the weights of --method "
+                f"{self.method} {ties} and their average would not; leave {name} out"
             )
         if self.start == "random" or (self.start == "trained" and info.starts == ("random",)):
             info.refuse_start(self.method, "random" if self.start == "random" else "dense")
@@ -201,14 +205,12 @@ class PruneConfig(TrainConfig):
         for name in ("rate", "updates"):
             if name in given and name not in self.method_info.reads:
                 raise ConfigError(
-                    f"--method {self.method} does not read --{name}; leave it out "
-                    f"(`fggp-deploy methods {self.method}` shows what it reads)"
+                    f"--method {self.method} has no use for --{name}; leave it out (`fggp-deploy "
+                    f"methods {self.method}` shows which options it uses)"
                 )
         for name, cure in _TRAIN_ONLY.items():
             if name in given:
-                raise ConfigError(
-                    f"{name} is an option of `fggp-deploy train`; prune does not read it; {cure}"
-                )
+                raise ConfigError(f"{name} is an option of `fggp-deploy train` only; {cure}")
         for name in ("ema", "average_epochs", "ensemble"):
             if name in given and self.epochs == 0:
                 raise ConfigError(
@@ -230,11 +232,15 @@ class PruneConfig(TrainConfig):
         Given(self.densities)
         if not issubclass(info.options, GradualOptions) or "allocation" in self.method_set:
             raise ConfigError(
-                "--target-latency chooses each layer's density, which needs a gradual method "
-                "(fggp, gmp …) without an allocation of its own"
+                "--target-latency chooses each layer's density, so the method must be gradual "
+                "(such as fggp or gmp) and must not have its own allocation; got --method "
+                f"{self.method}"
             )
         if len(self.targets) > 1:
-            raise ConfigError("--target-latency makes one network per run; give one target")
+            raise ConfigError(
+                f"--target-latency makes one network per run, got {len(self.targets)} targets; "
+                "give one"
+            )
 
     def _check_pattern(self, info: MethodInfo) -> None:
         if self.pattern is None or "pattern" in info.reads:
@@ -242,8 +248,8 @@ class PruneConfig(TrainConfig):
         from fggp_deploy.pruning import methods
 
         raise ConfigError(
-            f"--method {self.method} does not read --pattern; leave it out, or choose a method "
-            f"that does: {', '.join(methods.readers('pattern'))}"
+            f"--method {self.method} has no use for --pattern; leave it out, or choose a method "
+            f"that uses it: {', '.join(methods.readers('pattern'))}"
         )
 
     def _check_epochs(self) -> None:
@@ -257,7 +263,10 @@ class PruneConfig(TrainConfig):
                 f"these methods need none: {', '.join(methods.without_training())}"
             )
         if self.from_random:
-            raise ConfigError("--epochs 0 --start random would leave an untrained network")
+            raise ConfigError(
+                "--epochs 0 with --start random would give an untrained network; give --epochs "
+                "or another --start"
+            )
 
     @property
     def method_info(self) -> MethodInfo:

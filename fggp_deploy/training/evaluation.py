@@ -42,8 +42,8 @@ def dense_accuracy(s: Session) -> float | None:
         p = s.data.preprocessing
         warnings.warn(
             f"the dense model has a validation accuracy of {found:.1%}, and guessing has "
-            f"{chance:.1%}: was it trained with --mean {_numbers(p.mean)} --std {_numbers(p.std)}, "
-            f"this image size and this order of the classes?",
+            f"{chance:.1%}: check whether it was trained with --mean {_numbers(p.mean)} --std "
+            f"{_numbers(p.std)}, this image size and this order of the classes",
             FggpWarning,
             stacklevel=2,
         )
@@ -55,7 +55,7 @@ def warn_if_missed(target: float, masks: MaskSet) -> None:
     if masks.n_removed < round((target - 1e-4) * masks.n_total):
         warnings.warn(
             f"{masks.sparsity:.2%} of the weights are removed, not {target:.2%}: the method could "
-            f"remove no more",
+            "not remove more",
             FggpWarning,
             stacklevel=2,
         )

@@ -117,8 +117,9 @@ def prepare_pruning(
     )
     if config.int8_aware and resumed is None and not session.weights_to_round(session.n_steps):
         raise ConfigError(
-            "--int8-aware rounds weights after the last mask update, and no step comes after it; "
-            "leave it out, give more --epochs, or a smaller `until` if the method has that option"
+            "--int8-aware rounds weights after the last mask update, but no training step "
+            "follows it; leave it out, give more --epochs, or a smaller `until` if the method "
+            "has that option"
         )
     origin = Origin.of(
         session,
@@ -176,8 +177,8 @@ def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start 
     """
     if config.new_head:
         raise ConfigError(
-            "prune cannot start from an untrained head: run `train --new-head` first and prune its "
-            "result"
+            "prune needs a trained last layer, but --new-head starts with an untrained one; run "
+            "`train --new-head` first and prune its result"
         )
     ours = config.model == PruneConfig.model
     if config.checkpoint is None and config.weights is None and not ours:
@@ -185,7 +186,7 @@ def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start 
             return _random(config, load_data(config, progress=progress)), None
         raise ConfigError(
             f"--model {config.model} needs --checkpoint or --weights: only {PruneConfig.model} "
-            f"comes trained"
+            "comes with trained weights"
         )
     path = config.checkpoint
     if path is not None and path.is_dir():
@@ -193,9 +194,9 @@ def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start 
     start = load_start(config, path, progress=progress)
     if config.from_random and start.masks is not None:
         raise ConfigError(
-            f"{path} is sparse, and --method {config.method} would start from random weights with "
-            f"masks of its own; give --start trained to keep its zeros, or a dense --checkpoint "
-            f"to learn from"
+            f"{path} is sparse, and --method {config.method} would start from random weights and "
+            "choose new masks; give --start trained to keep its zeros, or a dense --checkpoint "
+            "to learn from"
         )
     kept = parent_of(start.checkpoint)
     if kept.parent != start.checkpoint.parent and kept.is_file():

@@ -45,7 +45,7 @@ def earlier_run(folder: Path | None) -> EarlierRun | None:
     path = folder / CONFIG
     config = read_yaml(path, what=str(path))
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is not a run's configuration; choose another --out")
+        raise ConfigError(f"{path} is not the configuration of a run; choose another --out")
     return EarlierRun(folder, config, (folder / SUMMARY).is_file())
 
 

@@ -158,7 +158,7 @@ class Run:
 
 def _finished(folder: Path) -> RunResult:
     warnings.warn(
-        f"{folder} holds a finished run, which stays as it is; choose another --out for a new one",
+        f"{folder} holds a finished run, which is kept; choose another --out for a new run",
         FggpWarning,
         stacklevel=2,
     )

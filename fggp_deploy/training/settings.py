@@ -72,8 +72,8 @@ class InputSettings(Settings):
     )
     image_size: int | None = setting(
         None,
-        "Width and height in pixels that images are brought to. Default: the network's, else that "
-        "of the images if all have one size of at most 96, else 64.",
+        "Width and height of the network's input in pixels. Default: the network's own; else "
+        "that of the images, if all have one size of at most 96; else 64.",
         kind=int,
         least=1,
         most=16384,
@@ -94,7 +94,8 @@ class InputSettings(Settings):
     )
     stream: bool | None = setting(
         None,
-        "Decode images each time they are needed, or once. Default: once if they fit in 1 GiB.",
+        "Decode images each time that they are needed (--stream) or once. Default: once, if they "
+        "fit in 1 GiB.",
         kind=bool,
     )
     workers: int | None = setting(
@@ -108,7 +109,8 @@ class InputSettings(Settings):
     )
     split_seed: int = setting(
         0,
-        "Seed that chooses the tenths held out for val and test if the data have no such split.",
+        "Seed that chooses the tenths that are held out for validation and test, if the data set "
+        "has no such parts.",
         least=0,
     )
 
@@ -117,7 +119,7 @@ class InputSettings(Settings):
         if self.checkpoint is not None and self.weights is not None:
             raise ConfigError("--checkpoint and --weights both name the weights; give one of them")
         if (self.mean is None) != (self.std is None):
-            raise ConfigError("--mean and --std go together")
+            raise ConfigError("--mean and --std must be given together")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +157,8 @@ class AveragingSettings(Settings):
     )
     average_epochs: float = setting(
         0.0,
-        "Average the weights over this many last epochs, as far as masks no longer change; the "
-        "average becomes the result. 0: none.",
+        "Average the weights over this many epochs at the end, but only over steps after the "
+        "last mask update. The average becomes the result. 0: none.",
         least=0,
     )
     ensemble: int = setting(

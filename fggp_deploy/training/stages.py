@@ -34,7 +34,10 @@ def stages(targets: Sequence[float], n_steps: int, *, prunes: bool) -> tuple[Sta
     """
     n = len(targets)
     if n > n_steps > 0:
-        raise ConfigError(f"{n} targets need at least {n} steps, there are {n_steps}; add --epochs")
+        raise ConfigError(
+            f"{n} targets need at least {n} training steps, but the run has {n_steps}; give more "
+            "--epochs"
+        )
     ends = [round(i * n_steps / n) for i in range(n + 1)]
     return tuple(
         Stage(t, a, a + (max(1, round(UPDATE_SHARE * (b - a))) if prunes and b > a else 0), b)

@@ -65,7 +65,10 @@ def prepare_training(
         masks = _new_masks(model, config)
     else:
         if config.sparsity:
-            raise ConfigError("--sparsity needs random weights; `prune` makes a checkpoint sparse")
+            raise ConfigError(
+                "--sparsity is for training from random weights; to make a checkpoint sparse, "
+                "use `fggp-deploy prune`"
+            )
         start = load_start(config, config.checkpoint, progress=progress)
         data, model = start.data, ranks.synced(on_device(start.model, device))
         masks = initial_masks(

@@ -87,7 +87,7 @@ def _batches(model: BenchmarkedModel, options: BenchOptions) -> tuple[list[int],
     fixed = model.fixed_batch
     possible = [b for b in options.batches if fixed in (None, b)]
     if not possible:
-        raise ConfigError(f"{model.path.name} takes {fixed} images only; give --batch {fixed}")
+        raise ConfigError(f"{model.path.name} takes exactly {fixed} images; give --batch {fixed}")
     skipped = ", ".join(str(b) for b in options.batches if b not in possible)
     return possible, [f"Batch {skipped} left out: the model takes {fixed}."] if skipped else []
 

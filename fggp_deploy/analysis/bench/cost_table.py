@@ -67,7 +67,7 @@ def cost_table(
     found: dict[str, dict[float, LayerCost]] = {}
     rest: list[float] = []
     for done, density in enumerate(sorted(densities)):
-        progress("pricing layers", done, len(densities))
+        progress("timing layers", done, len(densities))
         thin = with_densities(dense, dict.fromkeys(wanted, density))
         costs = price_layers(thin.SerializeToString(), CompileRequest(Options(1)))
         rest.append(sum(c.kernels_us for c in costs if c.name not in wanted) / 1000)
@@ -75,7 +75,10 @@ def cost_table(
             if cost.name in wanted:
                 found.setdefault(cost.name, {})[density] = cost
     if not found:
-        raise ModelFileError("the network has no layer that the kernels know, so none can be timed")
+        raise ModelFileError(
+            "none of the network's layers can run on the sparse kernels, so there is nothing to "
+            "time"
+        )
     layers = {name: _row(by_density) for name, by_density in found.items()}
     return CostTable(
         isa=kernels.chosen_isa(),
@@ -145,7 +148,8 @@ def by_cost(
     floor = sum(float(c[0]) for c in curves.values())
     if floor > budget:
         raise ConfigError(
-            f"even the lowest densities cost {floor:.3g}, more than the budget of {budget:.3g}"
+            f"even the lowest densities cost {floor:.3g}, which is more than the budget of "
+            f"{budget:.3g}; raise the budget"
         )
 
     def best(price: float) -> dict[str, int]:
@@ -187,7 +191,8 @@ def network_ms(model: bytes, *, on_kernels: bool = True) -> float:
     if watch.too_busy:
         warnings.warn(
             "the machine was too busy to measure speed: other programs delayed "
-            f"{watch.share('it'):.0%} of the runs; run this again when nothing else runs",
+            f"{watch.share('it'):.0%} of the runs; repeat the measurement when no other program "
+            "runs",
             FggpWarning,
             stacklevel=2,
         )

@@ -74,7 +74,7 @@ class BenchmarkedModel:
         except ModelFileError as e:
             raise ConfigError(
                 f"no inputs can be made for {self.path.name}: {e}; bench needs float inputs of "
-                "known size, give the open ones with --shape 3,224,224"
+                "known size; give open dimensions with --shape, such as --shape 3,224,224"
             ) from e
 
 
@@ -91,7 +91,7 @@ def read(path: Path, options: BenchOptions, progress: Progress) -> BenchmarkedMo
         dense = unpacked.dense()
         int8_activations = bool(unpacked.weights) and remove_activation_quantization_(dense)
     if not dense.graph.input:
-        raise ModelFileError(f"{path} has no input; bench needs a network")
+        raise ModelFileError(f"{path} has no input, so it is not a network that can be timed")
     images, why = _images(path, options, progress)
     return BenchmarkedModel(
         path=path,

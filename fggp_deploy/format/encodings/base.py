@@ -157,7 +157,8 @@ def check_expansion(weights: Iterable[Encoding]) -> None:
     limit = min(MAX_ELEMENTS, FREE_ELEMENTS + ELEMENTS_PER_BYTE * n_bytes)
     if size > limit:
         raise ModelFileError(
-            f"weights of {n_bytes:,} bytes unfold to {size:,} elements; {limit:,} are allowed"
+            f"weights of {n_bytes:,} bytes decode to {size:,} elements, but only {limit:,} are "
+            "allowed"
         )
 
 

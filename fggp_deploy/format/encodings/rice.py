@@ -176,14 +176,22 @@ def _scales(w: Array, output_axis: int) -> Array:
     weights are.
     """
     if not np.isfinite(w).all():
-        raise ConfigError("it holds NaN or infinity, which is no value for int8 with a scale")
+        raise ConfigError(
+            "it holds NaN or infinity, which int8 cannot store; leave it in fp32 or fp16"
+        )
     others = tuple(i for i in range(w.ndim) if i != output_axis % w.ndim)
     largest = np.abs(w).max(axis=others, keepdims=True)
     scales = np.where(largest == 0, np.float32(1), largest / np.float32(127))
     if not (scales <= LARGEST_SCALE).all():
-        raise ConfigError(f"it holds {float(largest.max()):.3g}, too large for int8 with a scale")
+        raise ConfigError(
+            f"its largest value, {float(largest.max()):.3g}, needs a scale above "
+            f"{LARGEST_SCALE:g}; leave it in fp32"
+        )
     if (scales < np.finfo(np.float32).tiny).any():
-        raise ConfigError("a channel holds nothing but numbers too small for int8 with a scale")
+        raise ConfigError(
+            "all values of one channel are so small that its scale would underflow; leave it in "
+            "fp32"
+        )
     half = np.finfo(np.float16)
     if ((scales >= half.tiny) & (scales <= half.max)).all():
         return scales.astype(np.float16)

@@ -287,7 +287,9 @@ MEAN_GRADIENT = MethodInfo(
 
 def _required(g: Tensor | None) -> Tensor:
     if g is None:
-        raise ConfigError("this criterion reads gradients: call it after backward()")
+        raise ConfigError(
+            "this criterion needs the gradients of the weights, got None; call it after backward()"
+        )
     return g
 
 

@@ -44,7 +44,7 @@ class Phases:
         if not 1 <= self._first <= self.last_update <= self.steps:
             raise ConfigError(
                 f"warm_up {self.warm_up:g} and last {self.last:g} leave no step between them in a "
-                f"run of {self.steps} steps; make them smaller"
+                f"run of {self.steps} steps; make them smaller, or give more --epochs"
             )
 
     @property

@@ -225,8 +225,9 @@ class DPP:
             weights = {id(m.weight) for m in state.model.modules() if isinstance(m, _TRANSPOSED)}
             if odd := [n for n, p in state.params.items() if id(p) in weights]:
                 raise ConfigError(
-                    f"{odd[0]} belongs to a transposed convolution, whose filters have another "
-                    f"layout; give --keep-dense {odd[0]!r} or --method-set granularity=weight"
+                    f"{odd[0]} belongs to a transposed convolution, whose filters are not the "
+                    f"first dimension of its weight; give --keep-dense {odd[0]!r} or --method-set "
+                    "granularity=weight"
                 )
         shapes = {n: tuple(m.shape) for n, m in state.masks.items()}
         units = {n: Units.of(s, o.granularity) for n, s in shapes.items()}

@@ -80,8 +80,8 @@ class Feather:
     ) -> None:
         if last_update < schedule.last_update:
             raise ConfigError(
-                f"the masks would be fixed at step {last_update}, before the schedule ends at step "
-                f"{schedule.last_update}; give a larger until"
+                f"the masks would become fixed at step {last_update}, before the schedule ends at "
+                f"step {schedule.last_update}; give a larger `until`"
             )
         self.schedule = schedule
         self.last_update = last_update

@@ -207,7 +207,8 @@ class Gradual:
                 which = "every prunable weight"
                 fix = "; call after_backward() between backward() and zero_grad()"
             warnings.warn(
-                f"update at step {step}: {which} has no gradient, so magnitude decides there{fix}",
+                f"update at step {step}: {which} has no gradient, so its weights are chosen by "
+                f"magnitude{fix}",
                 FggpWarning,
                 stacklevel=4,
             )

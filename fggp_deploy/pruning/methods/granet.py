@@ -60,8 +60,9 @@ class GraNet(Gradual):
         if self.start_sparsity:
             if state.masks.n_removed:
                 raise ConfigError(
-                    f"start_sparsity {self.start_sparsity:g} asks for a random mask, but the "
-                    f"network is already {state.masks.sparsity:.2%} sparse; leave one of them out"
+                    f"start_sparsity {self.start_sparsity:g} starts from a random mask, but the "
+                    f"network is already {state.masks.sparsity:.2%} sparse; leave start_sparsity "
+                    "out, or give a dense checkpoint"
                 )
             keep = state.kept_by(erk, self.start_sparsity)
             state.set_masks(

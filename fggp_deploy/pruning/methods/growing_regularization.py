@@ -42,8 +42,8 @@ class Growth:
     def __post_init__(self) -> None:
         if self.every < 1 or self.growth <= 0 or self.ceiling <= self.start:
             raise ConfigError(
-                f"a penalty must grow every 1 or more iterations, by more than 0, to a ceiling "
-                f"above {self.start:g}; got every {self.every}, growth {self.growth:g}, ceiling "
+                f"a penalty needs every >= 1, growth > 0 and a ceiling above {self.start:g}, its "
+                f"start; got every {self.every}, growth {self.growth:g} and ceiling "
                 f"{self.ceiling:g}"
             )
 
@@ -98,12 +98,14 @@ class GrowingReg:
     ) -> None:
         if granularity == FILTER and allocation != GLOBAL:
             raise ConfigError(
-                f"granularity filter needs allocation global, got {allocation}: filters of several "
-                f"layers that are summed are removed together, so no layer has its own count"
+                f"granularity filter needs allocation global, got {allocation}: layers whose "
+                "outputs are added lose the same filters, so a layer cannot have its own count; "
+                "leave the allocation out"
             )
         if granularity == FILTER and not input_shape:
             raise ConfigError(
-                "granularity filter needs the shape of an image; give `input_shape` or a batch"
+                "granularity filter needs the shape of an image, got none; give `input_shape` or "
+                "a batch"
             )
         self.target = target
         self.push, self.hold = push, hold
@@ -113,9 +115,9 @@ class GrowingReg:
         self.window, self.literal = window, literal
         if literal and self.length > window:
             raise ConfigError(
-                f"{self.length} iterations of growing and holding do not fit into the {window} "
-                f"steps in which masks may change; give more --epochs, or leave `literal` out to "
-                f"scale them"
+                f"the penalty grows and holds for {self.length} iterations, but masks may change "
+                f"only in the first {window} steps; give more --epochs, or leave `literal` out to "
+                "scale the iterations to the run"
             )
         self._chosen: dict[str, Tensor] | None = None  # masks, True means kept
         self.reinit = reinit or Reinit(NONE)
@@ -190,9 +192,10 @@ class GrowingReg:
         want = self._n_wanted(state)
         if state.masks.n_removed < want:
             raise ConfigError(
-                f"{want} weights are to be removed at step "
-                f"{self.length if self.literal else self.window}, but only {state.masks.n_removed} "
-                f"are; train to that step and call after_backward() in every step before finish()"
+                f"{want} weights must be removed at step "
+                f"{self.length if self.literal else self.window}, but only "
+                f"{state.masks.n_removed} are; train to that step and call after_backward() in "
+                "every step before finish()"
             )
         state.zero_removed_()
         self._silence(state)

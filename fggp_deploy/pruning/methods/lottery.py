@@ -43,9 +43,9 @@ class Rounds:
             raise ConfigError(f"share must be in (0, 1), got {self.share}")
         if not 0 <= self.rewind_to <= self.steps - self.n_prunings - 1:
             raise ConfigError(
-                f"{self.n_prunings + 1} rounds of training after step {self.rewind_to} do not fit "
-                f"into {self.steps} steps; give more --epochs, a larger `share`, or an earlier "
-                f"`rewind_epoch`"
+                f"{self.n_prunings + 1} rounds of training after step {self.rewind_to} need more "
+                f"than {self.steps} steps; give more --epochs, a larger `share`, or an earlier "
+                "`rewind_epoch`"
             )
 
     @cached_property

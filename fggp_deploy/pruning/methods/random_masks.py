@@ -35,7 +35,10 @@ class RandomMasks(AtStart):
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """Draw the masks; raises ConfigError if the network is already sparse."""
         if state.masks.n_removed:
-            raise ConfigError("random masks need a dense network; this one is already sparse")
+            raise ConfigError(
+                "random masks need a dense network, but this one is already sparse; give a dense "
+                "checkpoint"
+            )
         keep = state.kept_by(ALLOCATIONS[self.allocation], self.target)
         return random_masks(state.params, keep, generator=self.generator)
 

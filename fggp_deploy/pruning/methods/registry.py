@@ -64,7 +64,8 @@ def info(name: str) -> MethodInfo:
     if name in BUILT_IN:
         if name in (others := offered()):
             warnings.warn(
-                f"method {name!r} of {package_of(others[name])} is not used: the name is built in",
+                f"method {name!r} of {package_of(others[name])} is ignored, because a built-in "
+                "method has that name",
                 FggpWarning,
                 stacklevel=2,
             )

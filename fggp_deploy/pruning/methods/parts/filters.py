@@ -73,10 +73,11 @@ class Channels:
         if n_drop > can:
             most = (masks.n_removed + can) / masks.n_total
             raise ConfigError(
-                f"the filters that can be removed hold {can:,} of the network's {masks.n_total:,} "
-                f"prunable weights, but {n_drop:,} more must go: the others are summed with the "
-                f"first convolution's filters, compute the output, or feed an operator that needs "
-                f"all channels; give a target below {most:.4f}, or --prune-first, or prune weights"
+                f"{n_drop:,} more of the {masks.n_total:,} prunable weights must be removed, but "
+                f"the removable filters hold only {can:,}. A filter cannot be removed if its "
+                "output is added to that of the first convolution, if it computes the network's "
+                "output, or if an operator needs all its channels. Give a target below "
+                f"{most:.4f}, give --prune-first, or prune weights instead of filters"
             )
         whole = int((sums <= n_drop).sum())
         gone = torch.zeros(self.n_groups, dtype=torch.bool)
@@ -178,8 +179,9 @@ class _Watch(TorchFunctionMode):
         }
         if not number:
             raise ConfigError(
-                "no filter can leave this network: each is summed with one that is not prunable, "
-                "makes the output, or passes an operator that needs all channels; prune weights"
+                "no filter of this network can be removed: the output of each is added to that "
+                "of a layer that is not prunable, is the network's output, or is read by an "
+                "operator that needs all channels; prune weights instead of filters"
             )
         return Channels(of_filters, of_others, len(number))
 

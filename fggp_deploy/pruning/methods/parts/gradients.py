@@ -40,7 +40,7 @@ def mean_gradients(
     ConfigError if there is no batch.
     """
     if not batches:
-        raise ConfigError("scoring weights by gradients needs images; give a batch")
+        raise ConfigError("scoring weights by gradients needs images, got none; give a batch")
     params = dict(state.params)
     sums = {n: torch.zeros_like(p) for n, p in params.items()}
     with _untouched(state.model):

@@ -88,8 +88,8 @@ def whole_units(units: Mapping[str, Units], keep: Mapping[str, int]) -> dict[str
         near = 1 - (sum(keep.values()) - left) / total
         sizes = sorted({u.size for u in units.values()})
         raise ConfigError(
-            f"{total - sum(keep.values())} of {total} weights cannot be removed in whole "
-            f"units of {', '.join(map(str, sizes))} if every layer keeps one; a nearby sparsity "
-            f"that is possible is {near:.9g}"
+            f"exactly {total - sum(keep.values())} of {total} weights cannot be removed in whole "
+            f"units of {' or '.join(map(str, sizes))} weights, of which every layer keeps one; "
+            f"the nearby sparsity {near:.9g} is possible"
         )
     return kept

@@ -73,7 +73,10 @@ class OneShot(AtStart):
     ) -> None:
         super().__init__(target)
         if rule is not None and allocation == GLOBAL:
-            raise ConfigError("a rule that chooses within a layer needs an allocation by layer")
+            raise ConfigError(
+                "a rule that chooses weights within each layer needs an allocation that fixes "
+                "each layer's count, got global; give allocation='uniform' or 'erk'"
+            )
         self.batches = batches
         self.rule = rule
         self.allocation = allocation
@@ -85,10 +88,15 @@ class OneShot(AtStart):
     def choose(self, state: PruningState, n_drop: int) -> MaskSet:
         """Prune and re-fit all layers; also changes weights and batch-norm statistics."""
         if self.rule is not None and state.masks.n_removed:
-            raise ConfigError("this method chooses within dense layers, but the network is sparse")
+            raise ConfigError(
+                f"this method needs a dense network, but {state.masks.n_removed:,} weights of "
+                "this one are already removed; give a dense checkpoint, or --method magnitude"
+            )
         batches = self.batches()
         if not batches:
-            raise ConfigError("pruning without training needs calibration images; give a batch")
+            raise ConfigError(
+                "pruning without training needs calibration images, got none; give a batch"
+            )
         layers = in_order(state, batches) if self.rule or self.ridge else []
         dense = copy.deepcopy(state.model)
         of_dense = dict(zip(state.model.modules(), dense.modules(), strict=True))
@@ -175,8 +183,8 @@ class OneShotOptions(Options):
         orthp = self.reinit == ORTHP
         if orthp and not task.n_steps:
             raise ConfigError(
-                "--method-set reinit=orthp discards what the weights have learned, so training "
-                "must follow; give --epochs, or leave it out"
+                "--method-set reinit=orthp replaces the trained weights, so training must "
+                "follow; give --epochs, or leave reinit out"
             )
         return OneShot(
             task.target,

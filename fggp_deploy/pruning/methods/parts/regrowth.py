@@ -143,9 +143,9 @@ class Dynamic:
             )
         elif masks.n_removed != round(self.target * masks.n_total):
             raise ConfigError(
-                f"the masks keep their count: {masks.n_removed} weights are removed, but "
-                f"--target {self.target:g} means {round(self.target * masks.n_total)}; give "
-                f"--target {masks.sparsity:.6g}"
+                "this method keeps the number of removed weights constant, but the network "
+                f"starts with {masks.n_removed} removed weights and --target {self.target:g} "
+                f"means {round(self.target * masks.n_total)}; give --target {masks.sparsity:.6g}"
             )
         state.zero_removed_()
 
