@@ -26,30 +26,31 @@ class Measurement:
     """What is timed, and for how long."""
 
     threads: Annotated[
-        list[str], typer.Option(metavar=o.NUMBERS, help="Threads of ONNX Runtime, as 1,2.")
+        list[str], typer.Option(metavar=o.NUMBERS, help="Threads of ONNX Runtime, such as 1,2.")
     ] = field(default_factory=_one)
-    batch: Annotated[list[str], typer.Option(metavar=o.NUMBERS, help="Images per run, as 1,8.")] = (
-        field(default_factory=_one)
-    )
+    batch: Annotated[
+        list[str], typer.Option(metavar=o.NUMBERS, help="Images per run, such as 1,8.")
+    ] = field(default_factory=_one)
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also the time per layer, on one thread.")
+        bool, typer.Option("--layers", help="Also measure the time per layer, on one thread.")
     ] = False
     by_density: Annotated[
         bool,
         typer.Option(
             "--table",
-            help="Instead: time per layer on the kernels at densities from 1% to 100%, with random "
-            "masks, on one thread.",
+            help="Measure instead the time per layer on the kernels at densities from 1% to 100%, "
+            "with random masks, on one thread.",
         ),
     ] = False
     int8: Annotated[
         bool,
-        typer.Option("--int8/--no-int8", help="Also the dense int8 baseline of ONNX Runtime."),
+        typer.Option("--int8/--no-int8", help="Also time the dense int8 baseline of ONNX Runtime."),
     ] = True
     shape: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=o.NUMBERS, help="Open dimensions of the input after the batch, as 3,224,224."
+            metavar=o.NUMBERS,
+            help="Sizes for the open dimensions of the input after the batch, such as 3,224,224.",
         ),
     ] = None
     data: Annotated[
@@ -212,7 +213,7 @@ def _show_layers(found: Layers) -> None:
     from .render import stdout, table
 
     if not found.layers:
-        stdout.print(f"layers were not timed; {found.plan}", markup=False)
+        stdout.print(f"layers were not timed: {found.plan}", markup=False)
         return
     table(
         "layers on one thread, with what is fused into them",

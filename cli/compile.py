@@ -24,13 +24,15 @@ def compile(
         typer.Option("--out", "-o", help="File to write. Default: NAME.compiled.onnx beside it."),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime that it will run on.")] = 1,
-    batch: Annotated[int, typer.Option(help="Images in a run to tune for; it takes any.")] = 1,
+    batch: Annotated[
+        int, typer.Option(help="Images per run to tune for; the file accepts any number.")
+    ] = 1,
     measure: Annotated[
         bool,
         typer.Option(
             "--measure/--no-measure",
-            help="Tune the kernels here and write only what is faster here. --no-measure takes "
-            "the cost model's choice, as for another machine.",
+            help="Tune the kernels on this machine, and write only regions that are faster on it. "
+            "--no-measure takes the cost model's choice, as for another machine.",
         ),
     ] = True,
     seconds: Annotated[float, typer.Option(help="Time to spend on tuning.")] = 5.0,
@@ -67,7 +69,7 @@ def compile(
         f"({made.cpu}), threads {made.threads}, batch {made.batch}: {gain}"
     )
     if made.left:
-        stdout.print(f"left to ONNX Runtime: {', '.join(made.left)}", markup=False)
+        stdout.print(f"these run on ONNX Runtime: {', '.join(made.left)}", markup=False)
     on = "its self-test passes" if made.self_test else "on noise (it has no self-test)"
     stdout.print(
         f"{on}: within {made.stock_error:.1e} of the source's largest output on stock "

@@ -21,7 +21,9 @@ def explain(
     ] = 3.0,
     shape: Annotated[
         str | None,
-        typer.Option(help="Open dimensions of the first input after the batch, as 3,224,224."),
+        typer.Option(
+            help="Sizes for open dimensions of the first input after the batch, such as 3,224,224."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write a page to this .html file.")

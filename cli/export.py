@@ -31,27 +31,33 @@ class Stored:
     ] = "onnx"
     flat: Annotated[
         bool,
-        typer.Option("--flat", help="onnx: inline our functions, for tools that know none."),
+        typer.Option(
+            "--flat", help="onnx: inline our functions, for tools that do not support functions."
+        ),
     ] = False
     values: Annotated[
         str,
-        typer.Option(help="onnx: fp32, fp16 or int8 (smaller; the effect is measured)."),
+        typer.Option(
+            help="onnx: fp32, fp16 or int8 (smaller; the effect on the outputs is measured)."
+        ),
     ] = "fp32"
     activations: Annotated[
         str,
         typer.Option(
             help="onnx: fp32, or int8 to quantize activations too, with ranges from training "
-            "images. The fastest on the kernels; for networks pruned with --pattern 1x4."
+            "images. This is fastest on the kernels, for networks pruned with --pattern 1x4."
         ),
     ] = "fp32"
     compact: Annotated[
         bool,
-        typer.Option("--compact", help="Remove the channels that the mask killed, exactly."),
+        typer.Option(
+            "--compact", help="Remove the channels that became dead; outputs stay the same."
+        ),
     ] = False
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set whose training images give activations their ranges. Default: the run's."
+            help="Data set whose training images set the ranges of activations. Default: the run's."
         ),
     ] = None
     data_dir: o.DataDir = None
@@ -65,21 +71,32 @@ class Source:
         str | None,
         typer.Option(
             "--model",
-            help="The network of weights that were pruned elsewhere, as for prune. For a run: your "
-            "own FILE.py:FACTORY, if the file has moved since.",
+            help="For weights pruned elsewhere: the network, as for prune. For a run: your own "
+            "FILE.py:FACTORY, if the file has moved.",
         ),
     ] = None
     image_size: Annotated[
         int | None,
-        typer.Option(help="Of weights pruned elsewhere: side of the images in pixels."),
+        typer.Option(
+            help="For weights pruned elsewhere: width and height of the images in pixels."
+        ),
     ] = None
     mean: Annotated[
         str | None,
-        typer.Option(help="The same: mean of the pixels in 0..1, a channel each, as 0.5,0.5,0.5."),
+        typer.Option(
+            help="For weights pruned elsewhere: mean of the pixels in 0..1 per channel, such as "
+            "0.5,0.5,0.5."
+        ),
     ] = None
-    std: Annotated[str | None, typer.Option(help="The same: their standard deviation.")] = None
+    std: Annotated[
+        str | None,
+        typer.Option(
+            help="For weights pruned elsewhere: standard deviation of the pixels per channel."
+        ),
+    ] = None
     classes: Annotated[
-        Path | None, typer.Option(help="The same: text file of the classes' names, a line each.")
+        Path | None,
+        typer.Option(help="For weights pruned elsewhere: text file with one class name per line."),
     ] = None
     trust_code: o.TrustCode = False
 

@@ -116,8 +116,8 @@ def _read(path: Path) -> tuple[list[Row], dict[str, Any]]:
     if path.suffix in SUFFIXES:
         return _checkpoint(path)  # its error describes the problem
     raise ConfigError(
-        f"{path} does not hold a checkpoint and is not named .onnx; inspect reads "
-        f"{', '.join(SUFFIXES)}, .onnx, .csr and run folders"
+        f"{path} is not a checkpoint and is not named .onnx; inspect reads {', '.join(SUFFIXES)}, "
+        ".onnx, .csr and run folders"
     )
 
 

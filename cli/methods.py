@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @ends_cleanly
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method, with its options.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this method, with its options.")] = None,
     json: o.Json = False,
 ) -> None:
     """List the pruning methods that --method knows, and what each combines with.
@@ -54,8 +54,8 @@ def methods(
     for row in rows:
         stdout.print(_entry(row), markup=False, soft_wrap=True)
     stdout.print(
-        "\nThe first of what a method starts from is its usual; --start trained|random chooses.\n"
-        "`fggp-deploy methods NAME` says what each option may be.",
+        "\nThe start that is listed first is the default; --start trained|random chooses "
+        "another.\n`fggp-deploy methods NAME` shows the values that each option accepts.",
         markup=False,
     )
     return None

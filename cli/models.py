@@ -15,7 +15,8 @@ def models(
     pattern: Annotated[
         str | None,
         typer.Argument(
-            help="Which, as 'resnet*' or 'timm:*vit*'. Default: ours and torchvision's."
+            help="Pattern of names, such as 'resnet*' or 'timm:*vit*'. Default: ours and "
+            "torchvision's."
         ),
     ] = None,
     json: o.Json = False,

@@ -52,7 +52,7 @@ Config = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any option by its key in a YAML file."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any option by its key in a YAML file."),
 ]
 Out = Annotated[
     Path | None,

@@ -25,24 +25,30 @@ class Packing:
     mean: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=o.NUMBERS, help="Of the pixels in 0..1, a channel each, as 0.485,0.456,0.406."
+            metavar=o.NUMBERS,
+            help="Mean of the pixels in 0..1 per channel, such as 0.485,0.456,0.406.",
         ),
     ] = None
     std: Annotated[
-        list[str] | None, typer.Option(metavar=o.NUMBERS, help="The same, as 0.229,0.224,0.225.")
+        list[str] | None,
+        typer.Option(
+            metavar=o.NUMBERS,
+            help="Standard deviation of the pixels per channel, such as 0.229,0.224,0.225.",
+        ),
     ] = None
     classes: Annotated[
-        Path | None, typer.Option(help="Text file of the classes' names, a line each.")
+        Path | None, typer.Option(help="Text file with one class name per line.")
     ] = None
     shape: Annotated[
         list[str] | None,
         typer.Option(
             metavar=o.NUMBERS,
-            help="What the first input leaves open, to run it with, as 3,224,224.",
+            help="Sizes for the open dimensions of the first input after the batch, such as "
+            "3,224,224.",
         ),
     ] = None
     compact: Annotated[
-        bool, typer.Option("--compact", help="Remove the channels whose weights are dead, exactly.")
+        bool, typer.Option("--compact", help="Remove dead channels; outputs stay the same.")
     ] = False
 
     def options(self) -> PackOptions:
@@ -71,7 +77,7 @@ def pack(
     ] = None,
     packing: Packing,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing: run the file's own self-test here.")
+        bool, typer.Option("--check", help="Write nothing; only run the file's own self-test.")
     ] = False,
     json: o.Json = False,
 ) -> None:
@@ -122,9 +128,13 @@ def show(made: PackedFile) -> None:
         if made.rounding is not None:
             stdout.print(made.rounding.sentence())
     else:
-        stdout.print(f"not run, every weight compared: {made.why_not}", markup=False)
+        stdout.print(
+            f"the network was not run, but every weight was compared: {made.why_not}", markup=False
+        )
     if not made.preprocessing:
-        stdout.print("how its images are prepared, if it takes any, is not known: see --mean")
+        stdout.print(
+            "the file does not say how images are prepared; if it takes images, see --mean"
+        )
     show_notes(made.notes)
 
 

@@ -31,7 +31,8 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
         )
         if config.pattern is not None:
             stdout.print(
-                f"removes whole blocks of {config.pattern} inputs; shorter blocks may shift counts"
+                f"removes whole blocks of {config.pattern} inputs; a layer with shorter blocks "
+                "may shift counts"
             )
     else:
         stdout.print(_without_updates(made, config.method))

@@ -126,7 +126,7 @@ def _for_latency(options: PruneConfig) -> tuple[PruneConfig, LatencyPlan]:
 
         plan = plan_latency(options, progress=progress)
     stderr.print(
-        f"removes {plan.sparsity:.2%} of the weights; with random masks {plan.planned_ms:.3g} ms "
+        f"removes {plan.sparsity:.2%} of the weights; with random masks: {plan.planned_ms:.3g} ms "
         f"per image, target {plan.target_ms:g}, dense {plan.parent_ms:.3g}"
     )
     for name, density in plan.densities.items():

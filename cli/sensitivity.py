@@ -31,14 +31,19 @@ class Search:
         typer.Option(metavar=o.NUMBERS, help="Sparsities of the one layer, separated by commas."),
     ] = field(default_factory=lambda: ["0.5,0.8,0.9,0.95"])
     tolerance: Annotated[
-        float, typer.Option(help="Points that a layer may lose before it is to be kept dense.")
+        float,
+        typer.Option(
+            help="Keep a layer dense if pruning it loses more than this many points of accuracy."
+        ),
     ] = 1.0
     budget: Annotated[
-        float, typer.Option(help="Largest share of all weights that is suggested to stay dense.")
+        float, typer.Option(help="Largest share of all weights that the suggestion keeps dense.")
     ] = 0.05
     images: Annotated[
         int | None,
-        typer.Option(help="Held-out images to use, chosen over all classes. Default: all."),
+        typer.Option(
+            help="Number of held-out images to use, drawn from all classes. Default: all."
+        ),
     ] = None
     data: Annotated[
         str | None, typer.Option(help="Data set. Default: the one that the file was made with.")
@@ -74,7 +79,9 @@ class Search:
             packed.path, self.data, self.data_dir, parts=("val",), progress=progress
         )
         if loaded is None:
-            raise ConfigError(f"{packed.path} does not say what data it was made with; give --data")
+            raise ConfigError(
+                f"{packed.path} does not name the data that it was made with; give --data"
+            )
         check_data(packed, loaded)
         return loaded
 

@@ -26,13 +26,13 @@ Reference = Annotated[
 Trusted = Annotated[
     Path | None,
     typer.Option(
-        help="ONNX file known to be good, to find the layer that differs when the self-test "
-        "fails. Default: a new export of the checkpoint beside the model (needs torch)."
+        help="A good ONNX file with which to find the layer that differs if the self-test fails. "
+        "Default: a new export of the checkpoint beside the model (needs torch)."
     ),
 ]
 Check = Annotated[
     Path | None,
-    typer.Option(help="A report.json, or its folder: only check that it describes this model."),
+    typer.Option(help="A report.json, or its folder; check only whether it describes this model."),
 ]
 Out = Annotated[
     Path | None,

@@ -40,7 +40,8 @@ class Images:
     network: o.Network = None
     trust_code: o.TrustCode = False
     no_data: Annotated[
-        bool, typer.Option("--no-data", help="Do not measure accuracy: self-test and speed only.")
+        bool,
+        typer.Option("--no-data", help="Measure no accuracy; check only the self-test and speed."),
     ] = False
 
     def __post_init__(self) -> None:
@@ -70,13 +71,15 @@ class Limits:
 
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Gate: largest loss of top-1 accuracy in points (1.0 = one point)."),
+        typer.Option(help="Gate: largest loss of top-1 accuracy in percentage points."),
     ] = None
     min_speedup: Annotated[
         float | None,
         typer.Option(help="Gate: smallest ratio of median latencies, dense / this file."),
     ] = None
-    max_bytes: Annotated[int | None, typer.Option(help="Gate: largest file.")] = None
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Gate: largest size of the file in bytes.")
+    ] = None
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Gate: largest median latency of one run.")
     ] = None
@@ -96,7 +99,10 @@ class Limits:
     ] = None
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Gates judge the bad end of the 95% interval instead."),
+        typer.Option(
+            "--strict",
+            help="Gates judge the worse end of the 95% interval instead of the estimate.",
+        ),
     ] = False
 
     def gates(self) -> Gates:
@@ -124,20 +130,20 @@ class Measurement:
         list[str] | None,
         typer.Option(
             metavar=o.NUMBERS,
-            help="Threads of ONNX Runtime, as 4,1; gates judge the first. Default: the physical "
-            "cores, and 1.",
+            help="Threads of ONNX Runtime, such as 4,1; gates judge the first. Default: the "
+            "physical cores, and 1.",
         ),
     ] = None
     batch: Annotated[
         list[str],
         typer.Option(
-            metavar=o.NUMBERS, help="Images in a timed run, as 1,8; gates judge the first."
+            metavar=o.NUMBERS, help="Images per timed run, such as 1,8; gates judge the first."
         ),
     ] = field(default_factory=lambda: ["1,8"])
     seconds: Annotated[
         float,
         typer.Option(
-            help="Seconds to time the setting that gates judge; a fifth for each other one."
+            help="Seconds to time the setting that gates judge; every other setting gets a fifth."
         ),
     ] = 10.0
     seed: o.Seed = 0
@@ -160,7 +166,7 @@ class Measurement:
         bool,
         typer.Option(
             "--preprocessing-check/--no-preprocessing-check",
-            help="Fail a file whose test images score better with another common preprocessing.",
+            help="Fail a file if its accuracy is higher with another common preprocessing.",
         ),
     ] = True
 

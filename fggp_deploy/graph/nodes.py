@@ -33,7 +33,7 @@ def integers(node: NodeProto, name: str) -> tuple[int, ...]:
     for found in node.attribute:
         if found.name == name and found.type == AttributeProto.INTS:
             return tuple(found.ints)
-    raise ModelFileError(f"{node.op_type} {node.name!r} must have the integer attribute {name}")
+    raise ModelFileError(f"{node.op_type} {node.name!r} must have an attribute {name} of integers")
 
 
 def set_attribute_(node: NodeProto, name: str, value: Any) -> None:

@@ -242,10 +242,10 @@ def test_no_progress_line_says_a_thing_twice(monkeypatch):
     table = CostTable(isa="none", densities=(1.0,), layers={"a": (0.1,)}, rest_ms=0.0, dense_ms=0.1)
 
     def priced(path: Path, *, progress) -> CostTable:
-        progress("pricing layers", 0, 1)
+        progress("timing layers", 0, 1)
         return table
 
     monkeypatch.setattr(cost_table, "table_of", priced)
     done = CliRunner().invoke(app, ["bench", "net.onnx", "--table", "--json"])
     assert done.exit_code == 0, done.output
-    assert done.stderr == "timing: pricing layers\n"
+    assert done.stderr == "timing: timing layers\n"

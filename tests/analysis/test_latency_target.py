@@ -62,7 +62,7 @@ def test_given_by_hand():
     with pytest.raises(ConfigError, match="d is not a prunable weight"):
         Given({"d": 0.5})(shapes, 0.5)
     for wrong in (0, 1.5, float("nan"), "half"):
-        with pytest.raises(ConfigError, match=r"a fraction in \(0, 1\]"):
+        with pytest.raises(ConfigError, match=r"is kept must be in \(0, 1\]"):
             Given({"a": wrong})  # type: ignore[dict-item]
 
 
@@ -91,11 +91,11 @@ def test_each_gradual_method_prunes_each_layer_to_its_density(name: str):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"method": "rigl"}, "which needs a gradual method"),
-        ({"method_set": {"allocation": "erk"}}, "without an allocation of its own"),
+        ({"method": "rigl"}, "so the method must be gradual"),
+        ({"method_set": {"allocation": "erk"}}, "must not have its own allocation"),
         ({"target": (0.5, 0.9)}, "makes one network per run"),
         ({"target_latency": 0.0}, "--target-latency must be above 0"),
-        ({"densities": {"fc.weight": 2.0}}, r"fc.weight must keep a fraction in \(0, 1\]"),
+        ({"densities": {"fc.weight": 2.0}}, r"fc.weight that is kept must be in \(0, 1\]"),
     ],
 )
 def test_runs_that_cannot_are_refused(values, says):

@@ -57,11 +57,11 @@ def write(path: Path, tensors: dict, info: str | None = None) -> Path:
     ("tensors", "info", "says"),
     [
         ({"w": np.array([np.nan], np.float32)}, None, "w holds NaN or infinity"),
-        ({"fggp.mask.w": np.array([1], np.uint8)}, None, "does not fit any weight"),
+        ({"fggp.mask.w": np.array([1], np.uint8)}, None, "does not match the shape of any weight"),
         (
             {"w": np.ones(9, np.float32), "fggp.mask.w": np.array([255], np.uint8)},
             None,
-            "does not fit any weight",
+            "does not match the shape of any weight",
         ),
         (
             {"w": np.ones(8, np.float32), "fggp.mask.w": np.array([127], np.uint8)},

@@ -75,7 +75,7 @@ def test_prune_export_and_measure(tmp_path: Path, shirts: Path):
         assert len(images_for(alone, f"folder:{renamed}", progress=quiet).test) == 200
     renamed.rename(shirts)
     with pytest.raises(
-        DataError, match=r"'folder:shirts', which is opened only if you name it: give --data"
+        DataError, match=r"'folder:shirts', which is opened only if you name it; give --data"
     ):
         images_for(alone, progress=quiet)
 

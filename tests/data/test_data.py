@@ -54,7 +54,7 @@ def test_preprocessing_is_checked(bad: dict):
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(DataError, match="the network wants uint8"):
+    with pytest.raises(DataError, match="the network takes uint8"):
         Preprocessing(2, 2, (0.5,), (1.0,))(np.zeros((1, 3, 3, 1), np.uint8))
 
 
@@ -81,7 +81,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (pickle.dumps(Evil()), "wants to load builtins.print"),
+        (pickle.dumps(Evil()), "would load builtins.print"),
         (b"", "damaged"),
         (b"garbage", "damaged"),
         (pickle.dumps({b"data": 3, b"labels": [1]}), "damaged"),

@@ -108,6 +108,6 @@ def test_of_the_users_own_set_the_decoded_images_count(tmp_path: Path, stream: b
 
     assert images_digest(read("i")) == images_digest(read("i"))
     assert images_digest(read("i")) != images_digest(read("i + 1"))
-    with pytest.warns(FggpWarning, match=r"mine.py:make gives another image each time"):
+    with pytest.warns(FggpWarning, match=r"mine.py:make returns a different image each time"):
         random = read("None")
     assert images_digest(random) is None

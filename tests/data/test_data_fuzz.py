@@ -321,5 +321,5 @@ def test_a_thousand_random_trees(tmp_path: Path):
     ],
 )
 def test_pickles_that_claim_much(tmp_path: Path, raw: bytes):
-    with pytest.raises(FggpError, match="damaged or no CIFAR batch"), limits():
+    with pytest.raises(FggpError, match="damaged or not a CIFAR batch"), limits():
         reads_cifar(tmp_path)("bomb", raw)

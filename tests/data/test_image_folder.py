@@ -133,7 +133,7 @@ def test_each_part_can_be_read_alone(tmp_path: Path, there, wanted):
 def test_a_class_that_is_not_tested_is_named(tmp_path: Path):
     parts(tmp_path, "train", "test")
     shutil.rmtree(tmp_path / "test" / "dog")
-    with pytest.warns(FggpWarning, match="test has no images of 'dog': nothing is measured on"):
+    with pytest.warns(FggpWarning, match="test has no images of 'dog': accuracy there does not"):
         d = load(tmp_path)
     assert set(d.test.labels) == {0}
 
@@ -251,13 +251,13 @@ def loop(root: Path) -> None:
 
 
 BROKEN = {
-    "wrong kind": (lambda r: (r / "cat" / "x.jpg").write_text("a text"), "x.jpg is no JPEG"),
-    "empty": (lambda r: (r / "cat" / "x.jpg").touch(), "x.jpg is no JPEG"),
+    "wrong kind": (lambda r: (r / "cat" / "x.jpg").write_text("a text"), "x.jpg is not a JPEG"),
+    "empty": (lambda r: (r / "cat" / "x.jpg").touch(), "x.jpg is not a JPEG"),
     "truncated": (truncated, "cut.jpg cannot be decoded"),
     "huge": (huge, "bomb.png claims"),
     "dangling link": (lambda r: (r / "cat" / "x.png").symlink_to("nowhere"), "x.png cannot be"),
     "loop": (loop, "a link that leads back to a folder above it; remove it"),
-    "twice": (lambda r: (r / "cow").symlink_to(r / "cat"), "reached twice, through links"),
+    "twice": (lambda r: (r / "cow").symlink_to(r / "cat"), "reached twice through links"),
     "self loop": (lambda r: (r / "cow").symlink_to("cow"), "a link that leads to itself"),
     "empty class": (lambda r: (r / "cow").mkdir(), "cow holds no images"),
     "case": (lambda r: picture(r / "Cat" / "x.png"), "'Cat' and 'cat', which differ only"),

@@ -92,7 +92,7 @@ def test_targets_that_are_not_square_are_covered():
 
 
 def test_nothing_is_resized_unasked():
-    with pytest.raises(DataError, match="x is 9x8, the network wants 8x8"):
+    with pytest.raises(DataError, match="x is 9x8, but the network takes 8x8"):
         frame(Image.new("L", (9, 8)), Preprocessing(8, 8, (0.5,), (0.5,)), name="x")
 
 
@@ -123,9 +123,9 @@ def test_known_sets_are_resized_and_coloured_only_when_asked():
     d = data.load(reading=Reading(image_size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)))
     assert d.train.images.shape == (9000, 32, 32, 3)
     assert (d.test.images[..., 0] == d.test.images[..., 2]).all()
-    with pytest.raises(ConfigError, match="--mean has 3 entries but the images 1"):
+    with pytest.raises(ConfigError, match="--mean has 3 entries but the images have 1 channels"):
         data.load(reading=Reading(mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)))
-    with pytest.raises(DataError, match=r"\(28, 28, 1\), the network wants \(32, 32, 3\)"):
+    with pytest.raises(DataError, match=r"\(28, 28, 1\), but the network takes \(32, 32, 3\)"):
         data.load(reading=Reading(preprocessing=Preprocessing(32, 32, (0.5,) * 3, (0.5,) * 3)))
     with pytest.raises(ConfigError, match="--resize needs --image-size"):
         Reading(resize=32)

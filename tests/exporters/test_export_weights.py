@@ -107,7 +107,9 @@ def test_what_is_missing_or_too_much_is_named(tmp_path, resnet):
     path = tmp_path / "mine.pth.tar"
     with pytest.raises(CheckpointError, match=r"give --model NAME.*It fits --model resnet20"):
         export_run(path)
-    with pytest.raises(CheckpointError, match=r"mine\.pth\.tar in resnet32: the names differ"):
+    with pytest.raises(
+        CheckpointError, match=r"mine\.pth\.tar in resnet32: the names of the weights differ"
+    ):
         export_run(path, ExportOptions(network="resnet32"))
     with pytest.raises(CheckpointError, match="7, 64"):
         export_run(path, ExportOptions(network="resnet20", images=ImageOptions(classes=("a", "b"))))

@@ -218,12 +218,12 @@ def test_a_small_saving_does_not_pay_for_the_operator():
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("no block", "must have integers block"),
+        ("no block", "must have an attribute block of integers"),
         ("wrong block", "do not fill"),
-        ("other name", "are not the parts of one weight"),
+        ("other name", "are not the parts of a single weight"),
         ("a part less", "must have inputs"),
-        ("other definition", "in its own way"),
-        ("two shapes", "must make the weight it is named for"),
+        ("other definition", "differently from version 1"),
+        ("two shapes", "must compute the weight that its name states"),
     ],
 )
 def test_a_hostile_graph(what: str, says: str):

@@ -61,9 +61,9 @@ def one_value(*shape: int) -> Gaps:
 def test_expansion_is_bounded_by_what_is_stored():
     check_expansion([one_value(2**12, 2**12)])
     check_expansion([one_value(2**12, 2**12), one_value(1, 5 * ELEMENTS_PER_BYTE)])
-    with pytest.raises(ModelFileError, match="5 bytes unfold to"):
+    with pytest.raises(ModelFileError, match="5 bytes decode to"):
         check_expansion([one_value(2**12, 2**12 + 2)])
-    with pytest.raises(ModelFileError, match="10 bytes unfold to"):
+    with pytest.raises(ModelFileError, match="10 bytes decode to"):
         check_expansion([one_value(2**12, 2**12), one_value(1, 10 * ELEMENTS_PER_BYTE + 1)])
 
 
@@ -102,7 +102,7 @@ def many_inputs() -> onnx.ModelProto:
 
 
 GREEDY = {
-    "weight": (lambda: packed_asking(2**14, 2**14, 1, 1), "unfold"),
+    "weight": (lambda: packed_asking(2**14, 2**14, 1, 1), "decode to"),
     "weight_past_int64": (lambda: packed_asking(2**29, 2**29, 2**29, 2**29), "exceeds"),
     "standard_node": (lambda: standard_asking([2**20, 2**20]), "huge"),
     "self_test": (many_inputs, "self-test"),
@@ -200,7 +200,7 @@ def swapped_parts() -> onnx.ModelProto:
 
 
 def test_a_bitmask_in_place_of_gaps():
-    with pytest.raises(ModelFileError, match="not the parts of one weight"):
+    with pytest.raises(ModelFileError, match="not the parts of a single weight"):
         unpack(swapped_parts())
 
 
@@ -279,7 +279,7 @@ def test_functions_within_the_limit_are_counted_exactly():
     check_functions(with_functions(chained(MAX_DEPTH - 1)))
     fits = doubling(10) | {"F10": ["Relu"] * ((MAX_NODES >> 10) - 1)}
     check_functions(with_functions(fits))
-    with pytest.raises(ModelFileError, match="unfold"):
+    with pytest.raises(ModelFileError, match="decode to"):
         check_functions(with_functions(fits | {"F10": ["Relu"] * ((MAX_NODES >> 10) + 1)}))
 
 

@@ -77,7 +77,7 @@ def test_attributes_by_name() -> None:
     assert attribute(PADDED, "group", 1) == 2
     assert attribute(PADDED, "strides", [1, 1]) == [1, 1]
     assert integers(PADDED, "pads") == (1, 1, 1, 1)
-    with pytest.raises(ModelFileError, match="must have integers dilations"):
+    with pytest.raises(ModelFileError, match="must have an attribute dilations of integers"):
         integers(PADDED, "dilations")
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=1)
     set_attribute_(node, "group", 4)

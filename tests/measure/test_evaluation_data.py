@@ -33,7 +33,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("name", ["folder:/etc", "hf:someone/set", "mine.py:make", "/etc", "cifar"])
 def test_a_model_opens_no_data_of_its_own_choice(name: str, tmp_path: Path, opened: list[str]):
-    with pytest.raises(DataError, match="opened only if you name it: give --data"):
+    with pytest.raises(DataError, match="opened only if you name it; give --data"):
         images_of(of(name), tmp_path, progress=silent)
     assert opened == []
     images_of(of(name), tmp_path, "folder:here", progress=silent)

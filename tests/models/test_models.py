@@ -73,7 +73,7 @@ def test_torchvisions_networks_are_its_own_classes():
 
     net = models.build("torchvision:resnet18", num_classes=5, in_channels=3)
     assert {*net.state_dict()} == {*resnet18(num_classes=5).state_dict()}
-    with pytest.raises(ConfigError, match=r"colour images \(3 channels\) but the data has 1"):
+    with pytest.raises(ConfigError, match=r"color images \(3 channels\) but the data has 1"):
         models.build("torchvision:resnet18", num_classes=5, in_channels=1)
 
 
@@ -115,12 +115,12 @@ def test_offline_the_file_to_fetch_and_its_place_are_named(hub: Path, monkeypatc
         cached(weights)
     assert str(e.value) == (
         f"cannot download {weights.url} (Name or service not known); download it by hand "
-        f"to {hub / weights.file_name}, or give it with --weights PATH"
+        f"to {hub / weights.file_name}, or give its place with --weights PATH"
     )
     (hub / weights.file_name).write_bytes(b"x")
     assert cached(weights) == hub / weights.file_name
     (hub / weights.file_name).write_bytes(b"y")
-    with pytest.raises(CheckpointError, match="is damaged: its sha256 does not begin with"):
+    with pytest.raises(CheckpointError, match="is damaged: its SHA-256 does not begin with"):
         cached(weights)
 
 

@@ -216,7 +216,10 @@ def test_an_unused_branch_goes_by_magnitude(zeros: bool):
         net = WithHeads()
         by[name] = Pruner(net, criterion, OneShot(0.5), optimizer=None, prune_first=True)
         if not isinstance(criterion, Magnitude):
-            with pytest.warns(FggpWarning, match=r"aux\.weight has no gradient, so magnitude dec"):
+            with pytest.warns(
+                FggpWarning,
+                match=r"aux\.weight has no gradient, so its weights are chosen by magnitude",
+            ):
                 step_with_heads(net, by[name], zeros=zeros)
         else:
             step_with_heads(net, by[name], zeros=zeros)
@@ -246,13 +249,16 @@ def test_integrations_take_floor_and_allocation():
 def test_an_allocation_is_for_a_criterion():
     method = methods.make("gmp", 0.5, steps=9)
     with pytest.raises(
-        ConfigError, match="`allocation` is for a criterion; a method takes its own"
+        ConfigError, match="Pruner takes `allocation` only with a criterion, got a method"
     ):
         Pruner(make(), method, optimizer=None, allocation="erk")
 
 
 def test_a_floor_above_the_target_is_refused():
-    says = r"--min-layer-density 0\.05 is more than --target 0\.98 leaves; give at most 0\.02"
+    says = (
+        r"--min-layer-density 0\.05 is more than the share of the weights that --target 0\.98 "
+        r"keeps; give at most 0\.02"
+    )
     with pytest.raises(ConfigError, match=says):
         PruneConfig(target=0.98, min_layer_density=0.05)
     assert PruneConfig(target=0.98, min_layer_density=0.02).min_layer_density == 0.02

@@ -291,7 +291,7 @@ def test_other_patterns_and_other_methods_are_refused():
     assert list(PATTERNS) == ["1x2", "1x4", "1x8", "1x16"]
     with pytest.raises(UnknownName, match=r"unknown pattern '4x1'; .*known: 1x16, 1x2, 1x4, 1x8"):
         Pruner(net, FGGP(), Cubic(0.5, steps=9), pattern="4x1", optimizer=sgd(net))
-    with pytest.raises(ConfigError, match="`pattern` is for a criterion"):
+    with pytest.raises(ConfigError, match="Pruner takes `pattern` only with a criterion"):
         Pruner(net, DPP(0.5, 9), pattern="1x4", optimizer=sgd(net))
     reads = [name for name in BUILT_IN if "pattern" in info(name).reads]
     assert reads == [

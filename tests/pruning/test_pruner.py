@@ -171,6 +171,6 @@ def test_a_shared_weight_is_counted_once():
 
 def test_the_optimizer_of_another_model_is_refused():
     with pytest.raises(
-        ConfigError, match=r"does not train conv2\.weight; pass the optimizer of this"
+        ConfigError, match=r"does not hold the parameter conv2\.weight; pass an optimizer of this"
     ):
         Pruner(make(), FGGP(), Cubic(0.9, steps=5), optimizer=sgd(make()))

@@ -85,5 +85,5 @@ def test_a_sparsity_that_whole_units_can_meet():
 
     with pytest.raises(ConfigError) as e:
         kernels(0.51)
-    near = number(r"that is possible is ([\d.]+)$", e.value)
+    near = number(r"nearby sparsity ([\d.]+) is possible$", e.value)
     assert kernels(near).masks.n_removed == round(near * 288)

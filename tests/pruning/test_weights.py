@@ -177,5 +177,7 @@ def test_masks_are_applied_to_a_wrapped_copy():
     masks = pruner.finish()
     masks.apply_(ema)
     assert all(not ema.module.get_parameter(n)[~m].any() for n, m in masks.items())
-    with pytest.raises(ConfigError, match=r"no weight 'conv2\.weight' to set to zero"):
+    with pytest.raises(
+        ConfigError, match=r"the network has no weight 'conv2\.weight', which the masks name"
+    ):
         masks.apply_(nn.Linear(2, 2))

@@ -92,7 +92,7 @@ def test_a_runs_own_config_repeats_it(tmp_path: Path):
         ({"rate": 1.5}, r"--rate must be in \(0, 1\], got 1\.5"),
         ({"precision": "bf61"}, r"unknown precision 'bf61'; did you mean 'bf16'\?"),
         ({"keep_dense": "fc"}, r"--keep-dense must be a list, each entry a text, got 'fc'"),
-        ({"target": [0.9, 0.8]}, r"several values of --target must increase"),
+        ({"target": [0.9, 0.8]}, r"several values of --target must be given in increasing order"),
         ({"recipe": "bets"}, r"unknown recipe 'bets'; did you mean 'best'\?"),
     ],
 )

@@ -341,7 +341,7 @@ def test_a_finished_run_says_so_and_stays(tmp_path, parent):
     options = config(parent, **SMALL)
     first = prune(options, observer=Quiet(), out=tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
-    with pytest.warns(FggpWarning, match="holds a finished run, which stays as it is"):
+    with pytest.warns(FggpWarning, match="holds a finished run, which is kept"):
         assert prune(options, observer=Quiet(), out=tmp_path / "run") == first
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before
 
@@ -412,7 +412,7 @@ def test_a_run_of_a_version_with_fewer_options_resumes(tmp_path, parent, monkeyp
 
 def test_two_processes_cannot_work_in_one_folder(tmp_path, parent, monkeypatch):
     cut_run(monkeypatch, config(parent, **SMALL), tmp_path / "run", 3)
-    with held(tmp_path / "run"), pytest.raises(ConfigError, match="another process works in"):
+    with held(tmp_path / "run"), pytest.raises(ConfigError, match="another process is using"):
         prune(config(parent, **SMALL), observer=Quiet(), out=tmp_path / "run")
 
 

@@ -294,7 +294,8 @@ def test_the_dense_accuracy_is_reported_and_a_guess_warns(tmp_path, parent):
     s.teacher = lambda x: torch.eye(4)[counts.argmin()].repeat(len(x), 1)  # always the rarest
     s.teacher.eval = lambda: None
     with pytest.warns(
-        FggpWarning, match="guessing has 25.0%: was it trained with --mean 0.5 --std 0.25"
+        FggpWarning,
+        match="guessing has 25.0%: check whether it was trained with --mean 0.5 --std 0.25",
     ):
         guessed = dense_accuracy(s)
     assert guessed == counts.min() / counts.sum()

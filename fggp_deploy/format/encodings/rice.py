@@ -176,16 +176,13 @@ def _scales(w: Array, output_axis: int) -> Array:
     weights are.
     """
     if not np.isfinite(w).all():
-        raise ConfigError(
-            "it holds NaN or infinity, which int8 cannot store; leave it in fp32 or fp16"
-        )
+        raise ConfigError("it holds NaN or infinity, which int8 cannot store")
     others = tuple(i for i in range(w.ndim) if i != output_axis % w.ndim)
     largest = np.abs(w).max(axis=others, keepdims=True)
     scales = np.where(largest == 0, np.float32(1), largest / np.float32(127))
     if not (scales <= LARGEST_SCALE).all():
         raise ConfigError(
-            f"its largest value, {float(largest.max()):.3g}, needs a scale above "
-            f"{LARGEST_SCALE:g}; leave it in fp32"
+            f"its largest value, {float(largest.max()):.3g}, needs a scale above {LARGEST_SCALE:g}"
         )
     if (scales < np.finfo(np.float32).tiny).any():
         raise ConfigError(

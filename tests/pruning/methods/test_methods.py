@@ -250,20 +250,26 @@ def test_orthogonal_weights_before_training(tmp_path: Path, parent: Path):
         ),
         (
             {"method": "magnitude", "epochs": 0, "start": "random"},
-            "--epochs 0 --start random would leave an untrained network",
+            "--epochs 0 with --start random would give an untrained network",
         ),
         ({"epochs": 0}, "these methods need none: magnitude, wanda, second-order"),
         ({"method": "random", "start": "trained"}, "would discard what a trained network has"),
         ({"method": "rigl", "start": "trained"}, "cannot start from a trained dense network: it"),
-        ({"method": "rigl", "target": (0.5, 0.8)}, "makes one network per run, because its masks"),
+        (
+            {"method": "rigl", "target": (0.5, 0.8)},
+            "makes one network per run, got 2 targets: its mask",
+        ),
         ({"method": "granet", "method_set": {"start_sparsity": 0.9}}, "0.9 is above --target 0.8"),
-        ({"method": "greg-1", "method_set": {"literal": True}}, "do not fit into the 8 steps in"),
+        (
+            {"method": "greg-1", "method_set": {"literal": True}},
+            "may change only in the first 8 steps",
+        ),
         ({"method": "greg-2", "start": "random"}, "chooses by the magnitude of trained weights"),
-        ({"method": "greg-1", "method_set": FILTERS}, "give a target below 0.7"),
+        ({"method": "greg-1", "method_set": FILTERS}, "Give a target below 0.7"),
         ({"method": "lottery", "method_set": {"share": 0.1}}, "17 rounds of training after step 0"),
         (
             {"method": "magnitude", "epochs": 0, "method_set": {"reinit": "orthp"}},
-            "reinit=orthp discards what the weights have learned, so training must follow",
+            "reinit=orthp replaces the trained weights, so training must follow",
         ),
         (
             {"method": "greg-1", "method_set": {**FILTERS, "allocation": "erk"}},
@@ -280,11 +286,14 @@ def test_what_does_not_go_together_says_why(tmp_path, parent: Path, values: dict
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"method": "gmp", "rate": 0.3}, "--method gmp does not read --rate; leave it out"),
-        ({"method": "synflow", "updates": 7}, "--method synflow does not read --updates"),
-        ({"method": "greg-1", "updates": 7}, "--method greg-1 does not read --updates"),
-        ({"sparsity": 0.5}, "sparsity is an option of `fggp-deploy train`; .*; give --target"),
-        ({"allocation": "uniform"}, "prune does not read it; give --method-set allocation"),
+        ({"method": "gmp", "rate": 0.3}, "--method gmp has no use for --rate; leave it out"),
+        ({"method": "synflow", "updates": 7}, "--method synflow has no use for --updates"),
+        ({"method": "greg-1", "updates": 7}, "--method greg-1 has no use for --updates"),
+        ({"sparsity": 0.5}, "sparsity is an option of `fggp-deploy train` only; give --target"),
+        (
+            {"allocation": "uniform"},
+            "is an option of `fggp-deploy train` only; give --method-set allocation",
+        ),
         ({"method": "wanda", "epochs": 0, "ema": 0.9}, "--ema averages over training steps, and"),
         (
             {"method": "wanda", "epochs": 0, "average_epochs": 1, "bn_images": 9, "ensemble": 3},
@@ -414,7 +423,7 @@ def test_a_sparse_parent_is_not_thrown_away(tmp_path: Path, parent: Path):
 def test_a_name_of_ours_in_another_package_is_told(tmp_path: Path, monkeypatch):
     packaged(tmp_path / "site", "os:sep", name="gmp")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    with pytest.warns(FggpWarning, match="method 'gmp' of theirs is not used"):
+    with pytest.warns(FggpWarning, match="method 'gmp' of theirs is ignored"):
         methods.info("gmp")
 
 

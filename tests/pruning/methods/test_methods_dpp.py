@@ -210,7 +210,7 @@ def test_whole_units_meet_the_total_or_say_what_would():
     kept = whole_units(units, {"a": 25, "b": 9, "c": 10})
     assert kept == {"a": 2, "b": 4, "c": 10}  # 18 + 16 + 10: what a left over went to b
     assert whole_units({"a": units["a"]}, {"a": 36}) == {"a": 4}
-    with pytest.raises(ConfigError, match=r"whole units of 9 .* that is possible is 0.625"):
+    with pytest.raises(ConfigError, match=r"whole units of 9 .* sparsity 0.625 is possible"):
         whole_units({"a": units["a"]}, {"a": 35})
     with pytest.raises(ConfigError, match=r"^68 of 72 weights cannot"):
         whole_units({"a": units["a"]}, {"a": 4})
@@ -414,8 +414,8 @@ def test_what_it_cannot_do_says_why():
         Pruner(net, DPP(0.5, 9), optimizer=None)
     with pytest.raises(ConfigError, match="bits must be 0 or at least 2, got 1"):
         DPP(0.5, 9, DPPOptions(bits=1))
-    with pytest.raises(ConfigError, match="those of --method dpp have 4 bits; leave --ema"):
+    with pytest.raises(ConfigError, match="the weights of --method dpp have 4 bits"):
         PruneConfig(method="dpp", method_set={"bits": 4}, ema=0.9)
-    with pytest.raises(ConfigError, match="--average-epochs averages the weights"):
+    with pytest.raises(ConfigError, match="--average-epochs averages weights"):
         PruneConfig(method="dpp", method_set={"bits": 4}, average_epochs=1, bn_images=500)
     PruneConfig(method="dpp", ema=0.9)

@@ -67,7 +67,7 @@ def test_shares_outside_their_range_are_refused():
         MagnitudeFirst(0)
     with pytest.raises(ConfigError, match=r"share must be in \[0, 1\], got 2"):
         Widened("gradient", 2)
-    with pytest.raises(ConfigError, match="reads gradients"):
+    with pytest.raises(ConfigError, match="needs the gradients"):
         Saliency().drop(W, None, ALL, 1)
 
 
@@ -250,7 +250,7 @@ def test_moving_masks_keep_the_count_they_are_given_or_refuse():
         net.conv2.weight.view(-1)[:164] = 0  # half of 328
     pruner = Pruner(net, dynamic(False, target=0.5), optimizer=sgd(net))
     assert pruner.masks.removed_by_layer == {"conv2.weight": 164, "fc.weight": 0}
-    with pytest.raises(ConfigError, match=r"164 weights are removed, but --target 0\.7 means 230"):
+    with pytest.raises(ConfigError, match=r"164 removed weights and --target 0\.7 means 230"):
         Pruner(net, dynamic(False), optimizer=sgd(net))
 
 

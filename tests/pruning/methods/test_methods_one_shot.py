@@ -345,5 +345,5 @@ def test_layers_that_are_no_plain_linear_maps_are_named():
         Pruner(net, OneShot(0.5, images), optimizer=None)
     with pytest.raises(ConfigError, match="needs calibration images"):
         Pruner(Net(), OneShot(0.5, list), optimizer=None)
-    with pytest.raises(ConfigError, match="needs an allocation by layer"):
+    with pytest.raises(ConfigError, match="needs an allocation that fixes"):
         OneShot(0.5, images, rule=wanda, allocation="global")

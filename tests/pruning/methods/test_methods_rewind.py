@@ -60,7 +60,7 @@ def test_rounds_are_equal_and_end_at_the_target(target, share, start, rewind_to,
 
 
 def test_more_rounds_than_steps_are_refused():
-    with pytest.raises(ConfigError, match="5 rounds of training after step 3 do not fit into 7"):
+    with pytest.raises(ConfigError, match="5 rounds of training after step 3 need more than 7"):
         Rounds(target=0.5, steps=7, rewind_to=3)
 
 
