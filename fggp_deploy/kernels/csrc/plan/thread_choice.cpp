@@ -8,10 +8,14 @@ namespace {
 // A trial takes so many runs and so long, at least: threads are interrupted every few milliseconds.
 constexpr int kTrial = 8;
 constexpr double kTrialSeconds = 10e-3;
-constexpr int kMemory = 32;  // a mean is over about so many latest runs
+// A mean is over about so many latest runs, and over so long.
+constexpr int kMemory = 32;
+constexpr double kMemorySeconds = 50e-3;
 // Runs between two trials, at most. While several threads are preferred, trials of one only cost time.
 // While one is preferred, they find out when the machine is free again.
 constexpr int kTrialsOfOne = 4096, kTrialsOfSeveral = 512;
+
+int runs_in(double seconds, double mean) { return static_cast<int>(seconds / std::max(mean, 1e-6)); }
 
 }  // namespace
 
@@ -21,7 +25,7 @@ bool ThreadChoice::several() {
     if (--until_trial_ > 0) return preferred_;
     interval_ = std::min(2 * interval_, preferred_ ? kTrialsOfOne : kTrialsOfSeveral);
     until_trial_ = interval_;
-    trial_ = std::max(kTrial, static_cast<int>(kTrialSeconds / std::max(ways_[preferred_].mean, 1e-6)));
+    trial_ = std::max(kTrial, runs_in(kTrialSeconds, ways_[preferred_].mean));
     budget_ = ways_[preferred_].mean * trial_;
     ways_[!preferred_] = {};
   }
@@ -35,7 +39,7 @@ void ThreadChoice::record(bool several, double seconds) {
   last_ = several;
   if (!warm) return;
   Way& way = ways_[several];
-  way.runs = std::min(way.runs + 1, kMemory);
+  way.runs = std::min(way.runs + 1, std::max(kMemory, runs_in(kMemorySeconds, way.mean)));
   way.mean += (seconds - way.mean) / way.runs;
   const Way &now = ways_[preferred_], &other = ways_[!preferred_];
   if (several != preferred_) budget_ -= seconds;
