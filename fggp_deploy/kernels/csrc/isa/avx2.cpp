@@ -177,11 +177,13 @@ void shuffle(const FggpShuffle* args) {
 
 int supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-// The compiled blocks: output channels, rows and columns of vectors, entries at a time.
+// The compiled blocks: output channels, rows and columns of vectors, entries at a time. A program stores
+// the number of a block, so new ones are added at the end.
 #define FGGP_BLOCKS(BLOCK, ONE) \
   ONE(1, 4, 8), BLOCK(1, 1, 2, 2), BLOCK(1, 2, 1, 2), BLOCK(1, 1, 4, 1), BLOCK(1, 4, 1, 1), \
   BLOCK(1, 2, 2, 1), BLOCK(1, 1, 7, 1), BLOCK(1, 7, 1, 1), ONE(2, 2, 4), BLOCK(2, 1, 2, 1), \
-  BLOCK(2, 2, 1, 1), ONE(4, 1, 2)
+  BLOCK(2, 2, 1, 1), ONE(4, 1, 2), BLOCK(1, 1, 3, 2), BLOCK(1, 3, 1, 2), BLOCK(1, 1, 5, 1), \
+  BLOCK(1, 5, 1, 1), BLOCK(2, 1, 3, 1), BLOCK(2, 3, 1, 1)
 
 const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
 const FggpConvVariant kInt8x4Conv[] = {FGGP_BLOCKS(FGGP_INT8X4, FGGP_INT8X4_ONE)};

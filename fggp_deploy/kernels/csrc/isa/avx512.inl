@@ -47,7 +47,8 @@ struct Lanes4 {
 
 }  // namespace
 
-// The compiled blocks: output channels, rows and columns of vectors, entries at a time.
+// The compiled blocks: output channels, rows and columns of vectors, entries at a time. A program stores
+// the number of a block, so new ones are added at the end.
 #define FGGP_BLOCKS(BLOCK, ONE) \
   ONE(1, 8, 8), BLOCK(1, 1, 2, 4), BLOCK(1, 2, 1, 4), BLOCK(1, 2, 2, 3), BLOCK(1, 1, 4, 3), \
   BLOCK(1, 4, 1, 3), BLOCK(1, 1, 7, 2), BLOCK(1, 7, 1, 2), BLOCK(1, 1, 8, 2), \
@@ -58,4 +59,8 @@ struct Lanes4 {
   BLOCK(2, 1, 8, 1), BLOCK(2, 2, 4, 1), BLOCK(2, 4, 2, 1), BLOCK(2, 1, 14, 1), \
   BLOCK(2, 2, 7, 1), BLOCK(2, 7, 2, 1), ONE(4, 4, 4), BLOCK(4, 1, 2, 2), BLOCK(4, 2, 1, 2), \
   BLOCK(4, 2, 2, 1), BLOCK(4, 1, 4, 1), BLOCK(4, 4, 1, 1), BLOCK(4, 1, 7, 1), ONE(8, 2, 1), \
-  BLOCK(8, 1, 2, 1), BLOCK(8, 2, 1, 1)
+  BLOCK(8, 1, 2, 1), BLOCK(8, 2, 1, 1), \
+  BLOCK(1, 1, 3, 4), BLOCK(1, 3, 1, 4), BLOCK(1, 1, 5, 3), BLOCK(1, 5, 1, 3), BLOCK(1, 3, 3, 2), \
+  BLOCK(1, 1, 9, 2), BLOCK(1, 2, 5, 2), BLOCK(1, 5, 2, 2), BLOCK(1, 1, 10, 2), BLOCK(2, 1, 3, 2), \
+  BLOCK(2, 3, 1, 2), BLOCK(2, 1, 5, 2), BLOCK(2, 5, 1, 2), BLOCK(2, 3, 3, 1), BLOCK(4, 1, 3, 2), \
+  BLOCK(4, 3, 1, 2), BLOCK(4, 1, 5, 1), BLOCK(4, 5, 1, 1)

@@ -36,8 +36,10 @@ using Lanes4 = Lanes<4>;
 
 }  // namespace
 
-// The compiled blocks: output channels, rows and columns of vectors, entries at a time.
+// The compiled blocks: output channels, rows and columns of vectors, entries at a time. A program stores
+// the number of a block, so new ones are added at the end.
 #define FGGP_BLOCKS(BLOCK, ONE) \
   ONE(1, 4, 8), BLOCK(1, 1, 2, 2), BLOCK(1, 2, 1, 2), BLOCK(1, 1, 4, 1), BLOCK(1, 4, 1, 1), \
   BLOCK(1, 2, 2, 1), BLOCK(1, 1, 7, 1), BLOCK(1, 7, 1, 1), ONE(2, 2, 4), BLOCK(2, 1, 2, 1), \
-  BLOCK(2, 2, 1, 1), ONE(4, 1, 2)
+  BLOCK(2, 2, 1, 1), ONE(4, 1, 2), BLOCK(1, 1, 3, 2), BLOCK(1, 3, 1, 2), BLOCK(1, 1, 5, 1), \
+  BLOCK(1, 5, 1, 1), BLOCK(2, 1, 3, 1), BLOCK(2, 3, 1, 1)

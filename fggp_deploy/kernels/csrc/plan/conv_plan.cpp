@@ -286,7 +286,8 @@ std::vector<Variant> ConvPlan::ranked(size_t nonzeros) const {
                              static_cast<double>((v.rows - 1) * s.stride_h + s.kh) *
                              static_cast<double>((v.cols - 1) * s.stride_w + s.kw) *
                              out.lanes() * 4;
-      const double load = touched < 36e3 ? 0.5 : touched < 700e3 ? 0.9 : 2.5;
+      const double load =
+          touched < 36e3 ? 0.5 : touched < 100e3 ? 0.7 : touched < 700e3 ? 0.95 : 2.5;
       const double weights = entries * static_cast<double>(s.cout) / v.group * (2 + 4 * v.group);
       const double stream = weights < 700e3 ? 1.0 / 40 : 1.0 / 16;
       const double per_entry =
