@@ -126,7 +126,7 @@ struct Maker {
     c.dilation_h = c.dilation_w = dilation;
     c.top = c.left = c.bottom = c.right = pad;
     s.count_padding = pick(0, 1) == 1;
-    s.variant = {static_cast<int>(pick(-1, 41)), static_cast<int>(pick(1, 4))};
+    s.variant = {static_cast<int>(pick(-1, 59)), static_cast<int>(pick(1, 4))};
     if (quantized) s.scale = std::ldexp(1.0f, -static_cast<int>(pick(1, 5)));
     program.steps.push_back(s);
     if (op == Op::kConv || op == Op::kGemm) {
