@@ -35,6 +35,14 @@ class Stored:
             "--flat", help="onnx: inline our functions, for tools that do not support functions."
         ),
     ] = False
+    regions: Annotated[
+        bool,
+        typer.Option(
+            "--regions",
+            help="onnx: write connected layers as single nodes: full speed for any program that "
+            "registers the kernels, without `compile`; a little larger.",
+        ),
+    ] = False
     values: Annotated[
         str,
         typer.Option(

@@ -50,6 +50,12 @@ class Packing:
     compact: Annotated[
         bool, typer.Option("--compact", help="Remove dead channels; outputs stay the same.")
     ] = False
+    regions: Annotated[
+        bool,
+        typer.Option(
+            "--regions", help="Write connected layers as single nodes, as for `export --regions`."
+        ),
+    ] = False
 
     def options(self) -> PackOptions:
         """The options in the library's form; raises ConfigError."""
@@ -63,6 +69,7 @@ class Packing:
             classes=names,
             shape=o.integers("--shape", self.shape) if self.shape else None,
             compact=self.compact,
+            regions=self.regions,
         )
 
 

@@ -13,6 +13,7 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import Floats
 from fggp_deploy.graph.comparison import largest_difference
 from fggp_deploy.measure.network import load as load_network
+from fggp_deploy.measure.network import open_compiled
 
 from . import Note, load
 from .compaction import Compacted
@@ -57,7 +58,9 @@ def write_checked(
     """
     load(options.format).export(dense, metadata, path, note=note, **options.for_format)
     written = SparseModel.open(path)
-    return written, _self_test_error(written)
+    if options.regions:
+        check_self_test(written, on_kernels=True)
+    return written, check_self_test(written)
 
 
 def self_test_inputs(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]:
@@ -66,14 +69,20 @@ def self_test_inputs(dense: ModelProto, metadata: Metadata) -> dict[str, Floats]
     return {dense.graph.input[0].name: metadata.selftest.probe(metadata.preprocessing.input_shape)}
 
 
-def _self_test_error(written: SparseModel) -> float:
+def check_self_test(written: SparseModel, *, on_kernels: bool = False) -> float:
+    """The largest difference of a logit in a file's self-test.
+
+    Raises ModelFileError if it fails.
+    """
     meta = written.metadata
     assert meta.selftest is not None  # whoever exports records one
-    network = load_network(written.path.name, written.runnable(), threads=1)
+    opened = open_compiled if on_kernels else load_network
+    network = opened(written.path.name, written.runnable(), threads=1)
     logits = meta.selftest.logits_of(network.logits, meta.preprocessing.input_shape)
     if not meta.selftest.passes(logits):
+        where = "on the kernels" if on_kernels else "on stock ONNX Runtime"
         raise ModelFileError(
-            f"{written.path} gives other logits than the network that it was made from; "
+            f"{written.path} gives other logits {where} than the network that it was made from; "
             "do not ship it, and report this"
         )
     return largest_difference(logits, meta.selftest.logits)

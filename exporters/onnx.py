@@ -16,6 +16,7 @@ from fggp_deploy.format.self_test import SelfTest, probe
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.measure.network import Network, load
+from fggp_deploy.runtime.region_file import with_regions
 
 from . import Note, silent
 from .onnx_dense import write
@@ -32,17 +33,19 @@ def export(
     path: Path,
     *,
     flat: bool = False,
+    regions: bool = False,
     values: str = "fp32",
     note: Note = silent,
 ) -> Path:
     """Packed weights in one ONNX file: small, and it runs on any ONNX Runtime.
 
     `flat` inlines the `ai.fggp` functions, for tools that know no model-local functions; sparse
-    kernels then have nothing to take over. `values` fp16 and int8 round the packed weights; the
-    file's self-test is then that of the rounded network, `unrounded` in its metadata the other.
-    `note` hears what rounding changes, and of every weight that was left dense or fp32. Warns if
-    rounding changes much. Raises MachineError when the path
-    cannot be written.
+    kernels then have nothing to take over. `regions` writes connected layers as single nodes, so
+    that programs that only register the kernels have their full speed. `values` fp16 and int8 round
+    the packed weights; the file's self-test is then that of the rounded network, `unrounded` in its
+    metadata the other. `note` hears what rounding changes, and of every weight that was left dense
+    or fp32. Warns if rounding changes much. Raises MachineError when the path cannot be written,
+    and for `regions` without the kernel library.
     """
     packing = Packing.of(dense, values=TYPES[values])
     if values != "fp32" and metadata.selftest is not None:
@@ -66,7 +69,13 @@ def export(
         note(f"left dense: {name}: {why}")
     for name, why in packing.left_fp32.items():
         note(f"left fp32: {name}: {why}")
-    return write(flatten(packing.model) if flat else packing.model, metadata, path)
+    model = packing.model
+    if flat:
+        model = flatten(model)
+    elif regions:
+        model, what = with_regions(model)
+        note(f"regions: {what}")
+    return write(model, metadata, path)
 
 
 def _rounding(values: str, exact: Network, rounded: Network, metadata: Metadata) -> Rounding:

@@ -35,10 +35,11 @@ class ExportOptions:
     """How to export a checkpoint; the command line has the same names.
 
     `out`: the file to write; by default it lies beside the checkpoint. `flat` inlines the functions
-    of a packed file. `values` (fp32, fp16, int8) is the type of packed weights. `activations` int8
-    also quantizes activations, which implies int8 values; their ranges are found on the training
-    images of `data` (by default the run's data set), which lie in `data_dir`. These four are for
-    the format onnx. `compact` removes channels that no longer affect the output.
+    of a packed file; `regions` writes connected layers as single nodes for the kernels. `values`
+    (fp32, fp16, int8) is the type of packed weights. `activations` int8 also quantizes activations,
+    which implies int8 values; their ranges are found on the training images of `data` (by default
+    the run's data set), which lie in `data_dir`. These five are for the format onnx. `compact`
+    removes channels that no longer affect the output.
 
     `network` is the network's name: required for weights that were pruned elsewhere, whose images
     are described by `images`; for a run it replaces the recorded name if a FILE.py:FACTORY has
@@ -50,6 +51,7 @@ class ExportOptions:
     format: str = "onnx"
     out: Path | None = None
     flat: bool = False
+    regions: bool = False
     values: str = "fp32"
     activations: str = "fp32"
     compact: bool = False
@@ -76,6 +78,10 @@ class ExportOptions:
             raise ConfigError(
                 "--data and --data-dir are for --activations int8, which needs images"
             )
+        if self.flat and self.regions:
+            raise ConfigError(
+                "--regions are functions, which --flat inlines; leave one of them out"
+            )
         if self.for_format and self.format != "onnx":
             given = " and ".join(f"--{name}" for name in self.for_format)
             raise ConfigError(f"{given} is for --format onnx, not {self.format}")
@@ -92,7 +98,7 @@ class ExportOptions:
     @property
     def for_format(self) -> dict[str, Any]:
         """The options that the format's own `export` takes."""
-        options: dict[str, Any] = {"flat": True} if self.flat else {}
+        options: dict[str, Any] = {n: True for n in ("flat", "regions") if getattr(self, n)}
         if self.stored_values != "fp32":
             options["values"] = self.stored_values
         return options
@@ -106,7 +112,8 @@ class PackOptions:
     channel, say how a classifier of images wants its pixels; with them the file is one that
     `verify` takes. Nothing is assumed if they are missing. `classes` names its classes; by default
     they are called by their numbers. `shape` gives the sizes that the first input leaves open after
-    its first dimension. `compact` removes channels that no longer affect the output.
+    its first dimension. `compact` removes channels that no longer affect the output. `regions`
+    writes connected layers as single nodes for the kernels.
 
     Raises UnknownName for an unknown type of values, ConfigError for options that do not fit.
     """
@@ -117,6 +124,7 @@ class PackOptions:
     classes: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     compact: bool = False
+    regions: bool = False
 
     def __post_init__(self) -> None:
         if self.values not in VALUES:

@@ -33,6 +33,7 @@ from fggp_deploy.graph.opset import standard_opset, with_opset
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
 from fggp_deploy.graph.weights import count_weights
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs
+from fggp_deploy.runtime.region_file import with_regions
 from fggp_deploy.runtime.sessions import Options
 
 from .compaction import Compacted, compacted
@@ -108,7 +109,11 @@ def pack_file(source: Path, out: Path | None = None, options: PackOptions = _DEF
         n_weights, n_zeros = count_weights(unpack(packing.model))
     if converted is not None:
         check_converted(source, source_opset, converted, options.shape)
-    parity = compare_packed(source, packing.model, options)
+    packed, notes = packing.model, _notes(dense, packing, listed)
+    if options.regions:
+        packed, what = with_regions(packed)
+        notes = (*notes, f"regions: {what}")
+    parity = compare_packed(source, packed, options)
     if parity.test is None:
         _refuse_without_proof(source, source_opset, parity, options)
     metadata = _metadata(model, parity, options)
@@ -117,7 +122,7 @@ def pack_file(source: Path, out: Path | None = None, options: PackOptions = _DEF
     }  # fmt: skip
     provenance = Provenance.of(setting, began).to_dict()
     provenance.pop("command")
-    _write(path, packing.model, _properties(model, metadata, parity, provenance))
+    _write(path, packed, _properties(model, metadata, parity, provenance))
     return PackedFile(
         path=path,
         source=source,
@@ -137,7 +142,7 @@ def pack_file(source: Path, out: Path | None = None, options: PackOptions = _DEF
         kernels_error=parity.kernels_error,
         rounding=parity.rounding,
         preprocessing=metadata is not None,
-        notes=_notes(dense, packing, listed),
+        notes=notes,
         compaction=compaction,
     )
 

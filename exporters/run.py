@@ -114,7 +114,7 @@ def _metadata(
     source: Source, reference: Path | None, options: ExportOptions, began: datetime
 ) -> Metadata:
     """What the file says about its network, with the hashes of what it was made from."""
-    names = ("format", "flat", "activations", "compact")
+    names = ("format", "flat", "regions", "activations", "compact")
     setting = {name: getattr(options, name) for name in names} | {"values": options.stored_values}
     provenance = Provenance.of(setting, began).to_dict()
     return dataclasses.replace(
@@ -133,6 +133,7 @@ def export_model(
     classes: Sequence[str],
     format: str = "onnx",
     values: str = "fp32",
+    regions: bool = False,
     note: Note = silent,
 ) -> Path:
     """Write any pruned network of your own, [N, C, H, W] images → [N, classes] logits.
@@ -143,7 +144,7 @@ def export_model(
     every weight that was left dense; a warning is given if the network has no zeros at all. Raises
     as `export_run`, and ConfigError if the network does not turn images into logits.
     """
-    options = ExportOptions(format=format, values=values)
+    options = ExportOptions(format=format, values=values, regions=regions)
     network = _plain(model)
     check_runs(network, type(network).__name__, preprocessing.input_shape, len(classes))
     metadata = Metadata(preprocessing, tuple(classes), record(network, preprocessing))

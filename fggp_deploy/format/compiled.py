@@ -17,6 +17,7 @@ from onnx import FunctionProto, ModelProto, NodeProto
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import DOMAIN, layer_operator
 
+N_REGIONS = "fggp.regions"  # metadata of a model with regions: how many there are
 COMPILED = "fggp.compiled"  # metadata of a compiled file: the machine that it is for
 ATTRIBUTES = ("program", "constants", "threads")
 _NAME = re.compile(r"Region_\d{1,4}")
@@ -71,6 +72,8 @@ def expand(model: ModelProto) -> ModelProto:
         else:
             out.graph.node.add().CopyFrom(node)
     out.functions.extend(f for f in model.functions if not is_region(f))
+    del out.metadata_props[:]
+    out.metadata_props.extend(p for p in model.metadata_props if p.key not in (N_REGIONS, COMPILED))
     return out
 
 

@@ -119,6 +119,6 @@ def open_by_runtime(
     return Network(name, session), runtime.explain(session)
 
 
-def open_compiled(name: str, file: Path, *, threads: int) -> Network:
-    """Start a session on a file that `runtime.session` compiled; raises ModelFileError."""
-    return Network(name, Options(threads, SESSION_CONFIG).open(file, name=name, on_kernels=True))
+def open_compiled(name: str, model: bytes | Path, *, threads: int) -> Network:
+    """Start a session on a model with regions, on the kernels; raises ModelFileError."""
+    return Network(name, Options(threads, SESSION_CONFIG).open(model, name=name, on_kernels=True))

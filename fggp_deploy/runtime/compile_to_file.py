@@ -6,15 +6,12 @@ also runs on a stock onnxruntime, and it is checked on both before it is written
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import onnxruntime as ort
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto
 
 from fggp_deploy import kernels
 from fggp_deploy.checkpoints.provenance import machine
@@ -22,11 +19,10 @@ from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.common.option_rules import check_counts
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.format.compiled import COMPILED, is_compiled, is_region
+from fggp_deploy.format.compiled import compiled_for, is_region
 from fggp_deploy.format.functions import MIN_OPSET, layer_operator
 from fggp_deploy.format.metadata import PREFIX, Metadata
 from fggp_deploy.format.outputs_test import KEY, OutputsTest
-from fggp_deploy.format.packing import Packing
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
 from fggp_deploy.graph.opset import with_opset
@@ -35,6 +31,7 @@ from fggp_deploy.graph.reading import read_model, reading, stored_bytes
 from fggp_deploy.runtime.compiler import compile_model
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import CompiledModel, CompileRequest
+from fggp_deploy.runtime.region_file import finished
 from fggp_deploy.runtime.sessions import Array, Options, run
 
 
@@ -104,7 +101,7 @@ def compile_file(
         cure = "; --no-measure compiles it all the same" if compiled.plan.ratio is not None else ""
         raise ModelFileError(f"{source} was not compiled: {compiled.plan.reason}{cure}")
     about = _about(source, compiled, threads, batch)
-    made = _finished(compiled.model, model, about)
+    made = finished(compiled.model, model, about)
     written: bytes = made.SerializeToString(deterministic=True)
     progress("checking on both runtimes", 0, 1)
     test, errors = _check(source, model, dense, written, options, batch)
@@ -131,7 +128,7 @@ def compile_file(
 
 def _read(source: Path) -> ModelProto:
     model = read_model(source)
-    if is_compiled(model):
+    if compiled_for(model) is not None:
         raise ModelFileError(f"{source} is compiled already; give the file that it was made from")
     return model
 
@@ -146,35 +143,6 @@ def _about(source: Path, compiled: CompiledModel, threads: int, batch: int) -> d
         "batch": batch,
         "speedup": compiled.plan.ratio,
     }
-
-
-def _finished(compiled: bytes, source: ModelProto, about: dict[str, Any]) -> ModelProto:
-    """The compiled model as a file: small, no opsets but those used, the source's metadata."""
-    model = Packing.beside_regions(onnx.load_model_from_string(compiled)).model
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith(".values") and tensor.data_type == TensorProto.FLOAT:
-            _halve_(tensor)
-    domains = {n.domain for n in model.graph.node} | {"", "ai.onnx"}
-    kept = [o for o in model.opset_import if o.domain in domains]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    model.ir_version = max(8, min(model.ir_version, source.ir_version))
-    taken = {p.key for p in model.metadata_props}
-    for prop in source.metadata_props:
-        if prop.key not in taken:
-            model.metadata_props.add(key=prop.key, value=prop.value)
-    model.metadata_props.add(key=COMPILED, value=json.dumps(about, sort_keys=True))
-    onnx.checker.check_model(model)
-    return model
-
-
-def _halve_(tensor: TensorProto) -> None:
-    """Store values as float16 if they are exactly that, as after `export --values fp16`."""
-    values = numpy_helper.to_array(tensor)
-    with np.errstate(over="ignore"):
-        halves = values.astype(np.float16)
-    if np.array_equal(halves.astype(np.float32), values):
-        tensor.CopyFrom(numpy_helper.from_array(halves, tensor.name))
 
 
 def _check(

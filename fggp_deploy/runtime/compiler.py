@@ -34,7 +34,7 @@ MIN_ZEROS = 0.4
 
 def compile_model(data: bytes, request: CompileRequest) -> CompiledModel:
     """Compile a model for this machine; raises ModelFileError if it cannot be read."""
-    compiled = _read_compiled(data)
+    compiled = _read_compiled(data, measure=request.measure)
     if compiled is not None:
         return compiled
     dense = read_dense(data)
@@ -70,15 +70,18 @@ def compile_model(data: bytes, request: CompileRequest) -> CompiledModel:
         return CompiledModel.standard(str(e))
 
 
-def _read_compiled(data: bytes) -> CompiledModel | None:
-    """A model that was compiled before, as it is; None for any other."""
+def _read_compiled(data: bytes, *, measure: bool) -> CompiledModel | None:
+    """A model that has regions, as it is; None for any other.
+
+    If regions were chosen without a measurement and one is wanted here, they are planned anew.
+    """
     with reading("the model"):
         model = onnx.load_model_from_string(data)
-    if not is_compiled(model):
+    about = compiled_for(model)
+    if not is_compiled(model) or (about is None and measure):
         return None
     split(model)  # raises if the file breaks the format
-    about = compiled_for(model) or {}
-    isa, threads = about.get("isa"), about.get("threads")
+    isa, threads = (about or {}).get("isa"), (about or {}).get("threads")
     made_for = f" for {isa!s:.20}, threads {threads!s:.4}" if about else ""
     return CompiledModel(Plan(True, f"as the file was compiled{made_for}"), data)
 

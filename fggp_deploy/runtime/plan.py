@@ -54,7 +54,8 @@ class CompiledModel:
 class CompileRequest:
     """What a model is compiled for: the session's options, and the sizes to plan for.
 
-    `shape` holds the dimensions of the inputs after the first, if the model leaves them open.
+    `shape` holds the dimensions of the inputs after the first, if the model leaves them open. A
+    `portable` model is for other machines too: its regions take the threads of each session.
     """
 
     options: Options
@@ -63,8 +64,11 @@ class CompileRequest:
     tuning_seconds: float = 0.5
     progress: Progress = silent
     shape: tuple[int, ...] = ()
+    portable: bool = False
 
     @property
     def threads(self) -> int:
-        """Threads that the model will run on."""
+        """Threads that the model will run on; 0 if each session decides."""
+        if self.portable:
+            return 0
         return self.options.threads or usable_cores()

@@ -7,7 +7,7 @@ from typing import Any
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.compiled import ATTRIBUTES
+from fggp_deploy.format.compiled import ATTRIBUTES, N_REGIONS
 from fggp_deploy.format.encodings import of_kernel_format
 from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, VERSION, function
 from fggp_deploy.graph.constants import constant_initializers
@@ -16,8 +16,6 @@ from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import Layer
 from fggp_deploy.runtime.region_programs import RegionProgram
-
-MARK = "fggp.regions"  # metadata of a model whose regions are single nodes
 
 
 def rewrite(model: ModelProto, built: list[RegionProgram], *, threads: int) -> ModelProto:
@@ -45,7 +43,7 @@ def rewrite(model: ModelProto, built: list[RegionProgram], *, threads: int) -> M
     opset = standard_opset(model)
     out.functions.extend(function(name, opset) for name in sorted(used))
     out.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
-    out.metadata_props.add(key=MARK, value=str(len(built)))
+    out.metadata_props.add(key=N_REGIONS, value=str(len(built)))
     out.ir_version = max(out.ir_version, 8)  # the first with functions
     return out
 
