@@ -26,7 +26,7 @@ _PUBLIC = {
     "PruneConfig": "training.config",
     "TrainConfig": "training.config",
     "Pruner": "pruning.pruner",
-    "FGGP": "pruning.criteria",
+    "FGGP": "pruning.methods.fggp",
     "Magnitude": "pruning.criteria",
     "Cubic": "pruning.schedules",
     "Constant": "pruning.schedules",

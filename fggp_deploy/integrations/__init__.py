@@ -13,7 +13,8 @@ from torch import nn
 
 from fggp_deploy.errors import ConfigError, FggpWarning
 from fggp_deploy.pruning.allocation import GLOBAL, MIN_LAYER_DENSITY
-from fggp_deploy.pruning.criteria import FGGP, Criterion
+from fggp_deploy.pruning.criteria import Criterion
+from fggp_deploy.pruning.methods.fggp import FGGP
 from fggp_deploy.pruning.pruner import Pruner, initial_masks
 from fggp_deploy.pruning.schedules import Cubic
 

@@ -1,7 +1,7 @@
 """Criteria: pure functions that choose which alive weights to remove.
 
-A criterion returns the weights to drop, not a score: FGGP chooses in two stages, which no single
-score can express. Counts are exact, and ties go to the lower index.
+A criterion returns the weights to drop, not a score: FGGP (methods/fggp.py) chooses in two stages,
+which no single score can express. Counts are exact, and ties go to the lower index.
 """
 
 from __future__ import annotations
@@ -95,40 +95,6 @@ class Magnitude:
         return idx[smallest(w[idx].abs(), n_drop)]
 
 
-@dataclass(frozen=True)
-class FGGP:
-    """Fixed-rate gradient-first gradual pruning.
-
-    Of the N alive weights, the K = max(⌊rate·N⌋, n_drop) with the smallest |g| are candidates; of
-    those, the n_drop with the smallest |w| are dropped. rate = 1 is magnitude pruning; K = n_drop
-    is pure smallest-gradient pruning.
-
-    Source: Zhu, Bezek & Goksel 2024 (arXiv 2411.05500); the public code uses rate 0.5.
-
-    >>> w = torch.tensor([0.1, 0.2, 0.3, 0.4]); g = torch.tensor([9.0, 1.0, 2.0, 8.0])
-    >>> FGGP(rate=0.5).drop(w, g, torch.ones(4, dtype=torch.bool), 1).tolist()
-    [1]
-    """
-
-    rate: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_rate(self.rate)
-
-    def drop(self, w: Tensor, g: Tensor | None, alive: Tensor, n_drop: int) -> Tensor:
-        """Choose what to drop: w, g [P], alive bool [P] → int64 [n_drop] indices."""
-        if g is None:
-            raise ConfigError(
-                "FGGP needs the gradients of the weights, got None; call it after backward()"
-            )
-        idx = indices(alive)
-        return two_stages(g, w, idx, max(math.floor(self.rate * idx.numel()), n_drop), n_drop)
-
-    def remark(self, n_alive: int, n_drop: int) -> str | None:
-        """Warn if the rate leaves so few candidates that magnitude decides nothing."""
-        return too_few(self.rate, n_alive, n_drop, decides="the gradient")
-
-
 def two_stages(first: Tensor, then: Tensor, idx: Tensor, k: int, n_drop: int) -> Tensor:
     """Of the k weights with the smallest |first|, the n_drop with the smallest |then|.
 
@@ -144,7 +110,7 @@ def check_rate(rate: float) -> None:
         raise ConfigError(f"rate must be in (0, 1], got {rate}")
 
 
-def too_few(rate: float, n_alive: int, n_drop: int, *, decides: str) -> str | None:
+def few_candidates(rate: float, n_alive: int, n_drop: int, *, decides: str) -> str | None:
     """The warning for a rate that leaves the second stage nothing to choose; None otherwise."""
     n_candidates = math.floor(rate * n_alive)
     if n_candidates >= n_drop:

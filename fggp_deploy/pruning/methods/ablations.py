@@ -17,14 +17,14 @@ from torch import Tensor
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.allocation import GLOBAL, Given
 from fggp_deploy.pruning.criteria import (
-    FGGP,
     Criterion,
     check_rate,
+    few_candidates,
     indices,
     smallest,
-    too_few,
     two_stages,
 )
+from fggp_deploy.pruning.methods.fggp import FGGP
 from fggp_deploy.pruning.methods.gradual import Gradual, GradualOptions
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import setting
@@ -61,7 +61,7 @@ class MagnitudeFirst:
 
     def remark(self, n_alive: int, n_drop: int) -> str | None:
         """Warn if the rate leaves so few candidates that the gradient decides nothing."""
-        return too_few(self.rate, n_alive, n_drop, decides="magnitude")
+        return few_candidates(self.rate, n_alive, n_drop, decides="magnitude")
 
 
 @dataclass(frozen=True)

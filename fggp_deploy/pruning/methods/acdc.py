@@ -9,8 +9,9 @@ from typing import Any
 
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.allocation import GLOBAL, Given
-from fggp_deploy.pruning.criteria import FGGP, Criterion, Magnitude
+from fggp_deploy.pruning.criteria import Criterion, Magnitude
 from fggp_deploy.pruning.masks import MaskSet
+from fggp_deploy.pruning.methods.fggp import FGGP
 from fggp_deploy.pruning.methods.gradual import Gradual, GradualOptions
 from fggp_deploy.pruning.methods.method import Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import setting

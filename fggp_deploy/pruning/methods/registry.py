@@ -15,7 +15,7 @@ from typing import Any
 
 from fggp_deploy.common.plugins import offered, package_of
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
-from fggp_deploy.pruning.criteria import FGGP
+from fggp_deploy.pruning.methods.fggp import FGGP
 from fggp_deploy.pruning.methods.method import Batch, Method, MethodInfo, Task
 from fggp_deploy.pruning.methods.options import Options
 from fggp_deploy.pruning.schedules import Constant, Cubic
