@@ -1,93 +1,16 @@
-// Compiled with -mavx2 -mfma. A vector of sixteen lanes is two registers here, so blocks are
-// smaller; layouts and weights are the same as for AVX-512.
-#include "isa/isa.h"
-
-#include <immintrin.h>
-
-namespace {
-
-// All ones in the lanes whose bit is set.
-inline __m256 lane_mask(uint32_t m) {
-  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  return _mm256_castsi256_ps(
-      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(m)), bit), bit));
-}
-
-struct Lanes16 {
-  using Reg = __m256;
-  static constexpr int kRegs = 2, kWidth = 8;
-  static Reg load(const float* p) { return _mm256_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
-  static Reg set1(float v) { return _mm256_set1_ps(v); }
-  static Reg zero() { return _mm256_setzero_ps(); }
-  static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
-  static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
-  static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
-  static Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
-  static Reg min(Reg a, Reg b) { return _mm256_min_ps(a, b); }
-  static Reg keep(Reg v, uint32_t m) { return _mm256_and_ps(v, lane_mask(m)); }
-  static Reg select(Reg a, Reg b, uint32_t m) { return _mm256_blendv_ps(b, a, lane_mask(m)); }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-};
-
-struct Lanes4 {
-  using Reg = __m128;
-  static constexpr int kRegs = 1, kWidth = 4;
-  static Reg load(const float* p) { return _mm_loadu_ps(p); }
-  static void store(float* p, Reg v) { _mm_storeu_ps(p, v); }
-  static Reg set1(float v) { return _mm_set1_ps(v); }
-  static Reg zero() { return _mm_setzero_ps(); }
-  static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
-  static Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
-  static Reg mul(Reg a, Reg b) { return _mm_mul_ps(a, b); }
-  static Reg max(Reg a, Reg b) { return _mm_max_ps(a, b); }
-  static Reg min(Reg a, Reg b) { return _mm_min_ps(a, b); }
-  static Reg keep(Reg v, uint32_t m) {
-    return _mm_and_ps(v, _mm256_castps256_ps128(lane_mask(m)));
-  }
-  static Reg select(Reg a, Reg b, uint32_t m) {
-    return _mm_blendv_ps(b, a, _mm256_castps256_ps128(lane_mask(m)));
-  }
-  static void prefetch(const void* p) { Lanes16::prefetch(p); }
-};
-
-}  // namespace
-
+// Compiled with -mavx2 -mfma.
+#include "isa/avx2.inl"
 #include "isa/float_body.inl"
-#include "isa/int8x4_x86.inl"
 
 namespace {
 
 // Without an instruction for it, as two sums of two products each in sixteen bits.
-struct Int8x4Lanes16 : Lanes16 {
-  using Words = __m256i;
-  static Words load_words(const float* p) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  }
-  static void store_words(float* p, Words v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
-  }
-  static Words set1_word(int word) { return _mm256_set1_epi32(word); }
+struct Int8x4Lanes16 : Int8x4Avx2 {
   static Words dot(Words acc, Words x, Words w) {
     const Words low = _mm256_set1_epi16(255);
     const Words even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), odd = _mm256_srai_epi16(w, 8);
     acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_and_si256(x, low), even));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), odd));
-  }
-  static Words add_words(Words a, Words b) { return _mm256_add_epi32(a, b); }
-  static Words byte(Words v, int k) {
-    return _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi32_si128(8 * k)), set1_word(255));
-  }
-  static Words with_byte(Words v, Words b, int k) {
-    return _mm256_or_si256(v, _mm256_sll_epi32(b, _mm_cvtsi32_si128(8 * k)));
-  }
-  static Words round(Reg v, Reg from, Reg to) {
-    return _mm256_cvtps_epi32(min(max(v, from), to));
-  }
-  static Reg to_float(Words v) { return _mm256_cvtepi32_ps(v); }
-  static Words max_bytes(Words a, Words b) { return _mm256_max_epu8(a, b); }
-  static Words keep_words(Words v, uint32_t m) {
-    return _mm256_castps_si256(keep(_mm256_castsi256_ps(v), m));
   }
 };
 
@@ -150,6 +73,83 @@ void halo16(const FggpHalo* args) {
   }
 }
 
+void halo4(const FggpHalo* args) {
+  const FggpHalo h = *args;
+  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
+    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
+    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
+    for (uint32_t k = 0; k < h.n; k++) {
+      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h.lane + k * 4));
+      const __m128 keep = _mm256_castps256_ps128(lane_mask(h.mask[k]));
+      const float* from = first + h.from[k];
+      float* to = first + h.to[k];
+      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
+        _mm_store_ps(to, _mm_and_ps(keep, _mm_permutevar_ps(_mm_load_ps(from), lane)));
+    }
+  }
+}
+
+// Transposes eight rows of eight floats.
+inline void transpose(__m256 r[8]) {
+  __m256 t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {  // pairs of rows
+    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++)  // fours: r[4 i + c] holds column c of each half
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+      r[4 * i + 2 * h] = _mm256_shuffle_ps(t[4 * i + h], t[4 * i + 2 + h], 0x44);
+      r[4 * i + 2 * h + 1] = _mm256_shuffle_ps(t[4 * i + h], t[4 * i + 2 + h], 0xee);
+    }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; c++) {
+    t[c] = _mm256_permute2f128_ps(r[c], r[4 + c], 0x20);
+    t[4 + c] = _mm256_permute2f128_ps(r[c], r[4 + c], 0x31);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) r[i] = t[i];
+}
+
+// Ones in the bits below n.
+inline uint32_t bits_below(int n) { return n <= 0 ? 0u : n >= 8 ? 0xffu : (1u << n) - 1u; }
+
+void pack(const FggpPack* p) {
+  if (p->lanes != 16) return pack_by_element(p);
+  for (int l = 0; l < 16; l += 8)
+    for (int j = 0; j < p->n; j += 8) {
+      __m256 r[8];
+#pragma GCC unroll 8
+      for (int k = 0; k < 8; k++) {
+        const int first = p->first[l + k] - j, last = p->last[l + k] - j;
+        const float* x = p->x[l + k] - first;
+        r[k] = first <= 0 && last >= 8
+                   ? _mm256_loadu_ps(x)
+                   : _mm256_maskload_ps(x, _mm256_castps_si256(lane_mask(bits_below(last) &
+                                                                         ~bits_below(first))));
+      }
+      transpose(r);
+      const int n = p->n - j < 8 ? p->n - j : 8;
+      for (int i = 0; i < n; i++) _mm256_store_ps(p->y + (j + i) * 16 + l, r[i]);
+    }
+}
+
+void transpose(const FggpTranspose* t) {
+  const size_t rows = t->rows / 8 * 8, cols = t->cols / 8 * 8;
+  for (size_t r0 = 0; r0 < rows; r0 += 8)
+    for (size_t c0 = 0; c0 < cols; c0 += 8) {
+      __m256 r[8];
+#pragma GCC unroll 8
+      for (size_t i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(t->x + (r0 + i) * t->x_row + c0);
+      transpose(r);
+#pragma GCC unroll 8
+      for (size_t i = 0; i < 8; i++) _mm256_storeu_ps(t->y + (c0 + i) * t->y_row + r0, r[i]);
+    }
+  transpose_edges(*t, rows, cols);
+}
+
 // Two channels at a time, so that a permutation is read once for both.
 void shuffle(const FggpShuffle* args) {
   const FggpShuffle s = *args;  // a copy that no store can alias
@@ -177,26 +177,32 @@ void shuffle(const FggpShuffle* args) {
 
 int supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-// The compiled blocks: output channels, rows and columns of vectors, entries at a time. A program stores
-// the number of a block, so new ones are added at the end.
-#define FGGP_BLOCKS(BLOCK, ONE) \
-  ONE(1, 4, 8), BLOCK(1, 1, 2, 2), BLOCK(1, 2, 1, 2), BLOCK(1, 1, 4, 1), BLOCK(1, 4, 1, 1), \
-  BLOCK(1, 2, 2, 1), BLOCK(1, 1, 7, 1), BLOCK(1, 7, 1, 1), ONE(2, 2, 4), BLOCK(2, 1, 2, 1), \
-  BLOCK(2, 2, 1, 1), ONE(4, 1, 2), BLOCK(1, 1, 3, 2), BLOCK(1, 3, 1, 2), BLOCK(1, 1, 5, 1), \
-  BLOCK(1, 5, 1, 1), BLOCK(2, 1, 3, 1), BLOCK(2, 3, 1, 1)
-
 const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
 const FggpConvVariant kInt8x4Conv[] = {FGGP_BLOCKS(FGGP_INT8X4, FGGP_INT8X4_ONE)};
 
 const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_avx2, nullptr};
 
+constexpr FggpIsa isa(const char* name, int (*is_supported)(), const FggpInt8x4* const* int8x4) {
+  return {name, is_supported, int8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>,
+          pool<Lanes4>, depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, transpose,
+          gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot,
+          dense<Lanes16, 6, 1>, 16};
+}
+
+#ifdef FGGP_AVX_VNNI
+const FggpInt8x4* const kWithVnni[] = {&fggp_int8x4_avx_vnni, nullptr};
+
+int supported_with_vnni() { return fggp_int8x4_avx_vnni.supported(); }
+#endif
+
 }  // namespace
 
-extern "C" const FggpIsa fggp_avx2 = {
-    "avx2", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo_by_lane<4>, pack_by_element,
-    gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 6, 1>, 16,
-};
+extern "C" const FggpIsa fggp_avx2 = isa("avx2", supported, kInt8x4);
+#ifdef FGGP_AVX_VNNI
+// The same for floats.
+extern "C" const FggpIsa fggp_avx_vnni = isa("avx_vnni", supported_with_vnni, kWithVnni);
+#endif
+
 
 extern "C" const FggpInt8x4 fggp_int8x4_avx2 = {
     "avx2", supported, 0, kInt8x4Conv, sizeof(kInt8x4Conv) / sizeof(kInt8x4Conv[0]),

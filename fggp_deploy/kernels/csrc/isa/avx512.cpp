@@ -88,6 +88,26 @@ void pack(const FggpPack* p) {
   }
 }
 
+void transpose(const FggpTranspose* t) {
+  for (size_t r0 = 0; r0 < t->rows; r0 += 16)
+    for (size_t c0 = 0; c0 < t->cols; c0 += 16) {
+      const int rows = t->rows - r0 < 16 ? static_cast<int>(t->rows - r0) : 16;
+      const int cols = t->cols - c0 < 16 ? static_cast<int>(t->cols - c0) : 16;
+      const auto read = static_cast<__mmask16>(bits_below(cols));
+      const auto written = static_cast<__mmask16>(bits_below(rows));
+      const float* x = t->x + r0 * t->x_row + c0;
+      __m512 r[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) {
+        r[i] = i < rows ? _mm512_maskz_loadu_ps(read, x) : _mm512_setzero_ps();
+        if (i + 1 < rows) x += t->x_row;
+      }
+      transpose(r);
+      float* y = t->y + c0 * t->y_row + r0;
+      for (int i = 0; i < cols; i++, y += t->y_row) _mm512_mask_storeu_ps(y, written, r[i]);
+    }
+}
+
 void gather(const int32_t* index, size_t n, const float* x, float* y) {
   size_t i = 0;
   for (; i + 16 <= n; i += 16) {
@@ -145,6 +165,6 @@ const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_vnni, &fggp_int8x4_avx2, nullp
 
 extern "C" const FggpIsa fggp_avx512 = {
     "avx512", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather, shuffle, 16,
-    sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 14, 2>, 32,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, transpose, gather,
+    shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot, dense<Lanes16, 14, 2>, 32,
 };

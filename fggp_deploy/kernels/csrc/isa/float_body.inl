@@ -227,6 +227,23 @@ inline void pack_by_element(const FggpPack* p) {
           j >= p->first[l] && j < p->last[l] ? p->x[l][j - p->first[l]] : 0.0f;
 }
 
+inline void transpose_by_element(const FggpTranspose* t) {
+  constexpr size_t kSquare = 16;  // of floats, which stays in the nearest cache
+  for (size_t r0 = 0; r0 < t->rows; r0 += kSquare)
+    for (size_t c0 = 0; c0 < t->cols; c0 += kSquare)
+      for (size_t c = c0; c < t->cols && c < c0 + kSquare; c++)
+        for (size_t r = r0; r < t->rows && r < r0 + kSquare; r++)
+          t->y[c * t->y_row + r] = t->x[r * t->x_row + c];
+}
+
+// What is left if the first `rows` x `cols` are done.
+inline void transpose_edges(const FggpTranspose& t, size_t rows, size_t cols) {
+  const FggpTranspose below{t.x + rows * t.x_row, t.x_row, t.rows - rows, cols, t.y + rows, t.y_row};
+  const FggpTranspose beside{t.x + cols, t.x_row, t.rows, t.cols - cols, t.y + cols * t.y_row, t.y_row};
+  transpose_by_element(&below);
+  transpose_by_element(&beside);
+}
+
 inline void gather_by_element(const int32_t* index, size_t n, const float* x, float* y) {
   for (size_t i = 0; i < n; i++) y[i] = index[i] < 0 ? 0.0f : x[index[i]];
 }
@@ -239,6 +256,23 @@ inline float dot_by_element(const float* weight, const uint32_t* column, size_t 
     for (int k = 0; k < 4; k++) total[k] += weight[i + k] * x[column[i + k]];
   for (; i < n; i++) total[0] += weight[i] * x[column ? column[i] : i];
   return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+// A float times zero is not zero if it is NaN or infinite.
+template <class V>
+int finite(const float* x, size_t n) {
+  constexpr int W = V::kWidth;
+  typename V::Reg acc[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  size_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) acc[k] = V::fma(V::load(x + i + k * W), V::zero(), acc[k]);
+  alignas(64) float lanes[W];
+  V::store(lanes, V::add(V::add(acc[0], acc[1]), V::add(acc[2], acc[3])));
+  float total = 0;
+  for (float lane : lanes) total += lane;
+  for (; i < n; i++) total += x[i] * 0.0f;
+  return total == 0.0f;
 }
 
 // Sum of weight[i] * x[i].

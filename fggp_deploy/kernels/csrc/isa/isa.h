@@ -96,6 +96,14 @@ typedef struct {
   int lanes, n;
 } FggpPack;
 
+// y[c * y_row + r] = x[r * x_row + c] for all r < rows and c < cols.
+typedef struct {
+  const float* x;
+  size_t x_row, rows, cols;
+  float* y;
+  size_t y_row;
+} FggpTranspose;
+
 // Vector v of each plane of y: the lanes of some vectors of x, unaligned, each term filling some.
 typedef struct {
   const float* x;
@@ -160,6 +168,7 @@ typedef struct {
   void (*halo16)(const FggpHalo*);
   void (*halo4)(const FggpHalo*);
   void (*pack)(const FggpPack*);
+  void (*transpose)(const FggpTranspose*);
   // y[i] = index[i] < 0 ? 0 : x[index[i]]
   void (*gather)(const int32_t* index, size_t n, const float* x, float* y);
   void (*shuffle)(const FggpShuffle*);  // null: none
@@ -167,14 +176,17 @@ typedef struct {
   // Sum of a tile's real lanes: rows x cols vectors, `row` floats apart.
   float (*sum16)(const float* x, ptrdiff_t row, int rows, int cols);
   float (*sum4)(const float* x, ptrdiff_t row, int rows, int cols);
+  // Whether none of x is NaN or infinite.
+  int (*finite)(const float* x, size_t n);
   // sum of weight[i] * x[column[i]], or of weight[i] * x[i] if column is null
   float (*dot)(const float* weight, const uint32_t* column, size_t n, const float* x);
   void (*dense)(const FggpDense*);
   int dense_width;  // of a panel
 } FggpIsa;
 
-extern const FggpIsa fggp_avx512, fggp_avx2, fggp_neon, fggp_portable;
-extern const FggpInt8x4 fggp_int8x4_vnni, fggp_int8x4_avx2, fggp_int8x4_neon, fggp_int8x4_portable;
+extern const FggpIsa fggp_avx512, fggp_avx_vnni, fggp_avx2, fggp_neon, fggp_portable;
+extern const FggpInt8x4 fggp_int8x4_vnni, fggp_int8x4_avx_vnni, fggp_int8x4_avx2, fggp_int8x4_neon,
+    fggp_int8x4_portable;
 
 }  // extern "C"
 

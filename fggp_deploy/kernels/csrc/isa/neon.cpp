@@ -118,6 +118,18 @@ void pack(const FggpPack* p) {
     }
 }
 
+void transpose(const FggpTranspose* t) {
+  const size_t rows = t->rows / 4 * 4, cols = t->cols / 4 * 4;
+  for (size_t r0 = 0; r0 < rows; r0 += 4)
+    for (size_t c0 = 0; c0 < cols; c0 += 4) {
+      float32x4_t r[4];
+      for (size_t i = 0; i < 4; i++) r[i] = vld1q_f32(t->x + (r0 + i) * t->x_row + c0);
+      transpose(r);
+      for (size_t i = 0; i < 4; i++) vst1q_f32(t->y + (c0 + i) * t->y_row + r0, r[i]);
+    }
+  transpose_edges(*t, rows, cols);
+}
+
 float dot(const float* weight, const uint32_t* column, size_t n, const float* x) {
   return column ? dot_by_element(weight, column, n, x) : dot_dense<Lanes16>(weight, n, x);
 }
@@ -132,6 +144,6 @@ const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_neon, &fggp_int8x4_portable, n
 
 extern "C" const FggpIsa fggp_neon = {
     "neon", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, gather_by_element, shuffle, 16,
-    sum<Lanes16>, sum<Lanes4>, dot, dense<Lanes16, 6, 1>, 16,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, transpose,
+    gather_by_element, shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot, dense<Lanes16, 6, 1>, 16,
 };

@@ -111,7 +111,7 @@ double pack_cost(const FggpIsa& isa, const Layout& l) {
   constexpr double kTranspose = 260, kRow = 60;  // of sixteen columns; what each row needs besides
   constexpr double kFloat = 1.5;
   const double rows = l.tile_h + 2 * l.halo, columns = l.row_vectors();
-  if (isa.shuffle_width == 16 && l.lanes() == 16)  // then `pack` transposes
+  if (isa.shuffle && l.lanes() == 16)  // then `pack` transposes
     return rows * (kRow + kTranspose * std::ceil(columns / 16));
   return rows * (kRow + kFloat * columns * l.lanes());
 }

@@ -3,8 +3,8 @@
 #pragma once
 #include <memory>
 
+#include "isa/isa.h"
 #include "program/program.h"
-#include "plan/threads.h"
 
 namespace fggp {
 
@@ -19,11 +19,11 @@ struct RowPlanes {
   // `n_threads` are done with first.
   RowPlanes(int64_t rows, int n_threads);
   ValueShape shape(int64_t channels) const { return {false, false, channels, 1, pixels}; }
-  size_t floats(int64_t channels) const { return static_cast<size_t>(planes) * shape(channels).size(); }
 
-  // [rows, channels] to [planes, channels, pixels], zeros in the pixels that are no row; and back.
-  void from_rows(const float* x, int64_t channels, float* y, const Threads& threads) const;
-  void to_rows(const float* x, int64_t channels, float* y, const Threads& threads) const;
+  // The rows of one plane of [rows, channels] to [channels, pixels], zeros in the pixels that are no
+  // row; and back.
+  void from_rows(const FggpIsa& isa, const float* x, int64_t channels, int64_t plane, float* y) const;
+  void to_rows(const FggpIsa& isa, const float* x, int64_t channels, int64_t plane, float* y) const;
 };
 
 }  // namespace fggp

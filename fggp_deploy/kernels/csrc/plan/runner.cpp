@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstring>
 #include <numeric>
 
 namespace fggp {
@@ -18,7 +17,7 @@ constexpr int64_t kFewestRows = 2;
 
 // What linear layers on `rows` rows cost in multiply-adds of the dense product, skipping zeros and
 // not; fitted to times of 128 to 1,536 channels, 2 to 230 rows and 2 to 100% non-zeros (AVX-512).
-constexpr double kSparseProduct = 2.4, kTransposed = 60, kWeightsRead = 2;
+constexpr double kSparseProduct = 2, kTransposed = 32, kWeightsRead = 2;
 
 double sparse_cost(const Program& p, int64_t rows, int64_t pixels) {
   double cost = 0;
@@ -36,21 +35,6 @@ double dense_cost(const Program& p, int64_t rows) {
     if (s.op == Op::kGemm)
       cost += static_cast<double>(s.shape.cin * s.shape.cout) * (static_cast<double>(rows) + kWeightsRead);
   return cost;
-}
-
-// Whether none is NaN or infinite: such a float's exponent has all its bits.
-bool finite(const float* x, size_t n) {
-  constexpr size_t kRun = 4096;
-  for (size_t i = 0; i < n;) {
-    uint32_t found = 0;
-    for (const size_t end = std::min(n, i + kRun); i < end; i++) {
-      uint32_t bits;
-      std::memcpy(&bits, x + i, sizeof bits);
-      found |= (bits & 0x7f800000u) == 0x7f800000u;
-    }
-    if (found) return false;
-  }
-  return true;
 }
 
 }  // namespace
@@ -122,39 +106,78 @@ void Runner::give_back(std::unique_ptr<Memory> memory) {
 
 void Runner::run(const std::vector<ValueShape>& inputs, int64_t n, const float* const* in,
                  float* const* out, const Threads& threads) {
-  const Batch batch{inputs, n, in, out, threads};
+  const Batch batch{inputs, n, in, out, threads, nullptr};
   const auto vector = [](const ValueShape& s) { return s.vector(); };
   if (over_pixels_ && n >= kFewestRows && std::all_of(inputs.begin(), inputs.end(), vector))
     return run_rows(batch);
-  std::vector<int64_t> images(static_cast<size_t>(n));
+  run_batch(batch);
+}
+
+void Runner::run_batch(const Batch& batch) {
+  std::vector<int64_t> images(static_cast<size_t>(batch.n));
   std::iota(images.begin(), images.end(), 0);
-  images = run_images(*planned(inputs, false), batch, images);
+  images = run_images(*planned(batch.inputs, false), batch, images);
   // The kernels skip the zeros of a weight, but 0 x NaN is NaN.
-  if (!images.empty()) run_images(*planned(inputs, true), batch, images);
+  if (!images.empty()) run_images(*planned(batch.inputs, true), batch, images);
 }
 
 // An image that runs now. Everything is allocated before a thread of the caller's touches it, since
 // nothing may throw there.
 struct Runner::Slot {
+  const Execution& e;
+  const Batch& batch;
+  const FggpIsa& isa;
   std::unique_ptr<Memory> memory;
   std::vector<const float*> from;
   std::vector<float*> to;
+  float* workspace;
+  int64_t image = 0;
 
-  Execution::Image at(const Execution& e, const Batch& batch, int64_t image) {
+  static size_t planes_floats(const Execution& e, const Batch& batch) {
+    size_t floats = 0;
+    for (size_t i = 0; batch.rows && i < batch.inputs.size(); i++) floats += batch.inputs[i].size();
+    for (size_t i = 0; batch.rows && i < e.outputs().size(); i++) floats += e.outputs()[i].size();
+    return floats;
+  }
+  Slot(Runner& runner, const Execution& execution, const Batch& images)
+      : e(execution), batch(images), isa(runner.isa_),
+        memory(runner.borrow(planes_floats(e, batch) + e.workspace_floats())),
+        from(batch.inputs.size()), to(e.outputs().size()) {
+    workspace = memory->workspace.data() + planes_floats(e, batch);
+    float* at = memory->workspace.data();
+    for (size_t i = 0; batch.rows && i < from.size(); at += batch.inputs[i++].size()) from[i] = at;
+    for (size_t i = 0; batch.rows && i < to.size(); at += e.outputs()[i++].size()) to[i] = at;
+  }
+
+  // Returns whether the inputs are finite.
+  bool begin(int64_t i) {
+    image = i;
     const auto index = static_cast<size_t>(image);
-    for (size_t i = 0; i < from.size(); i++) from[i] = batch.in[i] + index * batch.inputs[i].size();
-    for (size_t i = 0; i < to.size(); i++) to[i] = batch.out[i] + index * e.outputs()[i].size();
-    return {from.data(), to.data(), memory->workspace.data()};
+    float* plane = memory->workspace.data();
+    bool finite = true;
+    for (size_t k = 0; k < from.size(); k++) {
+      const ValueShape& s = batch.inputs[k];
+      if (batch.rows)
+        batch.rows->from_rows(isa, batch.in[k], s.channels, image, plane);
+      else
+        from[k] = batch.in[k] + index * s.size();
+      plane += s.size();
+      finite = finite && isa.finite(from[k], s.size());
+    }
+    for (size_t k = 0; !batch.rows && k < to.size(); k++)
+      to[k] = batch.out[k] + index * e.outputs()[k].size();
+    return finite;
   }
-  bool finite_inputs(const Batch& batch) const {
-    for (size_t i = 0; i < from.size(); i++)
-      if (!finite(from[i], batch.inputs[i].size())) return false;
-    return true;
-  }
-  bool finite_outputs(const Execution& e) const {
-    for (size_t i = 0; i < to.size(); i++)
-      if (!finite(to[i], e.outputs()[i].size())) return false;
-    return true;
+  Execution::Image at() const { return {from.data(), to.data(), workspace}; }
+  // Returns whether the outputs are finite.
+  bool end() const {
+    bool finite = true;
+    for (size_t k = 0; k < to.size(); k++) {
+      const ValueShape& s = e.outputs()[k];
+      if (batch.rows) batch.rows->to_rows(isa, to[k], s.channels, image, batch.out[k]);
+      finite = finite && isa.finite(to[k], s.size());
+    }
+    return finite;
   }
 };
 
@@ -170,31 +193,27 @@ std::vector<int64_t> Runner::run_images(Planned& planned, const Batch& batch,
   const auto start = Clock::now();
   const size_t shared = workers > 1 ? images.size() % workers : 0;
   const size_t whole = images.size() - shared;
-  std::vector<Slot> slots(std::max(whole ? workers : 0, shared));
-  for (Slot& s : slots) {
-    s.memory = borrow(e.workspace_floats());
-    s.from.resize(batch.inputs.size());
-    s.to.resize(e.outputs().size());
-  }
+  const size_t n_slots = std::max(whole ? workers : 0, shared);
+  std::vector<Slot> slots;
+  slots.reserve(n_slots);
+  while (slots.size() < n_slots) slots.emplace_back(*this, e, batch);
   std::vector<char> ordinary(images.size(), 1);
   std::atomic<size_t> next{0};
   in_parallel(whole ? batch.threads : Threads(), whole ? workers : 0, [&](size_t worker) {
     Slot& s = slots[worker];
     for (size_t k; (k = next++) < whole;) {
-      const Execution::Image image = s.at(e, batch, images[k]);
-      const bool before = s.finite_inputs(batch);
-      e.run(image);
-      ordinary[k] = before && s.finite_outputs(e);
+      const bool before = s.begin(images[k]);
+      e.run(s.at());
+      ordinary[k] = s.end() && before;
     }
   });
   std::vector<Execution::Image> abreast;
-  for (size_t k = whole; k < images.size(); k++) {
-    Slot& s = slots[k - whole];
-    abreast.push_back(s.at(e, batch, images[k]));
-    ordinary[k] = s.finite_inputs(batch);
+  for (size_t k = 0; k < shared; k++) {
+    ordinary[whole + k] = slots[k].begin(images[whole + k]);
+    abreast.push_back(slots[k].at());
   }
   if (shared) e.run(abreast, batch.threads);
-  for (size_t k = whole; k < images.size(); k++) ordinary[k] &= slots[k - whole].finite_outputs(e);
+  for (size_t k = 0; k < shared; k++) ordinary[whole + k] &= slots[k].end();
   const std::chrono::duration<double> seconds = Clock::now() - start;
   if (available > 1) choice.record(workers > 1, seconds.count() / static_cast<double>(images.size()));
   for (Slot& s : slots) give_back(std::move(s.memory));
@@ -210,42 +229,21 @@ const DenseRows& Runner::dense_rows() {
   return *dense_rows_;
 }
 
+void Runner::run_planes(const Batch& rows, const RowPlanes& planes) {
+  std::vector<ValueShape> shapes;
+  for (const ValueShape& s : rows.inputs) shapes.push_back(planes.shape(s.channels));
+  run_batch({shapes, planes.planes, rows.in, rows.out, rows.threads, &planes});
+}
+
 void Runner::run_rows(const Batch& batch) {
   const RowPlanes planes(batch.n, batch.threads.run ? sharing_.threads : 1);
   if (sparse_cost(program_, batch.n, planes.planes * planes.pixels) < dense_cost(program_, batch.n))
-    return run_pixels(batch, planes);
+    return over_pixels_->run_planes(batch, planes);
   const DenseRows& dense = dense_rows();
   const std::vector<ValueShape> values = infer_shapes(program_, batch.inputs);
   auto memory = borrow(dense.scratch_floats(batch.n, values));
   dense.run(batch.n, values, batch.in, batch.out, memory->workspace.data(), batch.threads,
             sharing_);
-  give_back(std::move(memory));
-}
-
-void Runner::run_pixels(const Batch& batch, const RowPlanes& planes) {
-  const std::vector<ValueShape> made = outputs(batch.inputs);
-  size_t floats = 0;
-  for (const ValueShape& s : batch.inputs) floats += planes.floats(s.channels);
-  for (const ValueShape& s : made) floats += planes.floats(s.channels);
-  auto memory = borrow(floats);
-  float* at = memory->workspace.data();
-  std::vector<ValueShape> shapes;
-  std::vector<const float*> from;
-  std::vector<float*> to;
-  for (size_t i = 0; i < batch.inputs.size(); i++) {
-    const int64_t channels = batch.inputs[i].channels;
-    planes.from_rows(batch.in[i], channels, at, batch.threads);
-    shapes.push_back(planes.shape(channels));
-    from.push_back(at);
-    at += planes.floats(channels);
-  }
-  for (const ValueShape& s : made) {
-    to.push_back(at);
-    at += planes.floats(s.channels);
-  }
-  over_pixels_->run(shapes, planes.planes, from.data(), to.data(), batch.threads);
-  for (size_t k = 0; k < made.size(); k++)
-    planes.to_rows(to[k], made[k].channels, batch.out[k], batch.threads);
   give_back(std::move(memory));
 }
 

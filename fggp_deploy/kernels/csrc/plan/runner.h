@@ -38,6 +38,7 @@ class Runner {
     const float* const* in;
     float* const* out;
     const Threads& threads;
+    const RowPlanes* rows;  // null: none; else the images are planes of these rows, which `in` and `out` hold
   };
   struct Planned {
     const Execution execution;
@@ -57,8 +58,9 @@ class Runner {
   const Program& zeros_program();
   std::vector<int64_t> run_images(Planned& planned, const Batch& batch,
                                   const std::vector<int64_t>& images);
+  void run_batch(const Batch& batch);
   void run_rows(const Batch& batch);
-  void run_pixels(const Batch& batch, const RowPlanes& planes);
+  void run_planes(const Batch& rows, const RowPlanes& planes);
   const DenseRows& dense_rows();
   std::unique_ptr<Memory> borrow(size_t floats);
   void give_back(std::unique_ptr<Memory> memory);
