@@ -3,7 +3,11 @@
 const FggpIsa* const* fggp_isas(int* n) {
   static const FggpIsa* const all[] = {
 #ifdef FGGP_X86
-      &fggp_avx512, &fggp_avx2,
+      &fggp_avx512,
+#ifdef FGGP_AVX_VNNI
+      &fggp_avx_vnni,
+#endif
+      &fggp_avx2,
 #endif
 #ifdef FGGP_ARM64
       &fggp_neon,
