@@ -212,7 +212,7 @@ def test_whole_units_meet_the_total_or_say_what_would():
     assert whole_units({"a": units["a"]}, {"a": 36}) == {"a": 4}
     with pytest.raises(ConfigError, match=r"whole units of 9 .* sparsity 0.625 is possible"):
         whole_units({"a": units["a"]}, {"a": 35})
-    with pytest.raises(ConfigError, match=r"^68 of 72 weights cannot"):
+    with pytest.raises(ConfigError, match=r"^exactly 68 of 72 weights cannot"):
         whole_units({"a": units["a"]}, {"a": 4})
     least = whole_units({"a": units["a"], "b": units["b"]}, {"a": 5, "b": 8})
     assert least == {"a": 1, "b": 1}  # 13 in all
@@ -402,7 +402,7 @@ def test_whole_filters_are_removed_physically():
 def test_what_it_cannot_do_says_why():
     net = make()
     conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3))
-    with pytest.raises(ConfigError, match=r"--target 0.9, granularity filter: 259 of 288"):
+    with pytest.raises(ConfigError, match=r"--target 0.9, granularity filter: exactly 259 of 288"):
         Pruner(conv, DPP(0.9, 9, DPPOptions(granularity="filter")), optimizer=None)
     up = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 8, 3))
     with pytest.raises(ConfigError, match=r"1.weight belongs to a transposed convolution"):
