@@ -31,7 +31,7 @@ from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.sessions import Options
 
-SHAPES = {  # of one input, where a file leaves it open: what its package feeds it
+SHAPES = {  # of one input, if a file leaves it open: what its package feeds it
     "ch_PP-OCRv4_det_infer.onnx": (3, 640, 640),
     "ch_PP-OCRv4_rec_infer.onnx": (3, 48, 320),
     "ch_ppocr_mobile_v2.0_cls_infer.onnx": (3, 48, 192),

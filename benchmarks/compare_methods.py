@@ -202,12 +202,12 @@ def main() -> int:
             runs[after] = cells.Run(after, partial(command, DENSE, 0.0, seed, args))
         runs[name] = cells.Run(name, partial(command, method, target, seed, args), after)
 
-    def told(name: str) -> None:
+    def report(name: str) -> None:
         found = cells.figures(args.runs, name)
         print(f"{name}: {found['accuracy']:.2%} in {found['seconds']:.0f} s", file=sys.stderr)
 
     complete = cells.make(
-        list(runs.values()), args.runs, kept=told, parallel=args.parallel, minutes=args.minutes
+        list(runs.values()), args.runs, kept=report, parallel=args.parallel, minutes=args.minutes
     )
     print("all runs are finished" if complete else "runs are missing; the same command resumes")
     return 0

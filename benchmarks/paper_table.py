@@ -223,11 +223,11 @@ def plan(todo: Sequence[Cell], args: argparse.Namespace) -> None:
             continue
         words = [*cells.PROGRAM, *command(cell, args), "--dry-run", "--json"]
         env = {**os.environ, **environment(args)}
-        told = json.loads(subprocess.run(words, env=env, check=True, capture_output=True).stdout)
-        sum_s += told["seconds"]
+        plan = json.loads(subprocess.run(words, env=env, check=True, capture_output=True).stdout)
+        sum_s += plan["seconds"]
         fits = "" if not args.minutes else ", fits" if sum_s < 60 * args.minutes else ", too much"
         print(
-            f"{cell.name}: {told['images_per_second']:.0f} images/s, {told['seconds']:.0f} s, "
+            f"{cell.name}: {plan['images_per_second']:.0f} images/s, {plan['seconds']:.0f} s, "
             f"{sum_s:.0f} s with those before{fits}"
         )
 

@@ -34,7 +34,7 @@ def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
             if os.environ.get("FGGP_DEBUG"):
                 raise
             code, line = e.exit_code, f"{e}" if isinstance(e, Stopped) else f"error: {e}"
-            if e.told:
+            if e.reported:
                 line = ""
         except KeyboardInterrupt:
             code, line = INTERRUPTED, "interrupted"

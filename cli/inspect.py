@@ -144,8 +144,8 @@ def _exported(path: Path) -> tuple[list[Row], dict[str, Any]]:
         return rows, {"file_bytes": stored_bytes(path)}
     model = SparseModel.open(path)
     meta = model.metadata
-    told = meta.sparsity.get("prunable")
-    prunable = {n for n in told if isinstance(n, str)} if isinstance(told, list) else set()
+    recorded = meta.sparsity.get("prunable")
+    prunable = {n for n in recorded if isinstance(n, str)} if isinstance(recorded, list) else set()
     before = removed_before_compaction(meta.sparsity)
     rows = [
         Row(

@@ -61,19 +61,19 @@ def record(model: nn.Module, preprocessing: Preprocessing) -> SelfTest:
     return SelfTest.record(run, preprocessing.input_shape)
 
 
-def counts_of(dense: ModelProto, told: Mapping[str, Any]) -> dict[str, Any]:
-    """`told` with the counts of a compacted graph, and those of the network before."""
+def counts_of(dense: ModelProto, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """`recorded` with the counts of a compacted graph, and those of the network before."""
     layers = weights(dense)
-    names = {layer_name(n) for n in told["prunable"]}
+    names = {layer_name(n) for n in recorded["prunable"]}
     prunable = [w for name, w in layers.items() if name in names]
     keys = ("n_prunable", "n_removed", "n_all_weights", "n_all_removed")
     return {
-        **told,
+        **recorded,
         "n_prunable": sum(w.size for w in prunable),
         "n_removed": sum(int((w == 0).sum()) for w in prunable),
         "n_all_weights": sum(w.size for w in layers.values()),
         "n_all_removed": sum(int((w == 0).sum()) for w in layers.values()),
-        "before_compaction": {k: told[k] for k in keys},
+        "before_compaction": {k: recorded[k] for k in keys},
     }
 
 

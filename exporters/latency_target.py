@@ -54,7 +54,7 @@ class LatencyPlan:
 class Latency:
     """What a pruned network takes: `ms` of the file through runtime.session, one thread.
 
-    `met`: within 10% of `target_ms`. `why`: where it is not, what is known about it.
+    `met`: within 10% of `target_ms`. `why`: if it is not, what is known about it.
     """
 
     target_ms: float

@@ -1,7 +1,7 @@
 """A file of plain weights that was pruned elsewhere, read as if it were a checkpoint of a run.
 
 Such a file says neither which network it belongs to nor how images are prepared for it. The user
-names the network; the rest is given too, or assumed, and what is assumed is told.
+names the network; the rest is given too, or assumed, and what is assumed is listed in the notes.
 """
 
 from __future__ import annotations

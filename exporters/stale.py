@@ -12,7 +12,7 @@ def set_aside_report(model: Path) -> Path | None:
     """Rename the reports (.json, .md, .html) beside a model that are of another file of its name.
 
     They become `report-<first 8 digits of that file's sha256>`, so that nothing is lost. Returns
-    the new name of report.md, or None where there was nothing to do. Raises MachineError.
+    the new name of report.md, or None if there was nothing to do. Raises MachineError.
     """
     stem = stem_for(model.parent, model.name)
     described = described_file(model.with_name(f"{stem}.json"))

@@ -31,7 +31,7 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
     """Trace a network in eval mode: float32 [batch, C, H, W] `input` → [batch, classes] `logits`.
 
     Batch norms that follow a convolution are folded into it, and a zero weight stays exactly zero.
-    Initializers have the torch parameters' names, also where a MatMul holds a linear layer's weight
+    Initializers have the torch parameters' names, also if a MatMul holds a linear layer's weight
     transposed, as [in, out]; nodes with weights have the layers' names. The model itself is not
     changed. Raises CheckpointError for a weight that is NaN or infinite, and ConfigError if
     torch.onnx cannot export the network.

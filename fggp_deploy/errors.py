@@ -17,11 +17,11 @@ _MANY = 50  # names that still fit in a message
 class FggpError(Exception):
     """Base of every expected error; `exit_code` is what the command line ends with.
 
-    `told`: another process of the same run has told the user what went wrong.
+    `reported`: another process of the same run has reported to the user what went wrong.
     """
 
     exit_code: ClassVar[int] = 2
-    told: bool = False
+    reported: bool = False
 
 
 class UserError(FggpError):
@@ -61,7 +61,7 @@ def quoted(*words: object) -> str:
 
 
 def shortened(text: object, limit: int = 120) -> str:
-    """A text as one line of at most `limit` characters, cut between words where that is possible.
+    """A text as one line of at most `limit` characters, cut between words if that is possible.
 
     Without the colours that it may have for a terminal.
 

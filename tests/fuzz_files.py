@@ -5,7 +5,7 @@
 A quarter each of ONNX files (bytes and fields changed; a compiled one among them), of `.csr`
 folders (hashes mended, so that the change is reached), of models given to `unpack`, and of those
 that `unpack` reads given to `compact`. Memory is capped; prints the figures as JSON and ends with a
-traceback where a reader raises anything else, hangs, or asks for too much.
+traceback if a reader raises anything else, hangs, or asks for too much.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def ended(pid: int) -> bool:
 
 
 def saved_step(folder: Path) -> int:
-    """The newest savepoint's step, 0 where there is none."""
+    """The newest savepoint's step, 0 if there is none."""
     names = [p.stem for p in (folder / "resume").glob("step-*.safetensors")]
     return max((int(n.removeprefix("step-")) for n in names), default=0)
 

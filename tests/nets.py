@@ -124,7 +124,7 @@ class Attention(nn.Module):
 
 
 def pruned(path: Path, name: str, size: int, state: dict | None = None) -> nn.Module:
-    """Save a checkpoint of a half-pruned network, loaded from `state` where that is given."""
+    """Save a checkpoint of a half-pruned network, loaded from `state` if that is given."""
     torch.manual_seed(0)
     net = models.build(name, num_classes=10, in_channels=3).eval()
     names = load_into(net, state, what="m.pt") if state else {}

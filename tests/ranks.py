@@ -1,4 +1,4 @@
-"""Runs jobs on several ranks by gloo, and tells what each rank found.
+"""Runs jobs on several ranks by gloo, and reports what each rank found.
 
     python tests/ranks.py FOLDER JOB...
 
@@ -393,15 +393,18 @@ def forked(n: int, work: Callable[[Path], Any], folder: Path) -> list[dict[str, 
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port),
             TORCHELASTIC_USE_AGENT_STORE="True",
         )  # fmt: skip
-        code, told = 0, {}
+        code, reported = 0, {}
         try:
-            told = {"found": work(folder)}
+            reported = {"found": work(folder)}
         except Exception as e:
             code = getattr(e, "exit_code", 99)
-            told = {"error": f"{type(e).__name__}: {e}", "told": getattr(e, "told", False)}
+            reported = {
+                "error": f"{type(e).__name__}: {e}",
+                "reported": getattr(e, "reported", False),
+            }
             if code == 99:
                 traceback.print_exc()
-        answer.write_text(json.dumps(told))
+        answer.write_text(json.dumps(reported))
         os._exit(code)
     os.close(start)
     os.close(wait)

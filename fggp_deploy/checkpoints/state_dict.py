@@ -1,4 +1,4 @@
-"""From what a training script saved to plain weights, and masks where it kept any."""
+"""From what a training script saved to plain weights, and masks if it kept any."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 # A run is held up if its threads waited for a core for more than this share of its time, and for
 # more than these seconds: waking a thread on an idle core takes some microseconds too.
 HELD_UP_SHARE, HELD_UP_SECONDS = 0.1, 1e-4
-MOST_HELD_UP = 0.25  # share of the runs; beyond it their median tells of the other programs
+MOST_HELD_UP = 0.25  # share of the runs; beyond it their median measures the other programs
 _TASKS = Path("/proc/self/task")
 
 
@@ -71,7 +71,7 @@ def rounds(
     Rounds are paired: what disturbs the machine disturbs all alike. A contender runs once untimed
     just before its timed run, so that it finds its own weights in the caches, as it does when
     deployed alone. There are `least` to `most` rounds; between them it ends after `seconds`, or
-    when `enough` says so of what was measured. `watch` is told which runs were held up.
+    when `enough` says so of what was measured. `watch` records which runs were held up.
     """
     watch = watch or Watch()
     names = list(runs)

@@ -1,4 +1,4 @@
-"""Running a function of the user's own Python file, when told to trust it."""
+"""Running a function of the user's own Python file, if the user trusts it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ MAX_CHANNELS = 1 << 20  # of a value; one that claims more is left alone
 class Layer:
     """A node that mixes channels: y[o] = bias[o] + Σ_c weight[o, c, taps] · x[c].
 
-    `weight` is [M, C, taps]; `safe` tells the taps that never read padding.
+    `weight` is [M, C, taps]; `safe` marks the taps that never read padding.
     """
 
     node: NodeProto
@@ -92,7 +92,7 @@ class Graph:
         self.params: dict[str, list[int]] = {}  # node output → inputs that are a value a channel
 
     def channels(self, name: str) -> int | None:
-        """Channels of a value, axis 1 of at least two; None where that is not known, or absurd."""
+        """Channels of a value, axis 1 of at least two; None if that is not known, or absurd."""
         shape = self.shapes.get(name)
         if name in self.tensors or shape is None or len(shape) < 2:
             return None
@@ -100,7 +100,7 @@ class Graph:
         return n if n is not None and 0 < n <= MAX_CHANNELS else None
 
     def all_needed(self, name: str) -> None:
-        """Keep every channel of a value, where it has channels."""
+        """Keep every channel of a value, if it has channels."""
         n = self.channels(name) if name else None
         if n is not None:
             self.need[name] = np.ones(n, bool)
@@ -113,7 +113,7 @@ class Graph:
         return tensor_array(tensor)
 
     def constants(self, name: str) -> Array:
-        """Constants of a value's channels, NaN where there is none."""
+        """Constants of a value's channels, NaN if there is none."""
         n = self.channels(name)
         known = self.const.get(name)
         if n is None:

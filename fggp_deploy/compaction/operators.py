@@ -1,7 +1,7 @@
 """What each operator does to constant channels, and what it enters in the graph.
 
 Each look takes the graph, a node and how many channels its output has, and gives the constants of
-those, NaN where there is none; None where the node is not understood as it stands.
+those, NaN if there is none; None if the node is not understood as it stands.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _flatten(c: Graph, node: NodeProto, n: int) -> Array | None:
 
 
 def _integers(c: Graph, node: NodeProto, index: int) -> list[int] | None:
-    """A constant input of whole numbers; None where it is absent or no constant."""
+    """A constant input of whole numbers; None if it is absent or no constant."""
     tensor = c.tensors.get(node.input[index]) if len(node.input) > index else None
     return None if tensor is None else [int(i) for i in tensor_array(tensor).reshape(-1)]
 

@@ -182,7 +182,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that torchrun started, if it did: gloo on CPUs, NCCL on GPUs.
 
     An existing process group is used and not closed. Raises RankLost if another process ends or
-    does not answer. If several processes fail, `told` is set on all errors except the first, so
+    does not answer. If several processes fail, `reported` is set on all errors except the first, so
     that the user sees one message.
     """
     if Ranks.current().world > 1 or environment.world() == 1:
@@ -208,7 +208,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         first = _first_to_fail()
         error = _lost(e) if _is_lost(e) else e
         if isinstance(error, FggpError):
-            error.told = not first
+            error.reported = not first
         if error is e:
             raise
         raise error from e

@@ -59,22 +59,22 @@ def embed_(model: ModelProto, tensors: Iterable[TensorProto], folder: Path) -> b
 
 def _place(tensor: TensorProto) -> tuple[str, int, int | None]:
     """The data file's name, the first byte and the length of a tensor, None for "to the end"."""
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    name = told.get("location", "")
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    name = fields.get("location", "")
     if not isinstance(name, str) or not name or name in (".", "..") or {*name} & {*"/\\\0:"}:
         raise ModelFileError(
             f"tensor {tensor.name!r:.60} lies in {name!r:.80}; a data file must lie in the same "
             "folder as the model"
         )
     try:
-        start, length = int(told.get("offset", "0")), int(told.get("length", "-1"))
+        start, length = int(fields.get("offset", "0")), int(fields.get("length", "-1"))
     except ValueError as e:
         raise ModelFileError(
             f"tensor {tensor.name!r:.60} has an offset or length that is not a number"
         ) from e
-    if start < 0 or length < -1 or ("length" in told and length < 0):
+    if start < 0 or length < -1 or ("length" in fields and length < 0):
         raise ModelFileError(f"tensor {tensor.name!r:.60} has a negative offset or length")
-    return name, start, length if "length" in told else None
+    return name, start, length if "length" in fields else None
 
 
 def _size_of(path: Path, folder: Path, tensor: str) -> int:

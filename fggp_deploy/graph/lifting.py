@@ -14,7 +14,7 @@ from fggp_deploy.graph.nodes import attribute, is_standard, names_read_inside
 def lift_weights(model: ModelProto) -> ModelProto:
     """A copy in which float matrices of Constant nodes, and transposed ones, are initializers.
 
-    A transposed initializer takes the place of the original where nothing else reads that. What
+    A transposed initializer takes the place of the original if nothing else reads that. What
     IR version 3 lists as inputs too is a constant, and no input any more.
     """
     out = ModelProto()

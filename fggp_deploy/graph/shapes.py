@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int | None, ...]]
 
 
 def one_image(model: ModelProto) -> ModelProto:
-    """The model with a batch of one where that is open, so that shapes are those of one image."""
+    """The model with a batch of one if that is open, so that shapes are those of one image."""
     single = ModelProto()
     single.CopyFrom(model)
     fix_open_sides_(single, {0: 1})

@@ -29,7 +29,7 @@ from fggp_deploy.runtime.sessions import Options, run
 Array = npt.NDArray[Any]
 LEVELS = 255
 BLOCK = 4  # input channels that the kernels multiply at once
-FULL = 0.7  # users are told if blocks hold a smaller share of non-zeros
+FULL = 0.7  # a note is given if blocks hold a smaller share of non-zeros
 _CLIPPED_AT = np.linspace(0.2, 1.0, 33)  # shares of the largest value at which a range may end
 _BATCH = 32  # calibration images at once
 _SAMPLE = 65_536  # values of one activation of one batch that its range is chosen by

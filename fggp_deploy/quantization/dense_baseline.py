@@ -32,7 +32,7 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
     """QDQ form with int8 weights per channel and uint8 activations, ranges calibrated on `feeds`.
 
     `dense` has its batch norms folded. Raises ModelFileError where ONNX Runtime cannot do it,
-    MachineError where that part of it is not installed.
+    MachineError if that part of it is not installed.
     """
     try:
         from onnxruntime.quantization import (

@@ -112,14 +112,14 @@ def test_the_command_takes_one_target(program):
 @pytest.fixture
 def machine(monkeypatch):
     """A machine where the demo network costs what `off` and the table say, without measuring."""
-    told = {"off": 0.0, "n": 0}
+    reported = {"off": 0.0, "n": 0}
 
     def table(dense, names, **_) -> CostTable:
         return CostTable("none", ENDS, {n: line(1.0) for n in names}, 0.5, 20.0)
 
     def ms(model: dict[str, float]) -> float:
-        told["n"] += 1
-        return 0.5 + told["off"] + sum(model.values())
+        reported["n"] += 1
+        return 0.5 + reported["off"] + sum(model.values())
 
     class Thin:
         def __init__(self, densities):
@@ -132,7 +132,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(latency_target, "with_densities", lambda dense, densities: Thin(densities))
     monkeypatch.setattr(latency_target, "network_ms", ms)
     monkeypatch.setattr(latency_target, "to_onnx", lambda *_: None)
-    return told
+    return reported
 
 
 def test_a_plan_moves_its_budget_by_what_the_network_is_off(machine):
@@ -198,9 +198,9 @@ def test_a_run_meets_its_latency(program):
         pytest.skip("no kernel library")
     made = program("prune", "--target-latency", "0.2", "--epochs", "1", "--json")
     assert made.code == 0, made.err
-    told = made.json["latency"]
-    assert told["met"] == (abs(told["ms"] / 0.2 - 1) <= 0.1)
-    assert told["met"] or "off the target" in told["why"]
+    reported = made.json["latency"]
+    assert reported["met"] == (abs(reported["ms"] / 0.2 - 1) <= 0.1)
+    assert reported["met"] or "off the target" in reported["why"]
     kept = json.loads((program.cwd / made.json["folder"] / "latency.json").read_text())
-    assert kept["result"]["ms"] == told["ms"]
+    assert kept["result"]["ms"] == reported["ms"]
     assert set(kept["plan"]["densities"]) == set(kept["plan"]["table"]["layers"])

@@ -1,4 +1,4 @@
-"""What fits a network is loaded; what does not is told with what would."""
+"""What fits a network is loaded; an error says what would fit otherwise."""
 
 from __future__ import annotations
 

@@ -156,10 +156,10 @@ def test_compaction_is_told_and_verifies(demo_run):
     assert made.code == 0, made.err
     path = demo_run.cwd / made.json["path"]
     assert path.name == "model.compact.onnx"
-    told = made.json["compaction"]
-    assert told["error"] <= 1e-5
-    assert told["n_removed"] == sum(a - b for a, b in told["channels"].values()) > 0
-    assert told["macs"][1] < told["macs"][0]
+    reported = made.json["compaction"]
+    assert reported["error"] <= 1e-5
+    assert reported["n_removed"] == sum(a - b for a, b in reported["channels"].values()) > 0
+    assert reported["macs"][1] < reported["macs"][0]
     checked = demo_run(
         "verify", path, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2", "--json",
         "--out", "rc",

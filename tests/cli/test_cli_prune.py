@@ -146,7 +146,7 @@ def test_the_bound_of_a_guess():
     data = Dataset("squares", tuple("abcd"), part, part, part, prepare)
     # a standard error of (1/4 · 3/4 / 100)^½ = 4.33 points: up to 33.66% is a guess
     for right, guess in ((0.25, True), (0.33, True), (0.34, False), (0.9, False)):
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as reported:
             warnings.simplefilter("always")
             warn_if_guessing(right, data)
-        assert bool(told) == guess
+        assert bool(reported) == guess

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line a part, and one now and then in a long part."""
+"""Progress without a terminal: a line a part, and one now and then in a long part."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def same_outputs(model: ModelProto, small: ModelProto) -> None:
 
 
 class Net(Builder):
-    """Convolutions whose filters and inputs can be killed; random biases unless told otherwise."""
+    """Convolutions whose filters and inputs can be killed; random biases by default."""
 
     def layer(
         self, x: str, cin: int, cout: int, *, dead: Any = (), unread: Any = (), bias: Any = None,

@@ -306,11 +306,11 @@ def test_several_bad_images_are_counted_and_can_be_skipped(pets: Path):
         pytest.raises(DataError, match=r"5 of 25 images in .* cannot be read: .*bad"),
     ):
         load(pets, parts=("test",), trained_on="folder:farm")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter("always")
         d = load(pets, skip_unreadable=True)
     assert sum(map(len, (d.train, d.val, d.test))) == 20
-    said = [str(w.message) for w in told if w.category is FggpWarning]
+    said = [str(w.message) for w in reported if w.category is FggpWarning]
     assert sum(int(line.split(" of ")[0]) for line in said) == 5
     assert all("are left out" in line for line in said)
 

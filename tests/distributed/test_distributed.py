@@ -29,7 +29,7 @@ from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.prune import prepare_pruning
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-TOLD = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def check_killed_and_resumed(ends: dict[str, list[dict[str, Any]]], n: int) -> N
         assert end["code"] == 3
         assert end["error"].startswith("RankLost: another process of this run ended or does not")
         assert "\n" not in end["error"]
-    assert [end["told"] for end in others].count(False) == 1  # one of them speaks
+    assert [end["reported"] for end in others].count(False) == 1  # one of them speaks
     whole = found(ends, f"run_to_the_end@{n}")[0]
     for end in found(ends, f"resumed@{n}"):
         assert end["began"] == 8  # the last step that all had done
@@ -132,7 +132,7 @@ def check_killed_and_resumed(ends: dict[str, list[dict[str, Any]]], n: int) -> N
 
 
 def test_a_signal_to_one_rank_stops_all_and_saves_once(ends):
-    assert [end["told"] for end in ends["signalled@2"]].count(False) == 1
+    assert [end["reported"] for end in ends["signalled@2"]].count(False) == 1
     for end in ends["signalled@2"]:
         assert end["code"] == 128 + signal.SIGTERM
         assert "stopped by SIGTERM after step 5 of 15, everything is saved" in end["error"]
@@ -143,7 +143,7 @@ def test_a_signal_to_one_rank_stops_all_and_saves_once(ends):
 
 
 def test_another_number_of_ranks_is_refused(ends):
-    assert [end["told"] for end in ends["other_number@4"]].count(False) == 1
+    assert [end["reported"] for end in ends["other_number@4"]].count(False) == 1
     for end in ends["other_number@4"]:
         assert end["code"] == 2
         assert "holds a run of 2 processes, and now there are 4" in end["error"]
@@ -182,8 +182,8 @@ def test_one_process_speaks_and_writes(ends, runs_folder):
 def test_what_one_rank_finds_wrong_is_said_once(ends):
     other, failing = ends["one_fails@2"]
     assert failing["error"].endswith("nowhere.pt does not exist")
-    assert (failing["code"], failing["told"]) == (2, False)
-    assert (other["code"], other["told"]) == (3, True)
+    assert (failing["code"], failing["reported"]) == (2, False)
+    assert (other["code"], other["reported"]) == (3, True)
     assert all("were given different options" in end["error"] for end in ends["other_options@2"])
 
 
@@ -242,7 +242,7 @@ def test_what_torchrun_tells_is_read_whole_or_not_at_all(monkeypatch):
     assert (environment.rank(), environment.world(), environment.local_world()) == (0, 1, 1)
     monkeypatch.setenv("RANK", "7")  # somebody else's variable
     assert (environment.rank(), environment.world()) == (0, 1)
-    for key, value in TOLD.items():
+    for key, value in LAUNCHED.items():
         monkeypatch.setenv(key, value)
     assert (
         environment.rank(),
@@ -258,7 +258,7 @@ def test_what_torchrun_tells_is_read_whole_or_not_at_all(monkeypatch):
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
-    for key, value in TOLD.items():
+    for key, value in LAUNCHED.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -229,8 +229,8 @@ def test_a_write_that_fails_leaves_what_was_there(dense, tmp_path):
 
 
 def report_of(model: Path, sha256: str) -> None:
-    told = {"model": {"name": model.name, "sha256": sha256}}
-    (model.parent / "report.json").write_text(json.dumps(told))
+    reported = {"model": {"name": model.name, "sha256": sha256}}
+    (model.parent / "report.json").write_text(json.dumps(reported))
     (model.parent / "report.md").write_text("# PASSED")
 
 

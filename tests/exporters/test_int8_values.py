@@ -175,9 +175,9 @@ def test_an_exported_file(dense, tmp_path, flat):
     path = load("onnx").export(
         dense, METADATA, tmp_path / "m.onnx", values="int8", flat=flat, note=notes.append
     )
-    (told,) = notes
-    assert told.startswith("int8 values change the outputs by up to")
-    assert "on 16 made-up inputs and the top-1 class of" in told
+    (reported,) = notes
+    assert reported.startswith("int8 values change the outputs by up to")
+    assert "on 16 made-up inputs and the top-1 class of" in reported
     opened = SparseModel.open(path)
     assert {layer.encoding for layer in opened.layers} == {"rice8"}
     whole = {x.name: x for x in SparseModel.open(full).layers if x.encoding != "blocks"}

@@ -315,8 +315,8 @@ def test_anchors_are_packed_and_are_no_weights(tmp_path: Path) -> None:
             ("Conv", made.n_weights, made.n_zeros)
         ]
         assert explain(file, seconds=0).sparsity == pytest.approx(made.n_zeros / made.n_weights)
-        told = CliRunner().invoke(app, ["inspect", str(file), "--json"])
-        assert json.loads(told.stdout)["n_all_weights"] == made.n_weights
+        reported = CliRunner().invoke(app, ["inspect", str(file), "--json"])
+        assert json.loads(reported.stdout)["n_all_weights"] == made.n_weights
 
 
 def class_of_each_pixel() -> ModelProto:
@@ -335,9 +335,9 @@ def test_integer_outputs_are_proved(tmp_path: Path) -> None:
     assert set(run_self_test(made.path).values()) == {True}
     model = onnx.load(made.path)
     (test,) = (p for p in model.metadata_props if p.key == outputs_test.KEY)
-    told = json.loads(test.value)
-    told["outputs"][0]["values"] = [v + 1 for v in told["outputs"][0]["values"]]
-    test.value = json.dumps(told)
+    reported = json.loads(test.value)
+    reported["outputs"][0]["values"] = [v + 1 for v in reported["outputs"][0]["values"]]
+    test.value = json.dumps(reported)
     onnx.save(model, made.path)
     assert set(run_self_test(made.path).values()) == {False}
 

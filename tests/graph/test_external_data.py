@@ -109,7 +109,7 @@ def test_what_torch_exports(tmp_path):
     assert np.array_equal(constants["2.weight"], net[2].weight.detach().numpy())
 
 
-def told(tensor: TensorProto, **changes: str | None) -> None:
+def set_fields(tensor: TensorProto, **changes: str | None) -> None:
     """Change what a tensor says of its data; None removes a key."""
     entries = {e.key: e.value for e in tensor.external_data} | changes
     del tensor.external_data[:]
@@ -155,17 +155,17 @@ HOSTILE = {
     "cut_off": (lambda f: os.truncate(f / "m.onnx.data", 400_000), "cut off"),
     "link_out": (linked, "link to another folder"),
     "pipe": (as_a_pipe, "no regular file"),
-    "absolute": (changed(lambda t: told(t, location="/etc/passwd")), "in the same folder"),
-    "above": (changed(lambda t: told(t, location="../m.onnx.data")), "in the same folder"),
-    "below": (changed(lambda t: told(t, location="data/w")), "in the same folder"),
-    "dots": (changed(lambda t: told(t, location="..")), "in the same folder"),
-    "windows": (changed(lambda t: told(t, location="C:w")), "in the same folder"),
-    "nameless": (changed(lambda t: told(t, location="")), "in the same folder"),
-    "negative": (changed(lambda t: told(t, offset="-4")), "negative"),
-    "no_number": (changed(lambda t: told(t, length="1e3")), "not a number"),
-    "long_number": (changed(lambda t: told(t, length="9" * 5000)), "not a number"),
-    "past_the_end": (changed(lambda t: told(t, offset=str(2**62))), "ends at byte"),
-    "short": (changed(lambda t: told(t, length="4")), "need 360,000"),
+    "absolute": (changed(lambda t: set_fields(t, location="/etc/passwd")), "in the same folder"),
+    "above": (changed(lambda t: set_fields(t, location="../m.onnx.data")), "in the same folder"),
+    "below": (changed(lambda t: set_fields(t, location="data/w")), "in the same folder"),
+    "dots": (changed(lambda t: set_fields(t, location="..")), "in the same folder"),
+    "windows": (changed(lambda t: set_fields(t, location="C:w")), "in the same folder"),
+    "nameless": (changed(lambda t: set_fields(t, location="")), "in the same folder"),
+    "negative": (changed(lambda t: set_fields(t, offset="-4")), "negative"),
+    "no_number": (changed(lambda t: set_fields(t, length="1e3")), "not a number"),
+    "long_number": (changed(lambda t: set_fields(t, length="9" * 5000)), "not a number"),
+    "past_the_end": (changed(lambda t: set_fields(t, offset=str(2**62))), "ends at byte"),
+    "short": (changed(lambda t: set_fields(t, length="4")), "need 360,000"),
     "type": (changed(lambda t: setattr(t, "data_type", 99)), "unknown type"),
     "text": (changed(lambda t: setattr(t, "data_type", TensorProto.STRING)), "holds strings"),
     "sides": (changed(lambda t: t.dims.__setitem__(0, -300)), "negative size"),
@@ -191,7 +191,7 @@ def test_a_length_may_be_left_out(tmp_path):
     (tmp_path / "data").write_bytes(b"1234" + tensor.raw_data)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    told(tensor, location="data", offset="4")
+    set_fields(tensor, location="data", offset="4")
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     assert read_model(tmp_path / "m.onnx").SerializeToString() == network().SerializeToString()
 
@@ -200,7 +200,7 @@ def test_half_bytes_are_counted(tmp_path):
     model = network()
     odd = model.graph.initializer.add(name="odd", dims=[3], data_type=TensorProto.INT4)
     odd.data_location = TensorProto.EXTERNAL
-    told(odd, location="data")
+    set_fields(odd, location="data")
     (tmp_path / "data").write_bytes(b"\x21\x03")
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     assert read_model(tmp_path / "m.onnx").graph.initializer[-1].raw_data == b"\x21\x03"

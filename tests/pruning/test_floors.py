@@ -126,9 +126,9 @@ def test_each_layer_that_is_held_is_told_of_once():
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         steps(net, pruner, 10, lambda: pruner.masks["fc.weight"].any() or pytest.fail("empty"))
-    told = [str(w.message) for w in seen if issubclass(w.category, FggpWarning)]
-    assert len(told) == 1
-    assert "fc.weight (5 of 40)" in told[0]
+    reported = [str(w.message) for w in seen if issubclass(w.category, FggpWarning)]
+    assert len(reported) == 1
+    assert "fc.weight (5 of 40)" in reported[0]
     assert pruner.finish().removed_by_layer == {"conv2.weight": 227, "fc.weight": 35}
     again = Pruner(make(), Magnitude(), Cubic(0.8, steps=10, updates=5), optimizer=None)
     again.load_state_dict(pruner.state_dict())

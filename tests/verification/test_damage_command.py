@@ -91,9 +91,9 @@ def change_the_mean(folder: Path) -> None:
     model = onnx.load(folder / "model.onnx")
     for prop in model.metadata_props:
         if "mean" in prop.value:
-            told = json.loads(prop.value)
-            (told.get("preprocessing") or told)["mean"] = [0.9, 0.9, 0.9]
-            prop.value = json.dumps(told)
+            reported = json.loads(prop.value)
+            (reported.get("preprocessing") or reported)["mean"] = [0.9, 0.9, 0.9]
+            prop.value = json.dumps(reported)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
 
 

@@ -453,9 +453,9 @@ def test_what_another_package_does_wrong_is_told(tmp_path: Path, parent, monkeyp
     fails = ends_cleanly(prune)
     with pytest.raises(typer.Exit):
         fails(config(parent, **SMALL, method="mine"), observer=Quiet())
-    told = capsys.readouterr().err
-    assert "ValueError: my own bug; this is a bug in method 'mine' of theirs (" in told
-    assert "their_half.py:9)" in told
+    reported = capsys.readouterr().err
+    assert "ValueError: my own bug; this is a bug in method 'mine' of theirs (" in reported
+    assert "their_half.py:9)" in reported
 
 
 def test_a_target_that_is_missed_is_told(recwarn):
@@ -503,9 +503,9 @@ def test_an_option_of_other_methods_says_of_which():
 
 
 def test_the_program_lists_the_methods(program):
-    told = program("methods", "--json").json
-    assert [m["name"] for m in told] == list(methods.BUILT_IN)
-    rigl = next(m for m in told if m["name"] == "rigl")
+    reported = program("methods", "--json").json
+    assert [m["name"] for m in reported] == list(methods.BUILT_IN)
+    rigl = next(m for m in reported if m["name"] == "rigl")
     assert rigl["starts"] == ["random", "sparse"]
     assert {o["name"]: o["default"] for o in rigl["options"]}["regrow"] == 0.5
     shown = program("methods").out

@@ -16,10 +16,10 @@
 // How many threads arrive, and when, decides only who runs a part. The section ends when all stages are
 // done; a thread that arrives later finds this at once and returns.
 //
-// No part runs twice: to claim a part is to clear its bit with an atomic operation, which tells a single
-// thread that the bit was set. A thread may claim a bit when the stage that it had in mind is over. That
-// is a valid claim of the new stage's part, because it reads `stage_` only afterwards: while it holds a
-// part, `left_` cannot reach zero, so `stage_` cannot change.
+// No part runs twice: to claim a part is to clear its bit with an atomic operation, whose result shows
+// to a single thread that the bit was set. A thread may claim a bit when the stage that it had in mind
+// is over. That is a valid claim of the new stage's part, because it reads `stage_` only afterwards:
+// while it holds a part, `left_` cannot reach zero, so `stage_` cannot change.
 //
 // No data race: completing a part is a release and acquire operation on `left_`, so the thread that takes
 // `left_` to zero has seen the writes of all parts of the stage. It sets `left_` and `stage_` and then
