@@ -223,12 +223,14 @@ def plan(todo: Sequence[Cell], args: argparse.Namespace) -> None:
             continue
         words = [*cells.PROGRAM, *command(cell, args), "--dry-run", "--json"]
         env = {**os.environ, **environment(args)}
-        plan = json.loads(subprocess.run(words, env=env, check=True, capture_output=True).stdout)
-        sum_s += plan["seconds"]
+        estimate = json.loads(
+            subprocess.run(words, env=env, check=True, capture_output=True).stdout
+        )
+        sum_s += estimate["seconds"]
         fits = "" if not args.minutes else ", fits" if sum_s < 60 * args.minutes else ", too much"
         print(
-            f"{cell.name}: {plan['images_per_second']:.0f} images/s, {plan['seconds']:.0f} s, "
-            f"{sum_s:.0f} s with those before{fits}"
+            f"{cell.name}: {estimate['images_per_second']:.0f} images/s, "
+            f"{estimate['seconds']:.0f} s, {sum_s:.0f} s with those before{fits}"
         )
 
 
