@@ -50,7 +50,7 @@ def test_a_kink_is_kept_below():
 
 
 def test_a_budget_below_the_lowest_densities_is_refused():
-    with pytest.raises(ConfigError, match=r"cost 0\.03, more than the budget of 0\.02"):
+    with pytest.raises(ConfigError, match=r"cost 0\.03, which is more than the budget of 0\.02"):
         by_cost({"a": line(1), "b": line(2)}, ENDS, budget=0.02)
 
 

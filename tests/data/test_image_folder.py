@@ -293,7 +293,7 @@ def test_roots(tmp_path: Path):
         load(tmp_path / "twice")
     parts(tmp_path / "more", "train", "test")
     picture(tmp_path / "more" / "test" / "cow" / "1.png")
-    with pytest.raises(DataError, match=r"has the class 'cow', which .*train has not"):
+    with pytest.raises(DataError, match=r"has the class 'cow', which .*train does not have"):
         load(tmp_path / "more")
 
 
@@ -324,7 +324,7 @@ def test_a_class_of_bad_images_only(tmp_path: Path):
 
 
 def test_no_permission_is_the_environments_lack(pets: Path, monkeypatch):
-    def refuse(path, *_):
+    def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as m:

@@ -279,7 +279,7 @@ def test_functions_within_the_limit_are_counted_exactly():
     check_functions(with_functions(chained(MAX_DEPTH - 1)))
     fits = doubling(10) | {"F10": ["Relu"] * ((MAX_NODES >> 10) - 1)}
     check_functions(with_functions(fits))
-    with pytest.raises(ModelFileError, match="decode to"):
+    with pytest.raises(ModelFileError, match="unfold to"):
         check_functions(with_functions(fits | {"F10": ["Relu"] * ((MAX_NODES >> 10) + 1)}))
 
 

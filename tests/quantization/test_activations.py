@@ -397,7 +397,7 @@ def test_the_newest_export_is_meant(tmp_path) -> None:
     run.mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"no .*model\.onnx here; run `fggp-deploy export`"):
         packed(None, runs)
-    with pytest.raises(ConfigError, match=r"holds no model\.onnx"):
+    with pytest.raises(ConfigError, match=r"runs/a has no model\.onnx; run `fggp-deploy export"):
         packed(run)
     names = ("model.onnx", "model.w8a8.onnx", "model.w8a8.compiled.onnx", "reference.onnx")
     for age, name in enumerate(names):

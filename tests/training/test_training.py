@@ -50,7 +50,9 @@ def test_stages_share_the_run_and_prune_in_their_first_80_percent():
     assert stages((0.9,), 10, prunes=True) == (Stage(0.9, 0, 8, 10),)
     assert stages((0.5,), 10, prunes=False) == (Stage(0.5, 0, 0, 10),)
     assert [stage_at(three, t).target for t in (1, 10, 11, 30)] == [0.9, 0.9, 0.95, 0.98]
-    with pytest.raises(ConfigError, match="3 targets need at least 3 steps"):
+    with pytest.raises(
+        ConfigError, match="3 targets need at least 3 training steps, but the run has 2"
+    ):
         stages((0.9, 0.95, 0.98), 2, prunes=True)
 
 
