@@ -185,10 +185,7 @@ def _scales(w: Array, output_axis: int) -> Array:
             f"its largest value, {float(largest.max()):.3g}, needs a scale above {LARGEST_SCALE:g}"
         )
     if (scales < np.finfo(np.float32).tiny).any():
-        raise ConfigError(
-            "all values of one channel are so small that its scale would underflow; leave it in "
-            "fp32"
-        )
+        raise ConfigError("all values of one channel are so small that its scale would underflow")
     half = np.finfo(np.float16)
     if ((scales >= half.tiny) & (scales <= half.max)).all():
         return scales.astype(np.float16)
