@@ -41,7 +41,7 @@ def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = si
         f"sparse_initializer takes 12 bytes a non-zero: {path.stat().st_size:,} bytes, where "
         f"--format onnx takes about {pack(dense).ByteSize():,}; at 50% sparsity it would be larger "
         f"than dense. The checker's full check, the reference evaluator, the version converter, "
-        f"onnx-ir and quantisers fail on it, and onnxruntime makes it dense at load"
+        f"onnx-ir and quantizers fail on it, and onnxruntime makes it dense at load"
     )
     return path
 

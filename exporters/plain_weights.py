@@ -92,7 +92,7 @@ def _preprocessing(network: str, images: ImageOptions, channels: int) -> Preproc
                 f"nobody says what images {network} takes; give --image-size, and --mean and "
                 f"--std if it was not trained with the usual ones"
             )
-        base = of_kind(OUR_SIZE, OUR_SIZE, grey=channels == 1)
+        base = of_kind(OUR_SIZE, OUR_SIZE, gray=channels == 1)
     return with_options(
         base, Reading(image_size=images.image_size, mean=images.mean, std=images.std)
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from os.path import commonprefix
 from typing import ClassVar
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _MANY = 50  # names that still fit in a message
 
 
@@ -63,12 +63,12 @@ def quoted(*words: object) -> str:
 def shortened(text: object, limit: int = 120) -> str:
     """A text as one line of at most `limit` characters, cut between words if that is possible.
 
-    Without the colours that it may have for a terminal.
+    Without the colors that it may have for a terminal.
 
     >>> shortened("unexpected end of\\nfile", 20), shortened("unexpected end of file", 16)
     ('unexpected end of …', 'unexpected end …')
     """
-    line = " ".join(_COLOUR.sub("", str(text)).split())
+    line = " ".join(_COLOR.sub("", str(text)).split())
     if len(line) <= limit:
         return line
     room = limit - 2

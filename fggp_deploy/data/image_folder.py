@@ -58,7 +58,7 @@ def load(root: Path, name: str, reading: Reading) -> Dataset:
     preprocessing = for_any_images(
         reading,
         np.array([(h.height, h.width) for h in seen], np.int64),
-        all_grey=all(h.grey for h in seen),
+        all_gray=all(h.gray for h in seen),
     )
     streams = {}
     for key, part in parts.items():

@@ -1,4 +1,4 @@
-"""Reading one image with Pillow: open, check, turn upright, colour, frame. Needs no torch.
+"""Reading one image with Pillow: open, check, turn upright, color, frame. Needs no torch.
 
 Every step is that of torchvision on Pillow images (`ImageFolder`, `v2.Resize(antialias=True)`,
 `v2.CenterCrop`), so both give the same pixels.
@@ -26,16 +26,16 @@ MAX_PIXELS = 100_000_000  # beyond it an image is a mistake or a decompression b
 _TAIL = 1024  # bytes at the end of a file in which its end mark must be
 _END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
+_GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I", "F")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image's file says before it is decoded: pixels, and whether it has only greys."""
+    """What an image's file says before it is decoded: pixels, and whether it has only grays."""
 
     width: int
     height: int
-    grey: bool
+    gray: bool
 
 
 def check(path: Path, *, fully: bool = False) -> Header:
@@ -46,7 +46,7 @@ def check(path: Path, *, fully: bool = False) -> Header:
     with _reading(str(path)), path.open("rb") as f:
         with Image.open(f, formats=FORMATS) as image:
             _limit(image, str(path))
-            header = Header(*image.size, image.mode in _GREY_MODES)
+            header = Header(*image.size, image.mode in _GRAY_MODES)
             mark = _END_MARKS.get(image.format or "")
             f.seek(0, 2)
             f.seek(max(0, f.tell() - _TAIL))
@@ -70,13 +70,13 @@ def file_bytes(path: Path) -> bytes:
 
 
 def recolored(image: Image.Image, color: str) -> Image.Image:
-    """The image as "L" (grey by ITU-R 601 luma) or "RGB" (grey repeated); transparency is dropped.
+    """The image as "L" (gray by ITU-R 601 luma) or "RGB" (gray repeated); transparency is dropped.
 
-    16-bit greys keep their upper byte.
+    16-bit grays keep their upper byte.
     """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode == "I":  # how Pillow opens some 16-bit greys
+    elif image.mode == "I":  # how Pillow opens some 16-bit grays
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -19,7 +19,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 class Preprocessing:
     """Resize and crop an image, then x = (pixel / 255 − mean) / std, per channel.
 
-    `height`, `width` in pixels; `mean` and `std` have one entry per channel: 1 for grey, 3 for red,
+    `height`, `width` in pixels; `mean` and `std` have one entry per channel: 1 for gray, 3 for red,
     green and blue. `resize`: an image of any size is first resized (antialiased, `interpolation`)
     so that its shorter side has this many pixels, then height × width pixels are cut from its
     center. If height ≠ width, the image is resized to cover both, times resize / min(height,
@@ -64,7 +64,7 @@ class Preprocessing:
 
     @property
     def color(self) -> str:
-        """The order of the channels: "L" for grey, "RGB"."""
+        """The order of the channels: "L" for gray, "RGB"."""
         return "L" if self.channels == 1 else "RGB"
 
     @property

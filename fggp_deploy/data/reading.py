@@ -27,7 +27,7 @@ LOOKED_AT = 64  # training images that determine size and color
 DEFAULT_SIZE = 64  # pixels, of images of many sizes
 LARGEST_AS_IT_IS = 96  # pixels, of images that are all of one size
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GREY_MEAN, GREY_STD = (0.5,), (0.25,)
+GRAY_MEAN, GRAY_STD = (0.5,), (0.25,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +101,14 @@ def with_options(base: Preprocessing, reading: Reading) -> Preprocessing:
 
 
 def for_any_images(
-    reading: Reading, sizes: npt.NDArray[np.int64], *, all_grey: bool
+    reading: Reading, sizes: npt.NDArray[np.int64], *, all_gray: bool
 ) -> Preprocessing:
     """The preprocessing of images of any size: the network's, the options', or from the images.
 
     `sizes` [N, 2] are (height, width) of the training images. Images that are all of one size up
     to 96 pixels stay as they are; others become 64 × 64. Channels: the network's, those of
-    `mean`, or one if every image is grey. Without the network's own, mean and std are
-    ImageNet's for colour and 0.5, 0.25 for grey.
+    `mean`, or one if every image is gray. Without the network's own, mean and std are
+    ImageNet's for color and 0.5, 0.25 for gray.
     """
     if reading.preprocessing is not None:
         base = reading.preprocessing
@@ -117,17 +117,17 @@ def for_any_images(
         return with_options(base, reading)
     one_size = len(sizes) and (sizes == sizes[0]).all() and sizes[0].max() <= LARGEST_AS_IT_IS
     height, width = map(int, sizes[0]) if one_size else (DEFAULT_SIZE, DEFAULT_SIZE)
-    return with_options(of_kind(height, width, grey=all_grey), reading)
+    return with_options(of_kind(height, width, gray=all_gray), reading)
 
 
-def of_kind(height: int, width: int, *, grey: bool) -> Preprocessing:
-    """Images of one size with the usual mean and std: ImageNet's for colour, 0.5, 0.25 for grey."""
-    mean, std = (GREY_MEAN, GREY_STD) if grey else (IMAGENET_MEAN, IMAGENET_STD)
+def of_kind(height: int, width: int, *, gray: bool) -> Preprocessing:
+    """Images of one size with the usual mean and std: ImageNet's for color, 0.5, 0.25 for gray."""
+    mean, std = (GRAY_MEAN, GRAY_STD) if gray else (IMAGENET_MEAN, IMAGENET_STD)
     return Preprocessing(height, width, mean, std, min(height, width))
 
 
 def by_looking(source: Source, labels: Rows, reading: Reading) -> Preprocessing:
-    """`for_any_images`, from the sizes and colours of 64 of the images, chosen over all classes.
+    """`for_any_images`, from the sizes and colors of 64 of the images, chosen over all classes.
 
     `labels`: those of the training images in `source`.
     """
@@ -135,7 +135,7 @@ def by_looking(source: Source, labels: Rows, reading: Reading) -> Preprocessing:
     return for_any_images(
         reading,
         np.array([(i.height, i.width) for i in seen], np.int64),
-        all_grey=all(i.mode in ("1", "L", "LA") for i in seen),
+        all_gray=all(i.mode in ("1", "L", "LA") for i in seen),
     )
 
 

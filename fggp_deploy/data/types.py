@@ -61,7 +61,7 @@ class Source(Protocol):
     """The origin of a Stream's images; it is sent to worker processes, so it must be picklable."""
 
     def open(self, i: int) -> Image:
-        """Image i, decoded, upright, in its own colours; raises DataError with its name."""
+        """Image i, decoded, upright, in its own colors; raises DataError with its name."""
         ...
 
     def name(self, i: int) -> str:

@@ -6,7 +6,7 @@ integer or boolean output is the share of elements that differ. NaN agrees with 
 place, and an infinity with the same infinity.
 
 An output agrees if its largest difference is at most `ATOL` + `RTOL` · its largest expected value,
-plus `STOCK_FACTOR` times how far stock ONNX Runtime without graph optimisations is from stock ONNX
+plus `STOCK_FACTOR` times how far stock ONNX Runtime without graph optimizations is from stock ONNX
 Runtime with them. The last part and `ATOL` cover outputs that rounding decides, such as those of a
 sigmoid that is nearly zero. So outputs that are all below `ATOL` always agree.
 """
@@ -69,7 +69,7 @@ def agreement(
     """Compare the outputs of two runs on the same inputs.
 
     `want` are the outputs of stock ONNX Runtime. `unoptimized` returns those of the same network
-    without graph optimisations; it is called only if the outputs do not agree without it.
+    without graph optimizations; it is called only if the outputs do not agree without it.
     """
     errors = [output_error(g, w) for g, w in zip(got, want, strict=True)]
     limits = [_least_limit(w, rtol) for w in want]

@@ -24,7 +24,7 @@ def layer_weights(graph: GraphProto, constants: Collection[str]) -> dict[str, li
     """The constants that convolutions, linear and recurrent layers multiply, and these layers.
 
     In the graph's order. Anchors, positions, masks, biases and embeddings are no such weights.
-    `constants` are the names to look at; a weight may be transposed or dequantised on its way.
+    `constants` are the names to look at; a weight may be transposed or dequantized on its way.
     """
     source = {name: name for name in constants}
     found: dict[str, list[NodeProto]] = defaultdict(list)

@@ -119,8 +119,8 @@ def _contrast(x: Batch, s: int, rng: np.random.Generator) -> Batch:
 
 
 def _saturate(x: Batch, s: int, rng: np.random.Generator) -> Batch:
-    grey = x.mean(axis=3, keepdims=True)
-    return grey + np.float32((0.3, 0.1, 1.5, 2.0, 2.5)[s]) * (x - grey)
+    gray = x.mean(axis=3, keepdims=True)
+    return gray + np.float32((0.3, 0.1, 1.5, 2.0, 2.5)[s]) * (x - gray)
 
 
 def _fog(x: Batch, s: int, rng: np.random.Generator) -> Batch:

@@ -59,9 +59,9 @@ def difference_interval(lost: int, gained: int, n: int) -> tuple[float, float]:
     has a width when no pair is discordant.
     """
     b, c, m = lost + 0.5, gained + 0.5, n + 2
-    centre = (b - c) / m
+    center = (b - c) / m
     half = float(stats.norm.ppf(0.975)) * math.sqrt(b + c - (b - c) ** 2 / m) / m
-    return max(-1.0, centre - half), min(1.0, centre + half)
+    return max(-1.0, center - half), min(1.0, center + half)
 
 
 def bootstrap_difference(

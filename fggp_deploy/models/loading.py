@@ -141,7 +141,7 @@ def _cure_of_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> st
         )
     if fits := fitting(state, translate):
         named = " or ".join(f"--model {f.name}" for f in fits[:_SHOWN])
-        channels = "colour" if fits[0].in_channels == 3 else f"{fits[0].in_channels}-channel"
+        channels = "color" if fits[0].in_channels == 3 else f"{fits[0].in_channels}-channel"
         return f"It fits {named}, with {fits[0].num_classes} classes and {channels} images"
     return (
         "No network that `fggp-deploy models` lists fits it; give your own: "

@@ -1,4 +1,4 @@
-"""The honest rival: the dense network in int8 by ONNX Runtime's own static quantisation."""
+"""The honest rival: the dense network in int8 by ONNX Runtime's own static quantization."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIN_OPSET = 13  # the first whose QuantizeLinear knows channels
 
 
 def quantize_on(dense: bytes, images: Floats, *, batch: int = 1) -> bytes:
-    """`quantize` for a serialised network of one input, calibrated on `images` [N, C, H, W]."""
+    """`quantize` for a serialized network of one input, calibrated on `images` [N, C, H, W]."""
     model = read_dense(dense)
     name = model.graph.input[0].name
     feeds = [{name: images[i : i + batch]} for i in range(0, len(images) - batch + 1, batch)]

@@ -1,1 +1,1 @@
-"""Our training loop: the only place that knows devices, precision and optimisers."""
+"""Our training loop: the only place that knows devices, precision and optimizers."""

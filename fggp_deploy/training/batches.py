@@ -92,7 +92,7 @@ class MemoryBatches:
         self.labels = torch.tensor(split.labels).to(device)
         self.batch_size = batch_size
         self.ranks = ranks
-        self._normalise = Normalise(preprocessing, device)
+        self._normalize = Normalize(preprocessing, device)
 
     def shuffled(
         self, generator: torch.Generator, augmentation: Augmentation, *, skip: int = 0
@@ -108,7 +108,7 @@ class MemoryBatches:
             draws = draws.part(share)
             batch = order[i * self.batch_size : (i + 1) * self.batch_size]
             index = batch[share].to(self.images.device)
-            x = self._normalise(apply(augmentation, self.images[index], draws))
+            x = self._normalize(apply(augmentation, self.images[index], draws))
             if draws.rectangles is not None:
                 x = erase(x, draws.rectangles)
             yield x, self.labels[index]
@@ -117,10 +117,10 @@ class MemoryBatches:
         """See Batches."""
         parts = (t.split(4 * self.batch_size) for t in (self.images, self.labels))
         for x, y in islice(zip(*parts, strict=True), self.ranks.rank, None, self.ranks.world):
-            yield self._normalise(x), y
+            yield self._normalize(x), y
 
 
-class Normalise:
+class Normalize:
     """(pixel − 255·mean) / (255·std), per channel, of uint8 [B, C, H, W], on a device."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:

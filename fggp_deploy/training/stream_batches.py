@@ -24,7 +24,7 @@ from fggp_deploy.data.types import Stream
 from fggp_deploy.distributed.ranks import ALONE, Ranks
 from fggp_deploy.errors import FggpError, MachineError
 from fggp_deploy.training.augment import Augmentation, draw_rectangles, erase
-from fggp_deploy.training.batches import Normalise
+from fggp_deploy.training.batches import Normalize
 from fggp_deploy.training.interruption import SIGNALS
 
 _AHEAD = 2  # batches that each worker decodes ahead
@@ -51,7 +51,7 @@ class StreamBatches:
         self.device = device
         self.workers = workers
         self.ranks = ranks
-        self._normalise = Normalise(stream.preprocessing, device)
+        self._normalize = Normalize(stream.preprocessing, device)
 
     def shuffled(
         self, generator: torch.Generator, augmentation: Augmentation, *, skip: int = 0
@@ -102,7 +102,7 @@ class StreamBatches:
                 if isinstance(x, FggpError):
                     raise x
                 x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-                yield self._normalise(x), self.labels[index.to(self.device)]
+                yield self._normalize(x), self.labels[index.to(self.device)]
         except RuntimeError as e:
             if "DataLoader worker" not in str(e) and "shared memory" not in str(e):
                 raise

@@ -86,7 +86,7 @@ def _function(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     }[name]
 
     def blend(x: Tensor, s: Tensor) -> Tensor:
-        none = towards(x, 0.0).float()  # black, grey, flat or blurred: what factor 0 gives
+        none = towards(x, 0.0).float()  # black, gray, flat or blurred: what factor 0 gives
         mixed = none + (x.float() - none) * _per_image(1 + 0.99 * s, x)
         return mixed.clamp(0, 255).to(torch.uint8)
 

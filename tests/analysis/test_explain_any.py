@@ -167,7 +167,7 @@ def test_shapes_that_are_lost_are_the_reason() -> None:
 
 
 def test_weights_of_layers_and_other_constants() -> None:
-    """A transposed weight and a dequantised one count; anchors and an embedding do not."""
+    """A transposed weight and a dequantized one count; anchors and an embedding do not."""
     b = Builder()
     turned = b.op("Transpose", b.weight(8, 6), perm=[1, 0])
     whole = b.op("DequantizeLinear", b.tensor(np.ones((8, 4), np.int8)), b.tensor(np.float32(1)))

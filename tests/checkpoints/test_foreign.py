@@ -154,12 +154,12 @@ MASKED = {
         "nncf_module.fc.weight": W, "nncf_module.fc.pre_ops.0.op._binary_mask": KEPT.float(),
     },
     "NNCF 2": {"fc.weight": W, "fc.pre_ops.0.op._binary_mask": KEPT.float()},
-    "NNCF 2, regularised": {
+    "NNCF 2, regularized": {
         "fc.weight": W, "fc.pre_ops.0.op._mask": KEPT.float() * 8 - 4,
         "fc.pre_ops.0.op._binary_mask": KEPT.float(), "fc.pre_ops.0.op.uniform": torch.zeros(1),
     },
     "NNCF 3": {"fc.weight": W, "__nncf_hooks.post_hooks.fc:weight__0.0.binary_mask": KEPT},
-    "NNCF 3, regularised": {
+    "NNCF 3, regularized": {
         "fc.weight": W, "__nncf_hooks.post_hooks.fc:weight__0.0.mask": KEPT.float() * 8 - 4,
     },
 }  # fmt: skip

@@ -86,7 +86,7 @@ def says(text: str, name: str, state: dict, **sizes: int) -> None:
 
 def test_a_mismatch_names_keys_shapes_and_the_network_that_fits(state: dict):
     says(r"missing layer1\.3\.conv1\.weight.* and 57 more; unexpected none\. It fits --model "
-         r"resnet20, with 10 classes and colour images", "resnet32", state)  # fmt: skip
+         r"resnet20, with 10 classes and color images", "resnet32", state)  # fmt: skip
     says(r"unexpected conv1\.weight, bn1\.weight.*It fits --model resnet20", "vgg11", state)
     vgg = build("torchvision:squeezenet1_1", 1000).state_dict()
     says(r"It fits --model torchvision:squeezenet1_1, with 1000 classes", "resnet20", vgg)

@@ -16,46 +16,46 @@ from fggp_deploy.data.sampling import sample
 from fggp_deploy.errors import FggpWarning
 
 
-def grey(*values: int) -> Split:
+def gray(*values: int) -> Split:
     images = np.array(values, np.uint8)[:, None, None, None] + np.zeros((1, 4, 4, 1), np.uint8)
     return Split(images, np.arange(len(values)) % 2)
 
 
 def in_memory(train: Split) -> Dataset:
     prepare = Preprocessing(4, 4, (0.5,), (0.5,))
-    return Dataset("greys", ("even", "odd"), train, grey(3, 4), grey(5, 6), prepare)
+    return Dataset("grays", ("even", "odd"), train, gray(3, 4), gray(5, 6), prepare)
 
 
 def test_one_pixel_of_any_part_changes_the_digest():
-    d = in_memory(grey(*range(100)))
-    assert images_digest(d) == images_digest(in_memory(grey(*range(100))))
+    d = in_memory(gray(*range(100)))
+    assert images_digest(d) == images_digest(in_memory(gray(*range(100))))
     other = d.train.images.copy()
     other[99, 3, 3, 0] += 1
     changed = replace(d, train=Split(other, d.train.labels))
     assert description_digest(changed) == description_digest(d)
     assert images_digest(changed) != images_digest(d)
-    assert images_digest(replace(d, test=grey(5, 7))) != images_digest(d)
-    relabelled = Split(d.test.images, d.test.labels[::-1].copy())
-    assert images_digest(replace(d, test=relabelled)) != images_digest(d)
+    assert images_digest(replace(d, test=gray(5, 7))) != images_digest(d)
+    relabeled = Split(d.test.images, d.test.labels[::-1].copy())
+    assert images_digest(replace(d, test=relabeled)) != images_digest(d)
 
 
 def test_of_a_streamed_folder_the_bytes_of_a_sample_of_files_count(tmp_path: Path, monkeypatch):
     for part in ("train", "val", "test"):
         for i in range(8):
-            folder = tmp_path / "greys" / part / "ab"[i % 2]
+            folder = tmp_path / "grays" / part / "ab"[i % 2]
             folder.mkdir(parents=True, exist_ok=True)
             Image.new("L", (4, 4), 10 * i).save(folder / f"{i}.png")
 
     def read() -> str | None:
-        return images_digest(data.load(f"folder:{tmp_path}/greys", reading=Reading(stream=True)))
+        return images_digest(data.load(f"folder:{tmp_path}/grays", reading=Reading(stream=True)))
 
     def redraw(path: Path, value: int) -> None:
         Image.new("L", (4, 4), value).save(path)
 
     whole = read()
-    redraw(tmp_path / "greys/train/b/7.png", 71)
+    redraw(tmp_path / "grays/train/b/7.png", 71)
     assert read() != whole
-    redraw(tmp_path / "greys/train/b/7.png", 70)
+    redraw(tmp_path / "grays/train/b/7.png", 70)
     assert read() == whole
 
     monkeypatch.setattr(digest, "SAMPLE", 4)
@@ -63,9 +63,9 @@ def test_of_a_streamed_folder_the_bytes_of_a_sample_of_files_count(tmp_path: Pat
     in_order = ("a/0", "a/2", "a/4", "a/6", "b/1", "b/3", "b/5", "b/7")
     chosen = sample(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 4)
     for i, name in enumerate(in_order):
-        redraw(tmp_path / f"greys/train/{name}.png", 10 * int(name[2:]) + 1)
+        redraw(tmp_path / f"grays/train/{name}.png", 10 * int(name[2:]) + 1)
         assert (read() != sampled) == (i in chosen)
-        redraw(tmp_path / f"greys/train/{name}.png", 10 * int(name[2:]))
+        redraw(tmp_path / f"grays/train/{name}.png", 10 * int(name[2:]))
 
 
 def test_of_a_hugging_face_set_the_stored_bytes_count(tmp_path: Path):

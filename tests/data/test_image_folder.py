@@ -179,17 +179,17 @@ def test_names_that_are_no_utf8(pets: Path):
     assert rb"caf\udce9.png" in str(caught.value).encode(errors="backslashreplace")
 
 
-def test_a_grey_folder_has_one_channel_and_a_mixed_one_three(tmp_path: Path):
+def test_a_gray_folder_has_one_channel_and_a_mixed_one_three(tmp_path: Path):
     for i in range(6):
         picture(tmp_path / "a" / f"{i}.png", mode="L", value=10 * i)
     d = load(tmp_path)
     assert d.preprocessing.image_shape == (8, 8, 1)
     assert d.preprocessing.mean == (0.5,)
-    picture(tmp_path / "a" / "colour.png", value=3)
+    picture(tmp_path / "a" / "color.png", value=3)
     assert load(tmp_path).preprocessing.image_shape == (8, 8, 3)
     # the network's channels decide
-    grey = Preprocessing(8, 8, (0.5,), (0.5,))
-    assert load(tmp_path, preprocessing=grey).train.images.shape[1:] == (8, 8, 1)
+    gray = Preprocessing(8, 8, (0.5,), (0.5,))
+    assert load(tmp_path, preprocessing=gray).train.images.shape[1:] == (8, 8, 1)
     assert load(tmp_path, mean=(0.1,), std=(0.2,)).train.images.shape[1:] == (8, 8, 1)
 
 
@@ -350,7 +350,7 @@ def test_exif_orientation_is_obeyed(tmp_path: Path):
     assert d.train.images[0, 0, 0].tolist() == [0] * 3
 
 
-def test_sixteen_bit_greys_keep_their_upper_byte(tmp_path: Path):
+def test_sixteen_bit_grays_keep_their_upper_byte(tmp_path: Path):
     (tmp_path / "a").mkdir()
     for i in range(6):
         Image.fromarray(np.full((8, 8), 0xAB12, np.uint16)).save(tmp_path / "a" / f"{i}.png")

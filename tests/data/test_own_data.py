@@ -43,7 +43,7 @@ def test_arrays(tmp_path: Path):
     assert (d.name, d.classes) == ("mine.py:make", ("even", "odd"))
     assert (len(d.train), len(d.val), len(d.test)) == (18, 2, 4)
     assert (d.train.images[:, 0, 0, 0] % 2 == d.train.labels).all()
-    assert d.test.images[:, 3, 3].tolist() == [[i] * 3 for i in range(4)]  # grey repeated
+    assert d.test.images[:, 3, 3].tolist() == [[i] * 3 for i in range(4)]  # gray repeated
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -54,7 +54,7 @@ def test_torch_data_sets(tmp_path: Path, stream: bool):
     assert d.train.read(slice(0, 20))[:, 1, 2, 0].tolist() == list(range(20))
 
 
-GREY_CLASS_FIRST = """
+GRAY_CLASS_FIRST = """
 class Items(torch.utils.data.Dataset):
     def __len__(self): return 200
     def __getitem__(self, i):
@@ -66,8 +66,8 @@ def make():
 """
 
 
-def test_images_of_every_class_tell_the_colours(tmp_path: Path):
-    d = own(tmp_path, GREY_CLASS_FIRST)
+def test_images_of_every_class_tell_the_colors(tmp_path: Path):
+    d = own(tmp_path, GRAY_CLASS_FIRST)
     assert d.preprocessing.channels == 3
 
 

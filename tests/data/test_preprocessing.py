@@ -119,7 +119,7 @@ def test_files_of_before_have_no_resize():
     assert Preprocessing.from_dict(old) == Preprocessing(8, 8, (0.5,), (0.5,))
 
 
-def test_known_sets_are_resized_and_coloured_only_when_asked():
+def test_known_sets_are_resized_and_colored_only_when_asked():
     d = data.load(reading=Reading(image_size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)))
     assert d.train.images.shape == (9000, 32, 32, 3)
     assert (d.test.images[..., 0] == d.test.images[..., 2]).all()

@@ -241,11 +241,11 @@ def test_a_report_of_the_file_before_is_set_aside(tmp_path):
 
     report_of(model, sha256_file(model))  # of this very file
     assert set_aside_report(model) is None
-    report_of(tmp_path / "other.onnx", "a" * 64)  # of a neighbour
+    report_of(tmp_path / "other.onnx", "a" * 64)  # of a neighbor
     assert set_aside_report(model) is None
     assert (tmp_path / "report.md").exists()
 
-    other = tmp_path / "other.onnx.report.json"  # the neighbour's has a name of its own
+    other = tmp_path / "other.onnx.report.json"  # the neighbor's has a name of its own
     other.write_text(json.dumps({"model": {"name": "other.onnx", "sha256": "b" * 64}}))
     (tmp_path / "other.onnx").write_bytes(b"new")
     report_of(model, sha256_file(model))

@@ -143,7 +143,7 @@ def transposed_net() -> ModelProto:
     return b.model(b.op("MatMul", b.op("Transpose", y, perm=[0, 2, 1]), b.weight(64, 32)))
 
 
-def quantised_net(zero: int = 0, kind: type[np.generic] = np.int8) -> ModelProto:
+def quantized_net(zero: int = 0, kind: type[np.generic] = np.int8) -> ModelProto:
     """A QDQ convolution whose weight has zeros, and a float one."""
     b = Builder()
     w = b.rng.integers(-127, 128, (64, 3, 3, 3))
@@ -190,9 +190,9 @@ def branch_net() -> ModelProto:
 
 OTHERS = {
     "transposed": (transposed_net, ""),
-    "quantised": (quantised_net, ""),
-    "uint8": (lambda: quantised_net(128, np.uint8), "it is uint8, quantized; only float and int8"),
-    "zero_point": (lambda: quantised_net(3), "% zeros, dense is no larger"),
+    "quantized": (quantized_net, ""),
+    "uint8": (lambda: quantized_net(128, np.uint8), "it is uint8, quantized; only float and int8"),
+    "zero_point": (lambda: quantized_net(3), "% zeros, dense is no larger"),
     "function": (function_net, ""),
     "branch": (branch_net, "it belongs to a subgraph of If"),
 }
@@ -208,7 +208,7 @@ def test_other_operators_are_never_wrong(name: str, tmp_path: Path) -> None:
 
 
 def qdq_net(opset: int) -> ModelProto:
-    """What onnxruntime's own static quantisation makes of a network with zeros."""
+    """What onnxruntime's own static quantization makes of a network with zeros."""
     rng = np.random.default_rng(0)
     feeds = [{"x": rng.standard_normal((2, 3, 16, 16)).astype(np.float32)} for _ in range(3)]
     model = residual_net()
@@ -216,9 +216,9 @@ def qdq_net(opset: int) -> ModelProto:
     return onnx.load_model_from_string(quantize(model, feeds))
 
 
-def optimised(path: Path) -> list[str]:
+def optimized(path: Path) -> list[str]:
     """The operators that onnxruntime runs."""
-    made = path.with_name("optimised.onnx")
+    made = path.with_name("optimized.onnx")
     options = Options(1).make()
     options.optimized_model_filepath = str(made)
     ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -226,7 +226,7 @@ def optimised(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("opset", [13, 18])
-def test_a_quantised_network_is_packed_with_its_own_int8_values(tmp_path: Path, opset: int) -> None:
+def test_a_quantized_network_is_packed_with_its_own_int8_values(tmp_path: Path, opset: int) -> None:
     source = saved(qdq_net(opset), tmp_path)
     before = {t.name: numpy_helper.to_array(t) for t in onnx.load(source).graph.initializer}
     made = pack_file(source)
@@ -236,7 +236,7 @@ def test_a_quantised_network_is_packed_with_its_own_int8_values(tmp_path: Path, 
     (note,) = made.notes
     assert note == "left dense: t0_quantized: 0.7% zeros, dense is no larger"
     assert set(run_self_test(made.path).values()) == {True}
-    assert optimised(made.path) == optimised(source)  # nothing keeps it from integer kernels
+    assert optimized(made.path) == optimized(source)  # nothing keeps it from integer kernels
     packed = onnx.load(made.path)
     assert sum(n.op_type == "UnriceInt8" for n in packed.graph.node) == 5
     for m in (packed, flatten(packed)):

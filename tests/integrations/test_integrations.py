@@ -117,7 +117,7 @@ def test_lightning_prunes_and_goes_on(tmp_path):
     )  # fmt: skip
 
 
-def test_lightning_counts_optimiser_steps(tmp_path):
+def test_lightning_counts_optimizer_steps(tmp_path):
     needs("lightning")
     pruning, _ = lightning_fit(tmp_path, max_epochs=4, accumulate_grad_batches=4)
     assert pruning.pruner.step == 8
@@ -177,7 +177,7 @@ def test_the_trainer_of_transformers_prunes_and_goes_on(tmp_path):
         transformers_train(tmp_path, resume=True)
 
 
-def test_the_trainer_of_transformers_counts_optimiser_steps(tmp_path):
+def test_the_trainer_of_transformers_counts_optimizer_steps(tmp_path):
     needs("transformers")
     pruning, _ = transformers_train(tmp_path, gradient_accumulation_steps=4)
     assert pruning.pruner.step == 8

@@ -74,10 +74,10 @@ def test_top5_only_beyond_five_classes():
 
 def test_wilson_by_its_formula():
     p, n, z = 0.91, 100, 1.959963984540054
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     found = statistics.proportion(91, 100)
-    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((center - half, center + half), abs=1e-12)
     assert statistics.proportion(0, 10).low == 0
     assert statistics.proportion(10, 10).high == 1
 

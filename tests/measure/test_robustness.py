@@ -70,15 +70,15 @@ def test_each_corruption_is_an_image_and_grows(kind):
     assert away[-1] > 1.2 * away[0]
 
 
-def test_grey_images_have_all_but_saturation():
-    grey = photographs(channels=1)
+def test_gray_images_have_all_but_saturation():
+    gray = photographs(channels=1)
     assert set(corruptions.kinds(3)) - set(corruptions.kinds(1)) == {"saturate"}
     for kind in corruptions.kinds(1):
-        assert corruptions.corrupt(grey, kind, 3, np.random.default_rng(0)).shape == grey.shape
+        assert corruptions.corrupt(gray, kind, 3, np.random.default_rng(0)).shape == gray.shape
     with pytest.raises(ConfigError, match="saturate"):
-        corruptions.corrupt(grey, "saturate", 1, np.random.default_rng(0))
+        corruptions.corrupt(gray, "saturate", 1, np.random.default_rng(0))
     with pytest.raises(ConfigError):
-        corruptions.corrupt(grey, "gauss", 6, np.random.default_rng(0))
+        corruptions.corrupt(gray, "gauss", 6, np.random.default_rng(0))
 
 
 def test_simple_corruptions_by_hand():

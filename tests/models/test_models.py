@@ -86,8 +86,8 @@ def test_published_preprocessing_is_the_librarys():
         torchvision_models.published("resnet50", "IMAGENET1K_V9")
 
 
-def test_googlenet_gets_its_second_normalisation_from_outside():
-    # torchvision normalises twice: x = (p - m)/s, then x·(s/0.5) + (m - 0.5)/0.5 = (p - 0.5)/0.5
+def test_googlenet_gets_its_second_normalization_from_outside():
+    # torchvision normalizes twice: x = (p - m)/s, then x·(s/0.5) + (m - 0.5)/0.5 = (p - 0.5)/0.5
     assert torchvision_models.published("googlenet", "DEFAULT").std == (0.5, 0.5, 0.5)
     net = torchvision_models.build("googlenet", num_classes=10, in_channels=3)
     assert not net.transform_input

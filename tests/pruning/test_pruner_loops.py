@@ -1,4 +1,4 @@
-"""Pruner in loops with several optimisers, accumulated gradients and a loss scaler."""
+"""Pruner in loops with several optimizers, accumulated gradients and a loss scaler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_removed_weights_have_no_state_in_any_optimiser(name: str):
+def test_removed_weights_have_no_state_in_any_optimizer(name: str):
     net = make()
     optimizer = OPTIMIZERS[name](net.parameters())
     pruner = Pruner(net, FGGP(), Cubic(0.8, steps=STEPS, updates=3), optimizer=optimizer)

@@ -58,7 +58,7 @@ def one_by_one(x: str, b: Builder, *weights: float) -> str:
 
 
 def run(model: ModelProto, x: np.ndarray, *, exactly: bool = False) -> np.ndarray:
-    """Stock onnxruntime; `exactly` without its optimisers, which round weights and biases anew."""
+    """Stock onnxruntime; `exactly` without its optimizers, which round weights and biases anew."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if exactly:
@@ -239,7 +239,7 @@ def test_a_scale_for_each_channel_on_the_way_back_stays_outside() -> None:
     assert all(s.scale == 0 for r in built for s in r.steps)
 
 
-def test_a_network_with_quantised_weights_is_another_thing() -> None:
+def test_a_network_with_quantized_weights_is_another_thing() -> None:
     """Stock onnxruntime computes it in integers and the kernels leave it: 1e-4 holds for it."""
     b = Builder()
     scale, zero = b.tensor(np.float32(0.1)), b.tensor(np.uint8(0))

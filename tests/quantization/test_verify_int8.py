@@ -56,14 +56,14 @@ def test_every_class_calibrates_int8_whatever_the_order(labels):
 
 def test_int8_that_cannot_be_made_is_a_note(folder, quick, monkeypatch):
     def refuse(*_, **__):
-        raise ModelFileError("onnxruntime cannot quantise the network: no")
+        raise ModelFileError("onnxruntime cannot quantize the network: no")
 
     monkeypatch.setattr(model_under_test, "quantize_on", refuse)
     data = dataset()
     found = quick(folder / "model.onnx", data=dataclasses.replace(data, train=data.test))
     assert found.int8 is None
     assert (
-        "Dense int8 was not measured: onnxruntime cannot quantise the network: no." in found.notes
+        "Dense int8 was not measured: onnxruntime cannot quantize the network: no." in found.notes
     )
 
 

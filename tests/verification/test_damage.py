@@ -131,7 +131,7 @@ def test_rgb_and_bgr_swapped(swapped):
 
 
 def test_a_small_gain_gets_a_second_look():
-    images = np.zeros((2000, 4, 4, 3), np.uint8)  # grey, right in either order
+    images = np.zeros((2000, 4, 4, 3), np.uint8)  # gray, right in either order
     images[::25, ..., 0] = 9
     labels = np.zeros(2000, np.int64)
     labels[::25] = 1  # right in reverse only: 11 of 256, which may be chance, and 80 of 2,000

@@ -29,7 +29,7 @@ MAX_IMAGE_BYTES = 128 << 20  # prepared test images that are in memory at once
 
 @dataclass(frozen=True)
 class Images:
-    """Real inputs [N, C, H, W]: training images to calibrate with, labelled test images."""
+    """Real inputs [N, C, H, W]: training images to calibrate with, labeled test images."""
 
     data: str
     calibration: Floats

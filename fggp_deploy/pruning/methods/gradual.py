@@ -130,7 +130,7 @@ class Gradual:
             left += n - int(gone.count_nonzero())
         if left < n_drop:
             state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
-            self._due = self.reinitialises(step)
+            self._due = self.reinitializes(step)
 
     def after_step(self, state: PruningState, step: int) -> None:
         """Keep removed weights at zero; after the last update, reinitialize the kept ones."""
@@ -163,7 +163,7 @@ class Gradual:
         self._pending, self._remarked = bool(state["pending"]), bool(state["remarked"])
         self.reinit.load_state_dict(state)
 
-    def reinitialises(self, step: int) -> bool:
+    def reinitializes(self, step: int) -> bool:
         """True if `reinit` follows the update at this step: by default only the last one."""
         return step >= self.schedule.last_update
 

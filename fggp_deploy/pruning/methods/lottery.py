@@ -110,7 +110,7 @@ class Lottery(Gradual):
         """The last step at which the masks may change, see method.Late."""
         return self.rounds.last_update
 
-    def reinitialises(self, step: int) -> bool:
+    def reinitializes(self, step: int) -> bool:
         """True: after each round."""
         return True
 

@@ -1,4 +1,4 @@
-"""Lottery tickets and re-initialisers: answers in the head, and laws."""
+"""Lottery tickets and re-initializers: answers in the head, and laws."""
 
 from __future__ import annotations
 
