@@ -45,49 +45,41 @@ float dot(const float* weight, const uint32_t* column, size_t n, const float* x)
 }
 
 // Any eight of sixteen lanes.
-inline __m256 permute(__m256 low, __m256 high, __m256i lane, __m256i from_high) {
+inline __m256 permute(__m256 low, __m256 high, __m256i lane, __m256 from_high) {
   return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, lane),
-                          _mm256_permutevar8x32_ps(high, lane), _mm256_castsi256_ps(from_high));
+                          _mm256_permutevar8x32_ps(high, lane), from_high);
 }
 
-void halo16(const FggpHalo* args) {
-  const FggpHalo h = *args;  // a copy that no store can alias
-  // Channels in the inner loop, so that a permutation is read once for a run of them.
-  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
-    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
-    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
-    for (uint32_t k = 0; k < h.n; k++) {
-      const auto* lanes = reinterpret_cast<const __m256i*>(h.lane + k * 16);
-      const __m256i lane0 = _mm256_loadu_si256(lanes), lane1 = _mm256_loadu_si256(lanes + 1);
-      const __m256i high0 = _mm256_cmpgt_epi32(lane0, _mm256_set1_epi32(7));
-      const __m256i high1 = _mm256_cmpgt_epi32(lane1, _mm256_set1_epi32(7));
-      const __m256 keep0 = lane_mask(h.mask[k]), keep1 = lane_mask(h.mask[k] >> 8);
-      const float* from = first + h.from[k];
-      float* to = first + h.to[k];
-      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel) {
-        const __m256 low = _mm256_load_ps(from), high = _mm256_load_ps(from + 8);
-        _mm256_store_ps(to, _mm256_and_ps(keep0, permute(low, high, lane0, high0)));
-        _mm256_store_ps(to + 8, _mm256_and_ps(keep1, permute(low, high, lane1, high1)));
-      }
-    }
+struct Permutation16 {
+  static constexpr int kLanes = 16;
+  __m256i lane0, lane1;
+  __m256 high0, high1, keep0, keep1;
+  Permutation16(const int32_t* lane, uint32_t mask)
+      : lane0(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane))),
+        lane1(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(lane + 8))),
+        high0(from_high(lane0)), high1(from_high(lane1)),
+        keep0(lane_mask(mask)), keep1(lane_mask(mask >> 8)) {}
+  void operator()(const float* from, float* to) const {
+    const __m256 low = _mm256_load_ps(from), high = _mm256_load_ps(from + 8);
+    _mm256_store_ps(to, _mm256_and_ps(keep0, permute(low, high, lane0, high0)));
+    _mm256_store_ps(to + 8, _mm256_and_ps(keep1, permute(low, high, lane1, high1)));
   }
-}
+  static __m256 from_high(__m256i lane) {
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(7)));
+  }
+};
 
-void halo4(const FggpHalo* args) {
-  const FggpHalo h = *args;
-  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
-    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
-    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
-    for (uint32_t k = 0; k < h.n; k++) {
-      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h.lane + k * 4));
-      const __m128 keep = _mm256_castps256_ps128(lane_mask(h.mask[k]));
-      const float* from = first + h.from[k];
-      float* to = first + h.to[k];
-      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
-        _mm_store_ps(to, _mm_and_ps(keep, _mm_permutevar_ps(_mm_load_ps(from), lane)));
-    }
+struct Permutation4 {
+  static constexpr int kLanes = 4;
+  __m128i lane;
+  __m128 keep;
+  Permutation4(const int32_t* l, uint32_t mask)
+      : lane(_mm_loadu_si128(reinterpret_cast<const __m128i*>(l))),
+        keep(_mm256_castps256_ps128(lane_mask(mask))) {}
+  void operator()(const float* from, float* to) const {
+    _mm_store_ps(to, _mm_and_ps(keep, _mm_permutevar_ps(_mm_load_ps(from), lane)));
   }
-}
+};
 
 // Transposes eight rows of eight floats.
 inline void transpose(__m256 r[8]) {
@@ -184,8 +176,8 @@ const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_avx2, nullptr};
 
 constexpr FggpIsa isa(const char* name, int (*is_supported)(), const FggpInt8x4* const* int8x4) {
   return {name, is_supported, int8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>,
-          pool<Lanes4>, depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, transpose,
-          gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot,
+          pool<Lanes4>, depthwise<Lanes16>, depthwise<Lanes4>, halo<Permutation16>, halo<Permutation4>,
+          pack, transpose, gather_by_element, shuffle, 8, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot,
           dense<Lanes16, 6, 1>, 16};
 }
 
@@ -202,7 +194,6 @@ extern "C" const FggpIsa fggp_avx2 = isa("avx2", supported, kInt8x4);
 // The same for floats.
 extern "C" const FggpIsa fggp_avx_vnni = isa("avx_vnni", supported_with_vnni, kWithVnni);
 #endif
-
 
 extern "C" const FggpInt8x4 fggp_int8x4_avx2 = {
     "avx2", supported, 0, kInt8x4Conv, sizeof(kInt8x4Conv) / sizeof(kInt8x4Conv[0]),

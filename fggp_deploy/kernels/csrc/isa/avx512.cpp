@@ -5,38 +5,27 @@
 
 namespace {
 
-void halo16(const FggpHalo* args) {
-  const FggpHalo h = *args;  // a copy that no store can alias
-  // Channels in the inner loop, so that a permutation is read once for a run of them.
-  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
-    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
-    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
-    for (uint32_t k = 0; k < h.n; k++) {
-      const __m512i lane = _mm512_loadu_si512(h.lane + k * 16);
-      const __mmask16 mask = h.mask[k];
-      const float* from = first + h.from[k];
-      float* to = first + h.to[k];
-      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
-        _mm512_store_ps(to, _mm512_maskz_permutexvar_ps(mask, lane, _mm512_load_ps(from)));
-    }
+struct Permutation16 {
+  static constexpr int kLanes = 16;
+  __m512i lane;
+  __mmask16 mask;
+  Permutation16(const int32_t* l, uint32_t m)
+      : lane(_mm512_loadu_si512(l)), mask(static_cast<__mmask16>(m)) {}
+  void operator()(const float* from, float* to) const {
+    _mm512_store_ps(to, _mm512_maskz_permutexvar_ps(mask, lane, _mm512_load_ps(from)));
   }
-}
+};
 
-void halo4(const FggpHalo* args) {
-  const FggpHalo h = *args;
-  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
-    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
-    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
-    for (uint32_t k = 0; k < h.n; k++) {
-      const __m128i lane = _mm_loadu_si128(reinterpret_cast<const __m128i*>(h.lane + k * 4));
-      const auto mask = static_cast<__mmask8>(h.mask[k]);
-      const float* from = first + h.from[k];
-      float* to = first + h.to[k];
-      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
-        _mm_store_ps(to, _mm_maskz_permutevar_ps(mask, _mm_load_ps(from), lane));
-    }
+struct Permutation4 {
+  static constexpr int kLanes = 4;
+  __m128i lane;
+  __mmask8 mask;
+  Permutation4(const int32_t* l, uint32_t m)
+      : lane(_mm_loadu_si128(reinterpret_cast<const __m128i*>(l))), mask(static_cast<__mmask8>(m)) {}
+  void operator()(const float* from, float* to) const {
+    _mm_store_ps(to, _mm_maskz_permutevar_ps(mask, _mm_load_ps(from), lane));
   }
-}
+};
 
 // Transposes sixteen rows of sixteen floats.
 inline void transpose(__m512 r[16]) {
@@ -165,6 +154,6 @@ const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_vnni, &fggp_int8x4_avx2, nullp
 
 extern "C" const FggpIsa fggp_avx512 = {
     "avx512", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, transpose, gather,
-    shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot, dense<Lanes16, 14, 2>, 32,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo<Permutation16>, halo<Permutation4>, pack, transpose,
+    gather, shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot, dense<Lanes16, 14, 2>, 32,
 };

@@ -209,16 +209,34 @@ float sum(const float* x, ptrdiff_t row, int rows, int cols) {
   return total;
 }
 
-template <int L>
-void halo_by_lane(const FggpHalo* h) {
-  for (uint32_t c = 0; c < h->channels; c++) {
-    float* plane = h->y + static_cast<ptrdiff_t>(c) * h->channel;
-    for (uint32_t k = 0; k < h->n; k++)
-      for (int l = 0; l < L; l++)
-        plane[h->to[k] + l] =
-            h->mask[k] >> l & 1 ? plane[h->from[k] + h->lane[k * L + l]] : 0.0f;
+// A `Permutation` is made from the lanes and the mask of one vector of the halo, and called with the
+// vectors that it reads and writes; it has kLanes lanes.
+template <class Permutation>
+void halo(const FggpHalo* args) {
+  const FggpHalo h = *args;  // a copy that no store can alias
+  // Channels in the inner loop, so that a permutation is made once for a run of them.
+  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
+    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
+    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
+    for (uint32_t k = 0; k < h.n; k++) {
+      const Permutation permute(h.lane + k * Permutation::kLanes, h.mask[k]);
+      const float* from = first + h.from[k];
+      float* to = first + h.to[k];
+      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel) permute(from, to);
+    }
   }
 }
+
+template <int L>
+struct PermutationByLane {
+  static constexpr int kLanes = L;
+  const int32_t* lane;
+  uint32_t mask;
+  PermutationByLane(const int32_t* l, uint32_t m) : lane(l), mask(m) {}
+  void operator()(const float* from, float* to) const {
+    for (int l = 0; l < L; l++) to[l] = mask >> l & 1 ? from[lane[l]] : 0.0f;
+  }
+};
 
 inline void pack_by_element(const FggpPack* p) {
   for (int l = 0; l < p->lanes; l++)

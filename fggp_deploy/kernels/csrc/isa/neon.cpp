@@ -25,40 +25,26 @@ inline uint8x16x4_t table(const float* p) {
 
 inline void put(float* p, uint8x16_t v) { vst1q_f32(p, vreinterpretq_f32_u8(v)); }
 
-void halo16(const FggpHalo* args) {
-  const FggpHalo h = *args;  // a copy that no store can alias
-  // Channels in the inner loop, so that a permutation is made once for a run of them.
-  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
-    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
-    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
-    for (uint32_t k = 0; k < h.n; k++) {
-      uint8x16_t at[4];
-      for (uint32_t q = 0; q < 4; q++)
-        at[q] = bytes_of(h.lane + k * 16 + q * 4, static_cast<uint32_t>(h.mask[k]) >> (q * 4));
-      const float* from = first + h.from[k];
-      float* to = first + h.to[k];
-      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel) {
-        const uint8x16x4_t x = table(from);
-        for (int q = 0; q < 4; q++) put(to + q * 4, vqtbl4q_u8(x, at[q]));
-      }
-    }
+struct Permutation16 {
+  static constexpr int kLanes = 16;
+  uint8x16_t at[4];
+  Permutation16(const int32_t* lane, uint32_t mask) {
+    for (int q = 0; q < 4; q++) at[q] = bytes_of(lane + q * 4, mask >> (q * 4));
   }
-}
+  void operator()(const float* from, float* to) const {
+    const uint8x16x4_t x = table(from);
+    for (int q = 0; q < 4; q++) put(to + q * 4, vqtbl4q_u8(x, at[q]));
+  }
+};
 
-void halo4(const FggpHalo* args) {
-  const FggpHalo h = *args;
-  for (uint32_t c0 = 0; c0 < h.channels; c0 += 16) {
-    const uint32_t n = h.channels - c0 < 16 ? h.channels - c0 : 16;
-    float* const first = h.y + static_cast<ptrdiff_t>(c0) * h.channel;
-    for (uint32_t k = 0; k < h.n; k++) {
-      const uint8x16_t at = bytes_of(h.lane + k * 4, h.mask[k]);
-      const float* from = first + h.from[k];
-      float* to = first + h.to[k];
-      for (uint32_t c = 0; c < n; c++, from += h.channel, to += h.channel)
-        put(to, vqtbl1q_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(from)), at));
-    }
+struct Permutation4 {
+  static constexpr int kLanes = 4;
+  uint8x16_t at;
+  Permutation4(const int32_t* lane, uint32_t mask) : at(bytes_of(lane, mask)) {}
+  void operator()(const float* from, float* to) const {
+    put(to, vqtbl1q_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(from)), at));
   }
-}
+};
 
 // Two channels at a time, so that a permutation is made once for both.
 void shuffle(const FggpShuffle* args) {
@@ -144,6 +130,7 @@ const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_neon, &fggp_int8x4_portable, n
 
 extern "C" const FggpIsa fggp_neon = {
     "neon", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo16, halo4, pack, transpose,
-    gather_by_element, shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot, dense<Lanes16, 6, 1>, 16,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo<Permutation16>, halo<Permutation4>, pack, transpose,
+    gather_by_element, shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot,
+    dense<Lanes16, 6, 1>, 16,
 };

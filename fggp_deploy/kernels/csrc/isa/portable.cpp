@@ -150,8 +150,9 @@ const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_portable, nullptr};
 
 extern "C" const FggpIsa fggp_portable = {
     "portable", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo_by_lane<16>, halo_by_lane<4>, pack_by_element,
-    transpose_by_element, gather_by_element, nullptr, 0, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot, dense<Lanes16, 2, 1>, 16,
+    depthwise<Lanes16>, depthwise<Lanes4>, halo<PermutationByLane<16>>,
+    halo<PermutationByLane<4>>, pack_by_element, transpose_by_element, gather_by_element, nullptr, 0,
+    sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot, dense<Lanes16, 2, 1>, 16,
 };
 
 extern "C" const FggpInt8x4 fggp_int8x4_portable = {
