@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,17 +13,15 @@ from onnx import ModelProto, numpy_helper
 
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, write_atomic
-from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.format import outputs_test
 from fggp_deploy.format.choice import rounded_to_int8
 from fggp_deploy.format.encodings.base import ValueType
 from fggp_deploy.format.functions import DOMAIN, MIN_OPSET
-from fggp_deploy.format.metadata import PREFIX, Metadata
+from fggp_deploy.format.metadata import PREFIX
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.outputs_test import Array
 from fggp_deploy.format.packing import Packing
-from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import split, unpack
 from fggp_deploy.graph.constants import unlist_initializers_
 from fggp_deploy.graph.lifting import lift_weights
@@ -39,10 +35,10 @@ from fggp_deploy.runtime.sessions import Options
 from .compaction import Compacted, compacted
 from .onnx import TYPES
 from .options import PackOptions
+from .packed_metadata import classifier_metadata, properties_of
 from .parity import Parity, check_converted, compare_packed
 from .rounding import Rounding
 
-PACKED = f"{PREFIX}packed"  # metadata: what a file was packed from
 _DEFAULT = PackOptions()
 
 
@@ -116,13 +112,13 @@ def pack_file(source: Path, out: Path | None = None, options: PackOptions = _DEF
     parity = compare_packed(source, packed, options)
     if parity.test is None:
         _refuse_without_proof(source, source_opset, parity, options)
-    metadata = _metadata(model, parity, options)
+    metadata = classifier_metadata(model, parity, options)
     setting = {
         "values": options.values, "opset": source_opset, "source_sha256": sha256_file(source)
     }  # fmt: skip
     provenance = Provenance.of(setting, began).to_dict()
     provenance.pop("command")
-    _write(path, packed, _properties(model, metadata, parity, provenance))
+    _write(path, packed, properties_of(model, metadata, parity, provenance))
     return PackedFile(
         path=path,
         source=source,
@@ -221,64 +217,6 @@ def _refuse_without_proof(source: Path, opset: int, parity: Parity, options: Pac
             f"that it is the same network ({parity.why_not}); give --shape, or export it again "
             f"with opset {MIN_OPSET}"
         )
-
-
-def _metadata(model: ModelProto, parity: Parity, options: PackOptions) -> Metadata | None:
-    """That of a classifier of images; None if its preprocessing is not known."""
-    if options.mean is None or options.std is None:
-        return None
-    if _describes_itself(model):
-        raise ConfigError("the file says itself how its images are prepared; leave --mean out")
-    outputs = list((parity.outputs or {}).values())
-    if len(parity.inputs) != 1 or len(outputs) != 1 or outputs[0].ndim != 2:
-        raise ConfigError(
-            "--mean and --std are for a network of one image input and one output "
-            f"[batch, classes]{'; ' + parity.why_not if parity.why_not else ''}"
-        )
-    (image,) = parity.inputs
-    if len(image.shape) != 4 or image.dtype != "float32" or len(options.mean) != image.shape[1]:
-        raise ConfigError(
-            f"--mean has {len(options.mean)} entries, but the input {image.name!r} is "
-            f"{image.dtype} {list(image.shape)}; it must be [batch, channels, height, width] with "
-            "one channel per entry"
-        )
-    value = next(v for v in model.graph.input if v.name == image.name)
-    if not all(d.dim_value > 0 for d in value.type.tensor_type.shape.dim[1:]):
-        raise ConfigError(
-            "--mean and --std are for images of one size, and the network takes any; fix its size "
-            "when it is exported"
-        )
-    n = outputs[0].shape[1]
-    if options.classes is not None and len(options.classes) != n:
-        raise ConfigError(f"--classes names {len(options.classes)} classes, the network has {n}")
-    return Metadata(
-        Preprocessing(image.shape[2], image.shape[3], options.mean, options.std),
-        options.classes or tuple(map(str, range(n))),
-    )
-
-
-def _describes_itself(model: ModelProto) -> bool:
-    """Whether a file has the metadata of this package."""
-    return any(p.key == f"{PREFIX}format_version" for p in model.metadata_props)
-
-
-def _properties(
-    source: ModelProto, metadata: Metadata | None, parity: Parity, provenance: dict[str, Any]
-) -> dict[str, str]:
-    """The source's metadata properties, and ours with a self-test."""
-    properties = {p.key: p.value for p in source.metadata_props}
-    if _describes_itself(source):
-        return properties
-    if metadata is not None:
-        assert parity.outputs is not None  # _metadata has seen them
-        (logits,) = parity.outputs.values()
-        shape = metadata.preprocessing.input_shape
-        test = SelfTest.record(lambda _: logits, shape, batch=len(logits))
-        properties |= replace(metadata, selftest=test, provenance={"pack": provenance}).to_props()
-    elif parity.test is not None:
-        properties[outputs_test.KEY] = json.dumps(parity.test.to_dict())
-    properties[PACKED] = json.dumps(provenance, sort_keys=True)
-    return properties
 
 
 def _write(path: Path, packed: ModelProto, properties: dict[str, str]) -> None:
