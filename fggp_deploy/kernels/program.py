@@ -153,11 +153,11 @@ class Program:
             load().fggp_program_free(ctypes.c_void_p(self._handle))
 
     def run(
-        self, inputs: Sequence[Array], *, isa: str, tasks: int = 1, lend: Lend | None = None
+        self, inputs: Sequence[Array], *, isa: str, threads: int = 1, lend: Lend | None = None
     ) -> list[Array]:
         """Run [n, C, H, W] or [n, C] inputs on an instruction set, or on the `REFERENCE`.
 
-        Steps are cut as for `tasks` threads. `lend` lends these: `lend(n, work)` must call
+        Steps are cut for as many `threads`. `lend` lends these: `lend(n, work)` must call
         work(i) for every i below n, on any threads, and return when all calls have returned.
         """
         arrays = [np.ascontiguousarray(a, np.float32) for a in inputs]
@@ -170,7 +170,7 @@ class Program:
         self._call(
             "fggp_program_run",
             ctypes.c_int(-1 if isa == REFERENCE else isa_index(isa)),
-            ctypes.c_int(tasks),
+            ctypes.c_int(threads),
             _callback(lend),
             dims,
             ctypes.c_int64(n),

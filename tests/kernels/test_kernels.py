@@ -50,10 +50,10 @@ def weights(rng: np.random.Generator, shape: tuple[int, ...], density: float) ->
     return w
 
 
-def check(program: Program, inputs: list[np.ndarray], isa: str, tasks: int = 1) -> None:
+def check(program: Program, inputs: list[np.ndarray], isa: str, threads: int = 1) -> None:
     """An instruction set must agree with the reference, and exactly on NaN and infinities."""
     wanted = program.run(inputs, isa=REFERENCE)
-    for got, want in zip(program.run(inputs, isa=isa, tasks=tasks), wanted, strict=True):
+    for got, want in zip(program.run(inputs, isa=isa, threads=threads), wanted, strict=True):
         scale = float(np.abs(want).max(initial=1.0, where=np.isfinite(want)))
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * scale)
 
@@ -79,7 +79,7 @@ class Case:
     batch: int = 1
     residual: bool = False
     activation: Activation = NO_ACTIVATION
-    tasks: int = 1
+    threads: int = 1
     variant: tuple[int, int] = (-1, 1)
     specials: bool = False  # NaN and infinities among the inputs
 
@@ -108,7 +108,7 @@ class Case:
         if self.specials:
             inputs = [with_specials(rng, x) for x in inputs]
         code = encode([step], n_inputs=len(inputs), outputs=[len(inputs)])
-        check(Program(code, [w, bias]), inputs, isa, self.tasks)
+        check(Program(code, [w, bias]), inputs, isa, self.threads)
 
     def out_size(self) -> list[int]:
         return [
@@ -127,7 +127,7 @@ CASES = {
     "stride2_onebyone": Case(size=(14, 14), strides=(2, 2), **ONE),
     "stride3": Case(size=(19, 19), strides=(3, 3)),
     "onebyone": Case(size=(16, 28), batch=3, residual=True, activation=clamp(0.0, 6.0), **ONE),
-    "onebyone_last_vector": Case(size=(14, 14), tasks=3, residual=True, **ONE),
+    "onebyone_last_vector": Case(size=(14, 14), threads=3, residual=True, **ONE),
     "onebyone_below_a_vector": Case(size=(5, 3), batch=2, **ONE),
     "onebyone_grouped": Case(cin=12, cout=18, group=3, size=(7, 9), **ONE),
     "onebyone_blocks": Case(cin=90, size=(112, 112), variant=(-1, 4), density=0.1, **ONE),
@@ -159,7 +159,7 @@ CASES = {
     "depthwise_dilated": Case(
         cin=5, cout=5, group=5, size=(13, 9), dilations=(2, 3), pads=(2, 3, 2, 3), density=1.0
     ),
-    "depthwise_multiplier": Case(cin=7, cout=21, group=7, density=0.6, tasks=3, size=(16, 16)),
+    "depthwise_multiplier": Case(cin=7, cout=21, group=7, density=0.6, threads=3, size=(16, 16)),
     "depthwise_plane2": Case(cin=9, cout=9, group=9, size=(2, 2), density=1.0, batch=2),
     "depthwise_empty_row": Case(cin=40, cout=40, group=40, density=0.05),
     "grouped": Case(cin=12, cout=18, group=3, size=(14, 14)),
@@ -167,7 +167,7 @@ CASES = {
     "residual": Case(residual=True),
     "residual_relu": Case(residual=True, activation=RELU, size=(7, 7)),
     "relu6": Case(activation=clamp(0.0, 6.0), cin=64),
-    "threads": Case(cout=64, size=(32, 32), tasks=5),
+    "threads": Case(cout=64, size=(32, 32), threads=5),
     "offsets_past_16_bits": Case(cin=80, cout=8, size=(120, 120)),
     "stride_past_the_plane": Case(size=(4, 4), strides=(1_000_000, 1), **ONE),
     "stride_past_the_window": Case(cin=3, size=(9, 6), strides=(7, 1000), residual=True),
@@ -246,7 +246,7 @@ def random_case(rng: np.random.Generator) -> Case:
         batch=pick(1, 1, 2, 3),
         residual=bool(rng.integers(2)),
         activation=(NO_ACTIVATION, RELU, clamp(0.0, 6.0))[pick(0, 1, 2)],
-        tasks=pick(1, 3),
+        threads=pick(1, 3),
         variant=(int(rng.integers(-1, 60)), pick(1, 1, 2, 4)),
         specials=pick(0, 0, 1) == 1,
     )
@@ -323,7 +323,7 @@ def test_threads_give_the_same_bits(isa: str) -> None:
         x = rng.standard_normal((n, first, size, size)).astype(np.float32)
         (want,) = program.run([x], isa=isa)
         for n_threads in (2, 3, 7):
-            (got,) = program.run([x], isa=isa, tasks=n_threads, lend=Late(rng, n_threads))
+            (got,) = program.run([x], isa=isa, threads=n_threads, lend=Late(rng, n_threads))
             np.testing.assert_array_equal(got, want)
 
 
@@ -424,8 +424,8 @@ def test_sums(size: int, isa: str) -> None:
     constants += [weights(rng, (6, 6, 3, 3), 0.5), np.ones(6, np.float32)]
     program = Program(encode(steps, n_inputs=1, outputs=[2, 3, 7, 9, 13, 13]), constants)
     x = rng.standard_normal((2, 6, size, size)).astype(np.float32)
-    check(program, [x], isa, tasks=3)
-    check(program, [with_specials(rng, x, n=1)], isa, tasks=3)
+    check(program, [x], isa, threads=3)
+    check(program, [with_specials(rng, x, n=1)], isa, threads=3)
 
 
 def test_a_sum_by_hand() -> None:
@@ -514,8 +514,8 @@ def test_many_rows(isa: str, n: int, density: float) -> None:
     constants += [weights(rng, (80, 137), density), rng.standard_normal(80).astype(np.float32)]
     program = Program(encode(steps, n_inputs=2, outputs=[5, 2]), constants)
     inputs = [rng.standard_normal((n, 80)).astype(np.float32) for _ in range(2)]
-    for tasks in (1, 6):
-        check(program, inputs, isa, tasks)
+    for threads in (1, 6):
+        check(program, inputs, isa, threads)
     check(program, [with_specials(rng, x, n=1) for x in inputs], isa)
 
 
@@ -528,7 +528,7 @@ def test_gemm(cin: int, density: float, isa: str) -> None:
     constants = [weights(rng, (37, cin), density), rng.standard_normal(37).astype(np.float32)]
     program = Program(encode([step], n_inputs=1, outputs=[1]), constants)
     for n in (1, 2, 19):
-        check(program, [rng.standard_normal((n, cin)).astype(np.float32)], isa, tasks=2)
+        check(program, [rng.standard_normal((n, cin)).astype(np.float32)], isa, threads=2)
 
 
 def test_the_reference_is_torch_conv() -> None:

@@ -304,8 +304,8 @@ def test_bytes_are_exact(isa: str) -> None:
         program, x = exact(seed)
         want = program.run([x], isa=REFERENCE)
         assert max(np.abs(w).max() for w in want) > 0
-        for tasks in (1, 3):
-            for g, w in zip(program.run([x], isa=isa, tasks=tasks), want, strict=True):
+        for threads in (1, 3):
+            for g, w in zip(program.run([x], isa=isa, threads=threads), want, strict=True):
                 np.testing.assert_allclose(g, w, rtol=1e-6, atol=0)
 
 
