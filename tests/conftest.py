@@ -143,6 +143,13 @@ def started(command: list[object], cwd: Path) -> Iterator[subprocess.Popen[str]]
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the plans of sessions that is this test's alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def program(tmp_path: Path) -> Program:
     return Program(tmp_path)
 

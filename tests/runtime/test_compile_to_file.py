@@ -32,10 +32,7 @@ if kernels.library_path() is None:
 X = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def close(got: np.ndarray, want: np.ndarray) -> None:
