@@ -17,20 +17,16 @@ if TYPE_CHECKING:
     from fggp_deploy.analysis.bench.report import Cell, Layers, Report
 
 
-def _one() -> list[str]:
-    return ["1"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What is timed, and for how long."""
 
     threads: Annotated[
         list[str], typer.Option(metavar=o.NUMBERS, help="Threads of ONNX Runtime, such as 1,2.")
-    ] = field(default_factory=_one)
+    ] = field(default_factory=lambda: ["1"])
     batch: Annotated[
         list[str], typer.Option(metavar=o.NUMBERS, help="Images per run, such as 1,8.")
-    ] = field(default_factory=_one)
+    ] = field(default_factory=lambda: ["1"])
     layers: Annotated[
         bool, typer.Option("--layers", help="Also measure the time per layer, on one thread.")
     ] = False

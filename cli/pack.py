@@ -59,14 +59,13 @@ class Packing:
 
     def options(self) -> PackOptions:
         """The options in the library's form; raises ConfigError."""
-        names = o.lines("--classes", self.classes) if self.classes is not None else None
         from fggp_deploy.exporters.options import PackOptions
 
         return PackOptions(
             values=self.values,
             mean=o.numbers("--mean", self.mean) if self.mean else None,
             std=o.numbers("--std", self.std) if self.std else None,
-            classes=names,
+            classes=o.lines("--classes", self.classes) if self.classes is not None else None,
             shape=o.integers("--shape", self.shape) if self.shape else None,
             compact=self.compact,
             regions=self.regions,

@@ -20,8 +20,8 @@ def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = si
     """Standard ONNX with `sparse_initializer`: for those who ask, and larger than the packed file.
 
     A float32 weight of two or more dimensions is stored as float32 values and int64 flat indices
-    if that is smaller than dense, which it is from 67% zeros on. `note` hears what speaks
-    against this format. Raises MachineError when the path cannot be written.
+    if that is smaller than dense, which it is from 67% zeros on. `note` hears what speaks against
+    this format. Raises MachineError when the path cannot be written.
     """
     model = ModelProto()
     model.CopyFrom(dense)

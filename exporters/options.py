@@ -80,7 +80,7 @@ class ExportOptions:
             )
         if self.flat and self.regions:
             raise ConfigError(
-                "--regions are functions, which --flat inlines; leave one of them out"
+                "--regions writes functions, which --flat inlines; leave one of them out"
             )
         if self.for_format and self.format != "onnx":
             given = " and ".join(f"--{name}" for name in self.for_format)

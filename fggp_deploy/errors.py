@@ -131,7 +131,7 @@ class MachineError(FggpError):
 
 
 class KernelsDisagree(MachineError):
-    """The sparse kernels compute something else than ONNX Runtime."""
+    """The outputs of the sparse kernels are not those of ONNX Runtime."""
 
 
 class RankLost(MachineError):

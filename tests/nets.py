@@ -70,7 +70,7 @@ class Odd(nn.Module):
 
 
 def sparse_odd(sparsity: float = 0.9) -> Odd:
-    """An `Odd` with random masks, He-initialized on what is left."""
+    """An `Odd` with random masks; the weights that remain are He-initialized."""
     torch.manual_seed(0)
     net = Odd()
     with torch.no_grad():

@@ -118,7 +118,7 @@ def _masks(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dic
 
     torch.nn.utils.prune: `w_orig`, `w_mask`. torch.ao.pruning: `parametrizations.w.original` and
     `parametrizations.w.0.mask`. NNCF 1 and 2: `pre_ops.0.op._binary_mask` in the layer. NNCF 3:
-    `__nncf_hooks.post_hooks.layer:weight__0.0.binary_mask`. Where NNCF has only the logits of a
+    `__nncf_hooks.post_hooks.layer:weight__0.0.binary_mask`. If NNCF has only the logits of a
     regularized mask, what is above 0 is kept.
     """
     weights: dict[str, Tensor] = {}

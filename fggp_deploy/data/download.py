@@ -71,7 +71,7 @@ def _fetch(download: Download, folder: Path) -> None:
         import_torchvision()
     except (ImportError, MachineError) as e:
         raise DataError(
-            f"{download.name} is not on this machine, and to download it needs torchvision; "
+            f"{download.name} is not on this machine, and downloading it needs torchvision; "
             f"{by_hand}"
         ) from e
     print(

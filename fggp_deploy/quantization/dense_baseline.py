@@ -31,7 +31,7 @@ def quantize_on(dense: bytes, images: Floats, *, batch: int = 1) -> bytes:
 def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
     """QDQ form with int8 weights per channel and uint8 activations, ranges calibrated on `feeds`.
 
-    `dense` has its batch norms folded. Raises ModelFileError where ONNX Runtime cannot do it,
+    `dense` has its batch norms folded. Raises ModelFileError if ONNX Runtime cannot do it,
     MachineError if that part of it is not installed.
     """
     try:

@@ -57,7 +57,7 @@ def session(
     The first session for a model on a machine tunes the kernels for `tuning_seconds` (by default
     `TUNING_SECONDS`) and compares single layers and the whole model with ONNX Runtime. You get a
     standard session unless the kernels are faster beyond doubt. Later sessions read the cached
-    result. If the kernels compute something else than ONNX Runtime, you get a standard session with
+    result. If the kernels disagree with ONNX Runtime, you get a standard session with
     an FggpWarning, and nothing is cached. With `measure=False` nothing is timed and the cost model
     decides. A file that `fggp-deploy compile` wrote is used as it was compiled. `progress` is
     called with (stage, done, total).

@@ -142,7 +142,7 @@ class MeasuredPlanner:
             found = agreement(got, want, rtol=rtol, unoptimized=unoptimized)
             if not found.passed:
                 raise KernelsDisagree(
-                    f"the sparse kernels compute something else than ONNX Runtime: their outputs "
+                    "the sparse kernels disagree with ONNX Runtime: their outputs "
                     f"on noise differ by {found.error:.1e} of the largest output, which is more "
                     f"than {found.limit:.1e}; please report this with the file"
                 )

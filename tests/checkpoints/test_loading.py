@@ -1,4 +1,4 @@
-"""What fits a network is loaded; an error says what would fit otherwise."""
+"""A checkpoint that fits a network is loaded; an error names the network that another fits."""
 
 from __future__ import annotations
 

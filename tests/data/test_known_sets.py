@@ -159,7 +159,7 @@ def test_without_torchvision(cache, monkeypatch):
         raise MachineError("torchvision is missing")
 
     monkeypatch.setattr("fggp_deploy.common.torchvision_import.import_torchvision", missing)
-    with pytest.raises(DataError, match="to download it needs torchvision; fetch cifar-10"):
+    with pytest.raises(DataError, match="downloading it needs torchvision; fetch cifar-10"):
         data.load("cifar10")
 
 

@@ -29,9 +29,7 @@ if kernels.library_path() is None:
 X = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def threads_of(model: ModelProto) -> set[int]:
@@ -119,7 +117,7 @@ def test_a_packed_file_is_compared_with_its_source(tmp_path: Path) -> None:
 
 
 def test_regions_are_functions() -> None:
-    with pytest.raises(ConfigError, match="--regions are functions, which --flat inlines"):
+    with pytest.raises(ConfigError, match="--regions writes functions, which --flat inlines"):
         ExportOptions(regions=True, flat=True)
     with pytest.raises(ConfigError, match="--regions is for --format onnx, not csr"):
         ExportOptions(regions=True, format="csr")

@@ -44,7 +44,7 @@ class Node {
   Node(const CustomOp& op, const ort::KernelInfo* info) : op_(op) {
     const int64_t threads = op.ort.integer(info, "threads", 0);
     if (threads < 0 || threads > 1024) throw Error("threads is " + std::to_string(threads));
-    // If it is not given, the session has no more threads than there are cores, usually.
+    // Without it, as many as there are cores: a session seldom has more.
     sharing_.threads = threads ? static_cast<int>(threads) : usable_cores();
     n_constants_ = op.n_constants();
     read_code(info);

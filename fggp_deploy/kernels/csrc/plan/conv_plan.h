@@ -63,7 +63,7 @@ struct ConvPlan {
   std::shared_ptr<const PackedRows> packed_;
   std::vector<float> bias_, factor_;
   std::vector<int32_t> start_;
-  std::vector<uint32_t> base_;  // of each group in each block: where its offsets start
+  std::vector<uint32_t> base_;  // [block][group]: the first input that its offsets count from
   std::vector<uint16_t> mask_;
   Halo halo_;
   std::vector<size_t> halo_of_block_;  // the first halo vector that follows from each block

@@ -35,7 +35,8 @@ size_t DenseRows::scratch_floats(int64_t rows, const std::vector<ValueShape>& va
 }
 
 void DenseRows::run(int64_t rows, const std::vector<ValueShape>& values, const float* const* in,
-                    float* const* out, float* scratch, const Threads& threads, const Sharing& sharing) const {
+                    float* const* out, float* scratch, const Threads& threads,
+                    const Sharing& sharing) const {
   const auto n_rows = static_cast<size_t>(rows);
   std::vector<const float*> at(in, in + program_.n_inputs);
   for (size_t i = 0; i < program_.steps.size(); i++) {

@@ -38,7 +38,8 @@ class Runner {
     const float* const* in;
     float* const* out;
     const Threads& threads;
-    const RowPlanes* rows;  // null: none; else the images are planes of these rows, which `in` and `out` hold
+    // If not null, the images are planes of these rows, which `in` and `out` hold.
+    const RowPlanes* rows;
   };
   struct Planned {
     const Execution execution;

@@ -29,7 +29,7 @@ void in_parallel(const Threads& threads, size_t n, const F& f) {
 // The cost of copying one float, in multiply-adds of the kernels.
 constexpr double kCopyWork = 4;
 
-// Logical cores that this process may use: those of its affinity, at most the quota of its control groups.
+// Logical cores that this process may use: those of its affinity, at most its control groups' quota.
 int usable_cores();
 
 // How work is shared: by how many threads at most, and from which work (in multiply-adds) on a part is
@@ -40,7 +40,7 @@ struct Sharing {
 
   // How many threads this much work is worth.
   int workers(double work) const { return shares(work, threads); }
-  // Into how many parts to cut it. A thread gets more than one, so that others can take those of a late one.
+  // Into how many parts to cut it. A thread gets more than one, so that others can help a late one.
   int parts(double work) const {
     constexpr int kPartsPerThread = 2;
     return threads == 1 ? 1 : shares(work, std::min(kPartsPerThread * threads, kMaxParts));
