@@ -21,7 +21,7 @@ import numpy as np
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.measure.latency import Run, measure, speedup
+from fggp_deploy.measure.latency import TimedCall, measure, speedup
 from fggp_deploy.measure.machine import machine, watching_load
 from fggp_deploy.measure.network import load
 from fggp_deploy.measure.statistics import proportion
@@ -41,7 +41,7 @@ def main() -> int:
     content, shape = packed.runnable(), packed.metadata.preprocessing.input_shape
     x = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
 
-    def opened() -> Run:
+    def opened() -> TimedCall:
         return load(args.model.name, content, threads=args.threads).runner(x)
 
     found = []

@@ -40,20 +40,20 @@ from networks import NETWORKS, set_densities, to_onnx
 
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
+from fggp_deploy.common.timing import TimedCall
 from fggp_deploy.format.packing import Packing
 from fggp_deploy.kernels import chosen_isa
 from fggp_deploy.measure.latency import N_SESSIONS, measure
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.quantization.activations import quantize_activations
 from fggp_deploy.quantization.dense_baseline import quantize_on
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 PLANNED_SECONDS = 6.0
 BIG = ("vgg19-32", "resnet50-32", "resnet50-224")
-Run = Callable[[], object]
 
 
-def openvino_run(model: bytes, x: Any) -> Callable[[], Run] | None:
+def openvino_run(model: bytes, x: Any) -> Callable[[], TimedCall] | None:
     """Opens a fresh OpenVINO request; None if OpenVINO is not installed."""
     try:
         import openvino
@@ -62,7 +62,7 @@ def openvino_run(model: bytes, x: Any) -> Callable[[], Run] | None:
     core = openvino.Core()
     options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
 
-    def open_() -> Run:
+    def open_() -> TimedCall:
         network = core.read_model(model)
         network.reshape(list(x.shape))
         request = core.compile_model(network, "CPU", options).create_infer_request()
@@ -85,7 +85,7 @@ def contenders(
     opened: dict[str, Any] = {}
     for name, path in {"dense": dense_path, "int8": int8_path}.items():
         opened[name] = lambda path=path: partial(
-            Options(1, SESSION_CONFIG).open(path).run, None, {"x": x}
+            SessionConfig(1, SESSION_CONFIG).open(path).run, None, {"x": x}
         )
     for name, path in {"openvino": dense_path, "openvino-int8": int8_path}.items():
         found = openvino_run(path.read_bytes(), x)
@@ -109,7 +109,7 @@ def contenders(
 
 def error(path: Path, x: Any) -> float:
     """How far the kernels are from the rounded network, over its largest output."""
-    options = Options(1).make()
+    options = SessionConfig(1).make()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     exact = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     want = exact.run(None, {"x": x})[0]

@@ -25,13 +25,13 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
-from fggp_deploy.common.timing import Run
+from fggp_deploy.common.timing import TimedCall
 from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import pack
 from fggp_deploy.measure.latency import at_setting
 from fggp_deploy.measure.network import SESSION_CONFIG
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 RESULTS = Path(__file__).parent / "results" / "compaction.json"
 WIDTHS = (64, 63, 60, 56, 52, 48)
@@ -50,13 +50,13 @@ def measure(path: Path, seconds: float, folder: Path) -> dict[str, Any]:
     opened: dict[str, Callable[[], ort.InferenceSession]] = {}
     for name, network in (("", dense), (", compact", small)):
         opened[f"dense{name}"] = partial(
-            Options(1, SESSION_CONFIG).open, network.SerializeToString(), name=str(path)
+            SessionConfig(1, SESSION_CONFIG).open, network.SerializeToString(), name=str(path)
         )
         file = folder / f"packed{name}.onnx"
         file.write_bytes(pack(network).SerializeToString())
         opened[f"packed{name}"] = partial(runtime.session, file, threads=1, config=SESSION_CONFIG)
 
-    def opener(name: str) -> Callable[[int, int], Run]:
+    def opener(name: str) -> Callable[[int, int], TimedCall]:
         return lambda threads, batch: partial(opened[name]().run, None, feeds)
 
     row: dict[str, Any] = {
@@ -104,9 +104,9 @@ def widths(seconds: float) -> dict[str, Any]:
     """Time of chains with fewer than 64 channels on stock ONNX Runtime, over one with 64."""
     x = np.random.default_rng(1).standard_normal((1, 16, 16, 16), dtype=np.float32)
 
-    def opener(width: int) -> Callable[[int, int], Run]:
+    def opener(width: int) -> Callable[[int, int], TimedCall]:
         model = chain(width).SerializeToString()
-        session = partial(Options(1, SESSION_CONFIG).open, model, name=f"{width} channels")
+        session = partial(SessionConfig(1, SESSION_CONFIG).open, model, name=f"{width} channels")
         return lambda threads, batch: partial(session().run, None, {"x": x})
 
     found = at_setting(

@@ -29,7 +29,7 @@ from fggp_deploy.errors import FggpError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.runtime.feeds import random_feeds
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 SHAPES = {  # of one input, if a file leaves it open: what its package feeds it
     "ch_PP-OCRv4_det_infer.onnx": (3, 640, 640),
@@ -94,7 +94,7 @@ def speed(source: Path, packed: Path, seconds: float) -> dict[str, Any]:
         props = {p.key: p.value for p in onnx.load(packed).metadata_props}
         feeds = OutputsTest.from_dict(json.loads(props[KEY])).feeds()
     fast = runtime.session(packed, threads=1, shape=shape)
-    sessions = {"stock": Options(1).open(source), "runtime.session": fast}
+    sessions = {"stock": SessionConfig(1).open(source), "runtime.session": fast}
     runs = {n: (lambda s=s: s.run(None, feeds)) for n, s in sessions.items()}
     ms = rounds(runs, seconds=seconds, rng=np.random.default_rng(0), least=6, most=200, warmup=2)
     found = {n: round(float(np.median(t)), 3) for n, t in ms.items()}

@@ -42,7 +42,7 @@ from fggp_deploy.kernels import chosen_isa, isas
 from fggp_deploy.measure.latency import N_SESSIONS, Milliseconds, measure, speedup
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.measure.process import measure_processes
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("speed", "variants", "creation", "memory")
@@ -72,11 +72,11 @@ class Files:
         return {"x": rng.standard_normal((batch, 3, self.side, self.side), dtype=np.float32)}
 
     def open_dense(self, *, threads: int = 1) -> ort.InferenceSession:
-        return Options(threads, SESSION_CONFIG).open(self.dense)
+        return SessionConfig(threads, SESSION_CONFIG).open(self.dense)
 
     def open_bare(self) -> ort.InferenceSession:
         """The packed file with only the library registered: each layer changes layout twice."""
-        return Options(1, SESSION_CONFIG).open(self.packed, on_kernels=True)
+        return SessionConfig(1, SESSION_CONFIG).open(self.packed, on_kernels=True)
 
     def open_kernels(
         self, *, threads: int = 1, batch: int = 1, isa: str = "", **plan: Any

@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     args = parser.parse_args()
     keys = list(product(METHODS, TARGETS, REFIT))
-    runs = [cells.Run(name_of(*key), partial(command, *key, args)) for key in keys]
+    runs = [cells.Job(name_of(*key), partial(command, *key, args)) for key in keys]
     if not cells.make(runs, args.runs, kept=lambda name: print(name, "done", file=sys.stderr)):
         return 1
     rows = []

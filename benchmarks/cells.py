@@ -20,7 +20,7 @@ _CUT = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Run:
+class Job:
     """One run: its folder's name, the program's arguments except --out, the run it waits for."""
 
     name: str
@@ -34,7 +34,7 @@ def done(folder: Path, name: str) -> bool:
 
 
 def make(
-    runs: Sequence[Run],
+    runs: Sequence[Job],
     folder: Path,
     *,
     kept: Callable[[str], None],

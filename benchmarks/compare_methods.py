@@ -199,8 +199,8 @@ def main() -> int:
         after = None
         if trained_first(method):
             after = parent_of(seed, args.epochs)
-            runs[after] = cells.Run(after, partial(command, DENSE, 0.0, seed, args))
-        runs[name] = cells.Run(name, partial(command, method, target, seed, args), after)
+            runs[after] = cells.Job(after, partial(command, DENSE, 0.0, seed, args))
+        runs[name] = cells.Job(name, partial(command, method, target, seed, args), after)
 
     def report(name: str) -> None:
         found = cells.figures(args.runs, name)

@@ -347,7 +347,7 @@ def main() -> int:
     by_name = {c.name: c for c in todo}
     complete = cells.make(
         [
-            cells.Run(
+            cells.Job(
                 c.name, partial(command, c, args), dense(c).name if c.recipe == "best" else None
             )
             for c in todo

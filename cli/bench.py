@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 from .groups import with_groups
 
 if TYPE_CHECKING:
     from fggp_deploy.analysis.bench.options import BenchOptions
-    from fggp_deploy.analysis.bench.report import Cell, Layers, Report
+    from fggp_deploy.analysis.bench.report import BenchReport, ContenderTiming, KernelLayers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class BenchSettings:
     """What is timed, and for how long."""
 
     threads: Annotated[
@@ -81,7 +81,7 @@ class Measurement:
         )
 
 
-@ends_cleanly
+@with_exit_codes
 @with_groups
 def bench(
     model: Annotated[
@@ -89,7 +89,7 @@ def bench(
         typer.Argument(help="Any .onnx file, or a run folder. Default: the newest model in runs/."),
     ] = None,
     *,
-    measurement: Measurement,
+    measurement: BenchSettings,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write the JSON report to.")
     ] = None,
@@ -116,7 +116,7 @@ def bench(
     return as_json(report.to_dict()) if json else show(report)
 
 
-def _measured(path: Path, options: BenchOptions) -> Report:
+def _measured(path: Path, options: BenchOptions) -> BenchReport:
     """Time a model, with a progress bar."""
     from fggp_deploy.analysis.bench.benchmark import bench as run
 
@@ -157,7 +157,7 @@ def _table(path: Path, *, out: Path | None, json: bool) -> None:
     return None
 
 
-def show(report: Report) -> None:
+def show(report: BenchReport) -> None:
     """Print the machine, one table per setting, the layers, and the notes."""
     from fggp_deploy.measure.latency import setting
 
@@ -198,14 +198,14 @@ def show(report: Report) -> None:
         stdout.print(f"note: {note}", markup=False)
 
 
-def _row(c: Cell) -> tuple[str, str, str, str]:
+def _row(c: ContenderTiming) -> tuple[str, str, str, str]:
     from fggp_deploy.report.words import ratio
 
     t = c.timing
     return c.contender, f"{t.median_ms:.3f}", f"{t.p90_ms:.3f}", ratio(c.speedup)
 
 
-def _show_layers(found: Layers) -> None:
+def _show_layers(found: KernelLayers) -> None:
     from .render import stdout, table
 
     if not found.layers:

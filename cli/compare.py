@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 
-@ends_cleanly
+@with_exit_codes
 def compare(
     paths: Annotated[
         list[Path],

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 
-@ends_cleanly
+@with_exit_codes
 def compile(
     model: Annotated[
         Path | None,
@@ -47,8 +47,8 @@ def compile(
     Example:  fggp-deploy compile model.onnx -o fast.onnx --threads 2
     """
     from fggp_deploy.checkpoints.run_folder import packed
-    from fggp_deploy.exporters.stale import set_aside_report
     from fggp_deploy.runtime.compile_to_file import compile_file
+    from fggp_deploy.verification.report_files import set_aside_report
 
     from .progress import working
     from .render import as_json, size, stdout

@@ -10,10 +10,10 @@ import typer
 from fggp_deploy.training.config import DEFAULT_TARGET, PruneConfig
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 
-@ends_cleanly
+@with_exit_codes
 def demo(
     target: Annotated[
         float, typer.Option(help="Fraction of prunable weights to remove, in (0, 1).")

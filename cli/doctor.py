@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Check:
         return "MISSING" if self.needed else "BROKEN" if self.broken else "none"
 
 
-@ends_cleanly
+@with_exit_codes
 def doctor(json: o.Json = False) -> None:
     """Say what this machine has, what is missing, and how to get it.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 from .groups import with_groups
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StorageOptions:
     """How the file stores the network."""
 
     format: Annotated[
@@ -72,7 +72,7 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SourceOptions:
     """The network of the weights, and what they do not say about their images."""
 
     network: Annotated[
@@ -120,7 +120,7 @@ class Source:
         )
 
 
-@ends_cleanly
+@with_exit_codes
 @with_groups
 def export(
     run: Annotated[
@@ -131,12 +131,12 @@ def export(
         ),
     ] = None,
     *,
-    stored: Stored,
+    stored: StorageOptions,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: beside the checkpoint."),
     ] = None,
-    source: Source,
+    source: SourceOptions,
     json: o.Json = False,
 ) -> None:
     """Write a pruned checkpoint as a file to deploy, and its dense model as reference.onnx.

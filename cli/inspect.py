@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 if TYPE_CHECKING:
     from fggp_deploy.checkpoints.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ class Row:
     of_layer: bool = True
 
 
-@ends_cleanly
+@with_exit_codes
 def inspect(
     path: Annotated[
         Path | None,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 if TYPE_CHECKING:
     from fggp_deploy.pruning.methods.listing import Description
 
 
-@ends_cleanly
+@with_exit_codes
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this method, with its options.")] = None,
     json: o.Json = False,

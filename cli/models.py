@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 
-@ends_cleanly
+@with_exit_codes
 def models(
     pattern: Annotated[
         str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 from .groups import with_groups
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
+class PackingOptions:
     """How the file is packed."""
 
     values: Annotated[str, typer.Option(help="fp32, fp16 or int8 (smaller, rounded).")] = "fp32"
@@ -72,7 +72,7 @@ class Packing:
         )
 
 
-@ends_cleanly
+@with_exit_codes
 @with_groups
 def pack(
     model: Annotated[Path, typer.Argument(help="Any .onnx file.")],
@@ -81,7 +81,7 @@ def pack(
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: NAME.packed.onnx beside it."),
     ] = None,
-    packing: Packing,
+    packing: PackingOptions,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; only run the file's own self-test.")
     ] = False,
@@ -104,7 +104,7 @@ def pack(
     options = packing.options()
     with working("packing"):
         from fggp_deploy.exporters.pack import pack_file
-        from fggp_deploy.exporters.stale import set_aside_report
+        from fggp_deploy.verification.report_files import set_aside_report
 
         made = pack_file(model, out, options)
         set_aside_report(made.path)

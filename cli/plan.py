@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fggp_deploy.training.config import PruneConfig
 
 if TYPE_CHECKING:
-    from fggp_deploy.training.plan import Plan, Update
+    from fggp_deploy.training.plan import PruningPlan, Update
 
 
 def show_plan(config: PruneConfig, *, json: bool) -> None:
@@ -61,7 +61,7 @@ def _row(u: Update) -> tuple[str, ...]:
     return str(u.step), f"{u.sparsity:.2%}", f"{u.n_alive:,}", f"{u.n_drop:,}", f"{u.share:.1%}"
 
 
-def _without_updates(made: Plan, method: str) -> str:
+def _without_updates(made: PruningPlan, method: str) -> str:
     """The line for a method without a schedule of mask updates."""
     if not made.n_steps:
         return f"{method} removes {made.start_sparsity:.2%} at once, without training (--epochs 0)"

@@ -12,14 +12,14 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.training.config import PruneConfig
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 if TYPE_CHECKING:
-    from fggp_deploy.exporters.latency_target import Latency, LatencyPlan
+    from fggp_deploy.exporters.latency_target import LatencyCheck, LatencyPlan
     from fggp_deploy.training.result import RunResult, TargetResult
 
 
-@ends_cleanly
+@with_exit_codes
 @o.with_options_of(PruneConfig)
 def prune(
     given: dict[str, Any],
@@ -76,7 +76,7 @@ def prune(
     return show(result, latency, json=json)
 
 
-def _measured(result: RunResult, options: PruneConfig, plan: LatencyPlan | None) -> Latency:
+def _measured(result: RunResult, options: PruneConfig, plan: LatencyPlan | None) -> LatencyCheck:
     """Export and time the result, and record it beside the run."""
     from .progress import working
 
@@ -134,7 +134,7 @@ def _for_latency(options: PruneConfig) -> tuple[PruneConfig, LatencyPlan]:
     return plan.config(options), plan
 
 
-def show(result: RunResult, latency: Latency | None = None, *, json: bool) -> None:
+def show(result: RunResult, latency: LatencyCheck | None = None, *, json: bool) -> None:
     """Print the result of a run, and its latency if that was a target."""
     from .render import as_json, stdout
 

@@ -32,7 +32,7 @@ _LEAST_NAME = 12  # characters of a name in one line of a table; a longer one is
 
 class _Stdout(SafeConsole):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # `| head` is no failure; see endings
+        raise BrokenPipeError  # `| head` is no failure; see exit_codes
 
 
 stdout = _Stdout(highlight=False, soft_wrap=True, width=_width, emoji=False, markup=False)

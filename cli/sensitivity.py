@@ -12,7 +12,7 @@ import typer
 from fggp_deploy.errors import ConfigError, quoted
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 from .groups import with_groups
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Search:
         return loaded
 
 
-@ends_cleanly
+@with_exit_codes
 @with_groups
 def sensitivity(
     model: Annotated[

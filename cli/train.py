@@ -7,10 +7,10 @@ from typing import Any
 from fggp_deploy.training.config import TrainConfig
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 
 
-@ends_cleanly
+@with_exit_codes
 @o.with_options_of(TrainConfig)
 def train(
     given: dict[str, Any],

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .endings import ends_cleanly
+from .exit_codes import with_exit_codes
 from .groups import with_groups
-from .verify_options import Images, Limits, Measurement
+from .verify_options import DataOptions, GateOptions, MeasurementOptions
 
 if TYPE_CHECKING:
     from fggp_deploy.verification.report import Report
@@ -45,7 +45,7 @@ Out = Annotated[
 ]
 
 
-@ends_cleanly
+@with_exit_codes
 @with_groups
 def verify(
     model: Annotated[
@@ -54,9 +54,9 @@ def verify(
     ] = None,
     *,
     reference: Reference = None,
-    images: Images,
-    limits: Limits,
-    measurement: Measurement,
+    images: DataOptions,
+    limits: GateOptions,
+    measurement: MeasurementOptions,
     trusted: Trusted = None,
     check: Check = None,
     out: Out = None,
@@ -89,9 +89,9 @@ def verify(
 def _measured(
     model: Path,
     reference: Path | None,
-    images: Images,
-    limits: Limits,
-    measurement: Measurement,
+    images: DataOptions,
+    limits: GateOptions,
+    measurement: MeasurementOptions,
     trusted: Path | None,
 ) -> Report:
     """Verify a file, with a progress bar."""

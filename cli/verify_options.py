@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class DataOptions:
     """What accuracy is measured on, and what opening it needs."""
 
     data: Annotated[
@@ -66,7 +66,7 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class GateOptions:
     """The gates, and the file from which the others are read."""
 
     max_drop: Annotated[
@@ -123,7 +123,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class MeasurementOptions:
     """What is measured, and for how long."""
 
     threads: Annotated[

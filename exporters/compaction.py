@@ -12,7 +12,7 @@ from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.packing import pack
 from fggp_deploy.graph.comparison import agreement
-from fggp_deploy.runtime.sessions import Array, Options, run
+from fggp_deploy.runtime.sessions import Array, SessionConfig, run
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def compacted(dense: ModelProto, feeds: Mapping[str, Any]) -> tuple[ModelProto, 
     whole, small = dense.SerializeToString(), done.model.SerializeToString()
 
     def outputs_of_whole(*, optimize: bool = True) -> list[Array]:
-        session = Options(1).open(whole, name="the network", optimize=optimize)
+        session = SessionConfig(1).open(whole, name="the network", optimize=optimize)
         return run(session, feeds, "the network")
 
     name = "the network without its dead channels"
     found = agreement(
-        run(Options(1).open(small, name=name), feeds, name),
+        run(SessionConfig(1).open(small, name=name), feeds, name),
         outputs_of_whole(),
         unoptimized=lambda: outputs_of_whole(optimize=False),
     )

@@ -51,7 +51,7 @@ class LatencyPlan:
 
 
 @dataclass(frozen=True)
-class Latency:
+class LatencyCheck:
     """What a pruned network takes: `ms` of the file through runtime.session, one thread.
 
     `met`: within 10% of `target_ms`. `why`: if it is not, what is known about it.
@@ -119,7 +119,7 @@ def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> Latency
 
 def check_latency(
     checkpoint: Path, target_ms: float, *, plan: LatencyPlan | None, trust_code: bool = False
-) -> Latency:
+) -> LatencyCheck:
     """Export a run's checkpoint beside itself and time the file; `plan`: what was expected."""
     file = export_run(checkpoint, ExportOptions(trust_code=trust_code)).path
     ms = network_ms(read_bytes(file))
@@ -132,4 +132,4 @@ def check_latency(
             if abs(plan.planned_ms / target_ms - 1) > TOLERANCE:
                 why += f", the nearest of {ROUNDS} tries"
         why += f"; --target-latency {target_ms * target_ms / ms:.3g} aims where this one missed"
-    return Latency(target_ms, ms, not why, why, file)
+    return LatencyCheck(target_ms, ms, not why, why, file)

@@ -30,7 +30,7 @@ from fggp_deploy.graph.reading import read_model, reading, stored_bytes
 from fggp_deploy.graph.weights import count_weights
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs
 from fggp_deploy.runtime.region_file import with_regions
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 from .compaction import Compacted, compacted
 from .onnx import TYPES
@@ -164,7 +164,7 @@ def _read(source: Path) -> ModelProto:
 def _compacted(
     source: Path, dense: ModelProto, options: PackOptions
 ) -> tuple[ModelProto, Compacted]:
-    session = Options(1).open(source, name=source.name)
+    session = SessionConfig(1).open(source, name=source.name)
     inputs, outputs, why = first_that_runs(session, options.shape)
     if outputs is None:
         raise ModelFileError(

@@ -19,12 +19,12 @@ from fggp_deploy.graph.comparison import agreement, output_error
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.graph.reading import read_model
 from fggp_deploy.runtime.probing import answers_of, first_that_runs
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 from .options import PackOptions
 from .rounding import N_INPUTS, Rounding, rounding
 
-_ONE_THREAD = Options(1)
+_ONE_THREAD = SessionConfig(1)
 Outputs = Mapping[str, Array]
 
 

@@ -14,7 +14,7 @@ N_INPUTS = 16
 _MANY = 0.05  # of the inputs: more that change their class are worth a warning
 
 Feeds = Mapping[str, Any]
-Run = Callable[[Feeds], Sequence[Array]]
+Forward = Callable[[Feeds], Sequence[Array]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Rounding:
         return f"{text}; measure the accuracy on your own data"
 
 
-def rounding(values: str, exact: Run, rounded: Run, inputs: Iterable[Feeds]) -> Rounding:
+def rounding(values: str, exact: Forward, rounded: Forward, inputs: Iterable[Feeds]) -> Rounding:
     """Run a network before and after rounding on `inputs`, each a batch."""
     error, n, n_changed, is_classifier = 0.0, 0, 0, True
     for feeds in inputs:

@@ -28,6 +28,7 @@ from fggp_deploy.pruning.prunable import NO_SHAPE
 from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
 from fggp_deploy.quantization.activations import quantize_on_images
 from fggp_deploy.verification.certificate import weights
+from fggp_deploy.verification.report_files import set_aside_report
 
 from . import STATE_DICT, Note, silent, state_dict
 from .compaction import compacted, n_removable
@@ -36,7 +37,6 @@ from .exported import Exported, self_test_inputs, write_checked
 from .file_metadata import counts_of, metadata_of, record, to_ship
 from .options import ExportOptions
 from .source import Source, folder_of, output_path, read_source
-from .stale import set_aside_report
 from .torch_onnx import to_onnx
 
 _FEW_ZEROS = 0.001  # of the weights, below which a network counts as dense

@@ -38,7 +38,7 @@ from fggp_deploy.pruning.methods.granet import GraNet
 from fggp_deploy.pruning.methods.grasp import GraSP
 from fggp_deploy.pruning.methods.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.methods.lottery import Lottery, Rounds
-from fggp_deploy.pruning.methods.parts.one_shot import OneShot
+from fggp_deploy.pruning.methods.parts.one_shot import LayerwiseOneShot
 from fggp_deploy.pruning.methods.parts.regrowth import Dynamic, Exchanges
 from fggp_deploy.pruning.methods.parts.reinit import Reinit
 from fggp_deploy.pruning.methods.rigl import by_chance, by_gradient
@@ -265,9 +265,13 @@ def every_kind(ranks: Ranks) -> dict[str, Callable[[], Any]]:
         "snip": lambda: SNIP(0.75, lambda: images(ranks)),
         "grasp": lambda: GraSP(0.75, lambda: images(ranks)),
         "synflow": lambda: SynFlow(0.75, (1,), rounds=5),
-        "magnitude": lambda: OneShot(0.75, lambda: calibration(ranks), allocation="global"),
-        "wanda": lambda: OneShot(0.75, lambda: calibration(ranks), rule=wanda),
-        "second-order": lambda: OneShot(0.75, lambda: calibration(ranks), rule=SecondOrder()),
+        "magnitude": lambda: LayerwiseOneShot(
+            0.75, lambda: calibration(ranks), allocation="global"
+        ),
+        "wanda": lambda: LayerwiseOneShot(0.75, lambda: calibration(ranks), rule=wanda),
+        "second-order": lambda: LayerwiseOneShot(
+            0.75, lambda: calibration(ranks), rule=SecondOrder()
+        ),
     }
 
 

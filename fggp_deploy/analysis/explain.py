@@ -28,7 +28,7 @@ from fggp_deploy.graph.shapes import fix_open_sides_, infer_shapes, one_image
 from fggp_deploy.measure import latency
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.probing import first_run_apart, first_that_runs, open_sides
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _compacted(dense: ModelProto) -> Compact | None:
 
 def _speed(name: str, content: bytes, threads: int, seconds: float, shape: Sequence[int]) -> Speed:
     """Time stock and kernels interleaved; raises ModelFileError if the network cannot be run."""
-    options = Options(threads, SESSION_CONFIG)
+    options = SessionConfig(threads, SESSION_CONFIG)
     first_run_apart(content, shape, name=name)
     stock = options.open(content, name=name)
     if why := open_sides(stock, shape):
@@ -177,10 +177,10 @@ def _speed(name: str, content: bytes, threads: int, seconds: float, shape: Seque
     def opened() -> ort.InferenceSession:
         return runtime.session(content, threads=threads, shape=shape, config=SESSION_CONFIG)
 
-    def plain() -> latency.Run:
+    def plain() -> latency.TimedCall:
         return partial(options.open(content, name=name).run, None, feeds)
 
-    def sparse() -> latency.Run:
+    def sparse() -> latency.TimedCall:
         return partial(opened().run, None, feeds)
 
     fast = opened()

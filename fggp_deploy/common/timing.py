@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-Run = Callable[[], object]
+TimedCall = Callable[[], object]
 CONFIDENCE = 0.95
 # A run is held up if its threads waited for a core for more than this share of its time, and for
 # more than these seconds: waking a thread on an idle core takes some microseconds too.
@@ -55,7 +55,7 @@ class Watch:
 
 
 def rounds(
-    runs: Mapping[str, Run],
+    runs: Mapping[str, TimedCall],
     *,
     seconds: float,
     rng: np.random.Generator,

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from fggp_deploy.compaction.graph import Array, Graph, Layer, Needed
+from fggp_deploy.compaction.graph import Array, Graph, MixingLayer, Needed
 from fggp_deploy.compaction.operators import LOOKS
 from fggp_deploy.graph.macs import model_macs
 from fggp_deploy.graph.nodes import attributes, names_read_inside, set_attribute_
@@ -165,7 +165,7 @@ class _Compactor(Graph):
                 set_attribute_(node, "allowzero", 0)
         return found
 
-    def _cut_layer(self, layer: Layer) -> None:
+    def _cut_layer(self, layer: MixingLayer) -> None:
         out, used = self.need[layer.y], self.need[layer.x]
         if out.all() and used.all():
             return

@@ -28,7 +28,7 @@ MAX_CHANNELS = 1 << 20  # of a value; one that claims more is left alone
 
 
 @dataclass
-class Layer:
+class MixingLayer:
     """A node that mixes channels: y[o] = bias[o] + Σ_c weight[o, c, taps] · x[c].
 
     `weight` is [M, C, taps]; `safe` marks the taps that never read padding.
@@ -86,7 +86,7 @@ class Graph:
         self.readers = Counter(n for node in self.graph.node for n in node.input)
         self.const: dict[str, Array] = {}  # value → constant of each channel, NaN for none
         self.need: dict[str, Needed] = {}
-        self.layers: list[Layer] = []
+        self.layers: list[MixingLayer] = []
         self.same: list[Same] = []
         self.pads: dict[str, tuple[int, int, int]] = {}  # a Pad's output → before, behind, rank
         self.params: dict[str, list[int]] = {}  # node output → inputs that are a value a channel

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from fggp_deploy.compaction.graph import Array, Graph, Layer, Needed
+from fggp_deploy.compaction.graph import Array, Graph, MixingLayer, Needed
 from fggp_deploy.graph.nodes import attributes
 
 
@@ -29,7 +29,7 @@ def conv(c: Graph, node: NodeProto, n: int) -> Array | None:
     group = a.get("group", 1)
     if group == 1 and w.shape[1] == n_in:
         flat = w.reshape(n, n_in, -1)
-        layer = Layer(node, flat, bias, safe, x, node.output[0])
+        layer = MixingLayer(node, flat, bias, safe, x, node.output[0])
         c.layers.append(layer)
         c.need.setdefault(x, np.zeros(n_in, bool))
         return _mixed(layer, c.constants(x))
@@ -65,7 +65,7 @@ def _safe_taps(a: dict[str, Any], kernel: tuple[int, ...]) -> Needed:
     return safe.reshape(-1)
 
 
-def _mixed(layer: Layer, given: Array) -> Array:
+def _mixed(layer: MixingLayer, given: Array) -> Array:
     """Constants behind a layer: of outputs whose every weight reads a constant that it absorbs."""
     free = ~layer.reads() | layer.absorbs(given)
     sums = layer.weight.sum(axis=2, dtype=np.float64)
@@ -92,7 +92,7 @@ def linear(c: Graph, node: NodeProto, n: int) -> Array | None:
             return None
         bias = stored.reshape(-1)
     safe = np.ones(1, bool)
-    layer = Layer(node, rows[:, :, None], bias, safe, x, node.output[0])
+    layer = MixingLayer(node, rows[:, :, None], bias, safe, x, node.output[0])
     c.layers.append(layer)
     c.need.setdefault(x, np.zeros(n_in, bool))
     return _mixed(layer, c.constants(x))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from fggp_deploy.common.progress import Progress, silent
-from fggp_deploy.common.timing import MOST_HELD_UP, Run, Watch, median_interval, rounds
+from fggp_deploy.common.timing import MOST_HELD_UP, TimedCall, Watch, median_interval, rounds
 from fggp_deploy.errors import ConfigError
 
 N_SESSIONS = 10
@@ -27,7 +27,7 @@ N_RESAMPLES = 10_000
 PERCENTILES = tuple(range(0, 101, 2))
 
 Milliseconds = Sequence[npt.NDArray[np.float64]]  # for each session, one entry a round
-Opener = Callable[[int, int], Run]  # (threads, batch): opens a session to run
+Opener = Callable[[int, int], TimedCall]  # (threads, batch): opens a session to run
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Latency:
 
 
 def measure(
-    contenders: Mapping[str, Callable[[], Run]],
+    contenders: Mapping[str, Callable[[], TimedCall]],
     *,
     seconds: float,
     rng: np.random.Generator,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fggp_deploy import runtime
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.runtime.sessions import Options, brief, try_out
+from fggp_deploy.runtime.sessions import SessionConfig, brief, try_out
 
 Floats = npt.NDArray[np.float32]
 
@@ -85,7 +85,7 @@ def load(name: str, model: bytes | Path, *, threads: int, optimize: bool = True)
     """
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
-    session = Options(threads, SESSION_CONFIG).open(model, name=name, optimize=optimize)
+    session = SessionConfig(threads, SESSION_CONFIG).open(model, name=name, optimize=optimize)
     return Network(name, session)
 
 
@@ -121,4 +121,6 @@ def open_by_runtime(
 
 def open_compiled(name: str, model: bytes | Path, *, threads: int) -> Network:
     """Start a session on a model with regions, on the kernels; raises ModelFileError."""
-    return Network(name, Options(threads, SESSION_CONFIG).open(model, name=name, on_kernels=True))
+    return Network(
+        name, SessionConfig(threads, SESSION_CONFIG).open(model, name=name, on_kernels=True)
+    )

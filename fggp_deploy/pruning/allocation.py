@@ -151,11 +151,11 @@ def at_least(keep: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int
         surplus = sum(kept.values()) - sum(keep.values())
         kept[name] -= min(surplus, kept[name] - least[name])
     if sum(kept.values()) > sum(keep.values()):
-        raise too_few(sum(keep.values()), least)
+        raise floors_too_high(sum(keep.values()), least)
     return kept
 
 
-def too_few(n_keep: int, least: Mapping[str, int]) -> LayerCollapse:
+def floors_too_high(n_keep: int, least: Mapping[str, int]) -> LayerCollapse:
     """The error for floors whose sum exceeds the weights that the target leaves."""
     return LayerCollapse(
         f"the target leaves {n_keep} weights, and the floors of {len(least)} layers need "

@@ -24,7 +24,7 @@ from fggp_deploy.graph.constants import overridable
 from fggp_deploy.graph.nodes import attribute
 from fggp_deploy.graph.view import GraphView
 from fggp_deploy.measure.evaluation_data import calibration_images
-from fggp_deploy.runtime.sessions import Options, run
+from fggp_deploy.runtime.sessions import SessionConfig, run
 
 Array = npt.NDArray[Any]
 LEVELS = 255
@@ -174,7 +174,7 @@ def calibrate(
     for name in made:
         watched.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     n_outputs = len(model.graph.output)
-    session = Options(1).open(watched.SerializeToString(), name="the network to calibrate")
+    session = SessionConfig(1).open(watched.SerializeToString(), name="the network to calibrate")
     rng = np.random.default_rng(0)
     samples: dict[str, list[Array]] = defaultdict(list)
     low, high = ({n: end * (n in inputs) for n in names} for end in (-1.0, 1.0))

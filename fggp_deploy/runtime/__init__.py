@@ -25,7 +25,7 @@ from fggp_deploy.errors import (
 )
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import CompiledModel, CompileRequest, Plan
-from fggp_deploy.runtime.sessions import Options, with_data
+from fggp_deploy.runtime.sessions import SessionConfig, with_data
 
 __all__ = ["TUNING_SECONDS", "compiled_file", "explain", "session", "uses_kernels"]
 
@@ -74,7 +74,7 @@ def session(
     if any(size < 1 for size in sizes):
         raise ConfigError(f"shape must be positive numbers, got {sizes}")
     source = model if isinstance(model, bytes) else with_data(Path(model))
-    options = Options(threads, dict(config or {}))
+    options = SessionConfig(threads, dict(config or {}))
     reason = _why_no_kernels()
     if reason:
         return _open(source, CompiledModel.standard(reason), options)
@@ -149,7 +149,9 @@ def _measured(plan: Plan, seconds: float) -> bool:
     return not plan.sparse if plan.ratio is None else plan.tuning_seconds >= seconds
 
 
-def _open(source: Path | bytes, compiled: CompiledModel, options: Options) -> ort.InferenceSession:
+def _open(
+    source: Path | bytes, compiled: CompiledModel, options: SessionConfig
+) -> ort.InferenceSession:
     name = "the model" if isinstance(source, bytes) else source.name
     if compiled.model is not None:
         opened = options.open(compiled.model, name=name, on_kernels=True)

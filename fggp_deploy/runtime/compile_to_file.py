@@ -32,7 +32,7 @@ from fggp_deploy.runtime.compiler import compile_model
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import CompiledModel, CompileRequest
 from fggp_deploy.runtime.region_file import finished
-from fggp_deploy.runtime.sessions import Array, Options, run
+from fggp_deploy.runtime.sessions import Array, SessionConfig, run
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def compile_file(
     if out.exists() and source.exists() and out.samefile(source):
         raise ConfigError(f"{out} is the source itself; name another file with --out")
     model = _read(source)
-    options = Options(threads)
+    options = SessionConfig(threads)
     with reading(str(source)):
         dense = with_opset(unpack(model), MIN_OPSET, name=str(source))
         content: bytes = dense.SerializeToString()
@@ -150,7 +150,7 @@ def _check(
     model: ModelProto,
     dense: ModelProto,
     written: bytes,
-    options: Options,
+    options: SessionConfig,
     batch: int,
 ) -> tuple[bool, tuple[float, float]]:
     """Whether there is a self-test, and the errors on stock onnxruntime and with the library."""

@@ -25,7 +25,7 @@ from fggp_deploy.runtime.region_programs import (
     outgrown_layers,
 )
 from fggp_deploy.runtime.rewriting import rewrite
-from fggp_deploy.runtime.sessions import Options, run, try_out
+from fggp_deploy.runtime.sessions import SessionConfig, run, try_out
 from fggp_deploy.runtime.shapes import value_shapes
 
 # Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
@@ -64,7 +64,7 @@ def compile_model(data: bytes, request: CompileRequest) -> CompiledModel:
         feeds = random_feeds(dense, request.batch)
         if any(True for node in dense.graph.node for _ in subgraphs(node)):  # a Loop may never end
             content: bytes = dense.SerializeToString()
-            try_out(lambda: run(Options(1).open(content), feeds, "the model"), "the model")
+            try_out(lambda: run(SessionConfig(1).open(content), feeds, "the model"), "the model")
         return MeasuredPlanner(dense, shapes, regions, feeds, request).run()
     except ModelFileError as e:  # ONNX Runtime may run it all the same
         return CompiledModel.standard(str(e))

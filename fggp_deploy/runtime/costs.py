@@ -15,9 +15,9 @@ import numpy as np
 
 from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.layer import Layer
+from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.region_programs import RegionProgram
-from fggp_deploy.runtime.sessions import Options, run
+from fggp_deploy.runtime.sessions import SessionConfig, run
 
 DENSE_RUNS, KERNEL_RUNS = 5, 11
 # Changing to the kernels' layout, or back, reads and writes each value once, and so does ONNX
@@ -74,7 +74,7 @@ def dense_costs(
     if the profile cannot be written to a temporary file.
     """
     with scratch_folder("fggp-profile-") as folder:
-        session = Options(1).open(model, profile=folder / "profile")
+        session = SessionConfig(1).open(model, profile=folder / "profile")
         for _ in range(DENSE_RUNS):
             run(session, feeds, "the model")
         events = read_profile(Path(session.end_profiling()))
@@ -150,7 +150,7 @@ def _rows_over_one(program: p.Program, region: RegionProgram, one_us: float, isa
     return max(1.0, (medians[1] - call_us) / one_us)
 
 
-def _macs(layer: Layer, sizes: Mapping[str, list[int]], images: int) -> int:
+def _macs(layer: LoweredLayer, sizes: Mapping[str, list[int]], images: int) -> int:
     if layer.learned is None:
         return 0
     rows, _, *plane = sizes[layer.nodes[0].output[0]]

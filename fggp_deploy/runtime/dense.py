@@ -9,7 +9,7 @@ from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.reading import reading
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 
 def read_dense(data: bytes) -> ModelProto:
@@ -33,9 +33,9 @@ def _optimized(model: bytes) -> ModelProto:
     with scratch_folder("fggp-compile-") as folder:
         path = folder / "basic.onnx"
         try:
-            Options(1).open(model, optimized=path)
+            SessionConfig(1).open(model, optimized=path)
         except ModelFileError as e:
-            Options(1).open(model)  # raises if it is the model that is at fault, not the file
+            SessionConfig(1).open(model)  # raises if it is the model that is at fault, not the file
             raise scratch_error(f"{folder.parent} may be full") from e
         return onnx.load(path)
 

@@ -11,7 +11,7 @@ from typing import Any
 from onnx import ModelProto
 
 from fggp_deploy import kernels
-from fggp_deploy.common.timing import Run
+from fggp_deploy.common.timing import TimedCall
 from fggp_deploy.errors import KernelsDisagree
 from fggp_deploy.graph.comparison import agreement, rtol_for
 from fggp_deploy.graph.qdq import has_quantized_activations
@@ -126,7 +126,7 @@ class MeasuredPlanner:
         options = self.request.options
         want: list[Array] = []
 
-        def dense() -> Run:
+        def dense() -> TimedCall:
             session = options.open(self.dense_bytes)
             want[:] = run(session, self.feeds, "the model")
             return partial(session.run, None, self.feeds)
@@ -135,7 +135,7 @@ class MeasuredPlanner:
             session = options.open(self.dense_bytes, optimize=False)
             return run(session, self.feeds, "the model")
 
-        def fast(model: bytes) -> Run:
+        def fast(model: bytes) -> TimedCall:
             session = options.open(model, on_kernels=True)
             got = run(session, self.feeds, "the model")
             rtol = rtol_for(in_bytes=has_quantized_activations(self.dense))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fggp_deploy.common.cores import usable_cores
 from fggp_deploy.common.progress import Progress, silent
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 if TYPE_CHECKING:
     from fggp_deploy.runtime.costs import LayerCost
@@ -58,7 +58,7 @@ class CompileRequest:
     `portable` model is for other machines too: its regions take the threads of each session.
     """
 
-    options: Options
+    options: SessionConfig
     batch: int = 1
     measure: bool = True
     tuning_seconds: float = 0.5

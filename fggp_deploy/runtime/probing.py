@@ -12,7 +12,7 @@ import onnxruntime as ort
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format import outputs_test
 from fggp_deploy.format.outputs_test import Array, Input
-from fggp_deploy.runtime.sessions import Options, brief, try_out
+from fggp_deploy.runtime.sessions import SessionConfig, brief, try_out
 
 # The sizes that are tried for open dimensions, until the network runs.
 SIDES = (64, 224, 512, 16)
@@ -49,7 +49,7 @@ def first_run_apart(model: Path | bytes, shape: Sequence[int] | None, *, name: s
 
     Call it before a file of unknown origin is run in this process; see `try_out`.
     """
-    try_out(lambda: first_that_runs(Options(1).open(model, name=name), shape), name)
+    try_out(lambda: first_that_runs(SessionConfig(1).open(model, name=name), shape), name)
 
 
 def open_sides(session: ort.InferenceSession, shape: Sequence[int]) -> str:

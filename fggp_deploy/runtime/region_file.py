@@ -20,7 +20,7 @@ from fggp_deploy.format.packing import Packing
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.runtime.compiler import compile_model
 from fggp_deploy.runtime.plan import CompileRequest
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 
 def with_regions(packed: ModelProto) -> tuple[ModelProto, str]:
@@ -32,7 +32,7 @@ def with_regions(packed: ModelProto) -> tuple[ModelProto, str]:
     """
     kernels.load()
     content: bytes = unpack(packed).SerializeToString()
-    compiled = compile_model(content, CompileRequest(Options(), measure=False, portable=True))
+    compiled = compile_model(content, CompileRequest(SessionConfig(), measure=False, portable=True))
     if compiled.model is None:
         return packed, compiled.plan.reason
     return finished(compiled.model, packed), compiled.plan.reason

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto
 
 from fggp_deploy.graph.nodes import names_inside
-from fggp_deploy.runtime.lowering.layer import Layer
+from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.lowering.matching import match_layers
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph, Shapes
 
@@ -23,7 +23,7 @@ from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph, Shapes
 class Region:
     """Layers in order, the values that enter and those that leave."""
 
-    layers: list[Layer]
+    layers: list[LoweredLayer]
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
 
@@ -39,7 +39,7 @@ def find_regions(
     g = ShapedGraph(graph, shapes)
     layers, owner = match_layers(g, without)
     stage: dict[str, tuple[int, bool]] = {}  # value -> stage, made by a layer
-    stages: dict[int, list[Layer]] = defaultdict(list)
+    stages: dict[int, list[LoweredLayer]] = defaultdict(list)
     done: set[int] = set()
     for node in graph.node:
         index = owner.get(node.output[0])
@@ -59,7 +59,7 @@ def find_regions(
     return [r for r in regions if any(x.learned is not None for x in r.layers)]
 
 
-def _parts(layers: Sequence[Layer]) -> list[list[Layer]]:
+def _parts(layers: Sequence[LoweredLayer]) -> list[list[LoweredLayer]]:
     """The connected parts of these layers."""
     parent: dict[str, str] = {}
 
@@ -72,7 +72,7 @@ def _parts(layers: Sequence[Layer]) -> list[list[Layer]]:
     for layer in layers:
         for name in layer.inputs:
             parent[root(name)] = root(layer.output)
-    parts: dict[str, list[Layer]] = defaultdict(list)
+    parts: dict[str, list[LoweredLayer]] = defaultdict(list)
     for layer in layers:
         parts[root(layer.output)].append(layer)
     return list(parts.values())

@@ -16,7 +16,7 @@ from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.choice import choose_for_kernels
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.layer import Layer
+from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.lowering.shaped_graph import Shapes, sizes
 from fggp_deploy.runtime.region_finding import Region, find_regions
 from fggp_deploy.runtime.shapes import value_shapes
@@ -68,7 +68,7 @@ class RegionProgram:
         """The integers of its program."""
         return p.encode(self.steps, n_inputs=len(self.region.inputs), outputs=self.outputs)
 
-    def layers(self) -> Iterator[tuple[Layer, slice]]:
+    def layers(self) -> Iterator[tuple[LoweredLayer, slice]]:
         """Each layer and which of the steps are its own."""
         first = 0
         for layer in self.region.layers:
@@ -229,7 +229,7 @@ def _build_one(name: str, region: Region, shapes: Shapes) -> RegionProgram | Non
     return built
 
 
-def _packed(layer: Layer) -> tuple[int, list[Array]]:
+def _packed(layer: LoweredLayer) -> tuple[int, list[Array]]:
     """How a program stores a layer's weight, and its constants: the parts and the bias."""
     weight, bias = layer.weight, layer.bias
     assert weight is not None and bias is not None  # noqa: PT018 - both or neither, by the matchers

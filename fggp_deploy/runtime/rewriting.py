@@ -14,7 +14,7 @@ from fggp_deploy.graph.constants import constant_initializers
 from fggp_deploy.graph.nodes import names_inside, names_read_inside
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.layer import Layer
+from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.region_programs import RegionProgram
 
 
@@ -170,7 +170,7 @@ def _function(b: RegionProgram, model: ModelProto) -> FunctionProto:
     )
 
 
-def _weighted(layer: Layer, step: p.Step, names: list[str]) -> NodeProto:
+def _weighted(layer: LoweredLayer, step: p.Step, names: list[str]) -> NodeProto:
     first, encoding = step.constant, of_kernel_format(step.format)
     inputs = [layer.inputs[0], *names[first : first + len(_part_ends(step)) + 1]]
     outputs = [layer.nodes[layer.n_weighted - 1].output[0]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fggp_deploy.common.timing import Run, Watch, median_interval, rounds
+from fggp_deploy.common.timing import TimedCall, Watch, median_interval, rounds
 
 DENSE = "dense"  # the contender that all others must beat
 # The interval of the ratio is looked at after these many rounds only: looking after every one
@@ -31,7 +31,7 @@ class Selection:
 
 
 def choose(
-    contenders: Mapping[str, Callable[[], Run]],
+    contenders: Mapping[str, Callable[[], TimedCall]],
     *,
     seconds: float = MAX_SECONDS,
     measure: Callable[..., dict[str, list[float]]] = rounds,

@@ -27,7 +27,7 @@ _TRIAL_VARIABLE = "FGGP_TRIAL_SECONDS"
 
 
 @dataclass(frozen=True)
-class Options:
+class SessionConfig:
     """The caller's options, for every session that is opened.
 
     `threads` None leaves ONNX Runtime's default; `config` holds session configuration entries.

@@ -17,7 +17,7 @@ from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.graph.shapes import inferred
 from fggp_deploy.runtime.lowering.shaped_graph import Dim, Shapes, is_known, sizes
 from fggp_deploy.runtime.lowering.window import Window
-from fggp_deploy.runtime.sessions import Options, run
+from fggp_deploy.runtime.sessions import SessionConfig, run
 
 # Larger constants hold no shapes. Shape inference would copy them, so it does not see them.
 SHAPE_CONSTANT = 1024
@@ -73,7 +73,7 @@ def _sizes_by_running(
     del model.graph.output[:]
     for name in names:
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    session = Options(1).open(model.SerializeToString())
+    session = SessionConfig(1).open(model.SerializeToString())
     values = run(session, feeds, "the model")
     return {name: list(v.shape) for name, v in zip(names, values, strict=True)}
 

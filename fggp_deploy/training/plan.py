@@ -39,7 +39,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PruningPlan:
     """What a run will do.
 
     `target_steps`: the step at which each of `targets` is kept. `seconds`: of all training steps,
@@ -67,7 +67,7 @@ class Plan:
         return max(self.updates, key=lambda u: u.share, default=None)
 
 
-def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
+def plan(config: PruneConfig, *, progress: Progress | None = None) -> PruningPlan:
     """The plan of `prune(config)`; writes nothing. Raises what `prune` would before its first step.
 
     `progress(what, done, total)` counts images that are checked or decoded.
@@ -84,7 +84,7 @@ def plan(config: PruneConfig, *, progress: Progress | None = None) -> Plan:
         update_seconds = _time_update(session, method, updates)
     start_sparsity = masks.sparsity
     step_seconds = _time_step(session) if session.n_steps else 0.0
-    return Plan(
+    return PruningPlan(
         n_steps=session.n_steps,
         steps_per_epoch=session.steps_per_epoch,
         n_prunable=masks.n_total,

@@ -29,7 +29,8 @@ from fggp_deploy.training.interruption import SIGNALS
 
 _AHEAD = 2  # batches that each worker decodes ahead
 _SMALLEST_CROP = 0.25  # share of an image's area that strong's crop keeps at least
-Plan = tuple[Tensor, Tensor | None]  # rows int64 [B] and their seeds, None if nothing is random
+# Rows, int64 [B], and their seeds; None if nothing is random.
+BatchPlan = tuple[Tensor, Tensor | None]
 
 
 class StreamBatches:
@@ -86,7 +87,7 @@ class StreamBatches:
         if not rows:
             return
         of_rows: Sequence[Tensor | None] = seeds or [None] * len(rows)
-        plans: list[Plan] = list(zip(rows, of_rows, strict=True))
+        plans: list[BatchPlan] = list(zip(rows, of_rows, strict=True))
         loader = DataLoader(
             decode,
             batch_size=None,
@@ -119,14 +120,14 @@ def _leave_signals_to_the_run(worker: int) -> None:
 
 
 class _Decode(Dataset[Any]):
-    """Plan → uint8 [B, H, W, C], or the error that names the image; runs in a worker process."""
+    """BatchPlan → uint8 [B, H, W, C], or the error that names the image; runs in a worker."""
 
     def __init__(self, stream: Stream, augmentation: Augmentation | None = None) -> None:
         self.stream = stream
         self.augmentation = augmentation
         self.change = _transform(stream.preprocessing, augmentation)
 
-    def __getitem__(self, plan: Plan) -> Tensor | FggpError:
+    def __getitem__(self, plan: BatchPlan) -> Tensor | FggpError:
         rows, seeds = plan
         try:
             if seeds is None:

@@ -122,7 +122,7 @@ class Gate:
         return f"point estimate of the {self.figure}"
 
 
-def judge(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
+def verdicts(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
     """The verdicts of the limits that are set; ConfigError if one needs what was not measured."""
     gates.require(
         data=bool(figures.paired),
@@ -130,12 +130,12 @@ def judge(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
         robustness=figures.robustness is not None,
     )
     limits = ((gate, getattr(gates, gate.name)) for gate in GATES)
-    verdicts = (
+    judged = (
         gate.judge(limit, figures, strict=gates.strict)
         for gate, limit in limits
         if limit is not None
     )
-    return tuple(v for v in verdicts if v is not None)
+    return tuple(v for v in judged if v is not None)
 
 
 DATA, DENSE_MODEL, ROBUSTNESS = "data", "dense model", "robustness"

@@ -11,7 +11,7 @@ from fggp_deploy.verification.verdict import Verdict
 
 def judge(measured: Measurements, limits: Gates) -> tuple[Verdict, ...]:
     """The verdicts of the checks that always hold, then those of the gates that are set."""
-    return (*_checks(measured), *gates.judge(limits, _figures(measured)))
+    return (*_checks(measured), *gates.verdicts(limits, _figures(measured)))
 
 
 def _checks(measured: Measurements) -> list[Verdict]:

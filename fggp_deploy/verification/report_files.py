@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from fggp_deploy.checkpoints.run_folder import PACKED
-from fggp_deploy.common.files import write_error
+from fggp_deploy.common.files import sha256_file, write_error
 from fggp_deploy.verification.schema import REPORT
 
 SUFFIXES = (".json", ".md", ".html")
@@ -32,6 +32,18 @@ def find_report(folder: Path, name: str) -> Path:
     """The report in `folder` on the file `name`; report.json if there is none by its name."""
     path = folder / f"{stem_for(folder, name)}.json"
     return path if path.is_file() else folder / REPORT
+
+
+def set_aside_report(model: Path) -> Path | None:
+    """Rename the reports on an earlier file of this name, before they seem to describe `model`.
+
+    Returns the new name of the .md, or None if there was nothing to do. Raises MachineError.
+    """
+    stem = stem_for(model.parent, model.name)
+    described = described_file(model.with_name(f"{stem}.json"))
+    if described is None or described[0] != model.name:
+        return None  # no report, or none of ours
+    return set_aside(model.parent, stem, sha256_file(model))
 
 
 def set_aside(folder: Path, stem: str, sha256: str) -> Path | None:

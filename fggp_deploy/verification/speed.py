@@ -11,14 +11,21 @@ from fggp_deploy import runtime
 from fggp_deploy.common.files import scratch_folder
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.measure.latency import MIN_SESSIONS, N_SESSIONS, Latency, Opener, Run, at_setting
+from fggp_deploy.measure.latency import (
+    MIN_SESSIONS,
+    N_SESSIONS,
+    Latency,
+    Opener,
+    TimedCall,
+    at_setting,
+)
 from fggp_deploy.measure.network import SESSION_CONFIG, Floats, Network, load, open_by_runtime
 from fggp_deploy.measure.process import Cost, measure_processes
 from fggp_deploy.measure.profile import LayerTime, profile
 from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.plan import CompileRequest
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 from fggp_deploy.verification.locate import layers_by_node
 from fggp_deploy.verification.model_under_test import (
     INT8,
@@ -65,7 +72,7 @@ def kernel_layers(
     """Time per layer, dense on stock ONNX Runtime and on the kernels; empty without kernels."""
     if under_test.kernels is None:
         return ()
-    request = CompileRequest(Options(1, SESSION_CONFIG), batch, progress=progress)
+    request = CompileRequest(SessionConfig(1, SESSION_CONFIG), batch, progress=progress)
     return tuple(price_layers(under_test.packed.runnable(), request))
 
 
@@ -117,7 +124,7 @@ def _at(
             KERNELS, packed.runnable(), threads=threads, batch=batch, progress=progress
         )
 
-    def on_kernels(threads: int, batch: int) -> Run:
+    def on_kernels(threads: int, batch: int) -> TimedCall:
         network, plan = by_runtime(threads, batch)
         if not runtime.uses_kernels(network.session):
             raise ModelFileError(f"{packed.path.name} ran on the kernels and now is {plan}")

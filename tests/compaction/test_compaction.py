@@ -18,7 +18,7 @@ from fggp_deploy import models
 from fggp_deploy.compaction import compact
 from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.exporters.torch_onnx import to_onnx
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 pytestmark = pytest.mark.usefixtures("shapes_in_process")
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("shapes_in_process")
 def run(model: ModelProto, batch: int = 2) -> list[np.ndarray]:
     side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     x = np.random.default_rng(1).standard_normal((batch, 3, side, side)).astype(np.float32)
-    return Options(1).open(model.SerializeToString()).run(None, {"x": x})
+    return SessionConfig(1).open(model.SerializeToString()).run(None, {"x": x})
 
 
 def same_outputs(model: ModelProto, small: ModelProto) -> None:

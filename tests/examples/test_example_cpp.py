@@ -14,7 +14,7 @@ import pytest
 from fggp_deploy import kernels
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.runtime.compile_to_file import compile_file
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "cpp"
 RUNTIME = next(Path(onnxruntime.capi.__path__[0]).glob("libonnxruntime.so.1.*"), None)
@@ -55,7 +55,7 @@ def test_logits_are_those_of_python(
     library = kernels.library_path() if on_kernels else "none"
     got = logits(run_model, path, library, 1, len(meta.selftest.logits), meta.selftest.seed)
     x = meta.selftest.probe(meta.preprocessing.input_shape)
-    (want,) = Options(1).open(path, on_kernels=on_kernels).run(None, {"input": x})
+    (want,) = SessionConfig(1).open(path, on_kernels=on_kernels).run(None, {"input": x})
     np.testing.assert_array_equal(got, want)
     assert meta.selftest.passes(got)
 

@@ -13,7 +13,7 @@ import pytest
 from fggp_deploy import kernels
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.runtime.compile_to_file import compile_file
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def test_logits_are_those_of_python(kind: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     got = np.array([line.split() for line in done.stdout.splitlines()], np.float32)
     x = meta.selftest.probe(meta.preprocessing.input_shape)
-    (want,) = Options(1).open(path, on_kernels=False).run(None, {"input": x})
+    (want,) = SessionConfig(1).open(path, on_kernels=False).run(None, {"input": x})
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * abs(want).max())
     assert meta.selftest.passes(got)
     *tops, latency = done.stderr.splitlines()

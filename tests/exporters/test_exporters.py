@@ -16,9 +16,9 @@ import torch
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import CheckpointError, MachineError, UnknownName
 from fggp_deploy.exporters import FORMATS, load
-from fggp_deploy.exporters.stale import set_aside_report
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.model import SparseModel
+from fggp_deploy.verification.report_files import set_aside_report
 
 WAYS = {
     "onnx": ("onnx", {}),

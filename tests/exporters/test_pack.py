@@ -33,7 +33,7 @@ from fggp_deploy.graph import opset
 from fggp_deploy.graph.comparison import Agreement
 from fggp_deploy.quantization.dense_baseline import quantize
 from fggp_deploy.runtime.compile_to_file import compile_file
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 MEAN = (0.5, 0.4, 0.3)
 
@@ -45,7 +45,7 @@ def saved(model: ModelProto, tmp_path: Path) -> Path:
 
 
 def outputs(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
-    return Options(1).open(path).run(None, feeds)
+    return SessionConfig(1).open(path).run(None, feeds)
 
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "split"])
@@ -219,7 +219,7 @@ def qdq_net(opset: int) -> ModelProto:
 def optimized(path: Path) -> list[str]:
     """The operators that onnxruntime runs."""
     made = path.with_name("optimized.onnx")
-    options = Options(1).make()
+    options = SessionConfig(1).make()
     options.optimized_model_filepath = str(made)
     ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return [n.op_type for n in onnx.load(made).graph.node]

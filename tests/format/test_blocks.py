@@ -22,7 +22,7 @@ from fggp_deploy.format.functions import function
 from fggp_deploy.format.packing import Packing, flatten, pack
 from fggp_deploy.format.unpacking import split, unpack
 from fggp_deploy.runtime.compile_to_file import compile_file
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 F = np.float32
 
@@ -283,6 +283,6 @@ def test_kernels_compute_what_it_says(tmp_path):
     assert runtime.uses_kernels(fast)
     made = compile_file(path, measure=False)
     assert made.layers == 4  # all, the dense first one too
-    compiled = Options(1).open(made.path, on_kernels=True)
+    compiled = SessionConfig(1).open(made.path, on_kernels=True)
     for any_session in (bare, fast, compiled):
         assert np.abs(any_session.run(None, {"x": x})[0] - want).max() <= bound

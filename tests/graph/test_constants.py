@@ -22,7 +22,7 @@ from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.constants import constant_initializers, overridable, unlist_initializers_
 from fggp_deploy.graph.shapes import infer_shapes
 from fggp_deploy.runtime.compile_to_file import compile_file
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 from fggp_deploy.runtime.shapes import value_shapes
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
@@ -56,7 +56,7 @@ def image(batch: int = 2) -> np.ndarray:
 
 
 def run(source: Path | bytes, **feeds: Any) -> np.ndarray:
-    return Options(1).open(source).run(None, feeds)[0]
+    return SessionConfig(1).open(source).run(None, feeds)[0]
 
 
 def own_weight() -> ModelProto:
@@ -110,7 +110,7 @@ def test_an_old_file_runs_on_the_kernels(tmp_path: Path) -> None:
     want = run(source, x=image())
     np.testing.assert_allclose(session.run(None, {"x": image()})[0], want, rtol=1e-4, atol=1e-5)
     fast = compile_file(source, measure=False).path
-    assert [i.name for i in Options(1).open(fast).get_inputs()] == ["x"]
+    assert [i.name for i in SessionConfig(1).open(fast).get_inputs()] == ["x"]
     np.testing.assert_allclose(run(fast, x=image()), want, rtol=1e-4, atol=1e-5)
 
 

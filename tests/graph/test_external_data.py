@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.reading import read_model, stored_bytes
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 
 def network(n: int = 300) -> ModelProto:
@@ -55,8 +55,8 @@ def test_the_pair_is_the_network_in_one_piece(tmp_path):
     path, x = pair(tmp_path), np.ones((1, 300), np.float32)
     assert read_model(path).SerializeToString() == network().SerializeToString()
     assert stored_bytes(path) == len(network().SerializeToString())
-    want = answers(Options(1).open(network().SerializeToString()), x)
-    assert np.array_equal(answers(Options(1).open(path), x), want)
+    want = answers(SessionConfig(1).open(network().SerializeToString()), x)
+    assert np.array_equal(answers(SessionConfig(1).open(path), x), want)
     fast = runtime.session(path, threads=1, measure=False, cache=False)
     assert runtime.uses_kernels(fast)
     np.testing.assert_allclose(answers(fast, x), want, rtol=1e-3, atol=1e-3)
@@ -72,7 +72,7 @@ def test_a_plan_is_kept_for_the_data_too(tmp_path, monkeypatch):
     data.write_bytes((np.frombuffer(data.read_bytes(), np.float32) * 2).tobytes())
     np.testing.assert_allclose(
         answers(runtime.session(path, **options), x),
-        answers(Options(1).open(read_model(path).SerializeToString()), x),
+        answers(SessionConfig(1).open(read_model(path).SerializeToString()), x),
         rtol=1e-3, atol=1e-3,
     )  # fmt: skip
     assert not np.allclose(answers(runtime.session(path, **options), x), before, rtol=0.1)
@@ -178,7 +178,7 @@ def test_a_hostile_pair_is_one_clear_error(tmp_path, case):
     change, says = HOSTILE[case]
     path = pair(tmp_path)
     change(tmp_path)
-    for read in (read_model, Options(1).open):
+    for read in (read_model, SessionConfig(1).open):
         with pytest.raises(ModelFileError, match=says) as e:
             read(path)
         assert "\n" not in str(e.value)

@@ -14,7 +14,7 @@ from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.runtime.region_programs import build_programs
 from fggp_deploy.runtime.rewriting import rewrite
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)
@@ -31,7 +31,7 @@ def check(model: ModelProto, *, steps: list[int]) -> None:
     assert steps_of(model) == steps
     rewritten = rewrite(model, build_programs(model), threads=2)
     assert sum(n.domain == "ai.fggp" for n in rewritten.graph.node) == len(steps)
-    fast = Options(threads=2).open(rewritten.SerializeToString(), on_kernels=True)
+    fast = SessionConfig(threads=2).open(rewritten.SerializeToString(), on_kernels=True)
     for batch in (1, 3):
         x = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16)).astype(np.float32)
         want = plain_run(model, x)
@@ -186,7 +186,7 @@ def test_special_values_as_on_a_stock_runtime(
     x = special_values(batch=2)
     want = plain_run(model, x)
     assert not all(np.isfinite(y).all() for y in want)
-    got = Options(threads=1).open(fast, on_kernels=True).run(None, {"x": x})
+    got = SessionConfig(threads=1).open(fast, on_kernels=True).run(None, {"x": x})
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)
 
@@ -201,7 +201,7 @@ def test_special_values_through_a_residual_net(isa: str, monkeypatch: pytest.Mon
     x = b.op("Relu", b.op("Add", b.conv(b.op("Relu", b.conv(x, 16, 16)), 16, 16), x))
     y = b.op("Gemm", b.op("Flatten", b.op("GlobalAveragePool", x)), b.weight(5, 16), transB=1)
     model = b.model(x, y, size=48)
-    fast = Options(threads=1).open(
+    fast = SessionConfig(threads=1).open(
         rewrite(model, build_programs(model), threads=1).SerializeToString(), on_kernels=True
     )
     x = special_values(batch=2, size=48)
@@ -317,7 +317,7 @@ def test_a_damaged_region_is_an_error(index: int, value: int) -> None:
     (program,) = [a for a in region.attribute if a.name == "program"]
     program.ints[index] = value
     with pytest.raises(ModelFileError, match="Region_0"):
-        Options().open(rewritten.SerializeToString(), on_kernels=True)
+        SessionConfig().open(rewritten.SerializeToString(), on_kernels=True)
 
 
 def test_a_region_beside_a_subgraph_that_reads_it() -> None:

@@ -17,7 +17,7 @@ from fggp_deploy.errors import ConfigError, LayerCollapse, UnknownName
 from fggp_deploy.pruning.allocation import Given
 from fggp_deploy.pruning.criteria import Criterion
 from fggp_deploy.pruning.methods import BUILT_IN, Task, info
-from fggp_deploy.pruning.methods.ablations import MagnitudeFirst, Ranks, Widened
+from fggp_deploy.pruning.methods.ablations import MagnitudeFirst, RankCriterion, Widened
 from fggp_deploy.pruning.methods.dpp import DPP
 from fggp_deploy.pruning.methods.gradual import Gradual
 from fggp_deploy.pruning.methods.parts.blocks import Blocking, InBlocks, most_blocks, of_inputs
@@ -45,7 +45,7 @@ G = torch.tensor([[9, 9, 9, 9, 1, 1, 1, 1], [2, 2, 2, 2, 3, -3, 3, -3]]) / 4
         (FGGP(0.25), 8, [1, 2]),  # too few candidates: |g| alone
         (MagnitudeFirst(0.5), 4, [1]),  # of 0 and 1 the smaller |g|
         (MagnitudeFirst(1.0), 8, [1, 2]),
-        (Ranks("sum"), 4, [1]),  # 6 2 6 6
+        (RankCriterion("sum"), 4, [1]),  # 6 2 6 6
     ],
 )
 def test_which_of_four_blocks_go(criterion: Criterion, n_drop: int, gone: list[int]):
@@ -117,7 +117,7 @@ def problems(draw: st.DrawFn) -> tuple[Blocking, Tensor, Tensor, Tensor, int]:
 
 NESTED = (
     Magnitude(), FGGP(0.3), FGGP(1.0), MagnitudeFirst(0.5), Widened("gradient", 0.4),
-    Ranks("product"),
+    RankCriterion("product"),
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.runtime import measured_planning, selection
 from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.selection import Selection
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)
@@ -58,9 +58,9 @@ def test_runs_on_stock_and_on_the_kernels(source: Path) -> None:
     assert made.speedup is None
     assert not made.self_test
     onnx.checker.check_model(onnx.load(made.path), full_check=False)
-    want = Options(1).open(source).run(None, {"x": X})
+    want = SessionConfig(1).open(source).run(None, {"x": X})
     for on_kernels in (False, True):
-        got = Options(1).open(made.path, on_kernels=on_kernels).run(None, {"x": X})
+        got = SessionConfig(1).open(made.path, on_kernels=on_kernels).run(None, {"x": X})
         for g, w in zip(got, want, strict=True):
             close(g, w)
 
@@ -84,7 +84,7 @@ def test_session_takes_it_as_it_is(tmp_path: Path, own_cache: Path) -> None:
     assert runtime.uses_kernels(session)
     assert runtime.explain(session).startswith("kernels: as the file was compiled for ")
     assert not list(own_cache.rglob("*.onnx"))
-    close(session.run(None, {"x": X})[0], Options(1).open(made.path).run(None, {"x": X})[0])
+    close(session.run(None, {"x": X})[0], SessionConfig(1).open(made.path).run(None, {"x": X})[0])
 
 
 def test_without_the_library_it_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,9 @@ def test_an_exported_file_keeps_its_metadata_and_its_size(tmp_path: Path, values
     (test,) = (nets.metadata().selftest,)
     assert test is not None
     logits = (
-        Options(1).open(dense.SerializeToString()).run(None, {"input": test.probe((3, 12, 12))})
+        SessionConfig(1)
+        .open(dense.SerializeToString())
+        .run(None, {"input": test.probe((3, 12, 12))})
     )
     meta = dataclasses.replace(
         nets.metadata(), selftest=dataclasses.replace(test, logits=logits[0])
@@ -140,9 +142,9 @@ def test_layers_that_onnxruntime_keeps_stay_small(
     assert made.speedup == 2.0
     assert made.left == (model.graph.node[-1].input[1],)
     assert made.file_bytes < made.source_bytes + 8192
-    want = Options(1).open(tmp_path / "m.onnx").run(None, {"x": X})[0]
+    want = SessionConfig(1).open(tmp_path / "m.onnx").run(None, {"x": X})[0]
     for on_kernels in (False, True):
-        close(Options(1).open(made.path, on_kernels=on_kernels).run(None, {"x": X})[0], want)
+        close(SessionConfig(1).open(made.path, on_kernels=on_kernels).run(None, {"x": X})[0], want)
 
 
 def test_an_older_opset_is_raised(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import Packing, pack
 from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.region_file import with_regions
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)
@@ -49,7 +49,7 @@ def test_the_same_outputs_on_both_runtimes(name: str, threads: int) -> None:
     assert "by the cost model" in what
     want = plain_run(packed, X)
     for on_kernels in (False, True):
-        session = Options(threads).open(model.SerializeToString(), on_kernels=on_kernels)
+        session = SessionConfig(threads).open(model.SerializeToString(), on_kernels=on_kernels)
         agree(session.run(None, {"x": X}), want)
 
 

@@ -20,7 +20,7 @@ from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.plan import CompileRequest
 from fggp_deploy.runtime.region_programs import build_programs
 from fggp_deploy.runtime.selection import Selection
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 from fggp_deploy.runtime.shapes import value_shapes
 
 pytestmark = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
@@ -53,7 +53,7 @@ def same_as_stock(model: ModelProto, *every: dict[str, np.ndarray]) -> str:
     """Both runtimes must agree on every feed; returns the explanation of the session."""
     content = model.SerializeToString()
     session = runtime.session(content, threads=1, measure=False, cache=False)
-    stock = Options(1).open(content)
+    stock = SessionConfig(1).open(content)
     for feeds in every:
         for got, want in zip(session.run(None, feeds), stock.run(None, feeds), strict=True):
             assert got.shape == want.shape
@@ -239,7 +239,7 @@ def test_layers_of_many_rows_are_priced_by_all_rows() -> None:
     z = b.op("Gemm", rows, b.weight(8, 12), b.tensor(numbers(8)), transB=1)
     model = open_model(b, {"x": ["N", 12], "y": ["N", 50, 12]}, y, z)
     found = price_layers(
-        model.SerializeToString(), CompileRequest(Options(1), batch=2, tuning_seconds=0)
+        model.SerializeToString(), CompileRequest(SessionConfig(1), batch=2, tuning_seconds=0)
     )
     assert [(c.macs, c.elements) for c in found] == [(16 * 12, 16), (50 * 8 * 12, 50 * 8)]
 
@@ -265,7 +265,9 @@ def test_layers_behind_sizes_that_only_a_run_shows_are_priced() -> None:
     sides = b.op("Concat", batch, b.tensor(np.array([8, 8, 32])), axis=0)
     z = b.conv(b.op("Reshape", y, sides), 4, 8)
     model = open_model(b, {"x": ["N", 3, 16, 16]}, z)
-    found = price_layers(model.SerializeToString(), CompileRequest(Options(1), tuning_seconds=0))
+    found = price_layers(
+        model.SerializeToString(), CompileRequest(SessionConfig(1), tuning_seconds=0)
+    )
     assert [c.macs for c in found] == [8 * 27 * 256, 4 * 72 * 256]
 
 
@@ -287,7 +289,7 @@ def test_a_layer_that_the_library_refuses_does_not_take_the_others_along(
     session = runtime.session(content, threads=1, measure=measure, tuning_seconds=0, cache=False)
     assert runtime.explain(session).startswith("kernels: 2 layers in 2 regions")
     x = numbers(1, 3, dilation + 8, 1100)
-    want = Options(1).open(content).run(None, {"x": x})[0]
+    want = SessionConfig(1).open(content).run(None, {"x": x})[0]
     np.testing.assert_allclose(session.run(None, {"x": x})[0], want, rtol=1e-3, atol=1e-5)
 
 

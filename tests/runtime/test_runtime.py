@@ -28,7 +28,7 @@ from fggp_deploy.runtime.plan import CompiledModel, Plan
 from fggp_deploy.runtime.region_programs import build_programs
 from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.selection import DENSE, Selection, choose
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 
@@ -334,7 +334,7 @@ def test_wrong_outputs_are_never_chosen_nor_cached(
 @needs_library
 def test_scores_that_are_nearly_zero_are_no_reason_to_refuse(chosen: Any) -> None:
     model = detector_net()
-    (_, scores) = Options(1).open(model.SerializeToString()).run(None, random_feeds(model, 1))
+    (_, scores) = SessionConfig(1).open(model.SerializeToString()).run(None, random_feeds(model, 1))
     assert 0 < scores.max() < 1e-5
     session = runtime.session(model.SerializeToString(), threads=1)
     assert runtime.uses_kernels(session), runtime.explain(session)

@@ -16,7 +16,7 @@ import typer
 
 from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.checkpoints.run_folder import RESUME
-from fggp_deploy.cli.endings import ends_cleanly
+from fggp_deploy.cli.exit_codes import with_exit_codes
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import MachineError, ModelFileError
 from fggp_deploy.exporters import state_dict
@@ -91,7 +91,7 @@ def test_what_a_measured_process_says_of_itself(monkeypatch, code: int, kind: ty
 
 
 def test_a_write_that_nobody_thought_of(capsys):
-    @ends_cleanly
+    @with_exit_codes
     def command() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a")
 
@@ -111,7 +111,7 @@ def test_a_write_that_nobody_thought_of(capsys):
     ],
 )
 def test_a_full_memory_is_no_bug_of_ours(error: Exception, says: str, capsys):
-    @ends_cleanly
+    @with_exit_codes
     def command() -> None:
         raise error
 

@@ -7,7 +7,7 @@ import pytest
 from fggp_deploy.cli.plan import show_plan
 from fggp_deploy.training import plan as planning
 from fggp_deploy.training.config import PruneConfig
-from fggp_deploy.training.plan import Plan, Update
+from fggp_deploy.training.plan import PruningPlan, Update
 
 
 def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, **of: object) -> str:
@@ -17,7 +17,7 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
         "parent_val_accuracy": 0.94, "images_per_second": 200.0, "update_seconds": 0.0,
         "seconds": 42.0,
     }  # fmt: skip
-    made = Plan(**(values | of))  # type: ignore[arg-type]
+    made = PruningPlan(**(values | of))  # type: ignore[arg-type]
     monkeypatch.setattr(planning, "plan", lambda *_, **__: made)
     show_plan(PruneConfig(method="snip"), json=False)
     return capsys.readouterr().out

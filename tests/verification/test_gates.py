@@ -11,7 +11,7 @@ from fggp_deploy.measure.evaluate import Paired
 from fggp_deploy.measure.latency import Speedup, Timing
 from fggp_deploy.measure.robustness import Robustness
 from fggp_deploy.measure.statistics import Proportion
-from fggp_deploy.verification.gates import Figures, Gates, judge
+from fggp_deploy.verification.gates import Figures, Gates, verdicts
 
 PAIRED = Paired(
     1000, Proportion(950, 1000, 0.95, 0.93, 0.96), 20, 10, 0.1, 1.0, -0.1, 2.1, -0.1, 2.2
@@ -22,8 +22,8 @@ SHARE = Proportion(10, 100, 0.1, 0.05, 0.17)
 DISTURBED = Robustness("quick", 100, SHARE, SHARE, (), (), (), 3.0, 2.5, 3.5, ())
 
 
-def verdicts(**limits):
-    found = judge(Gates(**limits), Figures([PAIRED], SPEEDUP, TIMING, 1000, DISTURBED))
+def passed(**limits):
+    found = verdicts(Gates(**limits), Figures([PAIRED], SPEEDUP, TIMING, 1000, DISTURBED))
     return {v.name: v.passed for v in found}
 
 
@@ -39,16 +39,16 @@ def verdicts(**limits):
     ],
 )
 def test_limits_are_inclusive(name, at, beyond, strict_at, strict_beyond):
-    assert verdicts(**{name: at}) == {name: True}
-    assert verdicts(**{name: beyond}) == {name: False}
-    assert verdicts(**{name: strict_at}, strict=True) == {name: True}
-    assert verdicts(**{name: strict_beyond}, strict=True) == {name: False}
+    assert passed(**{name: at}) == {name: True}
+    assert passed(**{name: beyond}) == {name: False}
+    assert passed(**{name: strict_at}, strict=True) == {name: True}
+    assert passed(**{name: strict_beyond}, strict=True) == {name: False}
 
 
 def test_a_verdict_says_how():
     figures = Figures([], SPEEDUP, TIMING, file_bytes=1)
-    (loose,) = judge(Gates(min_speedup=1.9), figures)
-    (strict,) = judge(Gates(min_speedup=1.9, strict=True), figures)
+    (loose,) = verdicts(Gates(min_speedup=1.9), figures)
+    (strict,) = verdicts(Gates(min_speedup=1.9, strict=True), figures)
     assert (loose.value, loose.limit, loose.passed) == (2.0, 1.9, True)
     assert loose.how == "point estimate of the ratio of medians"
     assert (strict.value, strict.passed) == (1.8, False)
@@ -58,9 +58,9 @@ def test_a_verdict_says_how():
 def test_no_gate_on_speed_passes_on_a_busy_machine():
     limits = Gates(min_speedup=1.1, max_latency_ms=9.0, max_bytes=10)
     figures = Figures([], SPEEDUP, TIMING, file_bytes=1)
-    assert all(v.passed for v in judge(limits, figures))
+    assert all(v.passed for v in verdicts(limits, figures))
     busy = dataclasses.replace(figures, too_busy="the machine was too busy")
-    found = judge(limits, busy)
+    found = verdicts(limits, busy)
     assert {v.name: (v.passed, v.how) for v in found} == {
         "min_speedup": (False, "the machine was too busy"),
         "max_latency_ms": (False, "the machine was too busy"),
@@ -72,7 +72,7 @@ def test_the_worst_way_to_run_a_file_is_judged():
     share = Proportion(940, 1000, 0.94, 0.92, 0.95)
     worse = dataclasses.replace(PAIRED, drop_points=1.4, agreement=share)
     for paired in ([PAIRED, worse], [worse, PAIRED]):
-        drop, agreement = judge(
+        drop, agreement = verdicts(
             Gates(max_drop_points=1.0, min_agreement=0.94),
             Figures(paired, speedup=None, timing=TIMING, file_bytes=1),
         )
@@ -81,7 +81,7 @@ def test_the_worst_way_to_run_a_file_is_judged():
 
 
 def test_no_limits_no_verdicts():
-    assert verdicts() == {}
+    assert passed() == {}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, ma
     with pytest.raises(ConfigError, match=match):
         Gates(**limits).require(data=data, reference=reference)
     with pytest.raises(ConfigError):
-        judge(Gates(**limits), Figures([], speedup=None, timing=TIMING, file_bytes=1))
+        verdicts(Gates(**limits), Figures([], speedup=None, timing=TIMING, file_bytes=1))
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from fggp_deploy.analysis.bench.contenders import DENSE, KERNELS, PACKED, Conten
 from fggp_deploy.analysis.bench.model import BenchmarkedModel, read
 from fggp_deploy.analysis.bench.options import BenchOptions
 from fggp_deploy.analysis.bench.report import (
-    Cell,
+    BenchReport,
+    ContenderAccuracy,
     ContenderResult,
-    Layers,
-    Planned,
-    Report,
-    Scored,
+    ContenderTiming,
+    KernelLayers,
+    PlanAtSetting,
 )
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file
@@ -36,12 +36,12 @@ from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.compiler import compile_model
 from fggp_deploy.runtime.plan import CompileRequest
-from fggp_deploy.runtime.sessions import Array, Options, run
+from fggp_deploy.runtime.sessions import Array, SessionConfig, run
 
 
 def bench(
     path: Path, options: BenchOptions | None = None, *, progress: Progress = silent
-) -> Report:
+) -> BenchReport:
     """Time a model's contenders against dense fp32 ONNX Runtime, interleaved, in fresh sessions.
 
     Raises ConfigError if the model takes none of the batches or leaves a size open, ModelFileError
@@ -54,17 +54,17 @@ def bench(
     model.feeds(1)  # a model without possible inputs fails before anything is made
     batches, skipped = _batches(model, options)
     made, no_int8 = _contenders(model, options, progress)
-    cells: list[Cell] = []
-    plans: list[Planned] = []
+    cells: list[ContenderTiming] = []
+    plans: list[PlanAtSetting] = []
     busy: list[str] = []
     for threads, batch in product(options.threads, batches):
         found, plan, notes = _setting(model, made, threads, batch, options, progress)
         cells += found
         busy += notes
-        plans.append(Planned(threads, batch, plan))
+        plans.append(PlanAtSetting(threads, batch, plan))
     first = options.threads[0], batches[0]
     scored = _top1(model, made, *first)
-    return Report(
+    return BenchReport(
         model=path.name,
         sha256=sha256_file(path),
         packed=model.packed,
@@ -120,7 +120,7 @@ def _setting(
     batch: int,
     options: BenchOptions,
     progress: Progress,
-) -> tuple[list[Cell], str, list[str]]:
+) -> tuple[list[ContenderTiming], str, list[str]]:
     """The cells of one setting, the kernels' plan, and a note if the machine was too busy."""
     feeds = model.feeds(batch)
     outputs: dict[str, list[Array]] = {}
@@ -148,7 +148,7 @@ def _setting(
         progress=progress,
     )
     cells = [
-        Cell(name, threads, batch, timed, found.speedups.get(name), differs[name])
+        ContenderTiming(name, threads, batch, timed, found.speedups.get(name), differs[name])
         for name, timed in found.timings.items()
     ]
     return cells, plan, busy_notes([found])
@@ -160,7 +160,7 @@ def _check_agreement(
     """Raise ModelFileError if the packed file or the kernels do not agree with dense."""
 
     def unoptimized() -> list[Array]:
-        session = Options(1).open(model.dense.SerializeToString(), optimize=False)
+        session = SessionConfig(1).open(model.dense.SerializeToString(), optimize=False)
         return run(session, feeds, model.path.name)
 
     for name in (PACKED, KERNELS):
@@ -176,7 +176,7 @@ def _check_agreement(
 
 def _top1(
     model: BenchmarkedModel, made: Sequence[Contender], threads: int, batch: int
-) -> dict[str, Scored]:
+) -> dict[str, ContenderAccuracy]:
     """Accuracy of every contender on the test images, and its agreement with dense.
 
     The sessions are planned for `batch`; if they take more images at once, they get them.
@@ -195,7 +195,7 @@ def _top1(
         parts = [session.run(None, {name: images.test[i : i + step]})[0] for i in range(0, n, step)]
         predictions[c.name] = np.concatenate(parts).argmax(axis=1)
     return {
-        name: Scored(
+        name: ContenderAccuracy(
             top1=proportion(int((y == images.labels[:n]).sum()), n),
             agreement=proportion(int((y == predictions[DENSE]).sum()), n),
         )
@@ -203,8 +203,8 @@ def _top1(
     }
 
 
-def _layers(model: BenchmarkedModel, threads: int, batch: int, progress: Progress) -> Layers:
-    options = Options(threads, SESSION_CONFIG)
+def _layers(model: BenchmarkedModel, threads: int, batch: int, progress: Progress) -> KernelLayers:
+    options = SessionConfig(threads, SESSION_CONFIG)
     request = CompileRequest(options, batch, progress=progress, shape=model.shape)
     compiled = compile_model(read_bytes(model.path), request)
-    return Layers(str(compiled.plan), tuple(compiled.layers))
+    return KernelLayers(str(compiled.plan), tuple(compiled.layers))

@@ -18,7 +18,7 @@ from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.quantization.dense_baseline import quantize, quantize_on
 from fggp_deploy.runtime.dense import read_dense
-from fggp_deploy.runtime.sessions import Options, run, try_out
+from fggp_deploy.runtime.sessions import SessionConfig, run, try_out
 
 DENSE, PACKED, KERNELS, INT8 = "dense", "packed", "kernels", "int8"
 N_RANDOM = 16  # inputs to calibrate with, if there are no images
@@ -45,7 +45,7 @@ def contenders(model: BenchmarkedModel, *, int8: bool, progress: Progress) -> li
     file_bytes = len(content)
     dense = model.dense.SerializeToString() if model.packed else content
     feeds = model.feeds(1)
-    try_out(lambda: run(Options(1).open(dense, name=path.name), feeds, path.name), path.name)
+    try_out(lambda: run(SessionConfig(1).open(dense, name=path.name), feeds, path.name), path.name)
     made = [Contender(DENSE, "dense fp32, stock onnxruntime", len(dense), _stock(dense, DENSE))]
     if model.packed:
         what = "the packed file, stock onnxruntime"
@@ -73,7 +73,7 @@ def contenders(model: BenchmarkedModel, *, int8: bool, progress: Progress) -> li
 
 
 def _stock(content: bytes, name: str) -> Opener:
-    return lambda threads, batch: Options(threads, SESSION_CONFIG).open(content, name=name)
+    return lambda threads, batch: SessionConfig(threads, SESSION_CONFIG).open(content, name=name)
 
 
 def _quantized(model: BenchmarkedModel, dense: bytes) -> tuple[bytes, str]:

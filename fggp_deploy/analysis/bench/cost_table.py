@@ -25,7 +25,7 @@ from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import CompileRequest
-from fggp_deploy.runtime.sessions import Options
+from fggp_deploy.runtime.sessions import SessionConfig
 
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SECONDS = 2.0  # of timing one network
@@ -69,7 +69,7 @@ def cost_table(
     for done, density in enumerate(sorted(densities)):
         progress("timing layers", done, len(densities))
         thin = with_densities(dense, dict.fromkeys(wanted, density))
-        costs = price_layers(thin.SerializeToString(), CompileRequest(Options(1)))
+        costs = price_layers(thin.SerializeToString(), CompileRequest(SessionConfig(1)))
         rest.append(sum(c.kernels_us for c in costs if c.name not in wanted) / 1000)
         for cost in costs:
             if cost.name in wanted:
@@ -179,7 +179,7 @@ def network_ms(model: bytes, *, on_kernels: bool = True) -> float:
         graph = unpack(ModelProto.FromString(model))
     feeds = random_feeds(graph, 1)
     fast = partial(runtime.session, threads=1, cache=False)
-    session = (fast if on_kernels else Options(1).open)(model)
+    session = (fast if on_kernels else SessionConfig(1).open)(model)
     watch = Watch()
     ms = rounds(
         {"it": partial(session.run, None, feeds)},

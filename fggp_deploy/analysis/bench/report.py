@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Cell:
+class ContenderTiming:
     """One contender at one setting; `speedup` is None for dense itself.
 
     `max_rel` is the largest difference to dense's outputs, relative to the largest of them.
@@ -31,7 +31,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Layers:
+class KernelLayers:
     """Time per layer on one thread, and the plan; no layers if none runs on the kernels."""
 
     plan: str
@@ -39,7 +39,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanAtSetting:
     """What `runtime.explain` says of the kernels at one setting; "plain: …" is not timed."""
 
     threads: int
@@ -48,7 +48,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ContenderAccuracy:
     """Top-1 accuracy on the test images, and the share of equal predictions with dense."""
 
     top1: Proportion
@@ -62,11 +62,11 @@ class ContenderResult:
     name: str
     what: str
     file_bytes: int
-    scored: Scored | None
+    scored: ContenderAccuracy | None
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     """Everything that was measured on one model; `notes` say what could not be.
 
     `rivals` are the contenders, under the key that readers of the JSON know.
@@ -76,9 +76,9 @@ class Report:
     sha256: str
     packed: bool
     rivals: tuple[ContenderResult, ...]
-    plans: tuple[Planned, ...]
-    cells: tuple[Cell, ...]
-    layers: Layers | None
+    plans: tuple[PlanAtSetting, ...]
+    cells: tuple[ContenderTiming, ...]
+    layers: KernelLayers | None
     notes: tuple[str, ...]
     isa: str
     machine: Machine

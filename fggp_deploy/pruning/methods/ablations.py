@@ -104,13 +104,13 @@ class Saliency:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankCriterion:
     """Drop by the ranks of |w| and |g| among the alive weights: by their sum or their product.
 
     A weight's rank is 1 + the number of smaller alive weights; equal values share a rank.
 
     >>> w = torch.tensor([1.0, 2.0, 3.0, 4.0]); g = torch.tensor([4.0, 2.0, 3.0, 1.0])
-    >>> Ranks("sum").drop(w, g, torch.ones(4, dtype=torch.bool), 1).tolist()  # 5 4 6 5
+    >>> RankCriterion("sum").drop(w, g, torch.ones(4, dtype=torch.bool), 1).tolist()  # 5 4 6 5
     [1]
     """
 
@@ -257,7 +257,7 @@ SALIENCY = MethodInfo(
 RANK_SUM = MethodInfo(
     title="gradual pruning by the sum of the ranks of |w| and |g|",
     source=_SOURCE,
-    make=lambda o, task: o.gradual(Ranks("sum"), task),
+    make=lambda o, task: o.gradual(RankCriterion("sum"), task),
     options=GradualOptions,
     reads=("updates", "pattern"),
     several_targets=True,
@@ -265,7 +265,7 @@ RANK_SUM = MethodInfo(
 RANK_PRODUCT = MethodInfo(
     title="gradual pruning by the product of the ranks of |w| and |g|",
     source=_SOURCE,
-    make=lambda o, task: o.gradual(Ranks("product"), task),
+    make=lambda o, task: o.gradual(RankCriterion("product"), task),
     options=GradualOptions,
     reads=("updates", "pattern"),
     several_targets=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from fggp_deploy.kernels.program import ADD, RELU, Activation, Step, clamp
-from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 INFINITY = float("inf")
@@ -35,13 +35,13 @@ def _clip(node: NodeProto, g: ShapedGraph) -> Activation | None:
     return clamp(limits[0], limits[1])
 
 
-def alone(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def alone(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """An activation that no layer before it could take."""
     x = node.input[0]
     activation = activation_of(node, g)
     if activation is None or len(g.shape(x)) not in (2, 4) or x in g.constants:
         return None
-    return Layer.of(node, Step(ADD, activation=activation))
+    return LoweredLayer.of(node, Step(ADD, activation=activation))
 
 
 MATCHERS: dict[str, Matcher] = {"Clip": alone, "Relu": alone}

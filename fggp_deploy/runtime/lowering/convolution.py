@@ -7,12 +7,12 @@ from onnx import NodeProto
 
 from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels.program import CONV, Step
-from fggp_deploy.runtime.lowering.layer import Array, Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import Array, LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 from fggp_deploy.runtime.lowering.window import Window
 
 
-def conv(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def conv(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A two-dimensional convolution with a constant weight."""
     weight = g.constant(node.input[1])
     if weight is None or weight.dtype != np.float32 or weight.ndim != 4:
@@ -27,10 +27,10 @@ def conv(node: NodeProto, g: ShapedGraph) -> Layer | None:
     group = a.get("group", 1)
     cout, cin = weight.shape[0], weight.shape[1] * group
     step = Step(CONV, cout=cout, cin=cin, group=group, **vars(window))
-    return Layer.with_weight([node], step, weight, bias)
+    return LoweredLayer.with_weight([node], step, weight, bias)
 
 
-def batch_norm(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def batch_norm(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A batch norm, as a depthwise convolution of one tap."""
     a = attributes(node)
     statistics = [g.constant(name) for name in node.input[1:5]]
@@ -45,7 +45,7 @@ def batch_norm(node: NodeProto, g: ShapedGraph) -> Layer | None:
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return None
     n = len(bias)
-    return Layer.with_weight([node], Step(CONV, cout=n, cin=n, group=n), weight, bias)
+    return LoweredLayer.with_weight([node], Step(CONV, cout=n, cin=n, group=n), weight, bias)
 
 
 MATCHERS: dict[str, Matcher] = {"Conv": conv, "BatchNormalization": batch_norm}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from fggp_deploy.kernels.program import ADD, Step
-from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 
-def add(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def add(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A sum that no convolution computes."""
     a, b = node.input
     if a in g.constants or not can_add(a, b, g):
         return None
-    return Layer([node], [a, b], node.output[0], [Step(ADD)])
+    return LoweredLayer([node], [a, b], node.output[0], [Step(ADD)])
 
 
 def can_add(a: str, b: str, g: ShapedGraph) -> bool:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from fggp_deploy.kernels.program import ADD, CONV, GEMM, NO_ACTIVATION
 from fggp_deploy.runtime.lowering.activation import activation_of
 from fggp_deploy.runtime.lowering.elementwise import can_add
-from fggp_deploy.runtime.lowering.layer import Layer
+from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.lowering.quantization import quantized
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 
 def extend_(
-    layer: Layer, g: ShapedGraph, *, position: dict[str, int], taken: Collection[str]
+    layer: LoweredLayer, g: ShapedGraph, *, position: dict[str, int], taken: Collection[str]
 ) -> None:
     """Take the nodes behind a layer into its last step, in the order in which a step applies them.
 
@@ -30,7 +30,7 @@ def extend_(
 
 
 def _take_addition_(
-    layer: Layer, g: ShapedGraph, position: dict[str, int], taken: Collection[str]
+    layer: LoweredLayer, g: ShapedGraph, position: dict[str, int], taken: Collection[str]
 ) -> None:
     reader = g.only_reader(layer.output)
     if reader is None or reader.op_type != "Add" or reader.output[0] in taken:
@@ -44,7 +44,7 @@ def _take_addition_(
         layer.output = reader.output[0]
 
 
-def _take_activation_(layer: Layer, g: ShapedGraph) -> None:
+def _take_activation_(layer: LoweredLayer, g: ShapedGraph) -> None:
     reader = g.only_reader(layer.output)
     activation = activation_of(reader, g) if reader is not None else None
     if reader is not None and activation is not None:
@@ -53,7 +53,7 @@ def _take_activation_(layer: Layer, g: ShapedGraph) -> None:
         layer.steps[-1] = replace(layer.steps[-1], activation=activation)
 
 
-def _take_quantization_(layer: Layer, g: ShapedGraph) -> None:
+def _take_quantization_(layer: LoweredLayer, g: ShapedGraph) -> None:
     to = g.only_reader(layer.output)
     back = g.only_reader(to.output[0]) if to is not None else None
     found = quantized(to, back, g) if to is not None else None

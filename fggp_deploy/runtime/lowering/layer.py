@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass
-class Layer:
+class LoweredLayer:
     """Nodes that become one or two steps.
 
     `inputs` are the values that they read, `output` is the one that they make. The steps read each
@@ -39,15 +39,17 @@ class Layer:
         return self.weight if self.nodes[0].op_type in ("Conv", "Gemm", "MatMul") else None
 
     @classmethod
-    def of(cls, node: NodeProto, *steps: Step) -> Layer:
+    def of(cls, node: NodeProto, *steps: Step) -> LoweredLayer:
         """A single node without weights, which reads its first input."""
         return cls([node], [node.input[0]], node.output[0], list(steps))
 
     @classmethod
-    def with_weight(cls, nodes: list[NodeProto], step: Step, weight: Array, bias: Array) -> Layer:
+    def with_weight(
+        cls, nodes: list[NodeProto], step: Step, weight: Array, bias: Array
+    ) -> LoweredLayer:
         """Nodes in a row that are one operator with this weight and bias."""
         inputs, output = [nodes[0].input[0]], nodes[-1].output[0]
         return cls(nodes, inputs, output, [step], weight, bias, len(nodes))
 
 
-Matcher = Callable[[NodeProto, ShapedGraph], Layer | None]
+Matcher = Callable[[NodeProto, ShapedGraph], LoweredLayer | None]

@@ -7,11 +7,11 @@ from onnx import NodeProto
 
 from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels.program import GEMM, Step
-from fggp_deploy.runtime.lowering.layer import Array, Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import Array, LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 
-def gemm(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def gemm(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A Gemm with a constant weight and bias."""
     a = attributes(node)
     weight = g.constant(node.input[1])
@@ -27,7 +27,7 @@ def gemm(node: NodeProto, g: ShapedGraph) -> Layer | None:
     return _linear([node], weight, bias)
 
 
-def matmul(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def matmul(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A MatMul of a [N, K] value with a constant, and an Add of a constant bias behind it."""
     weight = g.constant(node.input[1])
     if weight is None or weight.dtype != np.float32 or weight.ndim != 2:
@@ -51,10 +51,10 @@ def _bias(name: str, n: int, g: ShapedGraph) -> Array | None:
     return constant.reshape(-1)
 
 
-def _linear(nodes: list[NodeProto], weight: Array, bias: Array | None) -> Layer:
+def _linear(nodes: list[NodeProto], weight: Array, bias: Array | None) -> LoweredLayer:
     step = Step(GEMM, cout=weight.shape[0], cin=weight.shape[1])
     bias = np.zeros(len(weight), np.float32) if bias is None else bias
-    return Layer.with_weight(nodes, step, weight, bias)
+    return LoweredLayer.with_weight(nodes, step, weight, bias)
 
 
 MATCHERS: dict[str, Matcher] = {"Gemm": gemm, "MatMul": matmul}

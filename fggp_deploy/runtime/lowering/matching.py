@@ -16,7 +16,7 @@ from fggp_deploy.runtime.lowering import (
     subsampling,
 )
 from fggp_deploy.runtime.lowering.fusion import extend_
-from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 MATCHERS: dict[str, Matcher] = {
@@ -33,12 +33,12 @@ MATCHERS: dict[str, Matcher] = {
 
 def match_layers(
     g: ShapedGraph, without: Collection[str] = ()
-) -> tuple[list[Layer], dict[str, int]]:
+) -> tuple[list[LoweredLayer], dict[str, int]]:
     """The layers of a graph except those whose output is in `without`.
 
     Also, for each value that is made inside of a layer, the index of that layer.
     """
-    layers: list[Layer] = []
+    layers: list[LoweredLayer] = []
     owner: dict[str, int] = {}
     position = {name: i for i, node in enumerate(g.graph.node) for name in node.output}
     for node in g.graph.node:

@@ -8,12 +8,12 @@ from onnx import NodeProto
 
 from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels.program import AVERAGE_POOL, FLATTEN, GLOBAL_AVERAGE, MAX_POOL, Step
-from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 from fggp_deploy.runtime.lowering.window import Window
 
 
-def pool(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def pool(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """MaxPool or AveragePool."""
     a = attributes(node)
     shape = g.shape(node.input[0])
@@ -35,7 +35,7 @@ def pool(node: NodeProto, g: ShapedGraph) -> Layer | None:
             return None
     op = MAX_POOL if node.op_type == "MaxPool" else AVERAGE_POOL
     channels = shape[1]
-    return Layer.of(
+    return LoweredLayer.of(
         node,
         Step(op, cout=channels, cin=channels, count_padding=count_padding, **vars(window)),
     )
@@ -59,12 +59,12 @@ def _rounding_down(window: Window, size: list[int]) -> Window | None:
     return replace(window, pads=(top, left, bottom, right))
 
 
-def global_average(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def global_average(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """GlobalAveragePool."""
-    return Layer.of(node, Step(GLOBAL_AVERAGE)) if len(g.shape(node.input[0])) == 4 else None
+    return LoweredLayer.of(node, Step(GLOBAL_AVERAGE)) if len(g.shape(node.input[0])) == 4 else None
 
 
-def reduce_mean(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def reduce_mean(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A ReduceMean over the plane."""
     a = attributes(node)
     axes = a.get("axes")
@@ -77,7 +77,7 @@ def reduce_mean(node: NodeProto, g: ShapedGraph) -> Layer | None:
     steps = [Step(GLOBAL_AVERAGE)]
     if not a.get("keepdims", 1):
         steps.append(Step(FLATTEN))
-    return Layer.of(node, *steps)
+    return LoweredLayer.of(node, *steps)
 
 
 MATCHERS: dict[str, Matcher] = {

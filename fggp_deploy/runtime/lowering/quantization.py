@@ -9,7 +9,7 @@ from onnx import NodeProto, TensorProto
 
 from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels.program import ROUND, Step
-from fggp_deploy.runtime.lowering.layer import Array, Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import Array, LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 # The attributes with which both nodes mean plain uint8 with one scale.
@@ -53,7 +53,7 @@ def _same(a: Array | None, b: Array) -> bool:
     return a is not None and a.dtype == b.dtype and np.array_equal(a, b)
 
 
-def round_(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def round_(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A quantized value that no layer makes, such as the input, if a convolution may read it."""
     back = g.only_reader(node.output[0])
     found = quantized(node, back, g)
@@ -63,7 +63,7 @@ def round_(node: NodeProto, g: ShapedGraph) -> Layer | None:
     if not any(r.op_type == "Conv" and attributes(r).get("group", 1) == 1 for r in readers):
         return None
     step = Step(ROUND, scale=found.scale, constant=found.zero_point)
-    return Layer([node, back], [node.input[0]], back.output[0], [step])
+    return LoweredLayer([node, back], [node.input[0]], back.output[0], [step])
 
 
 MATCHERS: dict[str, Matcher] = {"QuantizeLinear": round_}

@@ -8,18 +8,18 @@ from onnx import NodeProto
 
 from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels.program import FLATTEN, Step
-from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 
-def flatten(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def flatten(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A Flatten of everything but the batch."""
     if attributes(node).get("axis", 1) != 1 or len(g.shape(node.input[0])) not in (2, 4):
         return None
-    return Layer.of(node, Step(FLATTEN))
+    return LoweredLayer.of(node, Step(FLATTEN))
 
 
-def reshape(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def reshape(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """A Reshape to [N, -1]."""
     constant = g.constant(node.input[1])
     if constant is None or constant.size != 2:
@@ -36,7 +36,7 @@ def reshape(node: NodeProto, g: ShapedGraph) -> Layer | None:
     keeps_rest = per_image > 0 and rest == per_image
     if not (keeps_batch and rest == -1) and not (keeps_rest and (keeps_batch or first == -1)):
         return None
-    return Layer.of(node, Step(FLATTEN))
+    return LoweredLayer.of(node, Step(FLATTEN))
 
 
 MATCHERS: dict[str, Matcher] = {"Flatten": flatten, "Reshape": reshape}

@@ -7,13 +7,13 @@ from onnx import NodeProto
 
 from fggp_deploy.graph.nodes import attributes
 from fggp_deploy.kernels.program import CONV, Step
-from fggp_deploy.runtime.lowering.layer import Layer, Matcher
+from fggp_deploy.runtime.lowering.layer import LoweredLayer, Matcher
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 WIDEST = 4096  # channels: the weight is dense for a moment
 
 
-def subsample(node: NodeProto, g: ShapedGraph) -> Layer | None:
+def subsample(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """Slices that take every n-th row and column, and pads with channels of zeros, in a row.
 
     Option A of He et al., "Deep Residual Learning" (arXiv 1512.03385, section 3.3). It is a 1x1
@@ -44,7 +44,7 @@ def subsample(node: NodeProto, g: ShapedGraph) -> Layer | None:
     weight = np.zeros((size[1], shape[1], 1, 1), np.float32)
     weight[pad[0] + np.arange(shape[1]), np.arange(shape[1])] = 1
     step = Step(CONV, cout=size[1], cin=shape[1], strides=(stride[0], stride[1]))
-    return Layer.with_weight(nodes, step, weight, np.zeros(size[1], np.float32))
+    return LoweredLayer.with_weight(nodes, step, weight, np.zeros(size[1], np.float32))
 
 
 def _steps(node: NodeProto, size: list[int], g: ShapedGraph) -> list[int] | None:

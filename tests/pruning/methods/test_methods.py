@@ -19,7 +19,7 @@ from torch import nn
 
 from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.checkpoints.checkpoint import Checkpoint
-from fggp_deploy.cli.endings import ends_cleanly
+from fggp_deploy.cli.exit_codes import with_exit_codes
 from fggp_deploy.errors import ConfigError, FggpWarning, ResumeRefused, UnknownName
 from fggp_deploy.pruning import methods
 from fggp_deploy.pruning.methods import Options, setting
@@ -450,7 +450,7 @@ def test_what_another_package_does_wrong_is_told(tmp_path: Path, parent, monkeyp
     short = config(parent, **{**SMALL, "target": 0.6}, method="mine")
     with pytest.raises(ConfigError, match=r"Half removes 422 of 1408 weights, but the target 0\.6"):
         prune(short, observer=Quiet(), out=tmp_path / "short")
-    fails = ends_cleanly(prune)
+    fails = with_exit_codes(prune)
     with pytest.raises(typer.Exit):
         fails(config(parent, **SMALL, method="mine"), observer=Quiet())
     reported = capsys.readouterr().err

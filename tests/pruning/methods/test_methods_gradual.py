@@ -15,7 +15,7 @@ from fggp_deploy.pruning.methods.ablations import (
     Annealed,
     MagnitudeFirst,
     MeanGradient,
-    Ranks,
+    RankCriterion,
     Saliency,
     Widened,
 )
@@ -43,8 +43,8 @@ ALL = torch.ones(6, dtype=torch.bool)
         (Widened("gradient", 0.5), [2, 3]),  # of 2 3 4 5
         (Widened("gradient", 1.0), [0, 1]),
         (Saliency(), [2, 0]),  # .6 1. .3 .8 1.5 2.4
-        (Ranks("sum"), [2, 3]),  # 7 7 4 6 8 10
-        (Ranks("product"), [2, 0]),  # 6 10 3 8 15 24
+        (RankCriterion("sum"), [2, 3]),  # 7 7 4 6 8 10
+        (RankCriterion("product"), [2, 0]),  # 6 10 3 8 15 24
     ],
 )
 def test_which_two_of_six_go(criterion, dropped: list[int]):
@@ -53,13 +53,13 @@ def test_which_two_of_six_go(criterion, dropped: list[int]):
 
 def test_the_dead_have_no_rank():
     alive = torch.tensor([True, True, False, True, True, True])
-    assert Ranks("sum").drop(W, G, alive, 1).tolist() == [3]  # 6 6 - 4 6 8
+    assert RankCriterion("sum").drop(W, G, alive, 1).tolist() == [3]  # 6 6 - 4 6 8
     assert Saliency().drop(W, G, alive, 1).tolist() == [0]
 
 
 def test_equal_values_share_a_rank_and_the_lower_index_goes():
     w, g = torch.tensor([2.0, 1.0, 1.0]), torch.ones(3)
-    assert Ranks("product").drop(w, g, torch.ones(3, dtype=torch.bool), 1).tolist() == [1]
+    assert RankCriterion("product").drop(w, g, torch.ones(3, dtype=torch.bool), 1).tolist() == [1]
 
 
 def test_shares_outside_their_range_are_refused():
@@ -91,7 +91,7 @@ def test_the_limits_of_the_arms_are_each_other(problem):
         assert criterion.drop(w, g, alive, n).tolist() == by_magnitude
     for criterion in (MagnitudeFirst(1.0), Widened("magnitude", 1.0), Widened("gradient", 0.0)):
         assert criterion.drop(w, g, alive, n).tolist() == by_gradient
-    for criterion in (Saliency(), Ranks("sum"), Ranks("product")):
+    for criterion in (Saliency(), RankCriterion("sum"), RankCriterion("product")):
         chosen = criterion.drop(w, g, alive, n)
         assert len(set(chosen.tolist())) == n
         assert bool(alive[chosen].all())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fggp_deploy import Pruner
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.methods.parts.calibration import Gram, by_group, gram, in_order, windows
-from fggp_deploy.pruning.methods.parts.one_shot import OneShot, refresh_batch_norms_
+from fggp_deploy.pruning.methods.parts.one_shot import LayerwiseOneShot, refresh_batch_norms_
 from fggp_deploy.pruning.methods.parts.ridge import refit
 from fggp_deploy.pruning.methods.second_order import SecondOrder
 from fggp_deploy.pruning.methods.wanda import wanda
@@ -192,7 +192,7 @@ def test_counts_are_exact_and_the_refit_brings_the_outputs_nearer(name: str):
     x = torch.cat([x for x, _ in images()])
     for ridge in (0.0, 0.001):
         net = trained()
-        method = OneShot(0.6, images, ridge=ridge, refresh=False, **METHODS[name])
+        method = LayerwiseOneShot(0.6, images, ridge=ridge, refresh=False, **METHODS[name])
         masks = Pruner(net, method, optimizer=None).finish()
         assert masks.n_removed == round(0.6 * masks.n_total)
         assert all(not net.get_parameter(n)[~m].any() for n, m in masks.items())
@@ -213,7 +213,7 @@ def test_magnitude_of_two_layers(allocation: str, first: list, second: list):
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     w = [torch.tensor([[1.0, -4.0], [7.0, 3.0]]), torch.tensor([[0.2, -0.1], [0.3, 6.0]])]
     net.load_state_dict({"0.weight": w[0], "1.weight": w[1]})
-    method = OneShot(0.5, images, allocation=allocation, ridge=0, refresh=False)
+    method = LayerwiseOneShot(0.5, images, allocation=allocation, ridge=0, refresh=False)
     masks = Pruner(net, method, optimizer=None, min_layer_density=0).masks
     assert masks["0.weight"].tolist() == first
     assert masks["1.weight"].tolist() == second
@@ -224,14 +224,14 @@ def test_magnitude_with_a_refit_lets_a_twin_take_over():
     net = nn.Linear(2, 1, bias=False)
     net.load_state_dict({"weight": torch.tensor([[1.0, 2.0]])})
     data = [(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2))]
-    pruner = Pruner(net, OneShot(0.5, lambda: data, ridge=1e-7), optimizer=None)
+    pruner = Pruner(net, LayerwiseOneShot(0.5, lambda: data, ridge=1e-7), optimizer=None)
     assert pruner.masks["weight"].tolist() == [[False, True]]
     assert torch.allclose(net.weight, torch.tensor([[0.0, 3.0]]), atol=1e-4)
 
 
 def test_each_layers_error_is_no_larger_with_the_refit():
     net, dense = trained(), trained()
-    pruner = Pruner(net, OneShot(0.6, images, ridge=0.0, refresh=False), optimizer=None)
+    pruner = Pruner(net, LayerwiseOneShot(0.6, images, ridge=0.0, refresh=False), optimizer=None)
     for name, (layer, *_) in in_order(pruner.state, images()):
         other = dict(dense.named_modules())[name.removesuffix(".weight")]
         m = gram(layer, net, other, dense, images())
@@ -242,7 +242,9 @@ def test_each_layers_error_is_no_larger_with_the_refit():
 
 def test_statistics_are_those_of_the_images():
     net = trained()
-    OneShot(0.6, images).start(Pruner(net, OneShot(0.0, images), optimizer=None).state)
+    LayerwiseOneShot(0.6, images).start(
+        Pruner(net, LayerwiseOneShot(0.0, images), optimizer=None).state
+    )
     again = copy.deepcopy(net)
     refresh_batch_norms_(again, images())
     assert torch.allclose(net.bn.running_mean, again.bn.running_mean, atol=1e-6)
@@ -274,8 +276,8 @@ def test_weights_that_no_called_module_uses_are_named(name: str):
     says = " and ".join(f"the module of {n} is not called" for n in HIDDEN).replace(" and", ",")
     says += "; give " + " ".join(f"--keep-dense {n}" for n in HIDDEN)
     with pytest.raises(ConfigError, match=says):
-        Pruner(Hidden(), OneShot(0.5, tokens, **METHODS[name]), optimizer=None)
-    method = OneShot(0.5, tokens, **METHODS[name])
+        Pruner(Hidden(), LayerwiseOneShot(0.5, tokens, **METHODS[name]), optimizer=None)
+    method = LayerwiseOneShot(0.5, tokens, **METHODS[name])
     masks = Pruner(Hidden(), method, optimizer=None, keep_dense=HIDDEN).masks
     assert masks.removed_by_layer == {"fc.weight": 20}
 
@@ -308,8 +310,10 @@ def test_layers_with_a_forward_of_their_own_are_named(layer: type, name: str):
     net = nn.Sequential(layer(8, 6, 3), nn.Flatten(), nn.LazyLinear(5))
     net(tokens()[0][0])
     with pytest.raises(ConfigError, match=f"the {layer.__name__} of 0.weight computes something"):
-        Pruner(net, OneShot(0.5, tokens, **METHODS[name]), optimizer=None, prune_first=True)
-    again = OneShot(0.5, tokens, ridge=0)
+        Pruner(
+            net, LayerwiseOneShot(0.5, tokens, **METHODS[name]), optimizer=None, prune_first=True
+        )
+    again = LayerwiseOneShot(0.5, tokens, ridge=0)
     assert Pruner(net, again, optimizer=None, prune_first=True).masks.n_removed > 0
 
 
@@ -319,19 +323,21 @@ def test_layers_that_compute_what_their_class_does_are_taken(name: str):
     data = [(100 * torch.randn(shape, generator=seeded()), torch.zeros(1))]
     for dtype in (torch.float32, torch.bfloat16):
         net = copy.deepcopy(layer).to(dtype)
-        state = Pruner(net, OneShot(0.0, list), optimizer=None, prune_first=True).state
+        state = Pruner(net, LayerwiseOneShot(0.0, list), optimizer=None, prune_first=True).state
         assert in_order(state, [(x.to(dtype), y) for x, y in data]) == [("weight", [net])]
 
 
 def test_a_subclass_that_computes_the_same_is_pruned():
     net = nn.Sequential(Faithful(8, 6, 3), nn.Flatten(), nn.Linear(6, 5))
-    pruner = Pruner(net, OneShot(0.5, tokens, rule=wanda), optimizer=None, prune_first=True)
+    pruner = Pruner(
+        net, LayerwiseOneShot(0.5, tokens, rule=wanda), optimizer=None, prune_first=True
+    )
     assert pruner.masks.n_removed == 231
 
 
 def test_magnitude_without_a_refit_takes_any_layer():
     net = nn.Sequential(nn.ConvTranspose2d(8, 3, 2), Hidden())
-    method = OneShot(0.5, tokens, ridge=0, refresh=False, allocation="uniform")
+    method = LayerwiseOneShot(0.5, tokens, ridge=0, refresh=False, allocation="uniform")
     masks = Pruner(net, method, optimizer=None, prune_first=True).masks
     assert masks.removed_by_layer == {
         "0.weight": 48, "1.attention.in_proj_weight": 96, "1.attention.out_proj.weight": 32,
@@ -342,8 +348,8 @@ def test_magnitude_without_a_refit_takes_any_layer():
 def test_layers_that_are_no_plain_linear_maps_are_named():
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ConvTranspose2d(3, 3, 2))
     with pytest.raises(ConfigError, match=r"1\.weight belongs to a ConvTranspose2d; give --keep-d"):
-        Pruner(net, OneShot(0.5, images), optimizer=None)
+        Pruner(net, LayerwiseOneShot(0.5, images), optimizer=None)
     with pytest.raises(ConfigError, match="needs calibration images"):
-        Pruner(Net(), OneShot(0.5, list), optimizer=None)
+        Pruner(Net(), LayerwiseOneShot(0.5, list), optimizer=None)
     with pytest.raises(ConfigError, match="needs an allocation that fixes"):
-        OneShot(0.5, images, rule=wanda, allocation="global")
+        LayerwiseOneShot(0.5, images, rule=wanda, allocation="global")

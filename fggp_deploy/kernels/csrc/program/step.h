@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "program/activation.h"
+#include "program/scalar_activation.h"
 #include "program/conv_shape.h"
 #include "program/weights.h"
 

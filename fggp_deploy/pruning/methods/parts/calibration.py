@@ -19,7 +19,7 @@ from fggp_deploy.errors import ConfigError
 from fggp_deploy.pruning.methods.method import Batch
 from fggp_deploy.pruning.methods.state import PruningState
 
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+LinearOrConv = nn.Linear | nn.Conv1d | nn.Conv2d
 _KNOWN = (nn.Linear, nn.Conv1d, nn.Conv2d)
 _ROUNDING = 0.01  # relative to the output's norm; TF32 convolutions are within 0.001
 
@@ -43,12 +43,12 @@ class Gram:
         return self.energy - 2 * (w * self.cross.transpose(1, 2)).sum(2) + quadratic
 
 
-def by_group(module: Layer, weight: Tensor) -> Tensor:
+def by_group(module: LinearOrConv, weight: Tensor) -> Tensor:
     """A weight of the module's shape as [groups, out/groups, K]."""
     return weight.reshape(_groups(module), weight.shape[0] // _groups(module), -1)
 
 
-def windows(module: Layer, x: Tensor) -> Tensor:
+def windows(module: LinearOrConv, x: Tensor) -> Tensor:
     """The windows of a module's input that its weight sees, [groups, positions, K]."""
     if isinstance(module, nn.Linear):
         return x.reshape(1, -1, x.shape[-1])
@@ -69,14 +69,14 @@ def windows(module: Layer, x: Tensor) -> Tensor:
     return columns.permute(1, 0, 3, 2).reshape(module.groups, n * positions, -1)
 
 
-def in_order(state: PruningState, batches: Sequence[Batch]) -> list[tuple[str, list[Layer]]]:
+def in_order(state: PruningState, batches: Sequence[Batch]) -> list[tuple[str, list[LinearOrConv]]]:
     """Prunable weights and the modules that use them, in the order of the forward pass.
 
     Raises ConfigError that names every weight whose module is not called, is not a Linear, Conv1d
     or Conv2d, or computes anything else than windows times weight plus bias on the first batch.
     """
     names = {id(p): n for n, p in state.params.items()}
-    users: dict[str, list[Layer]] = {}
+    users: dict[str, list[LinearOrConv]] = {}
     unfit: dict[str, str] = {}
     handles = []
 
@@ -109,7 +109,7 @@ def in_order(state: PruningState, batches: Sequence[Batch]) -> list[tuple[str, l
     return list(users.items())
 
 
-def _is_its_map(module: Layer, x: Tensor, out: Tensor) -> bool:
+def _is_its_map(module: LinearOrConv, x: Tensor, out: Tensor) -> bool:
     """True if an output is the windows of the input times the weight, within rounding.
 
     Subclasses may pad or standardize in their own forward.
@@ -126,9 +126,9 @@ def _is_its_map(module: Layer, x: Tensor, out: Tensor) -> bool:
 
 @torch.no_grad()
 def gram(
-    module: Layer,
+    module: LinearOrConv,
     model: nn.Module,
-    dense_module: Layer,
+    dense_module: LinearOrConv,
     dense: nn.Module,
     batches: Sequence[Batch],
 ) -> Gram:
@@ -178,7 +178,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _groups(module: Layer) -> int:
+def _groups(module: LinearOrConv) -> int:
     return 1 if isinstance(module, nn.Linear) else module.groups
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fggp_deploy.pruning.allocation import too_few
+from fggp_deploy.pruning.allocation import floors_too_high
 
 Layers = Mapping[str, slice]  # the position of each layer in the flat weights, in order
 Choose = Callable[[Sequence[str], int], Tensor]  # layers, count → int64 flat indices
@@ -27,7 +27,7 @@ def drop_above_floors(
     """
     counts = {n: int(alive[part].count_nonzero()) for n, part in layers.items()}
     if n_drop > sum(n - least[name] for name, n in counts.items()):
-        raise too_few(sum(counts.values()) - n_drop, least)
+        raise floors_too_high(sum(counts.values()) - n_drop, least)
     done = torch.zeros_like(alive)
     competing, held, left = list(layers), list[str](), n_drop
     while competing:

@@ -40,7 +40,7 @@ class LayerRule(Protocol):
         ...
 
 
-class OneShot(AtStart):
+class LayerwiseOneShot(AtStart):
     """Prunes layer by layer, in the order of the forward pass, and compares with the dense model.
 
     Each layer sees the outputs of the layers that were pruned before it. `rule` chooses within each
@@ -178,7 +178,7 @@ class OneShotOptions(Options):
         "uniform", "How many weights each layer keeps.", choices=tuple(ALLOCATIONS)
     )
 
-    def one_shot(self, rule: LayerRule | None, task: Task) -> OneShot:
+    def one_shot(self, rule: LayerRule | None, task: Task) -> LayerwiseOneShot:
         """The method with these options; `rule` None chooses by magnitude."""
         orthp = self.reinit == ORTHP
         if orthp and not task.n_steps:
@@ -186,7 +186,7 @@ class OneShotOptions(Options):
                 "--method-set reinit=orthp replaces the trained weights, so training must "
                 "follow; give --epochs, or leave reinit out"
             )
-        return OneShot(
+        return LayerwiseOneShot(
             task.target,
             lambda: task.batches(self.images),
             rule=rule,

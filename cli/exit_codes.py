@@ -1,4 +1,4 @@
-"""How a command ends: every expected error is one line on stderr and an exit code."""
+"""Exit codes: a command ends an expected error with one line on stderr and a code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 INTERRUPTED, INTERNAL = 130, 70
 
 
-def ends_cleanly(command: Callable[P, R]) -> Callable[P, R]:
+def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
     """Turn errors into exit codes; `FGGP_DEBUG=1` shows tracebacks instead."""
 
     @functools.wraps(command)
