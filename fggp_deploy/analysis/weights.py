@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from fggp_deploy.format.choice import least_bytes
 from fggp_deploy.format.packing import REPLACEABLE
 from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.constants import overridable
+from fggp_deploy.graph.macs import total_macs
 from fggp_deploy.graph.shapes import Shapes
 from fggp_deploy.graph.weights import layer_weights
 
@@ -26,8 +26,9 @@ class Weight:
 
     `of_layer`: a convolution, linear or recurrent layer multiplies it; other constants, such as
     anchors, do not count as weights. `dead_channels` counts output channels that are all zero.
-    `macs` are the dense ones for one image, None if shapes are not known. `why` says in words what
-    its zeros save, or why they save nothing.
+    `macs` are the dense ones for one image, None for a constant that is not `of_layer`, for a layer
+    that is not in `graph.macs.LAYERS` and if shapes are not known. `why` says in words what its
+    zeros save, or why they save nothing.
     """
 
     name: str
@@ -79,24 +80,11 @@ def weights_of(dense: ModelProto, shapes: Shapes, packed: Mapping[str, int]) -> 
                 stored_bytes=stored,
                 packed_bytes=min(stored, least_bytes(w)) if name in fixed else stored,
                 dead_channels=int((~w.reshape(len(w), -1).any(axis=1)).sum()),
-                macs=_macs(users, shapes, w.shape),
+                macs=total_macs(layers[name], shapes) if name in layers else None,
                 why=why if name in fixed else REPLACEABLE,
             )
         )
     return tuple(found)
-
-
-def _macs(users: list[NodeProto], shapes: Shapes, shape: tuple[int, ...]) -> int | None:
-    total = 0
-    for node in users:
-        out = shapes.get(node.output[0])
-        if node.op_type not in _KINDS or out is None or None in out or not out:
-            return None
-        sides = [side for side in out if side is not None]
-        # each output element is one dot product over all but the output axis of the weight
-        outputs = sides[1] if node.op_type == "Conv" and len(sides) > 1 else sides[-1]
-        total += math.prod(sides) * math.prod(shape) // max(1, outputs)
-    return total
 
 
 def _why(op: str, dtype: np.dtype, sparsity: float, *, packed: bool) -> str:

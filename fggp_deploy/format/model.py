@@ -15,7 +15,7 @@ from fggp_deploy.format.encodings.checks import MAX_ELEMENTS
 from fggp_deploy.format.metadata import PREFIX, Metadata
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import Unpacked, layer_name, split
-from fggp_deploy.graph.macs import layer_macs
+from fggp_deploy.graph.macs import total_macs
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.reading import in_one_piece, reading
 from fggp_deploy.graph.shapes import Shapes, infer_shapes
@@ -201,8 +201,6 @@ def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
                 others.setdefault(name, []).append(node)
     layers = []
     for name, nodes in (*weights.items(), *others.items()):
-        counts = [layer_macs(node, shapes) for node in nodes]
-        macs = None if None in counts else sum(c for c in counts if c is not None)
         if name in content.weights:
             packed = content.weights[name]
             how = (packed.shape, packed.name, packed.nnz, packed.stored_bytes)
@@ -211,5 +209,6 @@ def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
             how = (w.shape, "dense", int(np.count_nonzero(w)), w.nbytes)
         if not math.prod(how[0]):
             raise ModelFileError(f"weight {name!r} has no elements")
+        macs = total_macs(nodes, shapes)
         layers.append(Layer(layer_name(name), nodes[0].op_type, *how, macs, name in weights))
     return tuple(layers)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import ModelProto, NodeProto
 
 from fggp_deploy.graph.nodes import attribute
-from fggp_deploy.graph.shapes import Shapes, infer_shapes, one_image
+from fggp_deploy.graph.shapes import infer_shapes, one_image
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
+Shape = Sequence[int | None]  # None for a size that is not known
 
-def layer_macs(node: NodeProto, shapes: Shapes) -> int | None:
+
+def multiply_accumulates(elements: Shape, dot_product: Shape) -> int | None:
+    """How many dot products of this shape `elements` take; None if a size is not known."""
+    known = [d for d in (*elements, *dot_product) if d is not None]
+    return math.prod(known) if len(known) == len(elements) + len(dot_product) else None
+
+
+def layer_macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int | None:
     """Elements of the output times the length of each one's dot product.
 
-    None for an operator that is not in `LAYERS`, and if a shape is not known. A transposed
+    None for a node that is not one of `LAYERS`, and if a shape is not known. A transposed
     convolution spreads each element of its input over outputs, so its input is counted.
     """
-    if node.op_type not in LAYERS:
+    if node.op_type not in LAYERS or len(node.input) < 2:
         return None
     counted = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
     elements, weight = shapes.get(counted), shapes.get(node.input[1])
@@ -28,8 +37,14 @@ def layer_macs(node: NodeProto, shapes: Shapes) -> int | None:
         dot_product = weight[1:]
     else:
         dot_product = weight[-1:] if attribute(node, "transB", 0) else weight[-2:][:1]
-    known = [d for d in (*elements, *dot_product) if d is not None]
-    return math.prod(known) if len(known) == len(elements) + len(dot_product) else None
+    return multiply_accumulates(elements, dot_product)
+
+
+def total_macs(nodes: Iterable[NodeProto], shapes: Mapping[str, Shape]) -> int | None:
+    """The sum of `layer_macs` over the nodes; None if it is None for one of them."""
+    counts = [layer_macs(node, shapes) for node in nodes]
+    known = [n for n in counts if n is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def model_macs(model: ModelProto) -> int | None:
@@ -37,11 +52,6 @@ def model_macs(model: ModelProto) -> int | None:
 
     None if a shape is not known.
     """
-    shapes = infer_shapes(one_image(model))
     stored = {t.name for t in model.graph.initializer}
-    counts = [
-        layer_macs(node, shapes)
-        for node in model.graph.node
-        if node.op_type in LAYERS and node.input[1] in stored
-    ]
-    return None if None in counts else sum(n for n in counts if n is not None)
+    layers = [n for n in model.graph.node if n.op_type in LAYERS and stored & {*n.input[1:2]}]
+    return total_macs(layers, infer_shapes(one_image(model)))

@@ -15,7 +15,6 @@ import numpy as np
 
 from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.region_programs import RegionProgram
 from fggp_deploy.runtime.sessions import SessionConfig, run
 
@@ -121,7 +120,7 @@ def layer_costs(
                 op=layer.nodes[0].op_type,
                 shape=() if weight is None else weight.shape,
                 density=1.0 if weight is None else np.count_nonzero(weight) / weight.size,
-                macs=_macs(layer, sizes, images),
+                macs=layer.macs(sizes[layer.nodes[0].output[0]]) // images,
                 dense_us=sum(dense) / images if dense else None,
                 kernels_us=float(own[steps].sum()),
                 variant=_variant(region.steps[steps][0], isa),
@@ -148,13 +147,6 @@ def _rows_over_one(program: p.Program, region: RegionProgram, one_us: float, isa
         medians.append(1e6 * float(np.median(times)))
     call_us = max(0.0, medians[0] - one_us)
     return max(1.0, (medians[1] - call_us) / one_us)
-
-
-def _macs(layer: LoweredLayer, sizes: Mapping[str, list[int]], images: int) -> int:
-    if layer.learned is None:
-        return 0
-    rows, _, *plane = sizes[layer.nodes[0].output[0]]
-    return int(layer.learned.size * math.prod(plane) * rows) // images
 
 
 def _variant(step: p.Step, isa: str) -> str:

@@ -187,12 +187,11 @@ def describe(regions: list[RegionProgram]) -> str:
 def _largest(regions: list[Region], shapes: Shapes) -> list[Region]:
     """The MAX_REGIONS of most multiply-accumulates, in order; open dimensions count as 1."""
 
+    def made(layer: LoweredLayer) -> list[int]:
+        return [size or 1 for size in sizes(shapes.get(layer.nodes[0].output[0], []))]
+
     def macs(index: int) -> int:
-        return sum(
-            x.learned.size * math.prod(s or 1 for s in sizes(shapes.get(x.output, []))[2:])
-            for x in regions[index].layers
-            if x.learned is not None
-        )
+        return sum(layer.macs(made(layer)) for layer in regions[index].layers)
 
     kept = sorted(range(len(regions)), key=macs, reverse=True)[:MAX_REGIONS]
     return [regions[i] for i in sorted(kept)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from graphs import Builder
 from onnx import TensorProto, helper, numpy_helper
 from verified import PREPROCESSING, dataset, metadata, network
 
@@ -281,7 +281,8 @@ def test_explain_names_zeros_that_nothing_exploits(tmp_path):
     assert "no sparse kernel for ConvTranspose" in found["w"].why
     assert "can be packed for size; there is no sparse kernel for int8" in found["q"].why
     assert found["q"].dead_channels == 1
-    assert found["w"].macs is None
+    assert found["w"].macs == (8 * 4 * 4) * (8 * 3 * 3)  # each input is spread over 72 outputs
+    assert found["q"].macs == 6 * 8
 
 
 def test_explain_names_what_would_make_the_file_smaller(tmp_path):
@@ -344,12 +345,33 @@ def test_explain_refuses_what_is_no_onnx(tmp_path, content):
     assert "\n" not in str(e.value)
 
 
-def test_macs_of_a_linear_layer_by_hand(tmp_path):
-    w = numpy_helper.from_array(np.ones((5, 7), np.float32), "w")
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 7])
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [w])
+@pytest.mark.parametrize(
+    ("op", "x", "w", "y", "macs"),
+    [
+        ("MatMul", ["n", 5], [5, 7], ["n", 7], 7 * 5),
+        ("MatMul", [2, 3, 5], [2, 5, 7], [2, 3, 7], 210),  # 42 outputs of 5 products each
+        ("MatMul", [5, 9], [4, 5], [4, 9], 180),  # the weight is on the left: 36 outputs
+        ("ConvTranspose", [1, 4, 8, 8], [4, 6, 3, 3], [1, 6, 10, 10], 13824),  # 256 inputs, 54 each
+    ],
+)
+def test_explain_counts_macs_by_hand(tmp_path, op, x, w, y, macs):
+    inputs = ["w", "x"] if w == [4, 5] else ["x", "w"]
+    graph = helper.make_graph(
+        [helper.make_node(op, inputs, ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)],
+        [numpy_helper.from_array(np.ones(w, np.float32), "w")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, tmp_path / "m.onnx")
     (only,) = explain(tmp_path / "m.onnx", seconds=0).weights
-    assert only.macs == math.prod((5, 7))
+    assert only.macs == macs
+
+
+def test_a_bias_of_two_dimensions_has_no_macs(tmp_path):
+    b = Builder()
+    y = b.op("Gemm", b.op("Flatten", "x"), b.weight(48, 7), b.tensor(np.ones((1, 7), np.float32)))
+    onnx.save(b.model(y, size=4), tmp_path / "m.onnx")
+    weight, bias = explain(tmp_path / "m.onnx", seconds=0).weights
+    assert (weight.macs, bias.macs) == (48 * 7, None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 from onnx import NodeProto
 
+from fggp_deploy.graph.macs import multiply_accumulates
 from fggp_deploy.kernels.program import Step
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
@@ -37,6 +38,15 @@ class LoweredLayer:
     def learned(self) -> Array | None:
         """The weight if the network learned it: that of a convolution or a linear layer."""
         return self.weight if self.nodes[0].op_type in ("Conv", "Gemm", "MatMul") else None
+
+    def macs(self, made: Sequence[int]) -> int:
+        """Dense multiply-accumulates if its first node makes a value of shape `made`.
+
+        0 for a layer without a learned weight.
+        """
+        if self.learned is None:
+            return 0
+        return multiply_accumulates(made, self.learned.shape[1:]) or 0
 
     @classmethod
     def of(cls, node: NodeProto, *steps: Step) -> LoweredLayer:
