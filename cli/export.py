@@ -188,8 +188,8 @@ def show(result: Exported, options: ExportOptions) -> None:
     if result.reference is not None and result.reference_bytes:
         share = result.file_bytes / result.reference_bytes
         stdout.print(
-            f"{result.reference}: {size(result.reference_bytes)}, the dense model; not for "
-            f"shipping. The file is {share:.2%} of it"
+            f"{result.reference}: {size(result.reference_bytes)}, the dense model that "
+            f"verify compares with. The exported file is {share:.2%} of it"
         )
     if result.compaction is not None:
         stdout.print(result.compaction.sentence())
