@@ -159,7 +159,7 @@ def export(
     if json:
         as_json(result)
     else:
-        show(result, options)
+        show(result)
 
 
 def _exported(run: Path | None, options: ExportOptions) -> Exported:
@@ -177,13 +177,12 @@ def _exported(run: Path | None, options: ExportOptions) -> Exported:
         return export_run(checkpoint, options, progress=progress)
 
 
-def show(result: Exported, options: ExportOptions) -> None:
+def show(result: Exported) -> None:
     """Print what was written, and how far it is from the network."""
     from fggp_deploy.errors import command
 
     from .render import show_notes, size, stdout
 
-    verify = command("fggp-deploy", "verify", result.path)
     stdout.print(f"{result.path}: {size(result.file_bytes)}, sparsity {result.sparsity:.2%}")
     if result.reference is not None and result.reference_bytes:
         share = result.file_bytes / result.reference_bytes
@@ -194,13 +193,7 @@ def show(result: Exported, options: ExportOptions) -> None:
     if result.compaction is not None:
         stdout.print(result.compaction.sentence())
         if result.compaction.n_removed:
+            verify = command("fggp-deploy", "verify", result.path)
             stdout.print(f"{verify} measures what that gives")
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
-    if result.rounding_error is not None:
-        what = f"{result.values} values{' and activations' * (options.activations != 'fp32')}"
-        stdout.print(
-            f"{what} change the self-test's logits by at most "
-            f"{result.rounding_error:.1e}, the largest logit being {result.largest_logit:.3g}; "
-            f"{verify} measures the accuracy"
-        )
     show_notes(result.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.packing import Packing, flatten
 from fggp_deploy.format.self_test import SelfTest, probe
 from fggp_deploy.format.unpacking import unpack
-from fggp_deploy.graph.qdq import has_quantized_activations
+from fggp_deploy.graph.qdq import remove_activation_quantization_
 from fggp_deploy.measure.network import Network, load
 from fggp_deploy.runtime.region_file import with_regions
 
@@ -49,17 +50,18 @@ def export(
     """
     packing = Packing.of(dense, values=TYPES[values])
     if values != "fp32" and metadata.selftest is not None:
+        unrounded = copy.deepcopy(dense)
+        in_bytes = remove_activation_quantization_(unrounded)
         exact, rounded = (
             load(name, model.SerializeToString(), threads=1)
             for name, model in (
-                ("the network", dense),
+                ("the network", unrounded),
                 ("the rounded network", unpack(packing.model)),
             )
         )
-        found = _rounding(values, exact, rounded, metadata)
+        found = replace(_rounding(values, exact, rounded, metadata), activations=in_bytes)
         note(found.sentence())
         warn(found)
-        in_bytes = has_quantized_activations(dense)
         metadata = replace(
             metadata,
             selftest=_self_test(rounded, metadata.selftest, metadata, in_bytes=in_bytes),

@@ -22,12 +22,14 @@ class Rounding:
     """`error` is the largest change of an output over its largest value.
 
     Of `n` inputs, `n_changed` are given to another class; None if the network is no classifier.
+    `values` is the type of the rounded weights; `activations` says that those were quantized too.
     """
 
     values: str
     error: float
     n: int
     n_changed: int | None
+    activations: bool = False
 
     @property
     def is_large(self) -> bool:
@@ -36,8 +38,9 @@ class Rounding:
 
     def sentence(self) -> str:
         """What to tell the user."""
+        what = f"{self.values} values{' and activations' * self.activations}"
         text = (
-            f"{self.values} values change the outputs by up to {self.error:.1e} of the largest on "
+            f"{what} change the outputs by up to {self.error:.1e} of the largest on "
             f"{self.n} made-up inputs"
         )
         if self.n_changed is not None:

@@ -356,6 +356,8 @@ def test_an_exported_run(demo_run, tmp_path) -> None:
     made = demo_run("export", folder, "--activations", "int8", "--json")
     assert made.code == 0, made.err
     assert made.json["values"] == "int8"
+    rounded = [n for n in made.json["notes"] if "made-up inputs" in n]
+    assert [n.split(" change ")[0] for n in rounded] == ["int8 values and activations"]
     path = folder / "model.w8a8.onnx"
     assert made.json["path"].endswith(path.name)
     opened = SparseModel.open(path)
