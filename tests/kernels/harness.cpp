@@ -215,7 +215,18 @@ double share_on_several(ThreadChoice& choice, int runs, int nth) {
   for (int i = 0; i < runs; i++) {
     const bool several = choice.several();
     n += several;
-    choice.record(several, !several ? 1.0 : n % nth ? 0.6 : 6.0);
+    choice.record(several, several, !several ? 1.0 : n % nth ? 0.6 : 6.0);
+  }
+  return static_cast<double>(n) / runs;
+}
+
+// Of so many runs, the share that offers work to several threads though nobody helps.
+double share_without_help(ThreadChoice& choice, int runs) {
+  int n = 0;
+  for (int i = 0; i < runs; i++) {
+    const bool several = choice.several();
+    n += several;
+    choice.record(several, false, several ? 0.9 : 1.0);
   }
   return static_cast<double>(n) / runs;
 }
@@ -225,9 +236,13 @@ void choose_threads() {
   const double free = share_on_several(choice, 5000, 1 << 30);
   const double busy = share_on_several(choice, 5000, 3);
   const double free_again = share_on_several(choice, 5000, 1 << 30);
-  if (free < 0.95 || busy > 0.1 || free_again < 0.85) {
-    std::printf("several threads for %g of the runs on a free machine, %g on a busy one and %g after it\n",
-                free, busy, free_again);
+  ThreadChoice lonely;
+  const double alone = share_without_help(lonely, 5000);
+  const double joined = share_on_several(lonely, 5000, 1 << 30);
+  if (free < 0.95 || busy > 0.1 || free_again < 0.85 || alone > 0.03 || joined < 0.85) {
+    std::printf("several threads for %g of the runs on a free machine, %g on a busy one and %g after it, "
+                "%g without help and %g after it\n",
+                free, busy, free_again, alone, joined);
     std::exit(1);
   }
 }

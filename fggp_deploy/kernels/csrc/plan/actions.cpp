@@ -1,4 +1,5 @@
 // The actions of each step at run time; see execution.h.
+#include <algorithm>
 #include <cstring>
 
 #include "plan/depthwise_plan.h"
@@ -81,14 +82,7 @@ void Execution::plan_actions(const Program& program) {
 }
 
 void Execution::add_parts(int n, double work, Run run) {
-  add_runs(even_split(n, cut(work)), std::move(run));
-}
-
-void Execution::add_runs(std::vector<int> borders, Run run) {
-  const int parts = static_cast<int>(borders.size()) - 1;
-  actions_.push_back({parts, [run = std::move(run), borders = std::move(borders)](const Image& c, int part) {
-    run(c, borders[static_cast<size_t>(part)], borders[static_cast<size_t>(part) + 1]);
-  }});
+  actions_.push_back({even_split(n, cut(work)), std::move(run)});
 }
 
 void Execution::add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
@@ -154,8 +148,8 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
   const int parts = cut(conv_work(s, value(out).shape));
   std::vector<int> slices = conv->split(parts);
   const int n_slices = static_cast<int>(slices.size()) - 1;
-  add_runs(even_split(conv->blocks() * n_slices, parts),
-           [this, conv, x, r, y, n_slices, slices = std::move(slices)](const Image& c, int first, int last) {
+  actions_.push_back({even_split(conv->blocks() * n_slices, parts),
+                      [this, conv, x, r, y, n_slices, slices = std::move(slices)](const Image& c, int first, int last) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
@@ -166,7 +160,7 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
                       slices[static_cast<size_t>(end - block * n_slices)]);
       first = end;
     }
-  });
+  }});
   if (floats) end_floats(out, y);
 }
 
@@ -193,15 +187,17 @@ void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step,
   const size_t between = static_cast<size_t>(run) * plane;
   const int scratch = new_buffer(between * (borders.size() - 1));
   const int y = new_own(out + 1);
-  const int parts = static_cast<int>(borders.size()) - 1;
-  actions_.push_back({parts, [this, conv, depthwise, x, r, r2, y, scratch, between, run,
-                              borders = std::move(borders)](const Image& c, int part) {
-    const auto t = static_cast<size_t>(part);
-    float* middle = address(c, scratch) + t * between;
-    for (int first = borders[t]; first < borders[t + 1]; first += run) {
-      const int last = std::min(first + run, borders[t + 1]), m = depthwise->multiplier();
-      conv->run(source(c, x), r >= 0 ? source(c, r) : nullptr, middle, first, last, first);
-      depthwise->run(middle, r2 >= 0 ? source(c, r2) : nullptr, address(c, y), first * m, last * m, first);
+  const auto part_of = [borders](int first) {
+    return static_cast<size_t>(std::lower_bound(borders.begin(), borders.end(), first) - borders.begin());
+  };
+  actions_.push_back({std::move(borders), [this, conv, depthwise, x, r, r2, y, scratch, between, run,
+                                           part_of](const Image& c, int first, int last) {
+    float* middle = address(c, scratch) + part_of(first) * between;
+    for (int end; first < last; first = end) {
+      end = std::min(first + run, last);
+      const int m = depthwise->multiplier();
+      conv->run(source(c, x), r >= 0 ? source(c, r) : nullptr, middle, first, end, first);
+      depthwise->run(middle, r2 >= 0 ? source(c, r2) : nullptr, address(c, y), first * m, end * m, first);
     }
   }});
 }
@@ -238,8 +234,8 @@ void Execution::add_flat_sum(const Step& s, int out) {
   const int x = flat(s.input), r = s.residual >= 0 ? flat(s.residual) : -1;
   touch(x);
   const int y = new_row_major(out);
-  actions_.push_back({1, [this, activation = s.activation, x, r, y,
-                          n = value(out).shape.size()](const Image& c, int) {
+  actions_.push_back({{0, 1}, [this, activation = s.activation, x, r, y,
+                               n = value(out).shape.size()](const Image& c, int, int) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
@@ -292,7 +288,7 @@ void Execution::add_output(int i, size_t index) {
   const Buffer& b = buffers_[static_cast<size_t>(x)];
   if (b.output == static_cast<int>(index)) return;
   const size_t bytes = value(i).shape.size() * sizeof(float);
-  actions_.push_back({1, [this, x, index, bytes](const Image& c, int) {
+  actions_.push_back({{0, 1}, [this, x, index, bytes](const Image& c, int, int) {
     std::memcpy(c.outputs[index], source(c, x), bytes);
   }});
 }

@@ -314,26 +314,22 @@ class Execution::Actions : public Stages {
     const Action& action = actions_[stage];
     const int n = parts(stage), end = all(stage) * (part + 1) / n;
     for (int i = all(stage) * part / n; i < end; i++)
-      action.run(images_[static_cast<size_t>(i / action.parts)], i % action.parts);
+      action.run_part(images_[static_cast<size_t>(i / action.parts())], i % action.parts());
   }
 
  private:
-  int all(size_t stage) const { return actions_[stage].parts * static_cast<int>(images_.size()); }
+  int all(size_t stage) const { return actions_[stage].parts() * static_cast<int>(images_.size()); }
 
   const std::vector<Action>& actions_;
   const std::vector<Image>& images_;
 };
 
 void Execution::run(const Image& image) const {
-  for (size_t action = 0; action < actions_.size(); action++) run(action, image);
+  for (const Action& action : actions_) action.run_whole(image);
 }
 
-void Execution::run(size_t action, const Image& image) const {
-  for (int part = 0; part < actions_[action].parts; part++) actions_[action].run(image, part);
-}
-
-void Execution::run(const std::vector<Image>& images, const Threads& threads) const {
-  run_stages(threads, workers(images.size()), Actions(*this, images));
+bool Execution::run(const std::vector<Image>& images, const Threads& threads) const {
+  return run_stages(threads, workers(images.size()), Actions(*this, images));
 }
 
 std::vector<double> Execution::profile(const Image& image, int repeats) const {
@@ -344,7 +340,7 @@ std::vector<double> Execution::profile(const Image& image, int repeats) const {
     for (size_t step = 0; step < all.size(); step++) {
       const size_t end = step < last_action_.size() ? last_action_[step] : actions_.size();
       const auto start = Clock::now();
-      for (; action < end; action++) run(action, image);
+      for (; action < end; action++) actions_[action].run_whole(image);
       all[step].push_back(
           std::chrono::duration<double, std::micro>(Clock::now() - start).count());
     }

@@ -41,9 +41,9 @@ class Execution {
     float* workspace;
   };
   // One image on this thread, or some at once, whose steps the threads share. Safe to call from many
-  // threads at once.
+  // threads at once. Returns whether another thread took part.
   void run(const Image& image) const;
-  void run(const std::vector<Image>& images, const Threads& threads) const;
+  bool run(const std::vector<Image>& images, const Threads& threads) const;
 
   // Median microseconds of each step over `repeats` runs on this thread, then those of writing the
   // outputs: steps + 1 values. A change of layout counts for the step that asks for it, and two
@@ -77,9 +77,18 @@ class Execution {
     bool written_as_int8x4() const { return scale != 0.0f && rounds < 0; }
     int readers = 0;  // steps, and one for each output
   };
-  struct Action {  // parts that may run at once
-    int parts;
-    std::function<void(const Image&, int part)> run;
+  // Runs the things [first, last) of an action.
+  using Run = std::function<void(const Image&, int first, int last)>;
+  struct Action {
+    std::vector<int> borders;  // of its parts, which may run at once
+    Run run;
+    int parts() const { return static_cast<int>(borders.size()) - 1; }
+    void run_part(const Image& image, int part) const {
+      const auto i = static_cast<size_t>(part);
+      run(image, borders[i], borders[i + 1]);
+    }
+    // All parts as one, which is faster than one after the other.
+    void run_whole(const Image& image) const { run(image, borders.front(), borders.back()); }
   };
   class Actions;  // of some images, as the stages of a section
 
@@ -115,11 +124,8 @@ class Execution {
   // actions.cpp: what each step does; `out` is the value that it makes.
   void plan_actions(const Program& program);
   int cut(double work);
-  // An action on `n` things, of so much work in all; `run` does the things [first, last).
-  using Run = std::function<void(const Image&, int first, int last)>;
+  // An action on `n` things, of so much work in all.
   void add_parts(int n, double work, Run run);
-  void run(size_t action, const Image& image) const;
-  void add_runs(std::vector<int> borders, Run run);  // a part for each pair of borders
   void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                          size_t y_plane);
   void add_pack(const Layout& to, int x, int y);

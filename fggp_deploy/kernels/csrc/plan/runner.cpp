@@ -199,7 +199,7 @@ std::vector<int64_t> Runner::run_images(Planned& planned, const Batch& batch,
   while (slots.size() < n_slots) slots.emplace_back(*this, e, batch);
   std::vector<char> ordinary(images.size(), 1);
   std::atomic<size_t> next{0};
-  in_parallel(whole ? batch.threads : Threads(), whole ? workers : 0, [&](size_t worker) {
+  bool helped = in_parallel(whole ? batch.threads : Threads(), whole ? workers : 0, [&](size_t worker) {
     Slot& s = slots[worker];
     for (size_t k; (k = next++) < whole;) {
       const bool before = s.begin(images[k]);
@@ -212,10 +212,11 @@ std::vector<int64_t> Runner::run_images(Planned& planned, const Batch& batch,
     ordinary[whole + k] = slots[k].begin(images[whole + k]);
     abreast.push_back(slots[k].at());
   }
-  if (shared) e.run(abreast, batch.threads);
+  if (shared) helped |= e.run(abreast, batch.threads);
   for (size_t k = 0; k < shared; k++) ordinary[whole + k] &= slots[k].end();
   const std::chrono::duration<double> seconds = Clock::now() - start;
-  if (available > 1) choice.record(workers > 1, seconds.count() / static_cast<double>(images.size()));
+  if (available > 1)
+    choice.record(workers > 1, helped, seconds.count() / static_cast<double>(images.size()));
   for (Slot& s : slots) give_back(std::move(s.memory));
   std::vector<int64_t> others;
   for (size_t k = 0; k < images.size(); k++)

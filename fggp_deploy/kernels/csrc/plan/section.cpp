@@ -88,15 +88,15 @@ void Section::open_next(size_t stage) {
   stage_.store(stage, std::memory_order_release);
 }
 
-void run_stages(const Threads& threads, int n_workers, const Stages& stages) {
+bool run_stages(const Threads& threads, int n_workers, const Stages& stages) {
   if (n_workers <= 1 || !threads.run) {
     for (size_t stage = 0; stage < stages.count(); stage++)
       for (int part = 0; part < stages.parts(stage); part++) stages.run(stage, part);
-    return;
+    return false;
   }
   Section section(stages, n_workers);
-  in_parallel(threads, static_cast<size_t>(n_workers),
-              [&](size_t worker) { section.enter(static_cast<int>(worker)); });
+  return in_parallel(threads, static_cast<size_t>(n_workers),
+                     [&](size_t worker) { section.enter(static_cast<int>(worker)); });
 }
 
 }  // namespace fggp

@@ -63,7 +63,7 @@ class Section {
   alignas(64) std::atomic<int> left_;
 };
 
-// Runs all stages with at most `n_workers` threads, this one included.
-void run_stages(const Threads& threads, int n_workers, const Stages& stages);
+// Runs all stages with at most `n_workers` threads, this one included. Returns whether another came.
+bool run_stages(const Threads& threads, int n_workers, const Stages& stages);
 
 }  // namespace fggp

@@ -6,6 +6,7 @@ namespace fggp {
 namespace {
 
 // A trial takes so many runs and so long, at least: threads are interrupted every few milliseconds.
+// After so many runs without help there is nothing to try.
 constexpr int kTrial = 8;
 constexpr double kTrialSeconds = 10e-3;
 // A mean is over about so many latest runs, and over so long.
@@ -33,10 +34,17 @@ bool ThreadChoice::several() {
   return !preferred_;
 }
 
-void ThreadChoice::record(bool several, double seconds) {
+void ThreadChoice::record(bool several, bool helped, double seconds) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool warm = last_ == several;
   last_ = several;
+  if (several) alone_ = helped ? 0 : alone_ + 1;
+  if (several && alone_ >= kTrial) {
+    alone_ = trial_ = 0;
+    ways_[true] = {};
+    if (preferred_) prefer(false);
+    return;
+  }
   if (!warm) return;
   Way& way = ways_[several];
   way.runs = std::min(way.runs + 1, std::max(kMemory, runs_in(kMemorySeconds, way.mean)));
@@ -45,7 +53,11 @@ void ThreadChoice::record(bool several, double seconds) {
   if (several != preferred_) budget_ -= seconds;
   if (budget_ < 0) trial_ = 0;  // it cannot be better any more
   if (trial_ > 0 || other.runs == 0 || now.mean <= other.mean) return;
-  preferred_ = !preferred_;
+  prefer(!preferred_);
+}
+
+void ThreadChoice::prefer(bool several) {
+  preferred_ = several;
   interval_ = until_trial_ = kFirstTrial;
 }
 

@@ -4,6 +4,9 @@
 // wait milliseconds for it. Several threads are then slower than one. The way with the lower mean time
 // is preferred. The other one is tried again for a few runs from time to time: soon after the two have
 // changed places, then more and more rarely.
+//
+// A session does not say how many threads it has. If nobody else came in several runs in a row, it has
+// one, or its other threads are held up: one thread is preferred as well.
 #pragma once
 #include <mutex>
 
@@ -13,10 +16,13 @@ class ThreadChoice {
  public:
   // Whether the next run should use several threads.
   bool several();
-  // A run took this long. The first one after a change of the way is not counted: caches are cold.
-  void record(bool several, double seconds);
+  // A run took this long. `helped`: another thread came to run parts of it. The first run after a
+  // change of the way is not counted: caches are cold.
+  void record(bool several, bool helped, double seconds);
 
  private:
+  void prefer(bool several);
+
   struct Way {
     double mean = 0;
     int runs = 0;
@@ -29,6 +35,7 @@ class ThreadChoice {
   int last_ = -1;  // the way of the latest run, -1: none
   // Runs between trials, until the next trial, and left in this one.
   int interval_ = kFirstTrial, until_trial_ = kFirstTrial, trial_ = 0;
+  int alone_ = 0;  // latest runs that offered work to several threads and got no help
   double budget_ = 0;  // the time that the rest of the trial may take
 };
 

@@ -1,8 +1,10 @@
 // The threads of the caller, and how work is split among them.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <thread>
 #include <vector>
 
 namespace fggp {
@@ -15,15 +17,27 @@ struct Threads {
   void* self = nullptr;
 };
 
+// Returns whether another thread than this one came to call `f`.
 template <class F>
-void in_parallel(const Threads& threads, size_t n, const F& f) {
+bool in_parallel(const Threads& threads, size_t n, const F& f) {
   if (n <= 1 || !threads.run) {
     for (size_t i = 0; i < n; i++) f(i);
-    return;
+    return false;
   }
+  struct Call {
+    const F& f;
+    const std::thread::id caller = std::this_thread::get_id();
+    std::atomic<bool> helped{false};
+  } call{f};
   threads.run(
-      threads.self, n, [](void* arg, size_t i) { (*static_cast<const F*>(arg))(i); },
-      const_cast<void*>(static_cast<const void*>(&f)));
+      threads.self, n,
+      [](void* arg, size_t i) {
+        Call& c = *static_cast<Call*>(arg);
+        if (std::this_thread::get_id() != c.caller) c.helped.store(true, std::memory_order_relaxed);
+        c.f(i);
+      },
+      &call);
+  return call.helped.load(std::memory_order_relaxed);
 }
 
 // The cost of copying one float, in multiply-adds of the kernels.
