@@ -18,7 +18,7 @@ demo: $(READY)  ## prune, export and verify the embedded network
 	$(BIN)/fggp-deploy demo
 
 test: $(READY)  ## run all tests and doctests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest --quiet --doctest-modules --ignore fggp_deploy/integrations fggp_deploy cli exporters
 
 lint: $(READY)  ## check formatting, style and types

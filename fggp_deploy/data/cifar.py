@@ -36,7 +36,7 @@ DOWNLOAD_100 = Download(
     "cifar100", "CIFAR100", "cifar-100-python.tar.gz", _PAGE, 169,
     f", unpack it there to {FOLDER_100}",
 )  # fmt: skip
-N_VAL = 1_000  # the last training images, held out to watch a run
+N_VAL = 1_000  # the last training images, held out to watch a run; at most a fifth of them
 _MOST_BYTES = 256 << 20
 
 
@@ -79,7 +79,7 @@ def _dataset(
 ) -> Dataset:
     x = np.concatenate([images for images, _ in train])
     y = np.concatenate([labels for _, labels in train])
-    cut = max(0, len(x) - N_VAL)
+    cut = len(x) - min(N_VAL, len(x) // 5)
     return Dataset(
         name=name,
         classes=classes,

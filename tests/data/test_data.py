@@ -67,7 +67,7 @@ def own_cifar(cifar: Path, tmp_path: Path) -> Path:
 
 def test_cifar10_layout(cifar: Path):
     d = data.load("cifar10", cifar)
-    assert (len(d.train), len(d.val), len(d.test)) == (250, 1000, 20)
+    assert (len(d.train), len(d.val), len(d.test)) == (240, 60, 20)
     raw = pickle.loads((cifar / FOLDER / "test_batch").read_bytes())
     # row-major planes: red, then green, then blue
     assert d.test.images[3, 5, 7].tolist() == raw[b"data"][3].reshape(3, 32, 32)[:, 5, 7].tolist()

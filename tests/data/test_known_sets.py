@@ -46,14 +46,14 @@ def test_mnist(tmp_path: Path, packed: bool, below: str):
 def test_cifar100_has_fine_labels(tmp_path: Path):
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
-    for part, n in (("train", 1010), ("test", 7)):
+    for part, n in (("train", 10), ("test", 7)):
         images = np.zeros((n, 3072), np.uint8)
         images[:, 1024] = 9  # the first green pixel
         content = {b"data": images, b"fine_labels": [i % 100 for i in range(n)],
                    b"coarse_labels": [0] * n}  # fmt: skip
         (folder / part).write_bytes(pickle.dumps(content, protocol=3))
     d = data.load("cifar100", tmp_path)
-    assert (len(d.train), len(d.val), len(d.test), len(d.classes)) == (10, 1000, 7, 100)
+    assert (len(d.train), len(d.val), len(d.test), len(d.classes)) == (8, 2, 7, 100)
     assert d.test.images[0, 0, 0].tolist() == [0, 9, 0]
     assert [d.classes[i] for i in (0, 8, 53, 99)] == ["apple", "bicycle", "orange", "worm"]
     assert list(d.classes) == sorted(set(d.classes))
