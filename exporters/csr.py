@@ -14,6 +14,7 @@ from fggp_deploy.common.files import atomic_path, sha256_file
 from fggp_deploy.format.csr_folder import FORMAT, GRAPH, MANIFEST, VERSION, WEIGHT_FILE
 from fggp_deploy.format.encodings.csr import Csr
 from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.graph.constants import overridable
 
 from . import Note, silent
 
@@ -31,9 +32,9 @@ def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = si
     graph.CopyFrom(dense)
     weights: dict[str, Csr] = {}
     kept = []
-    given = {v.name for v in dense.graph.input}
+    replaceable = overridable(dense.graph)
     for tensor in dense.graph.initializer:
-        csr = _sparse(tensor) if tensor.name not in given else None
+        csr = _sparse(tensor) if tensor.name not in replaceable else None
         if csr is None:
             kept.append(tensor)
             if len(tensor.dims) >= 2:

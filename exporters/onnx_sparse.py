@@ -9,6 +9,7 @@ from onnx import ModelProto, SparseTensorProto, TensorProto, numpy_helper
 from fggp_deploy.format.encodings.coo import Coo
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.packing import pack
+from fggp_deploy.graph.constants import overridable
 
 from . import Note, silent
 from .onnx_dense import write
@@ -26,10 +27,10 @@ def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = si
     model = ModelProto()
     model.CopyFrom(dense)
     graph = model.graph
-    overridable = {v.name for v in graph.input}
+    replaceable = overridable(graph)
     kept: list[TensorProto] = []
     for tensor in dense.graph.initializer:
-        sparse = _sparse(tensor) if tensor.name not in overridable else None
+        sparse = _sparse(tensor) if tensor.name not in replaceable else None
         if sparse is None:
             kept.append(tensor)
         else:

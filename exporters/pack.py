@@ -23,7 +23,7 @@ from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.outputs_test import Array
 from fggp_deploy.format.packing import Packing
 from fggp_deploy.format.unpacking import split, unpack
-from fggp_deploy.graph.constants import unlist_initializers_
+from fggp_deploy.graph.constants import initializers, unlist_initializers_
 from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.graph.opset import standard_opset, with_opset
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
@@ -183,7 +183,7 @@ def _why_nothing(packing: Packing) -> str:
 
 def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> int:
     """Raise ModelFileError unless every weight decodes to itself, rounded; how many are packed."""
-    before = {t.name: t for t in lift_weights(dense).graph.initializer}
+    before = initializers(lift_weights(dense).graph)
     packed = split(packing.model).weights
     for name, weight in packed.items():
         want = numpy_helper.to_array(before[name])

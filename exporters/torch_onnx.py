@@ -21,6 +21,7 @@ from fggp_deploy.common.user_code import raised
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.unpacking import layer_name
+from fggp_deploy.graph.constants import initializers
 
 OPSET = 18
 MAX_IR_VERSION = 10  # the newest that onnxruntime 1.20 loads
@@ -82,12 +83,12 @@ def _name_transposed(graph: GraphProto, model: torch.nn.Module) -> None:
 
     Where several layers share the weight, it makes as many copies; one is kept.
     """
-    taken = {t.name for t in graph.initializer}
+    stored = initializers(graph)
     parameters = dict(model.named_parameters())
     names = {
         _content(p.detach().numpy().T): name
         for name, p in parameters.items()
-        if p.ndim == 2 and name not in taken
+        if p.ndim == 2 and name not in stored
     }
     renamed: dict[str, str] = {}
     for i, tensor in reversed(list(enumerate(graph.initializer))):
@@ -144,7 +145,7 @@ def tidy(model: ModelProto) -> ModelProto:
         tensor.CopyFrom(numpy_helper.from_array(w + np.float32(0), tensor.name))  # −0 → +0
         if w.ndim >= 2:
             weights.add(tensor.name)
-    taken = {t.name for t in graph.initializer}
+    taken = set(initializers(graph))
     renamed: dict[str, str] = {}
     seen: set[str] = set()
     for node in graph.node:

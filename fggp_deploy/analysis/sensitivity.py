@@ -17,6 +17,7 @@ from fggp_deploy.data.types import Part
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.unpacking import layer_name
+from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.reading import reading
 from fggp_deploy.measure import evaluate
 from fggp_deploy.measure.network import Floats, load
@@ -101,7 +102,7 @@ def sensitivity(
         raise ConfigError(f"the tolerance must not be negative, got {tolerance_points}")
     with reading(packed.path.name):
         dense = packed.dense()
-    tensors = {t.name: t for t in dense.graph.initializer}
+    tensors = initializers(dense.graph)
     layers = {layer_name(n): n for n in tensors}
     names = [layers[layer.name] for layer in packed.layers if layer.name in layers]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.constants import overridable
 from fggp_deploy.graph.macs import total_macs
 from fggp_deploy.graph.shapes import Shapes
-from fggp_deploy.graph.weights import layer_weights
+from fggp_deploy.graph.view import GraphView
+from fggp_deploy.graph.weights import layer_weights, untransposed
 
 WORTH = 0.05  # a smaller share of zeros saves nothing
 _KINDS = ("Conv", "Gemm", "MatMul")
@@ -49,12 +51,12 @@ def weights_of(dense: ModelProto, shapes: Shapes, packed: Mapping[str, int]) -> 
 
     `packed` gives the stored bytes of the tensors that the file stores packed.
     """
-    transposed = {n.output[0]: n.input[0] for n in dense.graph.node if n.op_type == "Transpose"}
-    readers: dict[str, list[NodeProto]] = {}
+    view = GraphView(dense.graph)
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in dense.graph.node:
         for name in node.input:
-            readers.setdefault(transposed.get(name, name), []).append(node)
-    constants = {t.name: t for t in dense.graph.initializer}
+            readers[untransposed(view, name)].append(node)
+    constants = view.initializers
     fixed = constants.keys() - overridable(dense.graph)
     layers = layer_weights(dense.graph, constants)
     found = []

@@ -20,6 +20,7 @@ from fggp_deploy.graph.constants import (
 )
 from fggp_deploy.graph.shapes import infer_shapes, one_image
 from fggp_deploy.graph.tensors import tensor_array
+from fggp_deploy.graph.view import GraphView
 
 Array = npt.NDArray[Any]
 Needed = npt.NDArray[np.bool_]
@@ -81,7 +82,7 @@ class Graph:
         self.shapes = infer_shapes(one_image(self.model))
         lift_constants_(self.graph)
         self.tensors = constant_initializers(self.graph)
-        self.taken = {name for n in self.graph.node for name in (*n.input, *n.output)}
+        self.taken = GraphView(self.graph).names
         self.reshapes: list[NodeProto] = []  # to be said as [batch, the rest]
         self.readers = Counter(n for node in self.graph.node for n in node.input)
         self.const: dict[str, Array] = {}  # value → constant of each channel, NaN for none

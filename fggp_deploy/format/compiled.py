@@ -16,6 +16,7 @@ from onnx import FunctionProto, ModelProto, NodeProto
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import DOMAIN, layer_operator
+from fggp_deploy.graph.view import GraphView
 
 N_REGIONS = "fggp.regions"  # metadata of a model with regions: how many there are
 COMPILED = "fggp.compiled"  # metadata of a compiled file: the machine that it is for
@@ -64,8 +65,7 @@ def expand(model: ModelProto) -> ModelProto:
     out = ModelProto()
     out.CopyFrom(model)
     del out.graph.node[:], out.functions[:]
-    taken = {name for n in model.graph.node for name in (*n.input, *n.output)}
-    taken |= {t.name for t in model.graph.initializer}
+    taken = set(GraphView(model.graph).names)
     for node in model.graph.node:
         if node.domain == DOMAIN and node.op_type in regions:
             out.graph.node.extend(_layers(node, regions[node.op_type], taken))

@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto
 
 from fggp_deploy.format.encodings import ENCODINGS, PackedEncoding
 from fggp_deploy.graph.constants import constant_initializers
+from fggp_deploy.graph.nodes import attribute_protos, producers
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,17 @@ class Decoder:
 
 def find_decoders(model: ModelProto) -> list[Decoder]:
     """All decoders of a graph: nodes that are the body of one, down to the parts of a weight."""
-    made_by = {o: n for n in model.graph.node for o in n.output}
-    initializers = constant_initializers(model.graph).keys()
+    made_by = producers(model.graph.node)
+    constants = constant_initializers(model.graph).keys()
     bodies = [_Body.of(encoding) for encoding in ENCODINGS]
     found = (body.match(output, made_by) for output in made_by for body in bodies)
-    return [d for d in found if d is not None and _holds_parts(d, initializers)]
+    return [d for d in found if d is not None and _holds_parts(d, constants)]
 
 
-def _holds_parts(decoder: Decoder, initializers: Collection[str]) -> bool:
-    """Whether the parts are initializers that are named as parts."""
+def _holds_parts(decoder: Decoder, constants: Collection[str]) -> bool:
+    """Whether the parts are constants that are named as parts."""
     return decoder.parts.keys() == set(decoder.encoding.parts) and all(
-        name in initializers and name.endswith(f".{part}") for part, name in decoder.parts.items()
+        name in constants and name.endswith(f".{part}") for part, name in decoder.parts.items()
     )
 
 
@@ -54,7 +55,7 @@ class _Body:
     @classmethod
     def of(cls, encoding: type[PackedEncoding]) -> _Body:
         nodes = encoding.decoder_body()
-        return cls(encoding, {o: n for n in nodes for o in n.output}, nodes[-1].output[0])
+        return cls(encoding, producers(nodes), nodes[-1].output[0])
 
     def match(self, output: str, made_by: Mapping[str, NodeProto]) -> Decoder | None:
         """The decoder that makes a graph's tensor, if its nodes are the body's, one by one."""
@@ -84,7 +85,7 @@ def _same_operator(
         return False
     if len(wanted.input) != len(node.input) or len(wanted.attribute) != len(node.attribute):
         return False
-    given = {a.name: a for a in node.attribute}
+    given = attribute_protos(node)
     for ours in wanted.attribute:
         theirs = given.get(ours.name)
         if theirs is None or theirs.type != ours.type:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, ValueInfoProto, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format import csr_folder
@@ -15,10 +15,12 @@ from fggp_deploy.format.encodings.checks import MAX_ELEMENTS
 from fggp_deploy.format.metadata import PREFIX, Metadata
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import Unpacked, layer_name, split
+from fggp_deploy.graph.constants import required_inputs
 from fggp_deploy.graph.macs import total_macs
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.reading import in_one_piece, reading
 from fggp_deploy.graph.shapes import Shapes, infer_shapes
+from fggp_deploy.graph.view import GraphView
 from fggp_deploy.graph.weights import layer_weights
 
 __all__ = ["Layer", "Metadata", "SelfTest", "SparseModel"]
@@ -154,8 +156,7 @@ def _parse(serialized: bytes) -> tuple[Metadata, Unpacked]:
 def _check_interface(content: Unpacked, metadata: Metadata) -> Shapes:
     """Shapes at batch 1; raises ModelFileError if graph and metadata contradict each other."""
     graph = content.graph.graph
-    constants = {t.name for t in graph.initializer} | content.weights.keys()
-    inputs = [v for v in graph.input if v.name not in constants]
+    inputs = [v for v in required_inputs(graph) if v.name not in content.weights]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ModelFileError(
             f"the network has {len(inputs)} inputs and {len(graph.output)} outputs, not one each"
@@ -191,14 +192,11 @@ def _sides(value: ValueInfoProto) -> tuple[int | str, ...]:
 
 def _layers(content: Unpacked, shapes: Shapes) -> tuple[Layer, ...]:
     """An entry for each weight of a layer, in the graph's order, then for other packed tensors."""
-    graph = content.graph.graph
-    dense = {t.name: t for t in graph.initializer if len(t.dims) > 1}
-    weights = layer_weights(graph, content.weights.keys() | dense.keys())
-    others: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            if name in content.weights and name not in weights:
-                others.setdefault(name, []).append(node)
+    view = GraphView(content.graph.graph)
+    dense = {n: t for n, t in view.initializers.items() if len(t.dims) > 1}
+    weights = layer_weights(view.graph, content.weights.keys() | dense.keys())
+    rest = content.weights.keys() - weights
+    others = {name: view.readers(name) for name in view.uses if name in rest}
     layers = []
     for name, nodes in (*weights.items(), *others.items()):
         if name in content.weights:

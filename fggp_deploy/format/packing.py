@@ -24,7 +24,7 @@ from fggp_deploy.format.storage import Decision, StoredWeight, decide
 from fggp_deploy.graph.constants import constant_initializers, overridable
 from fggp_deploy.graph.lifting import lift_weights
 from fggp_deploy.graph.nodes import subgraphs
-from fggp_deploy.graph.opset import standard_opset, with_opset
+from fggp_deploy.graph.opset import drop_opsets_, standard_opset, with_opset
 from fggp_deploy.graph.view import GraphView
 
 REPLACEABLE = (
@@ -86,9 +86,7 @@ def pack(model: ModelProto) -> ModelProto:
 def flatten(model: ModelProto) -> ModelProto:
     """Inline every `ai.fggp` function, for tools that know no model-local functions."""
     flat = onnx.inliner.inline_local_functions(model)
-    kept = [o for o in flat.opset_import if o.domain != DOMAIN]
-    del flat.opset_import[:]
-    flat.opset_import.extend(kept)
+    drop_opsets_(flat, (DOMAIN,))
     return flat
 
 
@@ -106,7 +104,7 @@ class _Packer:
         self.constants = constant_initializers(self.graph)
         self.overridable = overridable(self.graph)
         self.view = GraphView(self.graph)
-        self.taken = {*self.view.uses, *self.constants, *self.view.producers}
+        self.taken = set(self.view.names)
         self.left_dense: dict[str, str] = {}
         self.left_fp32: dict[str, str] = {}
         self.zero_biases: dict[int, TensorProto] = {}

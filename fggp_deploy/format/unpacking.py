@@ -6,7 +6,6 @@ checked, and what does not fit raises ModelFileError.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,11 +21,13 @@ from fggp_deploy.format.encodings.checks import Array, checked_size
 from fggp_deploy.format.encodings.coo import Coo
 from fggp_deploy.format.functions import CONV_ATTRIBUTES, DOMAIN, operators, reject_foreign
 from fggp_deploy.format.inlined import find_decoders
-from fggp_deploy.graph.constants import overridable, unlist_initializers_
-from fggp_deploy.graph.nodes import integers
+from fggp_deploy.graph.constants import initializers, overridable, unlist_initializers_
+from fggp_deploy.graph.nodes import attribute_protos, integers
+from fggp_deploy.graph.opset import drop_opsets_
 from fggp_deploy.graph.reading import check_functions, reading
 from fggp_deploy.graph.shapes import Shapes, infer_shapes
 from fggp_deploy.graph.tensors import tensor_array
+from fggp_deploy.graph.view import GraphView
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,12 @@ def _listing_only_inputs(model: ModelProto) -> ModelProto:
 
 def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Encoding]) -> None:
     """Turn X·Wᵀ + B of a packed W into one Gemm again if X is known to be a matrix."""
-    readers = Counter(name for node in graph.node for name in node.input)
-    readers.update(v.name for v in graph.output)
-    made_by = {o: n for n in graph.node for o in n.output}
+    view = GraphView(graph)
+    made_by = view.producers
     gone: set[str] = set()
     for add in graph.node:
         matmul = made_by.get(add.input[0]) if add.op_type == "Add" else None
-        if matmul is None or matmul.op_type != "MatMul" or readers[matmul.output[0]] != 1:
+        if matmul is None or matmul.op_type != "MatMul" or not view.only_reader(matmul.output[0]):
             continue
         transpose = made_by.get(matmul.input[1])
         if transpose is None or transpose.op_type != "Transpose":
@@ -112,7 +112,7 @@ def restore_gemms(graph: GraphProto, shapes: Shapes, weights: dict[str, Encoding
             continue
         inputs = [matmul.input[0], transpose.input[0], add.input[1]]
         gone.add(matmul.output[0])
-        if readers[transpose.output[0]] == 1:
+        if view.only_reader(transpose.output[0]):
             gone.add(transpose.output[0])
         add.CopyFrom(helper.make_node("Gemm", inputs, add.output, name=add.name, transB=1))
     kept = [_copy(n) for n in graph.node if gone.isdisjoint(n.output)]
@@ -135,7 +135,7 @@ class _Splitter:
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
-        self.tensors = {t.name: t for t in model.graph.initializer}
+        self.tensors = initializers(model.graph)
         if len(self.tensors) < len(model.graph.initializer):
             raise ModelFileError("two initializers have the same name")
         self.overridable = overridable(model.graph)
@@ -176,9 +176,7 @@ class _Splitter:
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(packed.weight_type))
             value = helper.make_tensor_value_info(name, kind, packed.shape)
             graph.input.append(value)
-        opsets = [_copy(o) for o in out.opset_import if o.domain != DOMAIN]
-        del out.opset_import[:]
-        out.opset_import.extend(opsets)
+        drop_opsets_(out, (DOMAIN,))
         return Unpacked(out, self.weights)
 
     def _standard(self, node: NodeProto) -> list[NodeProto]:
@@ -205,7 +203,7 @@ class _Splitter:
             conv = helper.make_node("Conv", [x, weight, bias], node.output, name=node.name)
             kernel = self.weights[weight].shape[2:]
             conv.attribute.append(helper.make_attribute("kernel_shape", kernel))
-            attributes = {a.name: a for a in node.attribute}
+            attributes = attribute_protos(node)
             for key in CONV_ATTRIBUTES:
                 if key not in attributes:
                     raise ModelFileError(f"{node.op_type} {node.name!r} lacks {key}")

@@ -7,11 +7,16 @@ every initializer as a graph input, and ONNX Runtime lets nobody feed one: there
 
 from __future__ import annotations
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from fggp_deploy.graph.nodes import is_standard
 
 FIRST_WITH_DEFAULTS = 4  # the IR version
+
+
+def initializers(graph: GraphProto) -> dict[str, TensorProto]:
+    """All initializers by name, those that a caller may replace too; of equal names the last."""
+    return {t.name: t for t in graph.initializer}
 
 
 def constant_initializers(graph: GraphProto) -> dict[str, TensorProto]:
@@ -20,7 +25,7 @@ def constant_initializers(graph: GraphProto) -> dict[str, TensorProto]:
     Requires a graph of IR version 4 or newer, or one that `unlist_initializers_` has seen.
     """
     given = {v.name for v in graph.input}
-    return {t.name: t for t in graph.initializer if t.name not in given}
+    return {name: t for name, t in initializers(graph).items() if name not in given}
 
 
 def constant_value(node: NodeProto) -> TensorProto | None:
@@ -36,7 +41,13 @@ def overridable(graph: GraphProto) -> set[str]:
 
     Requires what `constant_initializers` requires.
     """
-    return {t.name for t in graph.initializer} & {v.name for v in graph.input}
+    return initializers(graph).keys() & {v.name for v in graph.input}
+
+
+def required_inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """The inputs that a caller must feed: those that no initializer is the default of."""
+    stored = initializers(graph)
+    return [v for v in graph.input if v.name not in stored]
 
 
 def without_defaults(model: ModelProto) -> ModelProto:
@@ -76,7 +87,7 @@ def unlist_initializers_(model: ModelProto) -> list[str]:
     if model.ir_version >= FIRST_WITH_DEFAULTS:
         return []
     graph = model.graph
-    stored = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    stored = initializers(graph).keys() | {t.values.name for t in graph.sparse_initializer}
     listed = [v.name for v in graph.input if v.name in stored]
     kept = [v for v in graph.input if v.name not in stored]
     del graph.input[:]

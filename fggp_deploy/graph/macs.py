@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import ModelProto, NodeProto
 
+from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.nodes import attribute
 from fggp_deploy.graph.shapes import infer_shapes, one_image
 
@@ -52,6 +53,6 @@ def model_macs(model: ModelProto) -> int | None:
 
     None if a shape is not known.
     """
-    stored = {t.name for t in model.graph.initializer}
+    stored = initializers(model.graph).keys()
     layers = [n for n in model.graph.node if n.op_type in LAYERS and stored & {*n.input[1:2]}]
     return total_macs(layers, infer_shapes(one_image(model)))

@@ -1,8 +1,8 @@
-"""What a node holds besides its inputs and outputs: attributes, and the subgraphs in them."""
+"""Nodes: what they make, their attributes, and the subgraphs in these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto, helper
@@ -17,9 +17,19 @@ def is_standard(node: NodeProto) -> bool:
     return node.domain in STANDARD_DOMAINS
 
 
+def producers(nodes: Iterable[NodeProto]) -> dict[str, NodeProto]:
+    """The node that makes each value."""
+    return {name: node for node in nodes for name in node.output}
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """A node's attributes by name; those that it leaves at their defaults are missing."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {n: helper.get_attribute_value(a) for n, a in attribute_protos(node).items()}
+
+
+def attribute_protos(node: NodeProto) -> dict[str, AttributeProto]:
+    """A node's attributes by name as they are stored, with their types."""
+    return {a.name: a for a in node.attribute}
 
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:

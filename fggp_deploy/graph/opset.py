@@ -1,6 +1,8 @@
-"""The version of the standard operator set that a model is written in, and raising it."""
+"""The operator sets that a model imports; the version of the standard one, and raising it."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import onnx.version_converter
 from onnx import ModelProto
@@ -16,6 +18,13 @@ _RESIZE_WITH_COORDINATES = 11
 def standard_opset(model: ModelProto) -> int:
     """Version of the standard operator set that a model imports; 0 when it imports none."""
     return max((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), default=0)
+
+
+def drop_opsets_(model: ModelProto, domains: Collection[str]) -> None:
+    """Let a model no longer import the operator sets of these domains."""
+    for i in reversed(range(len(model.opset_import))):
+        if model.opset_import[i].domain in domains:
+            del model.opset_import[i]
 
 
 def with_opset(model: ModelProto, minimum: int, *, name: str = "the model") -> ModelProto:

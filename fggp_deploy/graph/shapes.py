@@ -8,7 +8,7 @@ import onnx
 from onnx import GraphProto, ModelProto
 
 from fggp_deploy.common.confined import GRAPH_PASS, confined
-from fggp_deploy.graph.constants import without_defaults
+from fggp_deploy.graph.constants import initializers, required_inputs, without_defaults
 from fggp_deploy.graph.reading import reading
 
 Shapes = dict[str, tuple[int | None, ...]]
@@ -24,10 +24,7 @@ def one_image(model: ModelProto) -> ModelProto:
 
 def fix_open_sides_(model: ModelProto, sides: Mapping[int, int]) -> None:
     """Give the inputs these sizes, by position, where they are open; forget shapes behind them."""
-    constants = {t.name for t in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in constants:
-            continue
+    for value in required_inputs(model.graph):
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
             if i in sides and dim.dim_value < 1:
                 dim.dim_value = sides[i]
@@ -55,7 +52,7 @@ def inferred(model: ModelProto) -> GraphProto:
 def infer_shapes(model: ModelProto) -> Shapes:
     """Shapes that ONNX infers, by tensor name; None for a side that is not a number."""
     graph = inferred(without_defaults(model))
-    shapes: Shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    shapes: Shapes = {n: tuple(t.dims) for n, t in initializers(model.graph).items()}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):
             shapes[value.name] = tuple(

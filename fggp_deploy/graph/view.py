@@ -15,8 +15,8 @@ from typing import Any
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from fggp_deploy.graph.constants import constant_initializers, constant_value
-from fggp_deploy.graph.nodes import names_read_inside
+from fggp_deploy.graph.constants import constant_initializers, constant_value, initializers
+from fggp_deploy.graph.nodes import names_read_inside, producers
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +39,11 @@ class GraphView:
         self.graph = graph
 
     @cached_property
+    def initializers(self) -> dict[str, TensorProto]:
+        """All initializers by name, also those that a caller can replace."""
+        return initializers(self.graph)
+
+    @cached_property
     def constants(self) -> dict[str, TensorProto]:
         """Initializers that no caller can replace, and the tensors of Constant nodes, by name."""
         found = constant_initializers(self.graph)
@@ -50,7 +55,7 @@ class GraphView:
     @cached_property
     def producers(self) -> dict[str, NodeProto]:
         """The node that makes each value."""
-        return {name: node for node in self.graph.node for name in node.output}
+        return producers(self.graph.node)
 
     @cached_property
     def uses(self) -> dict[str, list[Use]]:
@@ -60,6 +65,12 @@ class GraphView:
             for index, name in enumerate(node.input):
                 found[name].append(Use(node, index))
         return found
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every name that a value of the graph has: a new value needs another one."""
+        ends = (v.name for v in (*self.graph.input, *self.graph.output))
+        return frozenset((*ends, *self.initializers, *self.uses, *self.producers))
 
     @cached_property
     def read_outside(self) -> frozenset[str]:

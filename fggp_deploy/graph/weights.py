@@ -8,6 +8,9 @@ from collections.abc import Collection
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
+from fggp_deploy.graph.constants import initializers
+from fggp_deploy.graph.view import GraphView
+
 # The inputs of each operator that are multiplied with what flows through the network.
 _WEIGHT_INPUTS = {
     "Conv": (1,), "ConvTranspose": (1,), "ConvInteger": (1,), "QLinearConv": (3,),
@@ -39,9 +42,15 @@ def layer_weights(graph: GraphProto, constants: Collection[str]) -> dict[str, li
     return dict(found)
 
 
+def untransposed(view: GraphView, name: str) -> str:
+    """The value that a Transpose makes `name` of; `name` itself if none does."""
+    made_by = view.producers.get(name)
+    return name if made_by is None or made_by.op_type != "Transpose" else made_by.input[0]
+
+
 def count_weights(model: ModelProto) -> tuple[int, int]:
     """How many weights of two or more dimensions the layers of a dense model have, and zeros."""
-    constants = {t.name: t for t in model.graph.initializer if len(t.dims) > 1}
+    constants = {n: t for n, t in initializers(model.graph).items() if len(t.dims) > 1}
     n = n_zeros = 0
     for name in layer_weights(model.graph, constants):
         w = numpy_helper.to_array(constants[name])

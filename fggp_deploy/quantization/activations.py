@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.data.types import Dataset
 from fggp_deploy.errors import ConfigError, DataError
-from fggp_deploy.graph.constants import overridable
+from fggp_deploy.graph.constants import required_inputs
 from fggp_deploy.graph.nodes import attribute
 from fggp_deploy.graph.view import GraphView
 from fggp_deploy.measure.evaluation_data import calibration_images
@@ -101,13 +101,11 @@ def quantize_activations(
 
 def quantizable_inputs(model: ModelProto) -> list[str]:
     """Inputs that only convolutions of all channels read."""
-    view, defaults = GraphView(model.graph), overridable(model.graph)
+    view = GraphView(model.graph)
     return [
         v.name
-        for v in model.graph.input
-        if v.name not in defaults
-        and (readers := view.readers(v.name))
-        and all(_mixes_channels(node) for node in readers)
+        for v in required_inputs(model.graph)
+        if (readers := view.readers(v.name)) and all(_mixes_channels(node) for node in readers)
     ]
 
 
@@ -205,7 +203,7 @@ class _Insertion:
 
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph
-        self.taken = {n for node in self.graph.node for n in (*node.input, *node.output)}
+        self.taken = set(GraphView(self.graph).names)
         self.nodes: list[NodeProto] = []
         self.renamed: dict[str, str] = {}
         self.zero_points: dict[int, str] = {}

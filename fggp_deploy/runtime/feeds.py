@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.constants import overridable
+from fggp_deploy.graph.constants import required_inputs
 
 _NUMPY_TYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32,
@@ -32,10 +32,7 @@ def random_feeds(model: ModelProto, batch: int, *, shape: tuple[int, ...] = ()) 
     rng = np.random.default_rng(0)
     feeds = {}
     given = dict(enumerate((batch, *shape)))
-    defaults = overridable(model.graph)
-    for value in model.graph.input:
-        if value.name in defaults:
-            continue
+    for value in required_inputs(model.graph):
         kind = value.type.tensor_type
         dtype = _NUMPY_TYPES.get(kind.elem_type)
         if dtype is None:

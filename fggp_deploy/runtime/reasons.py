@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto, NodeProto
 
+from fggp_deploy.graph.view import GraphView
 from fggp_deploy.graph.weights import layer_weights
 
 NO_LAYER_FITS = "the kernels can compute none of its layers at these sizes"
@@ -16,12 +17,12 @@ def why_no_layer(model: ModelProto, shapes: Mapping[str, Sequence[object]]) -> s
 
     `shapes` holds what is known of the shapes of float values.
     """
-    graph = model.graph
-    readers = layer_weights(graph, {t.name for t in graph.initializer})
+    view = GraphView(model.graph)
+    readers = layer_weights(view.graph, view.initializers)
     if not readers:
         return "it has no convolution or linear layer with a constant weight"
     unknown = [n for nodes in readers.values() for n in nodes if not shapes.get(n.input[0])]
-    if unknown and (source := _where_shapes_end(graph.node, shapes, unknown[0].input[0])):
+    if unknown and (source := _where_shapes_end(view, shapes, unknown[0].input[0])):
         return (
             f"the shapes behind {source.op_type} {source.output[0]!r:.60} are not known; export "
             "the network with fixed sizes"
@@ -30,13 +31,12 @@ def why_no_layer(model: ModelProto, shapes: Mapping[str, Sequence[object]]) -> s
 
 
 def _where_shapes_end(
-    nodes: Sequence[NodeProto], shapes: Mapping[str, Sequence[object]], value: str
+    view: GraphView, shapes: Mapping[str, Sequence[object]], value: str
 ) -> NodeProto | None:
     """The node before `value` whose output has no known shape although its input has."""
-    made_by = {o: n for n in nodes for o in n.output}
-    node = made_by.get(value)
+    node = view.producers.get(value)
     while node is not None and node.input and not shapes.get(node.input[0]):
-        before = made_by.get(node.input[0])
+        before = view.producers.get(node.input[0])
         if before is None:
             break
         node = before

@@ -18,6 +18,7 @@ from fggp_deploy import kernels
 from fggp_deploy.format.compiled import COMPILED
 from fggp_deploy.format.packing import Packing
 from fggp_deploy.format.unpacking import unpack
+from fggp_deploy.graph.opset import drop_opsets_
 from fggp_deploy.runtime.compiler import compile_model
 from fggp_deploy.runtime.plan import CompileRequest
 from fggp_deploy.runtime.sessions import SessionConfig
@@ -50,9 +51,7 @@ def finished(
         if tensor.name.endswith(".values") and tensor.data_type == TensorProto.FLOAT:
             _halve_(tensor)
     domains = {n.domain for n in model.graph.node} | {"", "ai.onnx"}
-    kept = [o for o in model.opset_import if o.domain in domains]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
+    drop_opsets_(model, {o.domain for o in model.opset_import} - domains)
     model.ir_version = max(8, min(model.ir_version, source.ir_version))
     taken = {p.key for p in model.metadata_props}
     for prop in source.metadata_props:

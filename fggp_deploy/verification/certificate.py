@@ -15,6 +15,8 @@ from fggp_deploy.common.files import sha256_file
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.unpacking import layer_name, unpack
 from fggp_deploy.graph.reading import read_model, reading
+from fggp_deploy.graph.view import GraphView
+from fggp_deploy.graph.weights import untransposed
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -91,14 +93,13 @@ def checkpoint_of(packed: SparseModel) -> Path | None:
 
 def weights(dense: ModelProto) -> dict[str, npt.NDArray[np.float32]]:
     """The weights of the convolution and linear layers by layer name, in the graph's order."""
-    constants = {t.name: t for t in dense.graph.initializer}
-    transposed = {n.output[0]: n.input[0] for n in dense.graph.node if n.op_type == "Transpose"}
+    view = GraphView(dense.graph)
     found: dict[str, npt.NDArray[np.float32]] = {}
     for node in dense.graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1:
-            name = transposed.get(node.input[1], node.input[1])
-            if name in constants:
-                array = np.asarray(numpy_helper.to_array(constants[name]), np.float32)
+            name = untransposed(view, node.input[1])
+            if name in view.initializers:
+                array = np.asarray(numpy_helper.to_array(view.initializers[name]), np.float32)
                 found.setdefault(layer_name(name), array)
     return found
 

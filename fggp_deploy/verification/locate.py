@@ -15,7 +15,9 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import layer_operator
 from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.comparison import RTOL, scale
+from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.shapes import inferred
+from fggp_deploy.graph.view import GraphView
 from fggp_deploy.measure.network import Floats, brief
 
 MAX_CHANNELS = 8  # that a mismatch names
@@ -67,8 +69,8 @@ def first_difference(
     Outputs are matched by name, in the order of `suspect`; None if all common outputs agree. Raises
     ModelFileError for a graph that does not run or shares no name with the other.
     """
-    names = {o for n in trusted.graph.node for o in n.output if o}
-    nodes = [n for n in suspect.graph.node if n.output[0] in names]
+    theirs = GraphView(trusted.graph).producers
+    nodes = [n for n in suspect.graph.node if n.output[0] and n.output[0] in theirs]
     if not nodes:
         raise ModelFileError(f"no layer has the same name in {against}; they cannot be compared")
     outputs = [n.output[0] for n in nodes]
@@ -119,7 +121,7 @@ def _first(
             channels = tuple(int(c) for c in order if differs[c])
         return Mismatch(
             against=against,
-            layer=layer_of(graph, node),
+            layer=layer_of(GraphView(graph.graph), node),
             op=node.op_type,
             channels=channels[:MAX_CHANNELS],
             n_channels=len(channels),
@@ -191,15 +193,16 @@ def _weight(node: NodeProto) -> str | None:
 def layers_by_node(graph: ModelProto) -> dict[str, str]:
     """For each node's name and outputs, the layer that the node is or follows."""
     found: dict[str, str] = {}
+    view = GraphView(graph.graph)
     for node in graph.graph.node:
-        layer = layer_of(graph, node)
+        layer = layer_of(view, node)
         found |= dict.fromkeys((node.name, *node.output), layer)
     return found
 
 
-def layer_of(graph: ModelProto, node: NodeProto) -> str:
+def layer_of(view: GraphView, node: NodeProto) -> str:
     """The layer whose weight the node reads, or that of the nearest node before it."""
-    made_by = {o: n for n in graph.graph.node for o in n.output}
+    made_by = view.producers
     seen: NodeProto | None = node
     while seen is not None:
         if weight := _weight(seen):
@@ -210,10 +213,10 @@ def layer_of(graph: ModelProto, node: NodeProto) -> str:
 
 
 def _other_tensors(suspect: ModelProto, trusted: ModelProto) -> tuple[str, ...]:
-    theirs = {t.name: t for t in trusted.graph.initializer}
+    theirs = initializers(trusted.graph)
     return tuple(
-        t.name
-        for t in suspect.graph.initializer
-        if t.name in theirs
-        and not np.array_equal(numpy_helper.to_array(t), numpy_helper.to_array(theirs[t.name]))
+        name
+        for name, t in initializers(suspect.graph).items()
+        if name in theirs
+        and not np.array_equal(numpy_helper.to_array(t), numpy_helper.to_array(theirs[name]))
     )

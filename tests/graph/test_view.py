@@ -8,10 +8,12 @@ from graphs import residual_net
 from onnx import TensorProto, helper, numpy_helper
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.constants import lift_constants_
+from fggp_deploy.graph.constants import lift_constants_, overridable, required_inputs
 from fggp_deploy.graph.macs import layer_macs, model_macs
 from fggp_deploy.graph.nodes import attribute, attributes, integers, set_attribute_
+from fggp_deploy.graph.opset import drop_opsets_
 from fggp_deploy.graph.view import GraphView, Use
+from fggp_deploy.graph.weights import untransposed
 
 PADDED = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], group=2)
 
@@ -39,6 +41,22 @@ def test_what_is_constant() -> None:
     assert set(view.constants) == {"c", "d"}  # "given" is only a default
     np.testing.assert_array_equal(view.constant("c"), [1, 2])
     assert view.constant("a") is None
+    assert list(view.initializers) == ["given", "d"]
+    assert overridable(view.graph) == {"given"}
+    assert [v.name for v in required_inputs(view.graph)] == ["x"]
+
+
+def test_every_name_is_taken() -> None:
+    graph = small_graph()
+    graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "unread"))
+    assert GraphView(graph).names == {"x", "given", "c", "a", "b", "d", "y", "unread"}
+
+
+def test_a_transposed_value_comes_from_another() -> None:
+    graph = small_graph()
+    graph.node.append(helper.make_node("Transpose", ["d"], ["t"]))
+    view = GraphView(graph)
+    assert [untransposed(view, name) for name in ("t", "d", "b")] == ["d", "d", "b"]
 
 
 def test_who_makes_and_reads_a_value() -> None:
@@ -102,6 +120,13 @@ def test_attributes_by_name() -> None:
 )  # fmt: skip
 def test_multiply_accumulates_of_a_layer(node, shapes, macs) -> None:
     assert layer_macs(node, shapes) == macs
+
+
+def test_operator_sets_are_dropped_by_domain() -> None:
+    opsets = [helper.make_opsetid(domain, 1) for domain in ("a", "", "b", "a")]
+    model = helper.make_model(small_graph(), opset_imports=opsets)
+    drop_opsets_(model, ("a", "c"))
+    assert [o.domain for o in model.opset_import] == ["", "b"]
 
 
 def test_multiply_accumulates_of_a_network() -> None:

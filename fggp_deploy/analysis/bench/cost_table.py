@@ -20,6 +20,7 @@ from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.common.timing import Watch, rounds
 from fggp_deploy.errors import ConfigError, FggpWarning, MachineError, ModelFileError
 from fggp_deploy.format.unpacking import unpack
+from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.reading import read_model, reading
 from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.costs import LayerCost
@@ -63,7 +64,7 @@ def cost_table(
     """
     if kernels.library_path() is None:
         raise MachineError("the sparse kernels are not built; see `fggp-deploy doctor`")
-    wanted = {t.name for t in dense.graph.initializer} if names is None else set(names)
+    wanted = set(initializers(dense.graph) if names is None else names)
     found: dict[str, dict[float, LayerCost]] = {}
     rest: list[float] = []
     for done, density in enumerate(sorted(densities)):
