@@ -158,7 +158,8 @@ struct Maker {
     }
     const bool pool = what < 3;
     const int64_t kernel = pick(1, 3), stride = pick(1, 3), dilation = pick(0, 3) ? 1 : 2;
-    const int64_t pad = pool && dilation > 1 ? 0 : kernel / 2;
+    // Of a convolution also so wide that some taps meet nothing else.
+    const int64_t pad = pool ? (dilation > 1 ? 0 : kernel / 2) : pick(0, dilation * (kernel - 1));
     const int64_t room_h = in.height + 2 * pad - dilation * (kernel - 1) - 1;
     const int64_t room_w = in.width + 2 * pad - dilation * (kernel - 1) - 1;
     if (room_h < 0 || room_w < 0) return false;
@@ -177,7 +178,8 @@ struct Maker {
   c.floats.reserve(64);
   c.bytes.reserve(64);
   m.exact = pick(0, 1);
-  c.input = {false, false, pick(1, 20), pick(1, 30), pick(1, 30)};
+  const int64_t side = pick(0, 2) ? 30 : 4;
+  c.input = {false, false, pick(1, 20), pick(1, side), pick(1, side)};
   m.values.push_back({c.input.channels, c.input.height, c.input.width, false});
   const int64_t n = pick(1, 6);
   while (m.n_steps() < n)

@@ -77,11 +77,12 @@ bool ConvPlan::fits(const FggpConvVariant& v) const {
   return out.lanes() == 16 || v.run4;
 }
 
-ConvPlan::Rows ConvPlan::multiplied(const Rows& rows) const {
-  return in.int8x4 ? std::make_shared<SparseRows>(by_int8x4(*rows, shape.taps())) : rows;
+ConvPlan::Rows ConvPlan::multiplied() const {
+  return in.int8x4 ? std::make_shared<SparseRows>(by_int8x4(*rows_, shape.taps())) : rows_;
 }
 
 void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v, Packings& packings) {
+  rows_ = rows;
   bias_ = bias;
   mask_ = lane_masks(out);
   halo_ = Halo(out);
@@ -91,7 +92,7 @@ void ConvPlan::pack(const Rows& rows, const std::vector<float>& bias, Variant v,
     for (uint32_t e = rows->begin[o]; e < rows->begin[o + 1]; e++) sum += rows->quantized[e];
     start_.push_back((fggp_int8x4(*isa).offset - in_zero_point) * sum);
   }
-  PackedRows made = order(*multiplied(rows), v);
+  PackedRows made = order(*multiplied(), v);
   packed_ = packings.shared({rows.get(), group(), channels_per_block_, in.int8x4}, std::move(made));
 }
 

@@ -23,10 +23,10 @@ struct ConvPlan {
   float in_scale = 0, out_scale = 0, residual_scale = 0;
   int in_zero_point = 0;
 
-  using Rows = std::shared_ptr<const SparseRows>;
-  // The rows that the kernels multiply: those given, or the same in groups of four input channels if
+  using Rows = Packings::Rows;
+  // The rows that the kernels multiply: those packed, or the same in groups of four input channels if
   // the input is int8x4.
-  Rows multiplied(const Rows& rows) const;
+  Rows multiplied() const;
   // Throws an Error if an offset does not fit; every offset made here stays inside its plane.
   void pack(const Rows& rows, const std::vector<float>& bias, Variant v, Packings& packings);
   // Once packed: the same weights, `multiplied`, for another variant.
@@ -60,6 +60,7 @@ struct ConvPlan {
   Variant variant_;
   int channels_per_block_ = 0, n_groups_ = 0;
   std::vector<uint16_t> offset_;
+  Rows rows_;
   std::shared_ptr<const PackedRows> packed_;
   std::vector<float> bias_, factor_;
   std::vector<int32_t> start_;

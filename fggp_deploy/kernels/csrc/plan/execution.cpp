@@ -37,9 +37,9 @@ Execution::Execution(const Program& program, const FggpIsa& isa,
   place_buffers();
 }
 
-// The same program for these sizes. Along an axis with a single output the stride has no meaning, so it
-// may be as large as the input, and so large that there is no second output: then one tile holds the
-// whole input, which has the smallest halo.
+// The same program for these sizes. Taps that meet only padding are left out. Along an axis with a single
+// output the stride has no meaning, so it may be as large as the input, and so large that there is no
+// second output: then one tile holds the whole input, which has the smallest halo.
 Program Execution::fitted(const Program& program) {
   Program p = program;
   for (size_t i = 0; i < p.steps.size(); i++) {
@@ -49,6 +49,10 @@ Program Execution::fitted(const Program& program) {
     const ValueShape& out = value(p.n_inputs + static_cast<int>(i)).shape;
     if (out.height == 1) s.shape.stride_h = std::max(in.height, s.shape.room_h(in.height) + 1);
     if (out.width == 1) s.shape.stride_w = std::max(in.width, s.shape.room_w(in.width) + 1);
+    if (s.op != Op::kConv) continue;
+    const Taps taps = live_taps(s.shape, in.height, in.width);
+    s.rows = packings_.with_taps(s.rows, s.shape, taps);
+    s.shape = with_taps(s.shape, taps);
   }
   return p;
 }

@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "program/weights.h"
+#include "plan/live_taps.h"
 
 namespace fggp {
 
@@ -17,10 +17,11 @@ struct PackedRows {
   std::vector<uint32_t> begin;  // the first entry of each [block][group], and their number
 };
 
-// What the plans of one program have packed. A packing lives as long as a plan that uses it.
+// What the plans of one program have packed. A packing lives as long as a plan that uses it, which also
+// keeps the rows that it was made from.
 class Packings {
  public:
-  // `rows` outlives this.
+  using Rows = std::shared_ptr<const SparseRows>;
   struct Key {
     const SparseRows* rows;
     int group, channels_per_block;
@@ -39,10 +40,22 @@ class Packings {
     known = kept;
     return kept;
   }
+  // The rows without the taps that do not meet the input; the same ones for all plans that need them.
+  // `rows` outlives this.
+  Rows with_taps(const Rows& rows, const ConvShape& shape, const Taps& taps) {
+    if (taps.count() == shape.taps()) return rows;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::weak_ptr<const SparseRows>& known = with_taps_[{rows.get(), taps}];
+    if (auto found = known.lock()) return found;
+    const auto made = std::make_shared<const SparseRows>(fggp::with_taps(*rows, shape, taps));
+    known = made;
+    return made;
+  }
 
  private:
   std::mutex mutex_;
   std::map<Key, std::weak_ptr<const PackedRows>> known_;
+  std::map<std::pair<const SparseRows*, Taps>, std::weak_ptr<const SparseRows>> with_taps_;
 };
 
 }  // namespace fggp

@@ -58,7 +58,7 @@ void tune(Program& program, const FggpIsa& isa, const std::vector<ValueShape>& i
     const double share = seconds / static_cast<double>(n_convs);
     std::vector<Candidate> all;
     size_t most = kCandidates;
-    const auto rows = base->multiplied(step.rows);
+    const auto rows = base->multiplied();
     for (const Variant& v : base->ranked(rows->nonzeros())) {
       if (all.size() == most) break;
       Candidate c{*base};
