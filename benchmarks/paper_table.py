@@ -52,6 +52,7 @@ import cells
 
 from fggp_deploy.checkpoints.provenance import machine, package_versions
 from fggp_deploy.pruning import methods
+from fggp_deploy.training.recipes import RECIPES
 
 HERE = Path(__file__).parent
 PROTOCOLS = {"last-epoch": "last_epoch", "best-epoch": "best_epoch"}
@@ -317,7 +318,7 @@ def main() -> int:
     parser.add_argument("--methods", type=words, default=["fggp", "gmp"])
     parser.add_argument("--rates", type=numbers, default=[0.5])
     parser.add_argument("--seeds", type=lambda t: [int(s) for s in t.split(",")], default=[0])
-    parser.add_argument("--recipe", default="paper", choices=("paper", "fast", "best"))
+    parser.add_argument("--recipe", default="paper", choices=RECIPES)
     parser.add_argument("--protocol", default="last-epoch", choices=PROTOCOLS)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--images", type=int, help="use only that many training and test images")

@@ -60,6 +60,14 @@ def test_paper_is_what_the_methods_default_to():
     assert (paper.distill, paper.label_smoothing, paper.ema, paper.bn_images) == (0, 0, 0, 0)
 
 
+def test_the_authors_later_code_differs_from_the_paper_in_two_options():
+    paper, later = (vars(resolve(PruneConfig, recipe=r, explicit={})) for r in RECIPES[-2:])
+    changed = {k: (paper[k], later[k]) for k in paper if paper[k] != later[k]}
+    assert changed == {
+        "recipe": ("paper", "paper-2026"), "batch_size": (128, 64), "label_smoothing": (0, 0.1)
+    }  # fmt: skip
+
+
 def test_later_layers_win(tmp_path: Path):
     fast = recipe_values("fast", PruneConfig)
     file = write(tmp_path / "my.yaml", epochs=3, lr=0.5, seed=7)
@@ -135,7 +143,7 @@ def test_wrong_settings(setting: str, says: str):
 
 
 def test_an_unknown_recipe():
-    with pytest.raises(UnknownName, match="unknown recipe 'quick'; known: best, fast, paper"):
+    with pytest.raises(UnknownName, match="unknown recipe 'quick'; known: best, fast, paper, paper-2026"):
         resolve(PruneConfig, recipe="quick", explicit={})
 
 

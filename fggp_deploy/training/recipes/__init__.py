@@ -15,7 +15,7 @@ from fggp_deploy.training.resume import earlier_run, refuse_changes
 
 C = TypeVar("C", bound=TrainConfig)
 
-RECIPES = ("best", "fast", "paper")
+RECIPES = ("best", "fast", "paper", "paper-2026")
 
 
 def resolve(
