@@ -143,7 +143,9 @@ def test_wrong_settings(setting: str, says: str):
 
 
 def test_an_unknown_recipe():
-    with pytest.raises(UnknownName, match="unknown recipe 'quick'; known: best, fast, paper, paper-2026"):
+    with pytest.raises(
+        UnknownName, match="unknown recipe 'quick'; known: best, fast, paper, paper-2026"
+    ):
         resolve(PruneConfig, recipe="quick", explicit={})
 
 
