@@ -103,8 +103,8 @@ class PruneConfig(TrainConfig):
     )
     recipe: str | None = setting(
         None,
-        "fast (15 epochs from a trained network), best (accuracy before time), paper (160 epochs as "
-        "published) or paper-2026 (as the authors' later code). Other options override its values.",
+        "fast (15 epochs from a trained network), best (accuracy before time), paper (160 epochs "
+        "as published) or paper-2026 (the authors' later code). Other options override its values.",
         kind=str,
     )
     method: str = setting("fggp", "Pruning method; `fggp-deploy methods` lists them.")
