@@ -197,7 +197,7 @@ def _check(
 def _n_layers(model: ModelProto) -> int:
     """Layers with weights inside of the regions."""
     return sum(
-        n.op_type in ("Conv", "Gemm") or layer_operator(n) is not None
+        n.op_type in ("Conv", "Gemm", "MatMul") or layer_operator(n) is not None
         for f in model.functions
         if is_region(f)
         for n in f.node

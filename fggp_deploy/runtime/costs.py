@@ -88,8 +88,12 @@ def dense_costs(
 
 
 def _value_of(event: str, values: Collection[str]) -> str | None:
-    """The value that a node of the optimized graph makes; its name may have a suffix."""
-    name = event
+    """The value that a node of the optimized graph makes, from the node's name.
+
+    ONNX Runtime writes "fused" before the names of some nodes that it fused, and the name of the
+    fusion, or a number, behind others.
+    """
+    name = event.removeprefix("fused ").removesuffix("/MatMulAddFusion")
     while name and name not in values:
         name = name.rpartition("_")[0]
     return name or None

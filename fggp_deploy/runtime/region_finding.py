@@ -1,14 +1,14 @@
 """Finding regions: connected layers that run as one kernel program, in the kernels' own layout.
 
-The layers of a region are connected by values, so all have the same batch. A region is convex: no
-path leaves it and returns, because a layer behind another node that reads a region belongs to a
-later stage.
+The layers of a region are connected by values, so all have the same batch. They are all on rows, or
+none is. A region is convex: no path leaves it and returns, because a layer behind another node that
+reads a region belongs to a later stage.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import GraphProto
@@ -18,6 +18,16 @@ from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.lowering.matching import match_layers
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph, Shapes
 
+_Link = tuple[str, bool]  # a value as layers on rows, or others, read it
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Where a value is made; `on_rows` is that of its layer, None if no layer makes it."""
+
+    number: int
+    on_rows: bool | None
+
 
 @dataclass
 class Region:
@@ -26,6 +36,11 @@ class Region:
     layers: list[LoweredLayer]
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+
+    @property
+    def on_rows(self) -> bool:
+        """Whether its values hold rows (see `LoweredLayer`)."""
+        return self.layers[0].on_rows
 
 
 def find_regions(
@@ -38,20 +53,20 @@ def find_regions(
     """
     g = ShapedGraph(graph, shapes)
     layers, owner = match_layers(g, without)
-    stage: dict[str, tuple[int, bool]] = {}  # value -> stage, made by a layer
+    stage: dict[str, _Stage] = {}  # of each value
     stages: dict[int, list[LoweredLayer]] = defaultdict(list)
     done: set[int] = set()
     for node in graph.node:
         index = owner.get(node.output[0])
         if index is None:
             reads = (*node.input, *names_inside(node))
-            at = max((s + ours for s, ours in _stages(reads, stage)), default=0)
-            stage.update(dict.fromkeys(node.output, (at, False)))
+            at = _stage_behind(reads, stage, on_rows=None)
+            stage.update(dict.fromkeys(node.output, _Stage(at, None)))
         elif node.output[0] == layers[index].output and index not in done:
             done.add(index)
             layer = layers[index]
-            at = max((s for s, _ in _stages(layer.inputs, stage)), default=0)
-            stage[layer.output] = (at, True)
+            at = _stage_behind(layer.inputs, stage, on_rows=layer.on_rows)
+            stage[layer.output] = _Stage(at, layer.on_rows)
             stages[at].append(layer)
     regions = [Region(part) for _, together in sorted(stages.items()) for part in _parts(together)]
     for region in regions:
@@ -61,25 +76,32 @@ def find_regions(
 
 def _parts(layers: Sequence[LoweredLayer]) -> list[list[LoweredLayer]]:
     """The connected parts of these layers."""
-    parent: dict[str, str] = {}
+    parent: dict[_Link, _Link] = {}
 
-    def root(value: str) -> str:
-        while (above := parent.setdefault(value, value)) != value:
-            parent[value] = parent[above]
-            value = above
-        return value
+    def root(link: _Link) -> _Link:
+        while (above := parent.setdefault(link, link)) != link:
+            parent[link] = parent[above]
+            link = above
+        return link
 
     for layer in layers:
         for name in layer.inputs:
-            parent[root(name)] = root(layer.output)
-    parts: dict[str, list[LoweredLayer]] = defaultdict(list)
+            parent[root((name, layer.on_rows))] = root((layer.output, layer.on_rows))
+    parts: dict[_Link, list[LoweredLayer]] = defaultdict(list)
     for layer in layers:
-        parts[root(layer.output)].append(layer)
+        parts[root((layer.output, layer.on_rows))].append(layer)
     return list(parts.values())
 
 
-def _stages(names: Iterable[str], stage: dict[str, tuple[int, bool]]) -> list[tuple[int, bool]]:
-    return [stage[n] for n in names if n in stage]
+def _stage_behind(
+    names: Iterable[str], stage: Mapping[str, _Stage], *, on_rows: bool | None
+) -> int:
+    """The stage of a node that reads these values: that of layers with which it may share a region.
+
+    `on_rows` is None for a node that no region can hold.
+    """
+    known = [stage[n] for n in names if n in stage]
+    return max((s.number + (s.on_rows not in (None, on_rows)) for s in known), default=0)
 
 
 def _find_borders(region: Region, g: ShapedGraph) -> None:

@@ -32,7 +32,7 @@ class RegionProgram:
     """A region as a kernel program.
 
     `shapes` are those of its inputs for one image, or None if they are not known; `images` is the
-    number of images, or rows of a matrix, that are planned to run at once.
+    number of images that are planned to run at once. Each row is an image if the region is on rows.
     """
 
     name: str
@@ -47,8 +47,8 @@ class RegionProgram:
         """Take the sizes of its inputs in the run that is planned for, if all are known."""
         if sizes.keys() >= set(self.region.inputs):
             own = [sizes[name] for name in self.region.inputs]
-            self.images = own[0][0]
-            self.shapes = _of_one_image(own)
+            self.images = math.prod(own[0][: _leading(self.region, own[0])])
+            self.shapes = _of_one_image(self.region, own)
 
     def runs_on(self, isa: str) -> bool:
         """Whether the library takes inputs of these sizes; nothing is computed."""
@@ -111,9 +111,14 @@ def _refused(region: Region, takes: Callable[[Region], bool]) -> set[str]:
     return {output for output, one in alone.items() if not takes(one)} or set(alone)
 
 
-def _of_one_image(sizes: list[list[int]]) -> list[list[int]] | None:
-    """Sizes without the first dimension; None if one of them is open or there is none."""
-    rest = [s[1:] for s in sizes]
+def _leading(region: Region, size: list[int]) -> int:
+    """How many dimensions of a value count its images, or its rows."""
+    return len(size) - 1 if region.on_rows else 1
+
+
+def _of_one_image(region: Region, sizes: list[list[int]]) -> list[list[int]] | None:
+    """Sizes without the leading dimensions; None if one of them is open or there is none."""
+    rest = [s[_leading(region, s) :] for s in sizes]
     return rest if all(s and all(s) for s in rest) else None
 
 
@@ -219,7 +224,7 @@ def _build_one(name: str, region: Region, shapes: Shapes) -> RegionProgram | Non
         steps,
         constants,
         [numbers[o] for o in region.outputs],
-        _of_one_image([sizes(shapes.get(i, [])) for i in region.inputs]),
+        _of_one_image(region, [sizes(shapes.get(i, [])) for i in region.inputs]),
     )
     try:  # a region that the library refuses stays as it is
         built.program()

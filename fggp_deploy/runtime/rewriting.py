@@ -145,7 +145,7 @@ def _function(b: RegionProgram, model: ModelProto) -> FunctionProto:
     step = 0
     for layer in b.region.layers:
         if layer.weight is not None:
-            body.append(_weighted(layer, b.steps[step], names))
+            body += _weighted(layer, b.steps[step], names)
         for node in layer.nodes[layer.n_weighted :]:
             copy = NodeProto()
             copy.CopyFrom(node)
@@ -170,7 +170,7 @@ def _function(b: RegionProgram, model: ModelProto) -> FunctionProto:
     )
 
 
-def _weighted(layer: LoweredLayer, step: p.Step, names: list[str]) -> NodeProto:
+def _weighted(layer: LoweredLayer, step: p.Step, names: list[str]) -> list[NodeProto]:
     first, encoding = step.constant, of_kernel_format(step.format)
     inputs = [layer.inputs[0], *names[first : first + len(_part_ends(step)) + 1]]
     outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
@@ -183,11 +183,24 @@ def _weighted(layer: LoweredLayer, step: p.Step, names: list[str]) -> NodeProto:
     }
     if encoding is None:
         if step.op == p.GEMM:
-            return helper.make_node("Gemm", inputs, outputs, transB=1)
-        return helper.make_node("Conv", inputs, outputs, kernel_shape=list(step.kernel), **window)
+            return _on_rows(*inputs, *outputs) if layer.on_rows else [_gemm(inputs, outputs)]
+        return [helper.make_node("Conv", inputs, outputs, kernel_shape=list(step.kernel), **window)]
     assert set(window) == set(CONV_ATTRIBUTES)
     operators = encoding.operators
     name, more = (operators.gemm, {}) if step.op == p.GEMM else (operators.conv, window)
     assert name is not None  # kernels run layers of both kinds for every encoding that they read
     shape = list(layer.weight.shape)
-    return helper.make_node(name, inputs, outputs, domain=DOMAIN, weight_shape=shape, **more)
+    return [helper.make_node(name, inputs, outputs, domain=DOMAIN, weight_shape=shape, **more)]
+
+
+def _gemm(inputs: list[str], outputs: list[str]) -> NodeProto:
+    return helper.make_node("Gemm", inputs, outputs, transB=1)
+
+
+def _on_rows(x: str, weight: str, bias: str, y: str) -> list[NodeProto]:
+    """A Gemm with a transposed weight on a value of any rank."""
+    return [
+        helper.make_node("Transpose", [weight], [f"{y}.Wt"], perm=[1, 0]),
+        helper.make_node("MatMul", [x, f"{y}.Wt"], [f"{y}.XWt"]),
+        helper.make_node("Add", [f"{y}.XWt", bias], [y]),
+    ]

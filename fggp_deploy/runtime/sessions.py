@@ -20,8 +20,9 @@ from fggp_deploy.errors import ConfigError, ModelFileError, shortened
 
 Array = npt.NDArray[Any]
 PROVIDERS = ["CPUExecutionProvider"]
-# These round the weights beside quantized activations to int8, and quantize values again.
-_NOT_OURS = ["WeightBiasQuantization", "QDQPropagationTransformer"]
+# The first two round the weights beside quantized activations to int8, and quantize values again.
+# The third puts a linear layer on tokens between two Reshapes.
+_NOT_OURS = ["WeightBiasQuantization", "QDQPropagationTransformer", "MatMulAddFusion"]
 TRIAL_SECONDS = 60.0  # for a model's first run; the variable overrides it
 _TRIAL_VARIABLE = "FGGP_TRIAL_SECONDS"
 

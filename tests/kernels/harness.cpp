@@ -71,42 +71,6 @@ void compare(const Example& c) {
   }
 }
 
-// Linear layers on many rows, by the way that the runner chooses, against the reference on each row.
-void compare_rows() {
-  Maker m;
-  m.example.floats.reserve(64);
-  m.example.bytes.reserve(64);
-  const ValueShape input{true, false, pick(1, 90), 1, 1};
-  m.values.push_back({input.channels, 1, 1, true});
-  const int64_t hidden = pick(1, 90), made = pick(1, 90);
-  m.add(Op::kGemm, 0, {hidden, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
-  m.add(Op::kGemm, 1, {made, 1, 1, true}, false, true, 1, 1, 1, 1, 0);
-  m.program.outputs = {2};
-  const Program program = parse_program(encode_program(m.program), m.example.constants);
-  const auto rows = static_cast<size_t>(pick(2, 60)), width = static_cast<size_t>(made);
-  std::vector<float> x(rows * input.size()), got(rows * width), want(width);
-  for (float& v : x) v = static_cast<float>(pick(-127, 127)) / 128;
-  int n = 0;
-  const FggpIsa* const* all = fggp_isas(&n);
-  for (int i = 0; i < n; i++) {
-    if (!all[i]->supported()) continue;
-    const float* in = x.data();
-    float* out = got.data();
-    Runner(program, *all[i], Sharing{}).run({input}, static_cast<int64_t>(rows), &in, &out, Threads());
-    for (size_t r = 0; r < rows; r++) {
-      const float* one = x.data() + r * input.size();
-      float* there = want.data();
-      run_reference(program, {input}, &one, &there);
-      for (size_t k = 0; k < width; k++)
-        if (!same(got[r * width + k], want[k])) {
-          std::printf("%s: element %zu of row %zu is %g, not %g\n", all[i]->name, k, r,
-                      got[r * width + k], want[k]);
-          std::exit(1);
-        }
-    }
-  }
-}
-
 // Returns whether the damage was refused. A program that is not refused must run within its memory.
 bool damage(Example c) {
   switch (pick(0, 2)) {
@@ -176,6 +140,48 @@ void lend(void* self, size_t n, void (*fn)(void*, size_t), void* arg) {
     if (seed++ % 5) helpers.emplace_back(work);
   work();
   for (std::thread& t : helpers) t.join();
+}
+
+// Linear layers on many rows, by the way that the runner chooses, against the reference on each row.
+void compare_rows() {
+  Maker m;
+  m.example.floats.reserve(64);
+  m.example.bytes.reserve(64);
+  const ValueShape input{true, false, pick(1, 90), 1, 1};
+  m.values.push_back({input.channels, 1, 1, true});
+  const int64_t widths[] = {input.channels, pick(1, 90), pick(1, 90)};
+  int64_t made = 0;
+  for (auto n = pick(1, 5); n > 0; n--) {
+    const int64_t from = pick(0, 3) ? m.n_steps() : pick(0, m.n_steps());
+    const bool linear = m.n_steps() == 0 || pick(0, 2);
+    made = linear ? widths[pick(0, 2)] : m.values[static_cast<size_t>(from)].channels;
+    m.add(linear ? Op::kGemm : Op::kAdd, from, {made, 1, 1, true}, true, true, 1, 1, 1, 1, 0);
+  }
+  m.program.outputs = {static_cast<int>(m.n_steps())};
+  const Program program = parse_program(encode_program(m.program), m.example.constants);
+  const auto rows = static_cast<size_t>(pick(1, 60)), width = static_cast<size_t>(made);
+  std::vector<float> x(rows * input.size()), got(rows * width), want(width);
+  for (float& v : x) v = static_cast<float>(pick(-127, 127)) / 128;
+  int n = 0;
+  const FggpIsa* const* all = fggp_isas(&n);
+  for (int i = 0; i < n; i++) {
+    if (!all[i]->supported()) continue;
+    const float* in = x.data();
+    float* out = got.data();
+    const Sharing sharing{static_cast<int>(pick(1, 3)), 1};
+    Runner(program, *all[i], sharing).run({input}, static_cast<int64_t>(rows), &in, &out, {lend, nullptr});
+    for (size_t r = 0; r < rows; r++) {
+      const float* one = x.data() + r * input.size();
+      float* there = want.data();
+      run_reference(program, {input}, &one, &there);
+      for (size_t k = 0; k < width; k++)
+        if (!same(got[r * width + k], want[k])) {
+          std::printf("%s: element %zu of row %zu is %g, not %g\n", all[i]->name, k, r,
+                      got[r * width + k], want[k]);
+          std::exit(1);
+        }
+    }
+  }
 }
 
 // Every part runs once, after all parts of the stages before it, whoever is delayed where.

@@ -342,7 +342,11 @@ def test_a_hostile_scale(scale: float) -> None:
         "only a Conv, an Add and a Round have": {"op": FLATTEN, "scale": 1.0},
         "a Round needs a scale": {"op": ROUND, "scale": 0.0},
         "and a zero point of at most 255": {"op": ROUND, "scale": 1.0, "constant": 256},
-        "only a Conv and an Add have a residual": {"op": ROUND, "scale": 1.0, "residual": 0},
+        "only a Conv, an Add and a Gemm have a residual": {
+            "op": ROUND,
+            "scale": 1.0,
+            "residual": 0,
+        },
     }
     for why, fields in refused.items():
         with pytest.raises(ModelFileError, match=why):

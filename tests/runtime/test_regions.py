@@ -9,9 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from graphs import Builder, residual_net
+from graphs import Builder, open_model, residual_net
 from onnx import ModelProto, TensorProto, helper
 
 from fggp_deploy import kernels, runtime
@@ -24,25 +23,6 @@ from fggp_deploy.runtime.sessions import SessionConfig
 from fggp_deploy.runtime.shapes import value_shapes
 
 pytestmark = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
-
-
-def open_model(b: Builder, inputs: dict[str, Any], *outputs: str) -> ModelProto:
-    """The built graph with these inputs: lists of dimensions are of floats, else the type."""
-    made = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, d)
-        if isinstance(d, list)
-        else helper.make_tensor_value_info(n, d, [])
-        for n, d in inputs.items()
-    ]
-    ys = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
-    graph = helper.make_graph(b.nodes, "g", made, ys, b.tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    model = onnx.shape_inference.infer_shapes(model)  # the checker wants the outputs' ranks
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        if not value.type.tensor_type.HasField("shape"):
-            value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [None] * 4))
-    return model
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:

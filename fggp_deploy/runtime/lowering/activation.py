@@ -39,7 +39,7 @@ def alone(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     """An activation that no layer before it could take."""
     x = node.input[0]
     activation = activation_of(node, g)
-    if activation is None or len(g.shape(x)) not in (2, 4) or x in g.constants:
+    if activation is None or len(g.shape(x)) not in (2, 3, 4) or x in g.constants:
         return None
     return LoweredLayer.of(node, Step(ADD, activation=activation))
 

@@ -18,8 +18,8 @@ def add(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
 
 
 def can_add(a: str, b: str, g: ShapedGraph) -> bool:
-    """Whether two values are planes or vectors of one shape: the kernels do not broadcast."""
-    return b not in g.constants and g.same_shape(a, b) and len(g.shape(a)) in (2, 4)
+    """Whether two values have one shape: the kernels do not broadcast."""
+    return b not in g.constants and g.same_shape(a, b) and len(g.shape(a)) in (2, 3, 4)
 
 
 MATCHERS: dict[str, Matcher] = {"Add": add}

@@ -21,11 +21,11 @@ def extend_(
     `position` is where in the graph each value is made; values in `taken` belong to other layers.
     """
     op = layer.steps[-1].op
-    if op == CONV:
+    if op in (CONV, GEMM):
         _take_addition_(layer, g, position, taken)
     if op in (CONV, GEMM, ADD) and layer.steps[-1].activation == NO_ACTIVATION:
         _take_activation_(layer, g)
-    if op in (CONV, ADD) and len(g.shape(layer.output)) == 4:
+    if op in (CONV, ADD) and len(g.shape(layer.output)) == 4 and not layer.on_rows:
         _take_quantization_(layer, g)
 
 
@@ -36,7 +36,7 @@ def _take_addition_(
     if reader is None or reader.op_type != "Add" or reader.output[0] in taken:
         return
     other = next((name for name in reader.input if name != layer.output), "")
-    # If two convolutions meet, the later one adds: then the other value is ready.
+    # If two layers meet, the later one adds: then the other value is ready.
     ready = position.get(other, -1) < position[layer.output]
     if ready and can_add(layer.output, other, g):
         layer.nodes.append(reader)

@@ -24,6 +24,10 @@ class LoweredLayer:
     other in order; the numbers of their values and constants follow when the region is built. The
     first `n_weighted` nodes are one operator with `weight` and `bias`: a Conv or a Gemm, or what
     can be written as one.
+
+    With `on_rows`, the values hold vectors in their last dimension, such as [batch, tokens,
+    features]: the steps see one row of features for each token. Without, they are planes
+    [batch, channels, height, width] or vectors [batch, features].
     """
 
     nodes: list[NodeProto]
@@ -33,6 +37,7 @@ class LoweredLayer:
     weight: Array | None = None
     bias: Array | None = None
     n_weighted: int = 0
+    on_rows: bool = False
 
     @property
     def learned(self) -> Array | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from fggp_deploy.graph.nodes import is_standard
+from fggp_deploy.kernels.program import ADD
 from fggp_deploy.runtime.lowering import (
     activation,
     convolution,
@@ -40,6 +41,7 @@ def match_layers(
     """
     layers: list[LoweredLayer] = []
     owner: dict[str, int] = {}
+    rows: set[str] = set()
     position = {name: i for i, node in enumerate(g.graph.node) for name in node.output}
     for node in g.graph.node:
         if node.output[0] in owner or not is_standard(node):
@@ -48,9 +50,13 @@ def match_layers(
         layer = match(node, g) if match else None
         if layer is None:
             continue
+        if layer.steps[0].op == ADD:  # which works on planes and on rows
+            layer.on_rows = len(g.shape(layer.output)) == 3 or not rows.isdisjoint(layer.inputs)
         extend_(layer, g, position=position, taken=owner.keys())
         if layer.output in without:
             continue
+        if layer.on_rows:
+            rows.add(layer.output)
         for n in layer.nodes:
             owner[n.output[0]] = len(layers)
         layers.append(layer)

@@ -133,17 +133,17 @@ void Node::compute(ort::KernelContext* context) const {
   std::vector<ValueShape> shapes;
   std::vector<const float*> inputs;
   std::vector<int64_t> leading;  // dimensions that become images
+  const bool on_rows = is_on_rows(runner->program());
   for (int i = 0; i < runner->program().n_inputs; i++) {
     const OrtTensor t = ort.input(context, static_cast<size_t>(i));
     const std::vector<int64_t>& d = t.dims;
     if (t.tensor.type != Type::kFloat) throw Error("an input is not float");
     ValueShape s;
     std::vector<int64_t> lead;
-    if (op_.kind != Kind::kGemm && d.size() == 4) {
+    if (!on_rows && d.size() == 4) {
       s = {false, false, d[1], d[2], d[3]};
       lead = {d[0]};
-    } else if (op_.kind != Kind::kConv && d.size() >= 1 &&
-               (op_.kind == Kind::kGemm || d.size() == 2)) {
+    } else if (on_rows ? !d.empty() : op_.kind == Kind::kRegion && d.size() == 2) {
       s = {true, false, d.back(), 1, 1};
       lead.assign(d.begin(), d.end() - 1);
     } else {

@@ -274,11 +274,13 @@ void Execution::add_global_average(const Step& s, int out) {
 }
 
 void Execution::add_gemm(const Step& s, int out) {
-  const int x = flat(s.input), y = new_row_major(out);
+  const int x = flat(s.input), r = s.residual >= 0 ? flat(s.residual) : -1;
+  touch(x);
+  const int y = new_row_major(out);
   auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.activation);
   add_parts(static_cast<int>(s.shape.cout), gemm->work(),
-            [this, gemm, x, y](const Image& c, int first, int last) {
-    gemm->run(source(c, x), address(c, y), first, last);
+            [this, gemm, x, r, y](const Image& c, int first, int last) {
+    gemm->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
   });
 }
 

@@ -50,12 +50,14 @@ void DenseRows::run(int64_t rows, const std::vector<ValueShape>& values, const f
       y = out[made - program_.outputs.begin()];
     else
       scratch += floats;
+    const float* r = s.residual >= 0 ? at[static_cast<size_t>(s.residual)] : nullptr;
+    const bool adds = s.op == Op::kAdd || r;
     if (s.op == Op::kGemm) {
-      multiply(s, panels_[i], rows, x, y, threads, sharing);
-    } else {
-      const float* r = s.residual >= 0 ? at[static_cast<size_t>(s.residual)] : nullptr;
-      for (size_t k = 0; k < floats; k++) y[k] = activated(s.activation, r ? x[k] + r[k] : x[k]);
+      multiply(s, panels_[i], rows, x, y, adds ? Activation{} : s.activation, threads, sharing);
+      x = y;
     }
+    for (size_t k = 0; adds && k < floats; k++)
+      y[k] = activated(s.activation, r ? x[k] + r[k] : x[k]);
     at.push_back(y);
   }
   for (size_t k = 0; k < program_.outputs.size(); k++) {
@@ -65,7 +67,8 @@ void DenseRows::run(int64_t rows, const std::vector<ValueShape>& values, const f
 }
 
 void DenseRows::multiply(const Step& s, const Panels& panels, int64_t rows, const float* x, float* y,
-                         const Threads& threads, const Sharing& sharing) const {
+                         const Activation& activation, const Threads& threads,
+                         const Sharing& sharing) const {
   const auto width = static_cast<size_t>(isa_.dense_width);
   const auto cin = static_cast<size_t>(s.shape.cin), cout = static_cast<size_t>(s.shape.cout);
   const double work = static_cast<double>(rows) * static_cast<double>(cin * cout);
@@ -83,7 +86,7 @@ void DenseRows::multiply(const Step& s, const Panels& panels, int64_t rows, cons
       d.y_row = static_cast<ptrdiff_t>(cout);
       d.rows = static_cast<size_t>(rows);
       d.cols = std::min(width, cout - p * width);
-      d.activation = s.activation;
+      d.activation = activation;
       isa_.dense(&d);
     }
   });

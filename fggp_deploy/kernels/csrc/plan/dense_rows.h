@@ -11,7 +11,7 @@ namespace fggp {
 
 class DenseRows {
  public:
-  // `program` consists of Gemms and Adds, and must outlive this.
+  // `program` is on rows, and must outlive this.
   DenseRows(const Program& program, const FggpIsa& isa);
   // Memory for `rows` rows of all `values` (of infer_shapes).
   size_t scratch_floats(int64_t rows, const std::vector<ValueShape>& values) const;
@@ -25,7 +25,7 @@ class DenseRows {
     std::vector<float> weight, bias;
   };
   void multiply(const Step& s, const Panels& panels, int64_t rows, const float* x, float* y,
-                const Threads& threads, const Sharing& sharing) const;
+                const Activation& activation, const Threads& threads, const Sharing& sharing) const;
 
   const Program& program_;
   const FggpIsa& isa_;

@@ -131,14 +131,17 @@ ConvShape Execution::window(const Step& s) {
   return identity;
 }
 
-// Whether an output element follows from the input's at the same place alone.
+// Whether an output element, a float, follows from the input's at the same place alone.
 bool mixes_no_pixels(const Step& s) {
   const ConvShape& c = s.shape;
-  return s.op == Op::kConv && !is_depthwise(c) && c.taps() == 1 && c.stride_h == 1 &&
-         c.stride_w == 1 && c.top + c.left + c.bottom + c.right == 0;
+  if (s.scale != 0.0f) return false;
+  return s.op == Op::kAdd || (s.op == Op::kConv && !is_depthwise(c) && c.taps() == 1 &&
+                              c.stride_h == 1 && c.stride_w == 1 &&
+                              c.top + c.left + c.bottom + c.right == 0);
 }
 
 void Execution::choose_own(const Program& program) {
+  const bool needs_no_tiles = std::all_of(program.steps.begin(), program.steps.end(), mixes_no_pixels);
   int made = program.n_inputs;
   for (const Step& s : program.steps) {
     Value& v = value(made++);
@@ -149,8 +152,7 @@ void Execution::choose_own(const Program& program) {
       v.rounds = s.input;
       continue;
     }
-    const bool alone = program.steps.size() == 1;  // no other step that wants tiles
-    if (alone && mixes_no_pixels(s) && v.scale == 0.0f)
+    if (needs_no_tiles)
       v.own = adjacent_layout(v.shape.channels, v.shape.height, v.shape.width);
     else if (s.op == Op::kConv || s.op == Op::kMaxPool || s.op == Op::kAveragePool)
       v.own = output_layout(s.shape, in.shape.height, in.shape.width);

@@ -25,7 +25,7 @@ double GemmPlan::work() const {
   return rows_ ? 4.0 * static_cast<double>(rows_->nonzeros()) : static_cast<double>(dense_.size());
 }
 
-void GemmPlan::run(const float* x, float* y, int first, int last) const {
+void GemmPlan::run(const float* x, const float* r, float* y, int first, int last) const {
   for (auto o = static_cast<size_t>(first); o < static_cast<size_t>(last); o++) {
     const float* weight = dense_.data() + o * cols_;
     const uint32_t* column = nullptr;
@@ -36,7 +36,8 @@ void GemmPlan::run(const float* x, float* y, int first, int last) const {
       column = rows_->column.data() + begin;
       n = rows_->begin[o + 1] - begin;
     }
-    y[o] = activated(activation_, (*bias_)[o] + isa_->dot(weight, column, n, x));
+    const float sum = (*bias_)[o] + isa_->dot(weight, column, n, x);
+    y[o] = activated(activation_, r ? sum + r[o] : sum);
   }
 }
 

@@ -11,8 +11,8 @@ class GemmPlan {
  public:
   GemmPlan(const FggpIsa& isa, std::shared_ptr<const SparseRows> rows,
            std::shared_ptr<const std::vector<float>> bias, const Activation& activation);
-  // Outputs [first, last).
-  void run(const float* x, float* y, int first, int last) const;
+  // Outputs [first, last); `r` is added before the activation, and may be null.
+  void run(const float* x, const float* r, float* y, int first, int last) const;
   // In multiply-adds of the convolutions.
   double work() const;
 

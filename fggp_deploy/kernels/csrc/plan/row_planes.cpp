@@ -15,16 +15,10 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-std::unique_ptr<Program> over_pixels(const Program& program) {
-  auto pixels = std::make_unique<Program>(program);
-  bool any = false;
-  for (Step& s : pixels->steps) {
-    if (s.op != Op::kGemm && s.op != Op::kAdd) return nullptr;
-    if (s.op == Op::kAdd) continue;
-    s.op = Op::kConv;
-    any = true;
-  }
-  return any ? std::move(pixels) : nullptr;
+Program over_pixels(Program program) {
+  for (Step& s : program.steps)
+    if (s.op == Op::kGemm) s.op = Op::kConv;
+  return program;
 }
 
 RowPlanes::RowPlanes(int64_t n_rows, int n_threads) : rows(n_rows), pixels(0), planes(0) {

@@ -1,15 +1,15 @@
 // Linear layers on many rows at once: rows become the pixels of planes of one row each, and a Gemm
 // becomes a 1 x 1 convolution, whose kernels use a weight for sixteen pixels at a time.
 #pragma once
-#include <memory>
+#include <cstdint>
 
 #include "isa/isa.h"
 #include "program/program.h"
 
 namespace fggp {
 
-// The program for such planes; null unless it consists of Gemms and Adds.
-std::unique_ptr<Program> over_pixels(const Program& program);
+// The program for such planes; `program` is on rows.
+Program over_pixels(Program program);
 
 // `rows` rows as `planes` planes of `pixels` each; the last ones are filled up.
 struct RowPlanes {

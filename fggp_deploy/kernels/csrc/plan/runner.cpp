@@ -41,8 +41,7 @@ double dense_cost(const Program& p, int64_t rows) {
 
 Runner::Runner(Program program, const FggpIsa& isa, const Sharing& sharing)
     : program_(std::move(program)), isa_(isa), sharing_(sharing) {
-  if (auto pixels = over_pixels(program_))
-    over_pixels_ = std::make_unique<Runner>(std::move(*pixels), isa, sharing);
+  if (is_on_rows(program_)) over_pixels_ = std::make_unique<Runner>(over_pixels(program_), isa, sharing);
 }
 
 std::vector<ValueShape> Runner::outputs(const std::vector<ValueShape>& inputs) const {

@@ -69,7 +69,7 @@ class Runner {
   const Program program_;
   const FggpIsa& isa_;
   const Sharing sharing_;
-  // For many rows at once; null if that is not possible. `dense_rows_` is null until it is needed.
+  // For many rows at once; null unless the program is on rows. `dense_rows_` is null until it is needed.
   std::unique_ptr<Runner> over_pixels_;
   std::unique_ptr<const DenseRows> dense_rows_;
   std::mutex mutex_;

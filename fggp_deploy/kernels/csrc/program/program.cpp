@@ -105,7 +105,8 @@ void check_fields(const Step& s) {
   if (s.scale != 0.0f && !(s.scale >= 1e-30f && s.scale <= 1e30f))
     throw Error("a scale is neither 0 nor from 1e-30 to 1e30");
   if (gemm && (s.shape.taps() != 1 || s.shape.group != 1)) throw Error("a Gemm has no kernel");
-  if (!conv && !add && s.residual >= 0) throw Error("only a Conv and an Add have a residual");
+  if (!conv && !add && !gemm && s.residual >= 0)
+    throw Error("only a Conv, an Add and a Gemm have a residual");
   if (!conv && !add && !gemm && s.activation.kind != kFggpNone)
     throw Error("only a Conv, an Add and a Gemm have an activation");
   if (!conv && !add && !round && s.scale != 0.0f)
@@ -145,6 +146,15 @@ Program parse_program(const std::vector<int64_t>& code, const std::vector<Tensor
   }
   if (!r.done()) throw Error("the program has more integers than steps");
   return p;
+}
+
+bool is_on_rows(const Program& program) {
+  bool linear = false;
+  for (const Step& s : program.steps) {
+    if (s.op != Op::kGemm && s.op != Op::kAdd) return false;
+    linear = linear || s.op == Op::kGemm;
+  }
+  return linear;
 }
 
 std::vector<int64_t> encode_program(const Program& program) {

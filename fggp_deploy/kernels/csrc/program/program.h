@@ -35,6 +35,10 @@ struct ValueShape {
 // Reads a program; throws an Error that names the step and the rule that it breaks.
 Program parse_program(const std::vector<int64_t>& code, const std::vector<Tensor>& constants);
 
+// Whether it has linear layers and, besides them, only steps that work element by element. Then each row
+// of a value is an image: the last dimension holds a vector, and all others count rows.
+bool is_on_rows(const Program& program);
+
 // The integers of a program, as `parse_program` reads them.
 std::vector<int64_t> encode_program(const Program& program);
 

@@ -102,7 +102,7 @@ void run_reference(const Program& sparse, const std::vector<ValueShape>& inputs,
         break;
       case Op::kGemm: {  // a convolution of a one by one plane
         y = conv(s, {false, false, in.channels, 1, 1}, values[input],
-                 {false, false, out.channels, 1, 1}, nullptr);
+                 {false, false, out.channels, 1, 1}, residual);
         break;
       }
       case Op::kMaxPool:

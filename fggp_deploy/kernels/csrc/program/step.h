@@ -40,7 +40,7 @@ struct Variant {
 struct Step {
   Op op = Op::kConv;
   int input = 0;      // the value that it reads
-  int residual = -1;  // the value that is added before the activation; -1: none
+  int residual = -1;  // Conv, Add, Gemm: the value that is added before the activation; -1: none
   int constant = 0;   // Conv, Gemm: index of the first constant. Round: the zero point
   Format format = Format::kGaps;
   Activation activation{};
