@@ -13,7 +13,7 @@ from types import ModuleType
 
 from fggp_deploy.errors import UnknownName
 
-# Names only: importing a format imports onnx, and --help must not take that long.
+# Names only: importing a format imports onnx, which would make --help slow.
 FORMATS: dict[str, str] = {
     "onnx": "onnx",
     "onnx-dense": "onnx_dense",
@@ -22,11 +22,11 @@ FORMATS: dict[str, str] = {
 }
 STATE_DICT = "state-dict"  # for torch code: weights without a graph, see state_dict.py
 
-Note = Callable[[str], None]  # takes one line for the user
+Note = Callable[[str], None]  # called with one line for the user
 
 
 def silent(line: str) -> None:
-    """A `Note` that nobody reads."""
+    """A `Note` that ignores its line."""
 
 
 def load(name: str) -> ModuleType:

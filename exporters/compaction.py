@@ -1,4 +1,4 @@
-"""Compaction with its proof: both networks run on the same inputs before one is replaced."""
+"""Compaction with a check: both networks run on the same inputs, and their outputs must agree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fggp_deploy.runtime.sessions import Array, SessionConfig, run
 
 @dataclass(frozen=True)
 class Compacted:
-    """What compaction took away.
+    """What compaction removed.
 
     `channels` counts, by weight, output channels before and after, of the layers that lost some;
     `macs` dense multiply-accumulates for one image, before and after, None where shapes are not
@@ -33,9 +33,9 @@ class Compacted:
     error: float
 
     def sentence(self) -> str:
-        """What to tell the user."""
+        """One line for the user."""
         if not self.n_removed:
-            return "compaction: no channel can leave; the network is the same as without --compact"
+            return "compaction: no channel can go; the network is the same as without --compact"
         before, after = self.macs
         macs = f", {after / before:.1%} of the MACs left" if before and after else ""
         packed, dense = self.packed_bytes, self.dense_bytes
@@ -48,12 +48,12 @@ class Compacted:
 
 
 def n_removable(dense: ModelProto) -> int:
-    """How many channels `compacted` would take out."""
+    """How many channels `compacted` would remove."""
     return compact(dense).n_removed
 
 
 def compacted(dense: ModelProto, feeds: Mapping[str, Any]) -> tuple[ModelProto, Compacted]:
-    """The model without its dead channels, run beside the whole one on `feeds`.
+    """The model without its dead channels, compared with the original on `feeds`.
 
     Raises ModelFileError if their outputs do not agree, or one of them does not run.
     """
@@ -73,7 +73,7 @@ def compacted(dense: ModelProto, feeds: Mapping[str, Any]) -> tuple[ModelProto, 
     if not found.passed:
         raise ModelFileError(
             f"{name} differs by {found.error:.1e} of the largest output; nothing was written, "
-            "leave --compact out and report this"
+            "omit --compact, and report this"
         )
     sizes = (pack(dense).ByteSize(), pack(done.model).ByteSize())
     about = Compacted(

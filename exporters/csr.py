@@ -24,9 +24,10 @@ DEFAULT_NAME = "model.csr"
 def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = silent) -> Path:
     """A folder of scipy CSR arrays, the graph, and a manifest: for research and other tools.
 
-    A weight of two or more dimensions is stored sparse where CSR is smaller than dense; in
+    A weight of two or more dimensions is stored sparse if CSR is smaller than dense; in
     graph.onnx it is then an input of the graph. `scipy.sparse.load_npz` reads each weight as
-    [shape[0], −1]. `note` hears of the others. Raises MachineError when the path cannot be written.
+    [shape[0], −1]. `note` is called for each of the others. Raises MachineError if the
+    path cannot be written.
     """
     graph = ModelProto()
     graph.CopyFrom(dense)
@@ -81,7 +82,7 @@ def _sparse(tensor: TensorProto) -> Csr | None:
 
 
 def _file_name(weight: str, index: int) -> str:
-    """The weight's own name where it can be a file's; distinct also on a caseless file system."""
+    """The weight's own name if a file can have it; distinct also on a caseless file system."""
     name = f"weights/{weight}.npz"
     if WEIGHT_FILE.fullmatch(name) and weight == weight.lower() and len(weight) < 200:
         return name

@@ -42,7 +42,7 @@ def write_dense_model(
         return path
     content = Checkpoint.open(checkpoint)
     model = restore(content, checkpoint, network=network, trust_code=trust_code)
-    assert content.info is not None  # restore has seen it
+    assert content.info is not None  # restore has checked it
     metadata = dataclasses.replace(
         metadata_of(model, content.info, content), checkpoint_sha256=sha256
     )

@@ -1,4 +1,4 @@
-"""What an exported file says of its network: preprocessing, counts, provenance, a self-test."""
+"""The metadata of an exported file: preprocessing, counts, provenance and a self-test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fggp_deploy.verification.certificate import weights
 
 
 def metadata_of(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> Metadata:
-    """What a file says of the network that it holds, with a self-test of it."""
+    """The metadata of a file, with a self-test of its network."""
     return Metadata(
         preprocessing=info.preprocessing,
         classes=info.classes,
@@ -33,7 +33,7 @@ def metadata_of(model: nn.Module, info: CheckpointInfo, content: Checkpoint) -> 
 
 
 def sparsity_of(info: CheckpointInfo, content: Checkpoint) -> dict[str, Any]:
-    """Counts of prunable and of all weights; raises CheckpointError where one is missing."""
+    """Counts of prunable and of all weights; raises CheckpointError if one is missing."""
     try:
         prunable = [content.tensors[n] for n in info.prunable]
         weights = [content.tensors[n] for n in info.macs]

@@ -1,4 +1,4 @@
-"""Layer densities for a latency on this machine: what `prune --target-latency` finds first."""
+"""Finds layer densities that meet a latency on this machine, for `prune --target-latency`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .options import ExportOptions
 from .run import export_run
 from .torch_onnx import to_onnx
 
-ROUNDS = 6  # of correcting the plan by timing the whole network
-CLOSE = 0.03  # then it is good enough
-TOLERANCE = 0.10  # what a result may be off its target
+ROUNDS = 6  # corrections of the plan by timing the whole network
+CLOSE = 0.03  # relative error at which a plan is accepted
+TOLERANCE = 0.10  # relative error that a result may have
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class LatencyPlan:
 
 @dataclass(frozen=True)
 class LatencyCheck:
-    """What a pruned network takes: `ms` of the file through runtime.session, one thread.
+    """The latency of a pruned network: `ms` of the file through runtime.session, one thread.
 
-    `met`: within 10% of `target_ms`. `why`: if it is not, what is known about it.
+    `met`: within 10% of `target_ms`. `why`: if it is not met, the reason as far as it is known.
     """
 
     target_ms: float
@@ -67,13 +67,13 @@ class LatencyCheck:
 def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> LatencyPlan:
     """Choose densities by measured costs, and correct them by timing the whole network.
 
-    Σ log density is made largest (`by_cost`) within a budget; the budget is the target
-    less what costs do not depend on masks, then moved by what the network with random masks is off.
+    `by_cost` maximizes Σ log density within a budget. The budget is the target minus the costs that
+    do not depend on masks. It is then corrected by the error of the network with random masks.
     Raises ConfigError for a target that the network meets dense, or does not meet at the lowest
     densities, and what `prepare_pruning` and `cost_table` raise.
     """
     target = config.target_latency
-    assert target is not None  # the caller has seen it
+    assert target is not None  # the caller has checked it
     session = prepare_pruning(config, progress=progress).session
     masks, data = session.pruner.masks, session.data
     dense = to_onnx(session.model, Metadata(data.preprocessing, tuple(data.classes)))
@@ -91,7 +91,7 @@ def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> Latency
             f"layer the network takes {floor:.3g} ms here; ask for more, or a smaller network"
         )
     budget, tried = target - table.rest_ms, list[tuple[float, dict[str, float]]]()
-    low, high = 0.0, math.inf  # budgets that were too small and too large
+    low, high = 0.0, math.inf  # budgets known to be too small and too large
     for done in range(ROUNDS):
         progress("timing the network with random masks", done, ROUNDS)
         try:

@@ -40,13 +40,13 @@ def export(
 ) -> Path:
     """Packed weights in one ONNX file: small, and it runs on any ONNX Runtime.
 
-    `flat` inlines the `ai.fggp` functions, for tools that know no model-local functions; sparse
-    kernels then have nothing to take over. `regions` writes connected layers as single nodes, so
-    that programs that only register the kernels have their full speed. `values` fp16 and int8 round
-    the packed weights; the file's self-test is then that of the rounded network, `unrounded` in its
-    metadata the other. `note` hears what rounding changes, and of every weight that was left dense
-    or fp32. Warns if rounding changes much. Raises MachineError when the path cannot be written,
-    and for `regions` without the kernel library.
+    `flat` inlines the `ai.fggp` functions, for tools that do not support model-local functions; the
+    sparse kernels then find no operators in the file. `regions` writes connected layers as single
+    nodes, so that programs that only register the kernels have their full speed. `values` fp16 and
+    int8 round the packed weights; the file's self-test is then that of the rounded network, and
+    `unrounded` in its metadata that of the network before. `note` is called with what rounding
+    changes, and with every weight that was left dense or fp32. Warns if rounding changes much.
+    Raises MachineError if the path cannot be written, and for `regions` without the kernel library.
     """
     packing = Packing.of(dense, values=TYPES[values])
     if values != "fp32" and metadata.selftest is not None:
@@ -81,7 +81,7 @@ def export(
 
 
 def _rounding(values: str, exact: Network, rounded: Network, metadata: Metadata) -> Rounding:
-    """What rounding changes on inputs as those of the self-test, but more of them."""
+    """What rounding changes on inputs like those of the self-test, but on more of them."""
     shape = metadata.preprocessing.input_shape
     size = math.prod(shape)
     inputs = ({"x": probe(0, (1, *shape), start=i * size)} for i in range(N_INPUTS))

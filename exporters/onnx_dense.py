@@ -17,7 +17,7 @@ DEFAULT_NAME = "model.dense.onnx"
 def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = silent) -> Path:
     """Ordinary ONNX with the zeros written out: as large as the dense network.
 
-    Raises MachineError when the path cannot be written.
+    Raises MachineError if the path cannot be written.
     """
     return write(dense, metadata, path)
 

@@ -1,4 +1,4 @@
-"""Standard ONNX with `sparse_initializer`: for those who ask, and larger than the packed file."""
+"""Standard ONNX with `sparse_initializer`, for tools that need it; larger than the packed file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def export(dense: ModelProto, metadata: Metadata, path: Path, *, note: Note = si
     """Standard ONNX with `sparse_initializer`: for those who ask, and larger than the packed file.
 
     A float32 weight of two or more dimensions is stored as float32 values and int64 flat indices
-    if that is smaller than dense, which it is from 67% zeros on. `note` hears what speaks against
-    this format. Raises MachineError when the path cannot be written.
+    if that is smaller than dense, which it is from 67% zeros on. `note` is called with the
+    disadvantages of this format. Raises MachineError if the path cannot be written.
     """
     model = ModelProto()
     model.CopyFrom(dense)
@@ -51,7 +51,7 @@ def _sparse(tensor: TensorProto) -> SparseTensorProto | None:
     if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
         return None
     w = numpy_helper.to_array(tensor)
-    if not w.any():  # an empty list of values is more than runtimes can be asked to read
+    if not w.any():  # some runtimes cannot read an empty list of values
         return None
     coo = Coo.encode(w)
     return coo.to_tensor(tensor.name) if coo.stored_bytes < w.nbytes else None

@@ -16,7 +16,7 @@ ACTIVATIONS = ("fp32", "int8")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """What plain weights do not say about their images; an option that is None is assumed."""
+    """The images of plain weights, which do not record them; `export` assumes what is None."""
 
     classes: tuple[str, ...] | None = None
     image_size: int | None = None
@@ -27,7 +27,7 @@ class ImageOptions:
         """Raise ConfigError if anything is given, since `path` says it itself."""
         if given := [f.name for f in fields(self) if getattr(self, f.name) is not None]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ConfigError(f"{path} says itself what its images are; leave {options} out")
+            raise ConfigError(f"{path} records how its images are prepared; omit {options}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,14 @@ class ExportOptions:
             if self.format != "onnx":
                 raise ConfigError(f"--activations is for --format onnx, not {self.format}")
             if self.values == "fp16":
-                raise ConfigError("--activations int8 needs --values int8, which it implies")
+                raise ConfigError("--activations int8 needs --values int8, got fp16; omit --values")
         elif self.data or self.data_dir:
             raise ConfigError(
                 "--data and --data-dir are for --activations int8, which needs images"
             )
         if self.flat and self.regions:
             raise ConfigError(
-                "--regions writes functions, which --flat inlines; leave one of them out"
+                "--regions writes functions, which --flat inlines; omit one of the two"
             )
         if self.for_format and self.format != "onnx":
             given = " and ".join(f"--{name}" for name in self.for_format)
@@ -109,9 +109,9 @@ class PackOptions:
     """How to pack somebody else's ONNX file.
 
     `values` (fp32, fp16, int8) is the type of packed weights. `mean` and `std`, one number per
-    channel, say how a classifier of images wants its pixels; with them the file is one that
-    `verify` takes. Nothing is assumed if they are missing. `classes` names its classes; by default
-    they are called by their numbers. `shape` gives the sizes that the first input leaves open after
+    channel, are the normalization of an image classifier; with them, `verify` accepts the
+    file. Nothing is assumed if they are missing. `classes` names its classes; the default names are
+    numbers. `shape` gives the sizes that the first input leaves open after
     its first dimension. `compact` removes channels that no longer affect the output. `regions`
     writes connected layers as single nodes for the kernels.
 
@@ -132,7 +132,7 @@ class PackOptions:
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean and --std belong together; give both or neither")
         if self.classes is not None and self.mean is None:
-            raise ConfigError("--classes needs --mean and --std; give all three or leave it out")
+            raise ConfigError("--classes needs --mean and --std; give all three, or omit --classes")
         if self.shape is not None:
             from fggp_deploy.format.outputs_test import MAX_ELEMENTS  # imports numpy
 

@@ -1,4 +1,4 @@
-"""Packing an ONNX file that somebody else made: the same network, its zeros no longer stored."""
+"""Packs any ONNX file whose weights hold zeros, whoever made it, and checks the result."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def _compacted(
     inputs, outputs, why = first_that_runs(session, options.shape)
     if outputs is None:
         raise ModelFileError(
-            f"{source} cannot be run, so nothing would prove its compaction: {why}; give --shape, "
-            "or leave --compact out"
+            f"{source} cannot be run, so its compaction cannot be checked: {why}; give --shape, "
+            "or omit --compact"
         )
     return compacted(dense, outputs_test.feeds(0, inputs))
 
@@ -189,7 +189,7 @@ def _check_weights(dense: ModelProto, packing: Packing, values: ValueType) -> in
         want = numpy_helper.to_array(before[name])
         asked = np.float32 if name in packing.left_fp32 else values
         if not _rounds_to(weight.decode(), want, asked):
-            raise ModelFileError(f"weight {name!r} does not decode to itself; report this")
+            raise ModelFileError(f"weight {name!r} does not decode to its own values; report this")
     return len(packed)
 
 
@@ -206,10 +206,10 @@ def _rounds_to(got: Array, want: Array, values: ValueType) -> bool:
 
 
 def _refuse_without_proof(source: Path, opset: int, parity: Parity, options: PackOptions) -> None:
-    """Raise ModelFileError if a network that does not run was changed in more than its storage."""
+    """Raise ModelFileError if a network that cannot run was changed beyond its storage."""
     if options.compact:
         raise ModelFileError(
-            f"{source}: {parity.why_not}, so nothing proves its compaction; leave --compact out"
+            f"{source}: {parity.why_not}, so its compaction cannot be checked; omit --compact"
         )
     if opset < MIN_OPSET:
         raise ModelFileError(
@@ -239,7 +239,7 @@ def _notes(dense: ModelProto, packing: Packing, listed: list[str]) -> tuple[str,
     notes += [f"left fp32: {n}: {why}" for n, why in packing.left_fp32.items()]
     if listed:
         notes.append(
-            f"{len(listed)} initializers are graph inputs in the source, as IR version 3 demands; "
+            f"{len(listed)} initializers are graph inputs in the source, as IR version 3 requires; "
             "in the packed file they are constants only"
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What a packed file says about its network: its source's metadata, and ours with a self-test."""
+"""The metadata of a packed file: that of its source, and ours with a self-test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def classifier_metadata(model: ModelProto, parity: Parity, options: PackOptions)
     if options.mean is None or options.std is None:
         return None
     if _describes_itself(model):
-        raise ConfigError("the file says itself how its images are prepared; leave --mean out")
+        raise ConfigError("the file records how its images are prepared; omit --mean")
     outputs = list((parity.outputs or {}).values())
     if len(parity.inputs) != 1 or len(outputs) != 1 or outputs[0].ndim != 2:
         raise ConfigError(
@@ -70,7 +70,7 @@ def properties_of(
     if _describes_itself(source):
         return properties
     if metadata is not None:
-        assert parity.outputs is not None  # classifier_metadata has seen them
+        assert parity.outputs is not None  # classifier_metadata has checked them
         (logits,) = parity.outputs.values()
         shape = metadata.preprocessing.input_shape
         test = SelfTest.record(lambda _: logits, shape, batch=len(logits))

@@ -61,7 +61,7 @@ def compare_packed(source: Path, packed: ModelProto, options: PackOptions) -> Pa
         return Parity(why_not=why)
     feeds = outputs_test.feeds(0, inputs)
     if not _equal(want, answers_of(given, feeds)):
-        return Parity(inputs, why_not="it answers the same inputs differently each time")
+        return Parity(inputs, why_not="its outputs for the same inputs differ each time")
     expected: Path | bytes = source
     changed = None
     if options.values != "fp32":  # the packed network is another one: compare it with itself
@@ -112,7 +112,7 @@ def check_converted(
         return
     feeds = outputs_test.feeds(0, inputs)
     if not _equal(want, answers_of(given, feeds)):
-        return  # it answers differently each time, which `compare_packed` reports
+        return  # its outputs differ each time, which `compare_packed` reports
     new = standard_opset(converted)
     name = f"{source.name} in opset {new}"
     session = _ONE_THREAD.open(converted.SerializeToString(), name=name)

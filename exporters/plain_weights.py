@@ -1,7 +1,7 @@
-"""A file of plain weights that was pruned elsewhere, read as if it were a checkpoint of a run.
+"""Reads plain weights that were pruned elsewhere, as if they were a checkpoint of a run.
 
-Such a file says neither which network it belongs to nor how images are prepared for it. The user
-names the network; the rest is given too, or assumed, and what is assumed is listed in the notes.
+Such a file records neither its network nor how images are prepared for it. The user names the
+network. What else the user does not give is assumed, and listed in the notes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _what_fits(state: Mapping[str, Tensor]) -> str:
 
 
 def _preprocessing(network: str, images: ImageOptions, channels: int) -> Preprocessing:
-    """As given; else as the library publishes it for the network; else the usual one."""
+    """The given preprocessing; else that of the library's published weights; else the usual one."""
     base = _published(network)
     if base is None or base.channels != channels:
         if images.image_size is None and network not in models.MODELS:
@@ -99,7 +99,7 @@ def _preprocessing(network: str, images: ImageOptions, channels: int) -> Preproc
 
 
 def _published(network: str) -> Preprocessing | None:
-    """What the images of a library's own weights for the network are; None without such."""
+    """The preprocessing of a library's published weights for the network; None if it has none."""
     if (theirs := models.library(network)) is None:
         return None
     try:
@@ -116,7 +116,7 @@ def _n_logits(model: nn.Module, network: str, prepare: Preprocessing) -> int:
     shape = prepare.input_shape
     try:
         logits = model(torch.zeros(1, *shape))
-    except Exception as e:  # whatever the network's own code raises
+    except Exception as e:  # the network's own code may raise anything
         raise ConfigError(
             f"{network} does not run on images of {shape[0]}×{shape[1]}×{shape[2]} ({raised(e)}); "
             f"give the --image-size that it was trained with"

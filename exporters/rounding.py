@@ -1,4 +1,4 @@
-"""What rounded values change: a network before and after, on the same made-up inputs."""
+"""Measures how rounding the values changes a network's outputs, on the same generated inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fggp_deploy.errors import FggpWarning
 from fggp_deploy.graph.comparison import ROUNDED_RTOL, Array, relative_error
 
 N_INPUTS = 16
-_MANY = 0.05  # of the inputs: more that change their class are worth a warning
+_MANY = 0.05  # share of the inputs whose class may change without a warning
 
 Feeds = Mapping[str, Any]
 Forward = Callable[[Feeds], Sequence[Array]]
@@ -21,8 +21,8 @@ Forward = Callable[[Feeds], Sequence[Array]]
 class Rounding:
     """`error` is the largest change of an output over its largest value.
 
-    Of `n` inputs, `n_changed` are given to another class; None if the network is no classifier.
-    `values` is the type of the rounded weights; `activations` says that those were quantized too.
+    `n_changed` of `n` inputs get another top-1 class; None if the network is not a classifier.
+    `values` is the type of the rounded weights; `activations` says that these were quantized too.
     """
 
     values: str
@@ -37,7 +37,7 @@ class Rounding:
         return not self.error <= ROUNDED_RTOL or (self.n_changed or 0) > _MANY * self.n
 
     def sentence(self) -> str:
-        """What to tell the user."""
+        """One line for the user."""
         what = f"{self.values} values{' and activations' * self.activations}"
         text = (
             f"{what} change the outputs by up to {self.error:.1e} of the largest on "
@@ -63,7 +63,7 @@ def rounding(values: str, exact: Forward, rounded: Forward, inputs: Iterable[Fee
 
 
 def warn(found: Rounding) -> None:
-    """Warn if rounding changed much, for callers that read no notes."""
+    """Warn if rounding changed much, for callers that do not read notes."""
     if found.is_large:
         warnings.warn(f"{found.sentence()} before you ship the file", FggpWarning, stacklevel=4)
 

@@ -1,4 +1,4 @@
-"""Export the checkpoint of a run, or a network in memory, to a file that checks itself."""
+"""Exports the checkpoint of a run, or a network in memory, and checks the file."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def export_run(
     if (old_report := set_aside_report(path)) is not None:
         notes.insert(0, f"the report of the file that was here before is now {old_report.name}")
     test, unrounded = written.metadata.selftest, written.metadata.unrounded
-    assert test is not None  # _metadata recorded it
+    assert test is not None  # _metadata has recorded it
     return Exported(
         path=path,
         format=options.format,

@@ -18,7 +18,7 @@ from .options import ExportOptions
 
 @dataclass(frozen=True)
 class Source:
-    """A network in eval mode, and what its file says about it; `notes` are lines for the user."""
+    """A network in eval mode and the description of it; `notes` are lines for the user."""
 
     path: Path
     is_run: bool
@@ -68,7 +68,7 @@ def read_source(path: Path, options: ExportOptions) -> Source:
             notes.append(_unfinished(path))
     else:
         content, model = plain_weights.read(path, options, note=notes.append)
-    assert content.info is not None  # is_ours has seen it, or plain_weights has made it
+    assert content.info is not None  # is_ours has checked it, or plain_weights has made it
     return Source(path, ours, content, content.info, model, tuple(notes))
 
 

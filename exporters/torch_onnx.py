@@ -1,4 +1,4 @@
-"""From a torch network to a dense-with-zeros ONNX graph, the source of every format."""
+"""Converts a torch network to a dense ONNX graph with zeros, from which every format is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.constants import initializers
 
 OPSET = 18
-MAX_IR_VERSION = 10  # the newest that onnxruntime 1.20 loads
+MAX_IR_VERSION = 10  # the newest opset that onnxruntime 1.20 loads
 INPUT, OUTPUT = "input", "logits"
 
 
@@ -43,7 +43,7 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
             raise CheckpointError(
                 f"weight {name!r} holds NaN or inf; export a checkpoint from before it diverged"
             )
-    example = torch.zeros(2, *metadata.preprocessing.input_shape)  # 1 would be specialised
+    example = torch.zeros(2, *metadata.preprocessing.input_shape)  # 1 would become a constant
     with _quiet(), torch.no_grad():
         traced = _traced(model, example)
         folded = rewrite(traced, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
@@ -79,9 +79,9 @@ def _traced(model: torch.nn.Module, example: torch.Tensor) -> ModelProto:
 
 
 def _name_transposed(graph: GraphProto, model: torch.nn.Module) -> None:
-    """The exporter folds a linear layer's transposition into its weight and forgets the name.
+    """Restore the names of linear weights, which the exporter transposes and renames.
 
-    Where several layers share the weight, it makes as many copies; one is kept.
+    If several layers share a weight, the exporter copies it for each; one copy is kept.
     """
     stored = initializers(graph)
     parameters = dict(model.named_parameters())
@@ -115,9 +115,9 @@ def _content(w: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 
 
 def tidy(model: ModelProto) -> ModelProto:
-    """Name nodes after their layers, make every zero a +0, and drop what a device has no use for.
+    """Name nodes after their layers, make every zero +0, and remove what only developers need.
 
-    The exporter's notes hold stack traces with paths of this machine. Raises CheckpointError when
+    The exporter's notes hold stack traces with paths of this machine. Raises CheckpointError if
     folding made a weight infinite.
     """
     out = ModelProto()
@@ -166,7 +166,7 @@ def tidy(model: ModelProto) -> ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter talks on both streams and in warnings; the user asked for a file."""
+    """Silence the exporter, which prints and warns about internal matters."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -89,7 +89,7 @@ def findings(e: Explanation) -> tuple[str, ...]:
     if dense:
         n_bytes = sum(w.stored_bytes for w in dense)
         said.append(
-            f"Dense layers: {len(dense)} of {len(counted)} weights have too few zeros to save on. "
+            f"Dense layers: {len(dense)} of {len(counted)} weights have too few zeros to pack. "
             f"They hold {n_bytes / e.file_bytes:.0%} of the file: "
             f"{_listed([w.name for w in dense])}."
         )
@@ -138,8 +138,8 @@ def _speed_in_words(s: Speed | None, not_measured: str) -> str:
         else ""
     )
     text = (
-        f"Speed, {s.threads} thread(s), {', '.join(s.inputs)}: {s.stock_ms:.3f} ms on stock "
-        "onnxruntime"
+        f"Speed, {s.threads} thread{'s' * (s.threads != 1)}, {', '.join(s.inputs)}: "
+        f"{s.stock_ms:.3f} ms on stock onnxruntime"
     )
     if s.kernels_ms is None:
         return (

@@ -18,7 +18,7 @@ from fggp_deploy.graph.shapes import Shapes
 from fggp_deploy.graph.view import GraphView
 from fggp_deploy.graph.weights import layer_weights, untransposed
 
-WORTH = 0.05  # a smaller share of zeros saves nothing
+WORTH = 0.05  # below this share of zeros, packing saves nothing
 _KINDS = ("Conv", "Gemm", "MatMul")
 
 
@@ -91,7 +91,7 @@ def weights_of(dense: ModelProto, shapes: Shapes, packed: Mapping[str, int]) -> 
 
 def _why(op: str, dtype: np.dtype, sparsity: float, *, packed: bool) -> str:
     if sparsity < WORTH:
-        return "dense: it has no zeros to save on"
+        return "dense: it has too few zeros to pack"
     if dtype == np.int8:
         how = "are packed" if packed else "can be packed"
         return f"its zeros {how} for size; there is no sparse kernel for int8"

@@ -1,1 +1,1 @@
-"""What the stages read and write: checkpoints, sparse models, provenance."""
+"""Reads and writes weights: our checkpoints, those of other tools, run folders, provenance."""

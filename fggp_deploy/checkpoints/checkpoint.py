@@ -25,7 +25,7 @@ from fggp_deploy.errors import CheckpointError, ConfigError
 
 Array = npt.NDArray[Any]
 MASK_PREFIX = "fggp.mask."
-STATE_PREFIX = "fggp.state."  # in savepoints: what a run needs to go on
+STATE_PREFIX = "fggp.state."  # in savepoints: what a run needs to resume
 _VERSION = 1
 _TYPES: dict[str, Any] = {
     "model": str,
@@ -44,13 +44,13 @@ _TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself.
+    """The description that a checkpoint holds of itself.
 
     `model`: the network's name; of one in the user's own file, FILE.py:FACTORY with the path from
     the run's folder, and `model_code_sha256` is the file's hash.
     `macs`: parameter → dense multiply-accumulates for one image. `prunable`: the parameters that
     sparsity is counted over. `reference_sha256`: hash of the parent checkpoint's file. `names`: our
-    names of parameters → those in the user's own code, where they differ.
+    names of parameters → those in the user's own code, if they differ.
     """
 
     model: str
@@ -103,7 +103,7 @@ class Checkpoint:
     info: CheckpointInfo | None
 
     def save(self, path: Path) -> None:
-        """Write atomically; raises MachineError when the disk is full or may not be written."""
+        """Write atomically; raises MachineError if the file cannot be written."""
         content = safetensors.numpy.save(self.arrays(), {"fggp": self.described()})
         with atomic_path(path) as tmp:
             tmp.write_bytes(content)
@@ -117,7 +117,7 @@ class Checkpoint:
         return {name: np.asarray(a, order="C") for name, a in self.tensors.items()} | packed
 
     def described(self) -> str:
-        """The description as the file holds it; raises ConfigError when there is none."""
+        """The description as the file holds it; raises ConfigError if there is none."""
         if self.info is None:
             raise ConfigError(
                 "a checkpoint cannot be saved without its description (info), got None"
@@ -126,7 +126,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """Read and check a safetensors file; raises CheckpointError on anything wrong with it."""
+        """Read and check a safetensors file; raises CheckpointError if it is damaged."""
         with _reading(path) as f:
             info = _info(f)
             names = [n for n in f.keys() if not n.startswith(STATE_PREFIX)]  # noqa: SIM118

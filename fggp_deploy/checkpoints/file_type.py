@@ -1,4 +1,4 @@
-"""What kind of checkpoint a file is, by its first bytes; needs no torch."""
+"""Recognizes the kind of a checkpoint file by its first bytes; needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fggp_deploy.errors import CheckpointError
 ZIP = b"PK"  # torch.save, since 1.6
 PICKLE = b"\x80"  # torch.save, before
 _N_HEAD = 64
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")  # what people call them
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")  # the usual suffixes
 
 
 def head_of(path: Path) -> bytes:
@@ -21,13 +21,13 @@ def head_of(path: Path) -> bytes:
 
 
 def is_safetensors(head: bytes, path: Path) -> bool:
-    """True for a safetensors file; if the bytes do not tell, the suffix decides."""
+    """True for a safetensors file; if the bytes are ambiguous, the suffix decides."""
     if head[8:9] == b"{":
         return True
     return path.suffix == ".safetensors" and not head.startswith((ZIP, PICKLE))
 
 
 def is_checkpoint(path: Path) -> bool:
-    """True for a file of safetensors or torch.save, whatever it is called."""
+    """True for a file of safetensors or torch.save, whatever its name."""
     head = head_of(path)
     return is_safetensors(head, path) or head.startswith((ZIP, PICKLE))

@@ -14,7 +14,7 @@ from fggp_deploy.checkpoints.state_dict import StateDict, unwrap
 from fggp_deploy.checkpoints.torch_file import read_torch
 from fggp_deploy.errors import CheckpointError
 
-# How files begin that people give by mistake: what they are, and what to give instead.
+# First bytes of files that users give by mistake: what they are, and what to give instead.
 _OTHERS = {
     b"\x89HDF\r\n": "an HDF5 file, as Keras writes",
     b"\x1f\x8b": "a gzip archive; unpack it",
@@ -43,7 +43,7 @@ def read_foreign(path: Path) -> StateDict:
             raise CheckpointError(
                 f"{path} is not a readable safetensors file ({e}); it may be cut off: copy it again"
             ) from e
-        if any(n.startswith(MASK_PREFIX) for n in content):  # ours, its description lost
+        if any(n.startswith(MASK_PREFIX) for n in content):  # one of ours whose description is lost
             ours = Checkpoint.open(path)
             return StateDict(*({n: torch.from_numpy(a.copy()) for n, a in d.items()}
                                for d in (ours.tensors, ours.masks)))  # fmt: skip

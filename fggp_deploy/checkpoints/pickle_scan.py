@@ -1,4 +1,4 @@
-"""What a pickle would look up and call, found without doing either."""
+"""Finds what a pickle would import and call, without executing it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 @dataclass(frozen=True)
 class Global:
-    """Something that a pickle looks up, by its dotted name."""
+    """An object that a pickle imports, by its dotted name."""
 
     name: str
 
@@ -29,10 +29,10 @@ _MARK = object()
 
 
 def scan(f: BinaryIO) -> Scan:
-    """Read one pickle up to its STOP; raises ValueError or LookupError for what is none.
+    """Read one pickle up to its STOP; raises ValueError or LookupError if it is not a pickle.
 
-    Runs the pickle's stack machine on symbols: each opcode takes from the stack and puts on it what
-    `pickletools` says, and only strings, globals and tuples are kept.
+    Runs the pickle's stack machine on symbols. Each opcode pops and pushes what `pickletools` lists
+    for it; only strings, globals and tuples are kept.
     """
     names: set[str] = set()
     calls: list[tuple[str, Any]] = []
@@ -65,7 +65,7 @@ def scan(f: BinaryIO) -> Scan:
 
 
 def _taken(stack: list[Any], op: pickletools.OpcodeInfo) -> list[Any]:
-    """Remove from the stack what an opcode takes, and return it without the mark."""
+    """Pop what an opcode takes from the stack, and return it without the mark."""
     split = len(stack) - len(op.stack_before)
     if pickletools.markobject in op.stack_before:
         split = len(stack) - 1
@@ -73,7 +73,7 @@ def _taken(stack: list[Any], op: pickletools.OpcodeInfo) -> list[Any]:
             split -= 1
         split -= op.stack_before.index(pickletools.markobject)
     if split < 0:
-        raise ValueError("the pickle takes more from its stack than it put there")
+        raise ValueError("the pickle pops more from its stack than it pushed")
     taken = [value for value in stack[split:] if value is not _MARK]
     del stack[split:]
     return taken

@@ -16,7 +16,7 @@ _PACKAGES = ("fggp-deploy", "torch", "torchvision", "onnx", "onnxruntime", "nump
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result; absent ones are left out."""
+    """Versions of Python and of the packages that affect a result; missing ones are left out."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -65,7 +65,7 @@ class Provenance:
     def of(cls, config: Mapping[str, Any], started: datetime) -> Provenance:
         """The record of a stage of this process that began at `started` (UTC) and ends now."""
         command = " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])
-        command = command.encode(errors="backslashreplace").decode()  # a name may be no UTF-8
+        command = command.encode(errors="backslashreplace").decode()  # a name may not be UTF-8
         seconds = (datetime.now(UTC) - started).total_seconds()
         return cls(command, dict(config), round(seconds, 2), started.isoformat(timespec="seconds"))
 

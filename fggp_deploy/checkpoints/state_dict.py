@@ -1,4 +1,4 @@
-"""From what a training script saved to plain weights, and masks if it kept any."""
+"""Extracts plain weights, and masks if there are any, from what a training script saved."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch import Tensor
 
 from fggp_deploy.errors import CheckpointError, FggpWarning
 
-# Where scripts put the state dict; of several the first, so averaged weights only where alone.
+# Keys under which scripts save the state dict. The first match is used, so averaged weights are
+# used only if there are no others.
 _WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params",
 )  # fmt: skip
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "swa")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "nncf_module.")
 _MAX_DEPTH = 4  # wrappers in wrappers
-_MAX_TIED = 4  # a weight has a few names at most; beyond that a tensor is expanded from little
+_MAX_TIED = 4  # a weight has few names; beyond this, a tensor is expanded from few bytes
 _NNCF_OLD = re.compile(r"(.*)\.pre_ops\.\d+\.op\.(_binary_mask|_mask|uniform)")
 _NNCF_NEW = re.compile(r"(?:.*\.)?__nncf_hooks\.\w+\.(.+)__\d+\.\d+\.(binary_mask|mask)")
 _PARAMETRIZED = re.compile(r"(?:(.*)\.)?parametrizations\.(\w+)\.(.+)")
@@ -39,7 +40,7 @@ class StateDict:
 
 
 def unwrap(path: Path, content: Any, size: int) -> StateDict:
-    """Find the state dict in a file's content, check it and take off what training wrapped it in.
+    """Find the state dict in a file's content, check it, and remove the wrappers of training.
 
     `size`: bytes of the file, more than which no honest content can hold. Raises CheckpointError.
     """

@@ -1,7 +1,7 @@
-"""Files of torch.save, read without running what they may hold.
+"""Reads files of torch.save without running code that they may hold.
 
-torch.load with weights_only is the reader. Before it, the file is looked through: what Python
-objects it names, and whether its parts can be as large as it says.
+torch.load with weights_only is the reader. Before it runs, the file is checked: which Python
+objects it names, and whether its parts can be as large as it states.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fggp_deploy.errors import CheckpointError
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _N_AFTER_MAGIC = 3
 _N_OPCODES_OF_MAGIC = 8
-# Plain values, and tensors over storages in the file. Left out of what torch itself would allow:
-# bytearray, which takes a size and fills that much memory, and tensors of other kinds.
+# Plain values, and tensors over storages in the file. torch itself also allows bytearray, which can
+# fill memory of any size, and tensors of other kinds.
 _PLAIN = re.compile(
     r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)|_codecs\.encode"
     r"|torch\.(Size|device|Tensor|bool|(u?int|b?float|complex)\d+\w*|\w+Storage)"
@@ -34,7 +34,7 @@ _PLAIN = re.compile(
     r"|torch\.nn\.parameter\.Parameter|torch\._tensor\._rebuild_from_type_v2"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter|parameter_with_state)"
 )
-# What training scripts leave beside the weights; read as nothing, never imported or called.
+# Objects that training scripts save beside the weights. They are ignored: never imported or called.
 _LITTER = (
     "argparse.Namespace",
     *(f"builtins.{t}" for t in ("dict", "list", "int", "float")),
@@ -54,7 +54,7 @@ _DICTS = (
 
 
 class _Nothing:
-    """Stands for an object beside the weights; takes whatever is done to it and keeps nothing."""
+    """Stands for an object beside the weights; accepts any operation and keeps nothing."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -62,7 +62,7 @@ class _Nothing:
 
 
 class _Dict:
-    """Stands for a kind of dict beside the weights, of which it makes a plain one."""
+    """Stands for a dict subclass beside the weights; becomes a plain dict."""
 
     def __new__(cls, *_: Any) -> Any:
         return {}
@@ -71,7 +71,7 @@ class _Dict:
 def read_torch(path: Path, size: int) -> Any:
     """The plain values and tensors of a file of `size` bytes; tensors on the CPU.
 
-    Raises CheckpointError for what is no such file, is damaged, or holds objects of other kinds.
+    Raises CheckpointError for a file of another kind, a damaged file, or other objects in it.
     """
     if path.suffix == ".onnx" and not is_checkpoint(path):
         raise CheckpointError(f"{path} is an ONNX file; give the checkpoint that it was made from")
@@ -89,7 +89,7 @@ def read_torch(path: Path, size: int) -> Any:
         raise
     except MemoryError as e:
         raise CheckpointError(f"{path} claims tensors that do not fit in memory") from e
-    except Exception as e:  # a pickle of garbage raises almost anything
+    except Exception as e:  # unpickling garbage raises almost anything
         raise CheckpointError(
             f"{path} is not a PyTorch checkpoint, or is damaged or cut off ({type(e).__name__}); "
             "copy it again, or save model.state_dict() again"
@@ -125,7 +125,7 @@ def _scan_stream(f: BinaryIO) -> list[Scan]:
     if not any(argument == _LEGACY_MAGIC for _, argument, _ in first):
         f.seek(0)
         return [scan(f)]
-    f.seek((first[-1][2] or 0) + 1)  # behind its STOP
+    f.seek((first[-1][2] or 0) + 1)  # after its STOP
     return [scan(f) for _ in range(_N_AFTER_MAGIC)]
 
 

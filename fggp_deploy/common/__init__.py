@@ -1,1 +1,1 @@
-"""What any package may use and what uses none of them: atomic files, timing, user code, plugins."""
+"""Utilities for all packages: atomic files, timing, option rules, user code, plugins."""

@@ -35,8 +35,8 @@ _RESULT, _FILE_ERROR, _MACHINE_ERROR, _NO_MEMORY, _OTHER_ERROR = b"R", b"F", b"M
 class Limits:
     """What a child may use: seconds of wall clock, and bytes beyond what this process holds.
 
-    `memory_bytes` None stands for the memory that is available when the child starts. `cure` ends
-    the message when the time was too short.
+    `memory_bytes` None means the memory that is available when the child starts. `cure` is added to
+    the message if the time was too short.
     """
 
     seconds: float
@@ -50,7 +50,7 @@ class Limits:
         return available if self.memory_bytes is None else min(self.memory_bytes, available)
 
 
-GRAPH_PASS = Limits(seconds=60, memory_bytes=8 << 30)  # for onnx to work once on a whole graph
+GRAPH_PASS = Limits(seconds=60, memory_bytes=8 << 30)  # for one pass of onnx over a graph
 
 
 def confined(work: Callable[[], bytes], *, what: str, limits: Limits) -> bytes:
@@ -131,10 +131,10 @@ def _set_limits(seconds: float, memory: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     silent = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # what a crashing library prints is no line of ours
+    for stream in (0, 1, 2):  # hide what a crashing library prints
         os.dup2(silent, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Ends the child even if its parent was killed and nobody watches the clock.
+    # This ends the child even if its parent was killed and does not watch the time.
     cpu = math.ceil(seconds * (os.cpu_count() or 1)) + 1
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # SIGXCPU first, then SIGKILL
@@ -177,7 +177,7 @@ def _killed(what: str, number: int, limits: Limits) -> ModelFileError:
     if number == signal.SIGXCPU:
         return _too_slow(what, limits)
     if number == signal.SIGKILL:
-        return ModelFileError(f"{what} was killed; it probably needs more memory than there is")
+        return ModelFileError(f"{what} was killed; it probably needs more memory than is available")
     return ModelFileError(
         f"{what} crashed ({signal.Signals(number).name}); the file is damaged, or made to do so"
     )

@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half written, and hashing what is read."""
+"""Atomic writes, hashes, and checks of files that are about to be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fggp_deploy.errors import FileError, MachineError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what the system says if no more can be written
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's errors if no more can be written
 
 
 @contextlib.contextmanager
@@ -91,10 +91,10 @@ def written_together(contents: Mapping[Path, bytes]) -> Iterator[None]:
 
 
 def check_readable(path: Path, error: type[FileError] = FileError) -> int:
-    """The size in bytes of a regular file that is there, not empty and may be read.
+    """The size in bytes of a regular file that exists, is not empty and may be read.
 
-    Raises `error`, or MachineError where the permission is missing, with the cure. Nothing is
-    read, so that a pipe or device cannot block.
+    Raises `error`, or MachineError if the permission is missing. The file is not read, because a
+    pipe or device could block.
     """
     try:
         str(path).encode()
@@ -102,7 +102,7 @@ def check_readable(path: Path, error: type[FileError] = FileError) -> int:
         if stat.S_ISDIR(found.st_mode):
             raise error(f"{path} is a folder; give the file in it")
         if not stat.S_ISREG(found.st_mode):
-            raise error(f"{path} is no regular file (a device, pipe or socket); give a file")
+            raise error(f"{path} is not a regular file but a device, pipe or socket; give a file")
         path.open("rb").close()
     except FileNotFoundError as e:
         raise error(f"{path} does not exist") from e
@@ -112,7 +112,7 @@ def check_readable(path: Path, error: type[FileError] = FileError) -> int:
         raise error(f"{path} does not exist: a part of it is a file, not a folder") from e
     except UnicodeEncodeError as e:
         raise error(
-            f"the name of {path} is not UTF-8 text, which not every reader takes; rename it"
+            f"the name of {path} is not UTF-8 text, which some readers do not accept; rename it"
         ) from e
     except (OSError, ValueError) as e:  # ELOOP, ENAMETOOLONG; a NUL in the name
         if isinstance(e, OSError) and e.errno == errno.ELOOP:
@@ -159,7 +159,7 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
 def scratch_error(why: str) -> MachineError:
     """The one line for temporary files that cannot be written, with its cure."""
     return MachineError(
-        f"temporary files cannot be written ({why}); free some space, or let TMPDIR name a folder "
+        f"temporary files cannot be written ({why}); free some space, or set TMPDIR to a folder "
         "that has room"
     )
 
@@ -185,7 +185,7 @@ def write_error(path: Path, e: OSError) -> MachineError:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """A name that nothing has, in the folder of `path`."""
+    """An unused name in the folder of `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{suffix}")
 
 

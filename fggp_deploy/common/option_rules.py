@@ -1,4 +1,4 @@
-"""The rule of one option: its type, its domain, its help and its form on the command line.
+"""Options of a run: each has a rule with its type, domain, help and command-line form.
 
 A frozen dataclass whose fields are made with `setting` is the only place where its options are
 described. The checks, the YAML reader, the JSON Schema and the command line derive from it.
@@ -127,7 +127,7 @@ class Rule:
         )
 
     def _as_share(self, v: float) -> str:
-        """The hint for a percentage that was given in place of a share."""
+        """The hint for a percentage that was given instead of a share."""
         return f"write {v:g}% as {v / 100:g}" if self.below == 1 and 1 < v < 100 else ""
 
     def _domain(self) -> str:
@@ -139,7 +139,7 @@ class Rule:
 
 
 def _number(value: Any) -> Any:
-    """A number for a text that spells one: YAML 1.1 reads 1e-4 as text."""
+    """The number that a text spells, because YAML 1.1 reads 1e-4 as text."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)

@@ -1,4 +1,7 @@
-"""The methods that other installed packages offer by an entry point; none is imported here."""
+"""Finds pruning methods that other installed packages register by an entry point.
+
+It does not import them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ GROUP = "fggp_deploy.methods"
 
 
 def offered() -> dict[str, EntryPoint]:
-    """By the method's name; what is installed is looked up once, as long as sys.path stays."""
+    """The entry points by method name; looked up once, until sys.path changes."""
     return dict(_on(tuple(sys.path)))
 
 

@@ -1,4 +1,4 @@
-"""Text for people that may hold names from a file: what would steer a terminal is shown instead."""
+"""Makes text from a file safe to print: control characters are shown, not sent to the terminal."""
 
 from __future__ import annotations
 

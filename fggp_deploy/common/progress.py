@@ -1,4 +1,4 @@
-"""How a long computation reports its progress."""
+"""The function by which a long computation reports its progress."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ Progress = Callable[[str, int, int], None]  # (what is being done, done, total)
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """A Progress that ignores its reports."""

@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 # A run is held up if its threads waited for a core for more than this share of its time, and for
 # more than these seconds: waking a thread on an idle core takes some microseconds too.
 HELD_UP_SHARE, HELD_UP_SECONDS = 0.1, 1e-4
-MOST_HELD_UP = 0.25  # share of the runs; beyond it their median measures the other programs
+MOST_HELD_UP = 0.25  # share of delayed runs; above it, the median measures the other programs
 _TASKS = Path("/proc/self/task")
 
 
@@ -33,7 +33,7 @@ def waited_seconds() -> float:
 
 
 class Watch:
-    """Which timed runs were held up, because other programs kept the machine busy."""
+    """Which timed runs were delayed, because other programs kept the machine busy."""
 
     def __init__(self, waited: Callable[[], float] | None = None) -> None:
         self.waited = waited or waited_seconds
@@ -50,7 +50,7 @@ class Watch:
 
     @property
     def too_busy(self) -> bool:
-        """Whether so many runs of any contender were held up that medians mean little."""
+        """Whether so many runs of any contender were delayed that medians mean little."""
         return any(self.share(name) > MOST_HELD_UP for name in self._held_up)
 
 
@@ -71,7 +71,7 @@ def rounds(
     Rounds are paired: what disturbs the machine disturbs all alike. A contender runs once untimed
     just before its timed run, so that it finds its own weights in the caches, as it does when
     deployed alone. There are `least` to `most` rounds; between them it ends after `seconds`, or
-    when `enough` says so of what was measured. `watch` records which runs were held up.
+    when `enough` is true for the times so far. `watch` records which runs were delayed.
     """
     watch = watch or Watch()
     names = list(runs)

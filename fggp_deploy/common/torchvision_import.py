@@ -1,6 +1,6 @@
 """Importing a torchvision that was built for another torch.
 
-A package index serves CUDA builds of torchvision. Beside a CPU-only torch the import of one fails
+pip installs CUDA builds of torchvision. If torch is a CPU build, importing one fails
 with "operator torchvision::nms does not exist", because the library that defines the operators
 cannot be loaded. Models, data sets and transforms need none of those operators: it is enough that
 their schemas exist when torchvision registers its meta kernels for them.
@@ -30,7 +30,7 @@ MATCHING = (
 
 
 class _Repair(MetaPathFinder):
-    """Defines the missing schemas just before anybody's first `import torchvision`."""
+    """Defines the missing schemas just before the first `import torchvision`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -45,13 +45,13 @@ _REPAIR = _Repair()
 
 
 def repair_on_import() -> None:
-    """From here on, `import torchvision` works in any code of this process; costs nothing now."""
+    """Make `import torchvision` work in any code of this process; does not import it."""
     if _REPAIR not in sys.meta_path:
         sys.meta_path.insert(0, _REPAIR)
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, defining the missing schemas when that is what it lacks.
+    """Import torchvision, and define the schemas that it lacks.
 
     Raises MachineError with the cure when it cannot be imported.
     """

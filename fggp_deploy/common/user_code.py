@@ -13,7 +13,7 @@ from fggp_deploy.errors import ConfigError, shortened
 
 
 def raised(e: Exception) -> str:
-    """What the user's own code raised, and how to see where."""
+    """Describe an exception of the user's own code, and say how to see its traceback."""
     return f"{type(e).__name__}: {shortened(e, 200)}; FGGP_DEBUG=1 shows the traceback"
 
 

@@ -1,4 +1,4 @@
-"""Reading YAML that nobody vouches for: bounded in size, depth and what its aliases repeat."""
+"""Reads untrusted YAML: its size, its depth and the expansion of its aliases are limited."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fggp_deploy.errors import ConfigError
 
 MAX_BYTES = 1 << 18  # the options of a run with a thousand layers are a quarter of it
 MAX_DEPTH = 32
-MAX_VALUES = 100_000  # with what aliases repeat
+MAX_VALUES = 100_000  # with aliases expanded
 
 
 def read_yaml(path: Path, *, what: str) -> Any:
@@ -25,7 +25,7 @@ def read_yaml(path: Path, *, what: str) -> Any:
     except OSError as e:
         raise ConfigError(f"{what} cannot be read ({e.strerror or e})") from e
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{what} is larger than {MAX_BYTES >> 10} kB, which no such file is")
+        raise ConfigError(f"{what} is larger than {MAX_BYTES >> 10} kB, the limit for such a file")
     return parse_yaml(content, what=what)
 
 

@@ -1,15 +1,17 @@
-"""Exact removal of channels that a mask killed: the same network in fewer channels.
+"""Compaction: removes dead channels from a graph. The outputs stay the same but for rounding.
 
-Two facts about each channel of each value decide. It may be constant, the same number everywhere
-in every image, as the output of a filter without weights is; and it may be needed, by a weight that
-reads it or by an operator that this file does not know. A channel that nobody needs is removed, and
-so is a constant one whose readers can take its contribution into their bias. That they cannot
-where a convolution pads with zeros and the constant is none: there the border differs from the
-middle. Then one constant channel of the value stays, and takes over what the others contribute: its
-weights become Σ_c constant[c] / constant[one] · weight[:, c].
+The decision for each channel of each value depends on two facts. A channel may be constant, the
+same number everywhere in every image, such as the output of a filter without weights. And it may be
+needed, by a weight that reads it or by an operator that this package does not know. A channel that
+is not needed is removed. A constant channel is removed if each layer that reads it can add its
+contribution to the bias. This is impossible if a convolution pads with zeros and the constant is
+not zero, because the border then differs from the middle. In that case one constant channel of the
+value stays and takes over the contributions of the others: its weights become
+Σ_c constant[c] / constant[one] · weight[:, c].
 
-Constants go forward through biases, batch norms, activations, sums and concatenations; needs go
-backward to a fixed point, because an operator on two values needs the same channels of both.
+Constants are propagated forward through biases, batch norms, activations, sums and concatenations.
+Needs are propagated backward to a fixed point, because an operator on two values needs the same
+channels of both.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ ALIGN = 4  # channels that ONNX Runtime's blocked convolutions want multiples of
 
 @dataclass(frozen=True)
 class Compaction:
-    """The smaller model and what it lost.
+    """The smaller model and what was removed.
 
     `channels` counts, by the layer's weight, output channels before and after, of the layers that
     lost some; `macs` dense multiply-accumulates for one image, before and after, None where shapes

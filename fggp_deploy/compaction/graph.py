@@ -1,4 +1,4 @@
-"""A graph as compaction sees it: layers that mix channels, and nodes that hand them on."""
+"""The graph that compaction works on: layers that mix channels, and nodes that pass them on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fggp_deploy.graph.view import GraphView
 Array = npt.NDArray[Any]
 Needed = npt.NDArray[np.bool_]
 
-MAX_CHANNELS = 1 << 20  # of a value; one that claims more is left alone
+MAX_CHANNELS = 1 << 20  # channels of a value; a value with more is left alone
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Same:
 
 
 class Graph:
-    """A copy of a model, what is known of its values' channels, and which of them are needed."""
+    """A copy of a model, with the channels of its values: constants, and which are needed."""
 
     def __init__(self, model: ModelProto) -> None:
         self.model = ModelProto()
@@ -83,7 +83,7 @@ class Graph:
         lift_constants_(self.graph)
         self.tensors = constant_initializers(self.graph)
         self.taken = GraphView(self.graph).names
-        self.reshapes: list[NodeProto] = []  # to be said as [batch, the rest]
+        self.reshapes: list[NodeProto] = []  # to be written as [batch, the rest]
         self.readers = Counter(n for node in self.graph.node for n in node.input)
         self.const: dict[str, Array] = {}  # value → constant of each channel, NaN for none
         self.need: dict[str, Needed] = {}
@@ -93,7 +93,7 @@ class Graph:
         self.params: dict[str, list[int]] = {}  # node output → inputs that are a value a channel
 
     def channels(self, name: str) -> int | None:
-        """Channels of a value, axis 1 of at least two; None if that is not known, or absurd."""
+        """Size of axis 1 of a value; None if it is not known or too large."""
         shape = self.shapes.get(name)
         if name in self.tensors or shape is None or len(shape) < 2:
             return None
@@ -107,7 +107,7 @@ class Graph:
             self.need[name] = np.ones(n, bool)
 
     def array(self, name: str) -> Array | None:
-        """A float32 constant; None for what is none."""
+        """A float32 constant; None for any other value."""
         tensor = self.tensors.get(name)
         if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
             return None

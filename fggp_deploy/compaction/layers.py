@@ -1,4 +1,4 @@
-"""Layers whose weights mix channels: what they make of constants, and what they enter."""
+"""Convolutions and linear layers: how they transform constant channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fggp_deploy.graph.nodes import attributes
 
 
 def conv(c: Graph, node: NodeProto, n: int) -> Array | None:
-    """A convolution, whole or depthwise."""
+    """A convolution, ordinary or depthwise."""
     w = c.array(node.input[1])
     a, x = attributes(node), node.input[0]
     n_in = c.channels(x)

@@ -1,7 +1,8 @@
-"""What each operator does to constant channels, and what it enters in the graph.
+"""How each operator transforms constant channels, and which channels it connects.
 
-Each look takes the graph, a node and how many channels its output has, and gives the constants of
-those, NaN if there is none; None if the node is not understood as it stands.
+Each rule takes the graph, a node and the number of channels of its output. It returns the constant
+of each of these channels, NaN for a channel that is not constant, or None if it does not support
+the node.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _batch_norm(c: Graph, node: NodeProto, n: int) -> Array | None:
 
 
 def _binary(c: Graph, node: NodeProto, n: int) -> Array | None:
-    """Of two values of one width, or of a value and a number for each channel or one for all."""
+    """An operator on two values of one width, or on a value and one or C constants."""
     operands, parts, params = [], [], []
     rank = len(c.shapes.get(node.output[0], ()))
     for i, name in enumerate(node.input):
@@ -111,7 +112,7 @@ def _concat(c: Graph, node: NodeProto, n: int) -> Array | None:
 
 
 def _pool(c: Graph, node: NodeProto, n: int) -> Array | None:
-    """Poolings: a constant stays what it is, unless padding is counted as zeros."""
+    """Poolings: a constant does not change, unless padding is counted as zeros."""
     a, x = attributes(node), node.input[0]
     if c.channels(x) != n or len(c.shapes.get(x, ())) < 3:
         return None
@@ -138,7 +139,7 @@ def _pool(c: Graph, node: NodeProto, n: int) -> Array | None:
 
 
 def _flatten(c: Graph, node: NodeProto, n: int) -> Array | None:
-    """Flatten, and a Reshape to [batch, -1]: a channel becomes as many as its plane has places."""
+    """Flatten, and a Reshape to [batch, -1]: a channel becomes one channel per pixel."""
     x = node.input[0]
     width = c.channels(x)
     if width is None or n % width or len(c.shapes.get(node.output[0], ())) != 2:
@@ -162,13 +163,13 @@ def _flatten(c: Graph, node: NodeProto, n: int) -> Array | None:
 
 
 def _integers(c: Graph, node: NodeProto, index: int) -> list[int] | None:
-    """A constant input of whole numbers; None if it is absent or no constant."""
+    """A constant input of integers; None if it is absent or not constant."""
     tensor = c.tensors.get(node.input[index]) if len(node.input) > index else None
     return None if tensor is None else [int(i) for i in tensor_array(tensor).reshape(-1)]
 
 
 def _slice(c: Graph, node: NodeProto, n: int) -> Array | None:
-    """A Slice of planes, whatever it takes of them."""
+    """A Slice of planes; which part it takes does not matter."""
     x, axes = node.input[0], _integers(c, node, 3)
     rank = len(c.shapes.get(x, ()))
     if c.channels(x) != n or axes is None or any(a % rank < 2 for a in axes):
@@ -178,7 +179,7 @@ def _slice(c: Graph, node: NodeProto, n: int) -> Array | None:
 
 
 def _pad(c: Graph, node: NodeProto, n: int) -> Array | None:
-    """Channels of zeros before and behind, as ResNets for small images have in their shortcuts."""
+    """A Pad with channels of zeros, as in the shortcuts of ResNets for small images."""
     x, pads = node.input[0], _integers(c, node, 1)
     rank, width = len(c.shapes.get(x, ())), c.channels(x)
     if pads is None or width is None or attributes(node).get("mode", b"constant") != b"constant":

@@ -1,4 +1,4 @@
-"""From a dense weight to its smallest encoding, in numpy alone."""
+"""Chooses the smallest encoding of a dense weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fggp_deploy.format.encodings import ENCODINGS, PackedEncoding
 from fggp_deploy.format.encodings.base import ValueType
 from fggp_deploy.format.encodings.checks import MAX_ELEMENTS, Array
 
-NODE_BYTES = 256  # about what names, shapes and the operator's node add to a packed weight
+NODE_BYTES = 256  # about what names, shapes and the node of the operator add to a packed weight
 
 
 def candidates(w: Array, values: ValueType) -> list[type[PackedEncoding]]:

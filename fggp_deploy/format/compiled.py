@@ -49,8 +49,8 @@ def compiled_for(model: ModelProto) -> dict[str, Any] | None:
 def expand(model: ModelProto) -> ModelProto:
     """The model with each region's layers in its place; a model without regions as it is.
 
-    Each region must be used once and hold no other region, so that the graph becomes no longer than
-    the file. Raises ModelFileError.
+    Each region must be used once and hold no other region, so that the graph cannot become larger
+    than the file. Raises ModelFileError.
     """
     regions = {f.name: f for f in model.functions if is_region(f)}
     if not regions:

@@ -35,7 +35,8 @@ MANIFEST = "manifest.json"
 GRAPH = "graph.onnx"
 WEIGHT_FILE = re.compile(r"weights/[A-Za-z0-9_][A-Za-z0-9_.-]*\.npz")
 MAX_BYTES = 2**31 - 1  # of the manifest or the graph; protobuf's own limit
-FREE_BYTES, MAX_INFLATION = 2**26, 64  # what a weight's file may unpack to: this, and × its size
+# A weight's file may unpack to this, plus a multiple of its own size.
+FREE_BYTES, MAX_INFLATION = 2**26, 64
 
 _NPY_HEADER = re.compile(
     rb"\{'descr': '(?P<dtype><f4|<i4|<i8|\|S\d{1,2})', 'fortran_order': False, "

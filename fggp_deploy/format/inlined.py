@@ -1,4 +1,4 @@
-"""Finding decoders in a graph of standard operators, where `ai.fggp` functions were inlined."""
+"""Finds decoders in a graph of standard operators into which `ai.fggp` functions were inlined."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class SparseModel:
     metadata: Metadata
     layers: tuple[Layer, ...]
     _content: Unpacked = field(repr=False)
-    _serialized: bytes | None = field(repr=False)  # what onnxruntime takes; None for csr
+    _serialized: bytes | None = field(repr=False)  # what onnxruntime loads; None for csr
 
     @classmethod
     def open(cls, path: Path | str) -> SparseModel:
@@ -171,7 +171,7 @@ def _check_interface(content: Unpacked, metadata: Metadata) -> Shapes:
     for value in single.graph.input:
         if value.name == inputs[0].name:
             value.type.tensor_type.shape.dim[0].dim_value = 1
-    del single.graph.value_info[:]  # they speak of the symbolic batch
+    del single.graph.value_info[:]  # they are for the symbolic batch
     sides = single.graph.output[0].type.tensor_type.shape.dim
     if len(sides) != 2 or sides[1].dim_value not in (0, n_classes):
         raise ModelFileError(

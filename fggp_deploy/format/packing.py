@@ -1,4 +1,4 @@
-"""Packing an ONNX graph: weights with many zeros are stored in an encoding.
+"""Packs an ONNX graph: stores weights with many zeros in an encoding.
 
 `pack` and `flatten` take a model and return a new one that computes the same. Initializers keep the
 layers' names: the parts of `layer1.0.conv1.weight` are `layer1.0.conv1.weight.values` and so on.
@@ -43,10 +43,11 @@ _CURES = {
 
 @dataclass(frozen=True)
 class Packing:
-    """A packed model, and what did not come out as asked, by the weight's name.
+    """A packed model, and which weights were not packed as asked.
 
-    `left_dense` says why a float or quantized tensor of two or more dimensions is as it was;
-    `left_fp32` why its values are float32 although float16 or int8 was asked for.
+    Both are keyed by the weight's name. `left_dense` says why a float or quantized tensor of two or
+    more dimensions is unchanged, `left_fp32` why its values are float32 although float16 or int8
+    was asked for.
     """
 
     model: ModelProto
@@ -84,7 +85,7 @@ def pack(model: ModelProto) -> ModelProto:
 
 
 def flatten(model: ModelProto) -> ModelProto:
-    """Inline every `ai.fggp` function, for tools that know no model-local functions."""
+    """Inline every `ai.fggp` function, for tools that do not support model-local functions."""
     flat = onnx.inliner.inline_local_functions(model)
     drop_opsets_(flat, (DOMAIN,))
     return flat

@@ -1,4 +1,4 @@
-"""How one weight is stored in a packed file: its encoding, and the operator that reads it."""
+"""Decides how a weight is stored in a packed file: its encoding, and the operator that reads it."""
 
 from __future__ import annotations
 

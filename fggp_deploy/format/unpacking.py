@@ -1,7 +1,7 @@
-"""From a packed model (with functions, flat or compiled) to a standard graph and its weights.
+"""Turns a packed model (with functions, flat or compiled) into a standard graph and its weights.
 
-Nothing here trusts the file: every tensor is read by our own code, every shape and index is
-checked, and what does not fit raises ModelFileError.
+The file is not trusted: our own code reads every tensor and checks every shape and index. Anything
+that does not fit raises ModelFileError.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fggp_deploy.graph.view import GraphView
 class Unpacked:
     """A graph of standard operators whose sparse weights are graph inputs, and those weights.
 
-    Raises ModelFileError for weights that unfold to more than such a file can need.
+    Raises ModelFileError for weights that decode to more than a file of this size can need.
     """
 
     graph: ModelProto

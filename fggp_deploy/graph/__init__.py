@@ -1,1 +1,1 @@
-"""ONNX graphs: reading files that nobody vouches for, constants, uses, and comparing outputs."""
+"""ONNX graphs: reading untrusted files, constants, readers of values, shapes, comparing outputs."""

@@ -24,14 +24,14 @@ Array = npt.NDArray[Any]
 
 RTOL = 1e-4
 ATOL = 1e-6  # eight roundings of a float32 near 1: a sigmoid near zero is no more accurate
-# Activations that are rounded to bytes: a sum at the border of two bytes falls to either side, as
-# do those behind it.
+# Int8 activations: a sum on the border of two int8 values may be rounded up or down, and so may the
+# sums after it.
 BYTES_RTOL = 0.1
-# Weights that are rounded, against the same network before: its user judges what rounding changes.
+# Rounded weights, compared with the network before rounding. Users judge this change themselves.
 ROUNDED_RTOL = 0.05
 INTEGER_SHARE = 0.01  # of an integer output's elements, such as a class for each pixel
 STOCK_FACTOR = 4
-EPSILONS = 4  # an output of a short type, such as float16, may differ by so many of its roundings
+EPSILONS = 4  # rounding steps by which an output of a short type, such as float16, may differ
 # A file's self-test is run with other versions of ONNX Runtime on other machines. These are for
 # |difference| ≤ atol·max(1, largest value) + rtol·|value|.
 SELF_TEST_RTOL = 1e-3
@@ -126,9 +126,9 @@ def _least_limit(want: Array, rtol: float) -> float:
 
 
 def _wider(limit: float, unoptimized: Array, want: Array) -> float:
-    """A limit that stock ONNX Runtime keeps itself."""
+    """A limit that also allows the difference between two stock sessions."""
     own = output_error(unoptimized, want)
-    if np.isnan(own):  # of another shape each time, so that nothing can be demanded
+    if np.isnan(own):  # the shape differs each time, so nothing can be compared
         return float("inf")
     return limit + STOCK_FACTOR * own
 

@@ -1,8 +1,9 @@
 """Which tensors of a graph are constants: those that no caller can replace.
 
 From IR version 4 on, an initializer that is also a graph input is a default value: whoever runs the
-model may feed another one. ONNX Runtime calls it overridable; it is no constant. IR version 3 lists
-every initializer as a graph input, and ONNX Runtime lets nobody feed one: there all are constants.
+model may feed another one. ONNX Runtime calls it overridable; it is not a constant. IR version 3
+lists every initializer as a graph input, but ONNX Runtime does not let callers feed them, so all
+are constants.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def initializers(graph: GraphProto) -> dict[str, TensorProto]:
 
 
 def constant_initializers(graph: GraphProto) -> dict[str, TensorProto]:
-    """The initializers that nothing can replace, by name.
+    """The initializers that no caller can replace, by name.
 
     Requires a graph of IR version 4 or newer, or one that `unlist_initializers_` has seen.
     """

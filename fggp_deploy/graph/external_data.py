@@ -1,4 +1,4 @@
-"""Tensors that an ONNX file keeps in other files: read into the model, within strict bounds.
+"""Reads the tensors that an ONNX file keeps in other files, within strict bounds.
 
 `torch.onnx.export(model, args, "m.onnx")` writes the weights to `m.onnx.data`. A data file must lie
 in the same folder as the model, as a file of its own: no path, and no link that leads elsewhere.
@@ -15,14 +15,14 @@ from onnx import ModelProto, TensorProto, helper
 from fggp_deploy.common.files import check_readable
 from fggp_deploy.errors import ModelFileError
 
-MAX_BYTES = 2 << 30  # a protobuf is no larger
-DATA_FILE = b"location"  # the key that names one; no file without it has any
+MAX_BYTES = 2 << 30  # the limit of a protobuf
+DATA_FILE = b"location"  # each file with external data contains this key
 _MAX_SHARED = 4  # how often a byte of a data file may be part of a tensor, on average
 _HALF_BYTES = ("INT4", "UINT4", "FLOAT4E2M1")  # two elements in a byte
 
 
 def embed_(model: ModelProto, tensors: Iterable[TensorProto], folder: Path) -> bool:
-    """Read the external ones of a model's `tensors` from `folder`; whether there were any.
+    """Read the external tensors among `tensors` from `folder`; returns whether there were any.
 
     Raises ModelFileError for a data file that is missing, lies elsewhere or does not hold what the
     model says, and for a model that is larger than 2 GiB with its data.

@@ -1,4 +1,7 @@
-"""Weights that other exporters hide: in Constant nodes, behind a Transpose, or among the inputs."""
+"""Makes weights initializers that are in Constant nodes, behind a Transpose, or among the inputs.
+
+Exporters of other packages write such files. Packing and the kernels look for initializers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes: what they make, their attributes, and the subgraphs in these."""
+"""Nodes: their outputs, their attributes, and the subgraphs in the attributes."""
 
 from __future__ import annotations
 

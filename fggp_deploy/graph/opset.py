@@ -56,7 +56,7 @@ def with_opset(model: ModelProto, minimum: int, *, name: str = "the model") -> M
 
 
 def _state_coordinates_(model: ModelProto) -> None:
-    """Let each Resize compute what it did before: the converter leaves the new default to it."""
+    """Write the old default of each Resize, because the converter does not do so."""
     for node in model.graph.node:
         given = attributes(node)
         if node.op_type != "Resize" or "coordinate_transformation_mode" in given:

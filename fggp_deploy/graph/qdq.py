@@ -1,4 +1,4 @@
-"""Graphs with quantized activations: QuantizeLinear, DequantizeLinear, and float operators."""
+"""Finds and removes quantized activations: QuantizeLinear, DequantizeLinear, float operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fggp_deploy.graph.view import GraphView
 def has_quantized_activations(model: ModelProto) -> bool:
     """Whether activations are quantized while weights are stored as floats.
 
-    A network whose weights are dequantized too does not count: the kernels do not take it over.
+    A network whose weights are dequantized too does not count: the kernels do not run it.
     """
     quantized = {n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
     pairs = [n.input[0] in quantized for n in model.graph.node if n.op_type == "DequantizeLinear"]

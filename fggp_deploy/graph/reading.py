@@ -1,7 +1,4 @@
-"""Reading ONNX that nobody vouches for: one error for everything that is wrong with it.
-
-Nothing here trusts the file: what does not fit raises ModelFileError.
-"""
+"""Reads untrusted ONNX files. Whatever is wrong with one raises ModelFileError."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ from fggp_deploy.graph.external_data import DATA_FILE, MAX_BYTES, embed_
 from fggp_deploy.graph.nodes import subgraphs
 from fggp_deploy.graph.tensors import all_tensors
 
-MAX_NODES = 1 << 18  # of a graph with its functions inlined
+MAX_NODES = 1 << 18  # nodes of a graph with its functions inlined
 MAX_DEPTH = 64  # of functions that call functions
 
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever a library says about hostile bytes into one ModelFileError."""
+    """Turn any exception of a library about a hostile file into one ModelFileError."""
     try:
         yield
     except ModelFileError:
@@ -48,12 +45,12 @@ def reading(what: str) -> Iterator[None]:
 
 
 def check_functions(model: ModelProto) -> None:
-    """Raise ModelFileError unless the graph with its functions inlined has MAX_NODES nodes at most.
+    """Raise ModelFileError if the graph with its functions inlined has more than MAX_NODES nodes.
 
-    A few functions that each call the next one twice would otherwise unfold to any size.
+    Otherwise a few functions that each call the next one twice could expand to any size.
     """
     for name in (text for f in model.functions for text in (f.domain, f.name)):
-        if not isinstance(name, str):  # protobuf gives bytes that are no UTF-8 as they are
+        if not isinstance(name, str):  # protobuf returns names that are not UTF-8 as bytes
             raise ModelFileError(f"its function {name!r:.60} has a name that is not UTF-8 text")
     functions = {(f.domain, f.name): f for f in model.functions}
     sizes: dict[tuple[str, str], int] = {}

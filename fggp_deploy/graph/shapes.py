@@ -15,7 +15,7 @@ Shapes = dict[str, tuple[int | None, ...]]
 
 
 def one_image(model: ModelProto) -> ModelProto:
-    """The model with a batch of one if that is open, so that shapes are those of one image."""
+    """The model with a batch of one if its batch is open, so that shapes are those of one image."""
     single = ModelProto()
     single.CopyFrom(model)
     fix_open_sides_(single, {0: 1})
@@ -23,7 +23,7 @@ def one_image(model: ModelProto) -> ModelProto:
 
 
 def fix_open_sides_(model: ModelProto, sides: Mapping[int, int]) -> None:
-    """Give the inputs these sizes, by position, where they are open; forget shapes behind them."""
+    """Fix the open dimensions of the inputs, by position; remove the shapes of other values."""
     for value in required_inputs(model.graph):
         for i, dim in enumerate(value.type.tensor_type.shape.dim):
             if i in sides and dim.dim_value < 1:

@@ -1,4 +1,4 @@
-"""The tensors of a model, and their numbers with every size checked."""
+"""The tensors of a model as NumPy arrays whose sizes are checked."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One view of an ONNX graph: its constants, and which nodes make and read each value.
 
-It is built on protobuf and not on onnx-ir. Files from anybody are checked in the form in which they
-arrive, and what a rewrite does not touch must keep its bytes. Importing onnx-ir also takes longer
-than importing onnx and onnxruntime together, which every start of a session would pay for.
+It is built on protobuf and not on onnx-ir. Untrusted files are checked in the form in which they
+arrive, and what a rewrite does not change must keep its bytes. Importing onnx-ir also takes longer
+than importing onnx and onnxruntime together, which would slow down the start of every session.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class GraphView:
 
     @cached_property
     def read_outside(self) -> frozenset[str]:
-        """Values that something else than the graph's nodes reads: its caller, and subgraphs."""
+        """Values that are read by subgraphs, or by the caller as graph outputs."""
         outputs = (v.name for v in self.graph.output)
         return frozenset((*outputs, *names_read_inside(self.graph)))
 

@@ -1,4 +1,4 @@
-"""Which constants of a graph are weights of its layers: what every count of weights is over."""
+"""Which constants of a graph are weights of its layers. Every count of weights uses this."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.view import GraphView
 
-# The inputs of each operator that are multiplied with what flows through the network.
+# The inputs of each operator that are weights: they are multiplied with activations.
 _WEIGHT_INPUTS = {
     "Conv": (1,), "ConvTranspose": (1,), "ConvInteger": (1,), "QLinearConv": (3,),
     "Gemm": (0, 1), "MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3),
@@ -26,12 +26,12 @@ _PASSED = (
 def layer_weights(graph: GraphProto, constants: Collection[str]) -> dict[str, list[NodeProto]]:
     """The constants that convolutions, linear and recurrent layers multiply, and these layers.
 
-    In the graph's order. Anchors, positions, masks, biases and embeddings are no such weights.
+    In the graph's order. Anchors, positions, masks, biases and embeddings do not count.
     `constants` are the names to look at; a weight may be transposed or dequantized on its way.
     """
     source = {name: name for name in constants}
     found: dict[str, list[NodeProto]] = defaultdict(list)
-    for node in graph.node:  # a graph is sorted: what makes a value comes before its readers
+    for node in graph.node:  # sorted: a value is made before it is read
         if node.op_type in _PASSED and node.input and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
             continue

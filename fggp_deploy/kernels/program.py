@@ -1,4 +1,4 @@
-"""Kernel programs: layers in the form that the kernel library reads and runs.
+"""Kernel programs: layers in the form that the kernel library reads and executes.
 
 A program is a list of integers with constant tensors beside it. `Step` has the fields of one layer,
 `Program` is a program in the library.
@@ -157,7 +157,7 @@ class Program:
     ) -> list[Array]:
         """Run [n, C, H, W] or [n, C] inputs on an instruction set, or on the `REFERENCE`.
 
-        Steps are cut for as many `threads`. `lend` lends these: `lend(n, work)` must call
+        Steps are divided for `threads` threads, which `lend` provides: `lend(n, work)` must call
         work(i) for every i below n, on any threads, and return when all calls have returned.
         """
         arrays = [np.ascontiguousarray(a, np.float32) for a in inputs]

@@ -1,4 +1,4 @@
-"""Quantizing activations to 8 bits, in standard ONNX operators (QuantizeLinear, DequantizeLinear).
+"""Quantizes activations to 8 bits with standard ONNX operators (QuantizeLinear, DequantizeLinear).
 
 Two nodes follow each Relu (or Clip from 0) whose output a convolution reads: they round to uint8
 with zero point 0 and back. An input that only convolutions read gets the same with a zero point of
@@ -29,9 +29,9 @@ from fggp_deploy.runtime.sessions import SessionConfig, run
 Array = npt.NDArray[Any]
 LEVELS = 255
 BLOCK = 4  # input channels that the kernels multiply at once
-FULL = 0.7  # a note is given if blocks hold a smaller share of non-zeros
+FULL = 0.7  # below this share of non-zeros in a block, a note is given
 _CLIPPED_AT = np.linspace(0.2, 1.0, 33)  # shares of the largest value at which a range may end
-_BATCH = 32  # calibration images at once
+_BATCH = 32  # calibration images per batch
 _SAMPLE = 65_536  # values of one activation of one batch that its range is chosen by
 
 
@@ -90,8 +90,8 @@ def quantize_activations(
     found = calibrate(dense, [*quantizable_inputs(dense), *names], feeds)
     if not any(n in found for n in names):
         raise ConfigError(
-            "every activation is 0 on the calibration images; give other images, or leave "
-            "--activations int8 out"
+            "every activation is 0 on the calibration images; give other images, or omit "
+            "--activations int8"
         )
     model = ModelProto()
     model.CopyFrom(dense)
@@ -199,7 +199,7 @@ def _covering(low: float, high: float) -> Quantization:
 
 
 class _Insertion:
-    """Puts a QuantizeLinear and a DequantizeLinear behind values of a model."""
+    """Inserts a QuantizeLinear and a DequantizeLinear after values of a model."""
 
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph

@@ -1,4 +1,4 @@
-"""The honest rival: the dense network in int8 by ONNX Runtime's own static quantization."""
+"""The dense int8 baseline: the dense model, quantized by ONNX Runtime's own static quantization."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def quantize(dense: ModelProto, feeds: Sequence[dict[str, Any]]) -> bytes:
             )
             return out.read_bytes()
         except OSError:
-            raise  # the folder for temporary files is full
+            raise  # the folder for temporary files may be full
         except Exception as e:  # it raises whatever its parts raise
             raise ModelFileError(f"onnxruntime cannot quantize the network: {brief(e)}") from e
 

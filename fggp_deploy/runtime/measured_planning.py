@@ -31,7 +31,7 @@ from fggp_deploy.runtime.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Array, run
 from fggp_deploy.runtime.shapes import measured_sizes
 
-WHOLE, CUT = "whole", "cut"  # the contenders: every layer that the kernels can compute, or fewer
+WHOLE, CUT = "whole", "cut"  # contenders: all layers that the kernels can compute, or fewer of them
 
 
 class MeasuredPlanner:
@@ -89,7 +89,7 @@ class MeasuredPlanner:
         return CompiledModel(_plan(True, reason, found, seconds), model, costs)
 
     def tune(self) -> None:
-        """Choose the variant of every layer by timing; each step gets the same time."""
+        """Choose the variant of every layer by timing; every step gets the same time."""
         known = [r for r in self.regions if r.shapes]
         n_steps = sum(len(r.steps) for r in known)
         for done, region in enumerate(known):

@@ -1,4 +1,4 @@
-"""Why the kernels cannot be used for a network, in words for its user."""
+"""Explains to users why the kernels cannot be used for a network."""
 
 from __future__ import annotations
 

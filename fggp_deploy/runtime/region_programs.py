@@ -22,7 +22,7 @@ from fggp_deploy.runtime.region_finding import Region, find_regions
 from fggp_deploy.runtime.shapes import value_shapes
 
 Array = npt.NDArray[Any]
-Sizes = Mapping[str, list[int]]  # by value, of a run that is planned for
+Sizes = Mapping[str, list[int]]  # sizes by value, of the run that is planned for
 MAX_REGIONS = 256  # as kRegions in csrc/api/ort_ops.cpp
 WIDE_WINDOW = 49  # 7x7
 
@@ -44,7 +44,7 @@ class RegionProgram:
     images: int = 1
 
     def plan_for(self, sizes: Sizes) -> None:
-        """Take the sizes of its inputs in the run that is planned for, if all are known."""
+        """Set the sizes of its inputs to those of the run that is planned for, if all are known."""
         if sizes.keys() >= set(self.region.inputs):
             own = [sizes[name] for name in self.region.inputs]
             self.images = math.prod(own[0][: _leading(self.region, own[0])])
@@ -76,7 +76,7 @@ class RegionProgram:
             first += len(layer.steps)
 
     def set_variants(self, chosen: dict[str, list[tuple[int, int]]]) -> None:
-        """Take the variants of the layers that are named, by output, in `chosen`."""
+        """Set the variants of the layers that `chosen` names by output."""
         for layer, steps in self.layers():
             if layer.output in chosen:
                 self.steps[steps] = [

@@ -10,8 +10,8 @@ import numpy as np
 from fggp_deploy.common.timing import TimedCall, Watch, median_interval, rounds
 
 DENSE = "dense"  # the contender that all others must beat
-# The interval of the ratio is looked at after these many rounds only: looking after every one
-# would make chance findings likely. Measuring ends at the last, or after so many seconds.
+# The interval of the ratio is checked only after these numbers of rounds, because a check after
+# every round would make chance findings likely. Measuring ends at the last, or at the time limit.
 LOOKS = (6, 12, 24, 48, 96)
 MAX_SECONDS = 4.0
 

@@ -1,7 +1,7 @@
 """Shapes of the values of a graph, in which every open dimension has a name.
 
 A dimension is a number, or a name if the graph leaves it open. Equal names mean equal sizes;
-different names mean nothing. So two values have the same shape only if their dimensions are equal.
+different names say nothing. So two values have the same shape only if their dimensions are equal.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _own_name(value: str, axis: int) -> str:
 def _name_the_rest_(nodes: Iterable[NodeProto], shapes: Shapes, declared: set[str]) -> None:
     """Name what the inputs' names do not reach, and equal sizes alike if that is known.
 
-    Shape inference hands names on, but makes up a new one for what a window leaves of an open size,
-    and for the sum of two such values.
+    Shape inference propagates names, but makes up a new one for what a window leaves of an open
+    size, and for the sum of two such values.
     """
     windows: dict[tuple[Any, ...], str] = {}
     final: dict[Dim, Dim] = {name: name for name in declared}  # by the name of shape inference

@@ -332,7 +332,7 @@ def test_paths_that_are_no_files(tmp_path: Path, suffix: str):
     says("a loop of symbolic links")
     path.unlink()
     os.mkfifo(path)  # reading it would wait for ever
-    says("no regular file")
+    says("not a regular file")
     path.unlink()
     path.touch(mode=0o000)
     if os.geteuid():

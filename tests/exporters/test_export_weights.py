@@ -119,7 +119,7 @@ def test_what_is_missing_or_too_much_is_named(tmp_path, resnet):
 
 def test_a_run_says_itself_what_its_images_are(tmp_path):
     pruned(tmp_path / "pruned.safetensors", "resnet20", 32)
-    with pytest.raises(ConfigError, match=r"pruned\.safetensors says itself .* --image-size out"):
+    with pytest.raises(ConfigError, match=r"pruned\.safetensors records .*; omit .*--image-size"):
         export_run(
             tmp_path / "pruned.safetensors", ExportOptions(images=ImageOptions(image_size=32))
         )

@@ -284,7 +284,7 @@ def test_random_outputs_are_told(tmp_path: Path) -> None:
     b = Builder()
     y = b.conv("x", 64, 3)
     made = pack_file(saved(b.model(b.op("Add", y, b.op("RandomNormalLike", y))), tmp_path))
-    assert made.why_not == "it answers the same inputs differently each time"
+    assert made.why_not == "its outputs for the same inputs differ each time"
 
 
 def test_scores_that_are_nearly_zero_are_packed(tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_compaction(tmp_path: Path) -> None:
 
 
 def test_compaction_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="nothing would prove its compaction"):
+    with pytest.raises(ModelFileError, match="so its compaction cannot be checked"):
         pack_file(saved(needs_a_side(18), tmp_path), options=PackOptions(compact=True))
 
 

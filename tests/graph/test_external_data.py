@@ -154,7 +154,7 @@ HOSTILE = {
     "missing": (lambda f: (f / "m.onnx.data").unlink(), "does not exist; copy it"),
     "cut_off": (lambda f: os.truncate(f / "m.onnx.data", 400_000), "cut off"),
     "link_out": (linked, "link to another folder"),
-    "pipe": (as_a_pipe, "no regular file"),
+    "pipe": (as_a_pipe, "not a regular file"),
     "absolute": (changed(lambda t: set_fields(t, location="/etc/passwd")), "in the same folder"),
     "above": (changed(lambda t: set_fields(t, location="../m.onnx.data")), "in the same folder"),
     "below": (changed(lambda t: set_fields(t, location="data/w")), "in the same folder"),

@@ -1,4 +1,4 @@
-"""What an encoding is: the class from which each encoding of a sparse weight derives.
+"""The base classes of encodings: how a sparse weight is stored.
 
 To add one, write one file with a subclass of `PackedEncoding` and list the class in
 `encodings.ENCODINGS`. Packing, unpacking, the operators' definitions, regions and reports derive
@@ -23,8 +23,8 @@ from fggp_deploy.format.encodings.checks import MAX_ELEMENTS, Array
 ValueType = type[np.float32 | np.float16 | np.int8]
 FLOATS: tuple[ValueType, ...] = (np.float32, np.float16)
 
-FREE_ELEMENTS = 2**24  # any file may decode to this many: 64 MiB
-ELEMENTS_PER_BYTE = 1024  # and to so many more per stored byte: a weight at 99.98% has 1,000
+FREE_ELEMENTS = 2**24  # elements to which any file may decode: 64 MiB
+ELEMENTS_PER_BYTE = 1024  # elements per stored byte beyond that: a weight at 99.98% has 1,000
 
 
 class Encoding(ABC):

@@ -1,6 +1,6 @@
-"""Limits of what a stored weight may ask for, and the checks that several encodings share.
+"""Limits on the size of stored weights, and the checks that several encodings share.
 
-Each check raises ModelFileError, so that nothing a hostile file states reaches an index operation.
+Each check raises ModelFileError, so that no unchecked number of a hostile file is used as an index.
 """
 
 from __future__ import annotations

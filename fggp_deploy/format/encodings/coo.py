@@ -1,4 +1,4 @@
-"""The encoding `coo`: values and flat indices, of ONNX's `sparse_initializer`."""
+"""The encoding `coo`: values and flat indices, as ONNX's `sparse_initializer` stores them."""
 
 from __future__ import annotations
 

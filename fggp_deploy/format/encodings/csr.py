@@ -1,4 +1,4 @@
-"""The encoding `csr`: compressed sparse rows, of a `.csr` folder."""
+"""The encoding `csr`: compressed sparse rows, as a `.csr` folder stores them."""
 
 from __future__ import annotations
 

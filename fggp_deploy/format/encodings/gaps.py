@@ -1,4 +1,4 @@
-"""The encodings `gaps8` and `gaps16`: values, and the distance of each from the one before."""
+"""The encodings `gaps8` and `gaps16`: values, and the distance of each from the previous."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 GAP_TYPES: tuple[GapType, ...] = (np.uint8, np.uint16)
 # Above this share of non-zeros, gaps are no smaller than the dense weight.
 DENSE_ABOVE = 0.7
-# The kernels read single bytes unless bridges lengthen the list by more than this.
+# The kernels read gaps as single bytes, unless bridges lengthen the list by more than this.
 MOST_BRIDGED = 1.2
 
 

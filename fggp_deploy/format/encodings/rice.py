@@ -19,7 +19,7 @@ from fggp_deploy.format.encodings.checks import Array, checked_size
 from fggp_deploy.format.encodings.nodes import constant, fill_value, shape_and_size
 
 MAX_LOW_BITS = 16  # of a Rice code
-LARGEST_SCALE = 1e36  # so that 128 times a scale is a float32
+LARGEST_SCALE = 1e36  # 128 times this is still a float32
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Rice(RiceInt8):
     @classmethod
     def for_kernels(cls, w: Array) -> Self | None:
         """The weight, if int8 numbers times scales are exactly what it holds."""
-        for part in (w[:1], w):  # nearly all others show it in their first channel
+        for part in (w[:1], w):  # nearly all other weights fail in their first channel
             try:
                 found = cls.encode(part)
             except ConfigError:

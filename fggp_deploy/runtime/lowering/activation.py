@@ -36,7 +36,7 @@ def _clip(node: NodeProto, g: ShapedGraph) -> Activation | None:
 
 
 def alone(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
-    """An activation that no layer before it could take."""
+    """An activation that could not be fused into the layer before it."""
     x = node.input[0]
     activation = activation_of(node, g)
     if activation is None or len(g.shape(x)) not in (2, 3, 4) or x in g.constants:

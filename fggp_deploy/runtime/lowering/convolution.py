@@ -1,4 +1,4 @@
-"""Convolutions, and batch norms that no convolution could absorb."""
+"""Convolutions, and batch norms that could not be folded into one."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 
 
 def add(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
-    """A sum that no convolution computes."""
+    """A sum that could not be fused into a convolution."""
     a, b = node.input
     if a in g.constants or not can_add(a, b, g):
         return None

@@ -1,4 +1,4 @@
-"""Taking the nodes behind a layer into it: an addition, an activation, quantization."""
+"""Fuses the nodes after a layer into it: an addition, an activation, quantization."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph
 def extend_(
     layer: LoweredLayer, g: ShapedGraph, *, position: dict[str, int], taken: Collection[str]
 ) -> None:
-    """Take the nodes behind a layer into its last step, in the order in which a step applies them.
+    """Fuse the nodes after a layer into its last step, in the order in which a step applies them.
 
     `position` is where in the graph each value is made; values in `taken` belong to other layers.
     """

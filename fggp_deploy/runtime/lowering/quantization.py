@@ -1,4 +1,4 @@
-"""Quantized activations: a QuantizeLinear with the DequantizeLinear behind it."""
+"""Quantized activations: a QuantizeLinear followed by a DequantizeLinear."""
 
 from __future__ import annotations
 
