@@ -1,1 +1,1 @@
-"""The fggp-deploy command line: one Typer command a file; parse, call, render."""
+"""The fggp-deploy command line: one Typer command per file, which parses, calls and renders."""

@@ -23,7 +23,7 @@ def compile(
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: NAME.compiled.onnx beside it."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime that it will run on.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime to tune for.")] = 1,
     batch: Annotated[
         int, typer.Option(help="Images per run to tune for; the file accepts any number.")
     ] = 1,
@@ -38,11 +38,11 @@ def compile(
     seconds: Annotated[float, typer.Option(help="Time to spend on tuning.")] = 5.0,
     json: o.Json = False,
 ) -> None:
-    """Write a model whose chains of layers are single nodes for the sparse kernels.
+    """Write a model in which connected layers are single nodes for the sparse kernels.
 
-    A program in any language that registers the kernels' library runs it as fast as
-    runtime.session would, with nothing to plan at start. Without the library each node is the
-    chain that it replaces: the file runs on any ONNX Runtime from 1.20. Both are checked.
+    A program in any language that registers the kernels' library runs the file as fast as
+    runtime.session, without planning at its start. Without the library, each node runs as the
+    layers that it replaces, on any ONNX Runtime from 1.20. Both ways are checked.
 
     Example:  fggp-deploy compile model.onnx -o fast.onnx --threads 2
     """

@@ -1,4 +1,4 @@
-"""Consoles of rich that show control characters of printed texts instead of sending them."""
+"""Consoles of rich that show the control characters of a text instead of sending them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fggp_deploy.common.printable import printable
 
 
 class SafeConsole(Console):
-    """A console that cannot be steered by what it prints, as by a tensor's name in a file.
+    """A console that printed text, such as the name of a tensor in a file, cannot control.
 
-    Styles and the movements of a progress bar are rich's own, and work as ever.
+    Styles and progress bars come from rich itself and work as usual.
     """
 
     def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:

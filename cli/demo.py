@@ -22,9 +22,9 @@ def demo(
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
-    """Prune, export and verify the embedded network on the embedded data: the whole job.
+    """Prune, export and verify the embedded network on the embedded data.
 
-    The same as the three commands in a row. Takes a minute or two on two quiet cores.
+    This is the same as the three commands in a row. It takes a minute or two on two idle cores.
     """
     config = PruneConfig(target=target, epochs=epochs)
     from fggp_deploy import data

@@ -15,7 +15,7 @@ from .exit_codes import with_exit_codes
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the diagnosis. `cure` is empty when all is well.
+    """One line of the diagnosis. `cure` is empty if nothing is wrong.
 
     `needed`: export, verify or inspect fail without it. `broken`: installed, but it does not work.
     """
@@ -37,9 +37,9 @@ class Check:
 
 @with_exit_codes
 def doctor(json: o.Json = False) -> None:
-    """Say what this machine has, what is missing, and how to get it.
+    """Report what is installed on this machine, what is missing, and how to get it.
 
-    Exit code 3 when something is missing that export, verify or inspect need.
+    The exit code is 3 if something is missing that export, verify or inspect need.
     """
     from fggp_deploy.checkpoints.provenance import machine
 
@@ -64,7 +64,7 @@ def _package(name: str, *, for_what: str, needed: bool) -> Callable[[], Check]:
         try:
             version = getattr(importlib.import_module(name), "__version__", "found")
             return Check(name, True, f"{version}, for {for_what}")
-        except Exception as e:  # a broken install can raise anything at import
+        except Exception as e:  # a broken installation can raise anything at import
             return Check(
                 name, False, f"cannot be imported ({type(e).__name__}), for {for_what}",
                 f"pip install {name}", needed,

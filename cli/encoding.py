@@ -1,4 +1,4 @@
-"""Printing where the locale has fewer characters than we use, such as the C locale's ASCII."""
+"""Printing in locales that lack some characters, such as the C locale, which has only ASCII."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import sys
 import unicodedata
 
-HANDLER = "fggp_deploy.nearest"  # as `errors` of a stream
+HANDLER = "fggp_deploy.nearest"  # the name of our `errors` handler
 _NEAREST = {
     "×": "x", "−": "-", "–": "-", "—": "-", "·": "*", "…": "...", "→": "->", "←": "<-", "≤": "<=",
     "≥": ">=", "≠": "!=", "±": "+-", "‖": "|", "“": '"', "”": '"', "«": '"', "»": '"', "‘": "'",
@@ -17,7 +17,7 @@ _NEAREST = {
 
 
 def tolerate_any_character() -> None:
-    """Let stdout and stderr print every character: as the nearest that they have, or escaped."""
+    """Let stdout and stderr print every character, by a similar one if they lack it, or escaped."""
     codecs.register_error(HANDLER, _nearest)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -33,7 +33,7 @@ def has_unicode(encoding: str | None) -> bool:
 
 
 def _nearest(error: UnicodeError) -> tuple[str, int]:
-    """For an encoder: what to write in place of the characters that it lacks."""
+    """The handler of an encoder: what to write instead of the characters that it lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_ascii, error.object[error.start : error.end])), error.end

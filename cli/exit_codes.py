@@ -38,7 +38,7 @@ def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
                 line = ""
         except KeyboardInterrupt:
             code, line = INTERRUPTED, "interrupted"
-        except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except (typer.Exit, typer.Abort):
@@ -54,7 +54,7 @@ def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
             code, line = _unexpected(e)
         if line:
             print(printable(" ".join(line.split())), file=sys.stderr)
-        if environment.world() > 1:  # what is left of a group may never let the interpreter end
+        if environment.world() > 1:  # leftover threads could keep the interpreter alive
             sys.stderr.flush()
             os._exit(code)
         raise typer.Exit(code)
@@ -63,7 +63,7 @@ def with_exit_codes(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _unexpected(e: Exception) -> tuple[int, str]:
-    """The exit code and the line for an error that is none of ours."""
+    """The exit code and the line for an error that is not an FggpError."""
     if isinstance(e, OSError) and e.errno in FULL:
         where = f"cannot write {e.filename}: " if e.filename else ""
         return MachineError.exit_code, f"error: {where}the disk is full; free some space"
@@ -79,7 +79,7 @@ def _unexpected(e: Exception) -> tuple[int, str]:
 
 
 def _at_fault(e: Exception) -> str:
-    """Whose code raised: ours, unless a method of another package was at work."""
+    """Whose code raised the error: ours, unless a method of another package was running."""
     others = {point.module.split(".")[0]: point for point in offered().values()}
     for frame, line in reversed([*traceback.walk_tb(e.__traceback__)]):
         point = others.get(frame.f_globals.get("__name__", "").split(".")[0])

@@ -73,7 +73,7 @@ class StorageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """The network of the weights, and what they do not say about their images."""
+    """The network of the weights, and the preprocessing that they do not record."""
 
     network: Annotated[
         str | None,
@@ -109,7 +109,7 @@ class SourceOptions:
     trust_code: o.TrustCode = False
 
     def images(self) -> ImageOptions:
-        """What is said about the images; raises ConfigError."""
+        """The options about the images; raises ConfigError."""
         from fggp_deploy.exporters.options import ImageOptions
 
         return ImageOptions(
@@ -139,13 +139,13 @@ def export(
     source: SourceOptions,
     json: o.Json = False,
 ) -> None:
-    """Write a pruned checkpoint as a file to deploy, and its dense model as reference.onnx.
+    """Export a pruned checkpoint as a file to deploy, and its dense model as reference.onnx.
 
     Weights that were pruned elsewhere need neither data nor training:
     export FILE --model resnet20 --mean 0.49,0.48,0.45 --std 0.25,0.24,0.26
 
-    The file runs on any ONNX Runtime from 1.20 and checks itself: it holds a seed and the
-    logits that it must give.
+    The file runs on any ONNX Runtime from 1.20. It contains a self-test: generated inputs and
+    the logits that they must give.
     """
     from fggp_deploy.exporters.options import ExportOptions
 
@@ -178,7 +178,7 @@ def _exported(run: Path | None, options: ExportOptions) -> Exported:
 
 
 def show(result: Exported) -> None:
-    """Print what was written, and how far it is from the network."""
+    """Print what was written, and how far its outputs are from the network's."""
     from fggp_deploy.errors import command
 
     from .render import show_notes, size, stdout
@@ -194,6 +194,6 @@ def show(result: Exported) -> None:
         stdout.print(result.compaction.sentence())
         if result.compaction.n_removed:
             verify = command("fggp-deploy", "verify", result.path)
-            stdout.print(f"{verify} measures what that gives")
+            stdout.print(f"{verify} measures the gain")
     stdout.print(f"self-test under onnxruntime: logits within {result.self_test_error:.1e}")
     show_notes(result.notes)

@@ -12,10 +12,10 @@ R = TypeVar("R")
 
 
 def with_groups(command: Callable[..., R]) -> Callable[..., R]:
-    """Make options of the fields of each parameter of a command that is a dataclass.
+    """Replace each parameter of a command that is a dataclass by one option per field.
 
-    The options stand where the parameter does, in the order of the fields. A field is declared as
-    a parameter of a command is: with its type, `typer.Option` and its default.
+    The options take the place of the parameter, in the order of the fields. A field is declared
+    like a parameter of a command: with its type, `typer.Option` and its default.
     """
     own = inspect.signature(command, eval_str=True).parameters.values()
     groups: dict[str, Any] = {p.name: p.annotation for p in own if is_dataclass(p.annotation)}

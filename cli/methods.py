@@ -19,10 +19,10 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="Show this method, with its options.")] = None,
     json: o.Json = False,
 ) -> None:
-    """List the pruning methods that --method knows, and what each combines with.
+    """List the pruning methods that --method accepts, and their options.
 
-    NAME shows one with its own options, which --method-set KEY=VALUE changes. Packages of others
-    add methods by an entry point in the group fggp_deploy.methods.
+    With NAME, describe the options of one method, which --method-set KEY=VALUE sets. Other
+    packages can add methods by an entry point in the group fggp_deploy.methods.
     """
     from fggp_deploy.common.option_rules import rules_of
     from fggp_deploy.pruning.methods.listing import described, listing
@@ -37,7 +37,7 @@ def methods(
         stdout.print(_entry(one).rpartition("\n")[0], markup=False, soft_wrap=True)
         table(
             "options",
-            ("option", "default", "what"),
+            ("option", "default", "meaning"),
             [
                 (f"--method-set {k.name}=", str(k.default), f"{k.help} {_domain(k.schema)}".strip())
                 for k in one.options
@@ -76,12 +76,12 @@ def _domain(schema: Mapping[str, Any]) -> str:
 def _entry(m: Description) -> str:
     """A method in four lines."""
     without = "; needs no training (--epochs 0)" if m.without_training else ""
-    targets = "several targets in a run" if m.several_targets else "one target a run"
+    targets = "several targets per run" if m.several_targets else "one target per run"
     own = [f"--method-set {s.name}={s.default}" for s in m.options]
     options = ", ".join([*own, *(f"--{r}" for r in m.reads)]) or "none"
     return (
         f"{m.name}: {m.title}\n"
         f"    {m.source}\n"
-        f"    starts from {' or '.join(m.starts)}{without}; {targets}; keeps {m.keeps}\n"
+        f"    starts from {' or '.join(m.starts)}{without}; {targets}; state: {m.keeps}\n"
         f"    options: {options}"
     )

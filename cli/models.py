@@ -21,10 +21,10 @@ def models(
     ] = None,
     json: o.Json = False,
 ) -> None:
-    """List the networks that --model knows, with their size and input.
+    """List the networks that --model accepts, with their sizes and inputs.
 
-    Parameters are counted with 10 classes for ours and 1,000 for torchvision's and timm's. Any
-    other network: --model FILE.py:FACTORY --trust-code.
+    Parameters are counted with 10 classes for the built-in networks and with 1,000 for those of
+    torchvision and timm. For any other network, give --model FILE.py:FACTORY --trust-code.
     """
     from .progress import working
     from .render import as_json, stdout, table

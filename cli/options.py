@@ -14,8 +14,8 @@ import typer
 from fggp_deploy.common.option_rules import Rule, option, rules_of
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 
-NUMBERS = "N,N"  # how help shows what `numbers` and `integers` read
-_DECIMAL_COMMAS = re.compile(r"0,\d+(,0,\d+)*")  # 0,9 for 0.9; no real list looks like it
+NUMBERS = "N,N"  # how --help shows options that `numbers` and `integers` read
+_DECIMAL_COMMAS = re.compile(r"0,\d+(,0,\d+)*")  # 0,9 for 0.9, which is no real list
 
 
 def _option(name: str, rule: Rule) -> Any:
@@ -28,7 +28,7 @@ def _option(name: str, rule: Rule) -> Any:
 
 
 def _shared(name: str) -> Any:
-    """An option of a run that other commands have too."""
+    """An option of a run that other commands also have."""
     return _option(name, rules_of(PruneConfig)[name])
 
 
@@ -74,9 +74,9 @@ def with_options_of(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options that `config` offers it.
 
-    The command's first parameter gets those that stand on the command line, by key, in their own
-    types: `{"target": 0.9, "epochs": 3}`. Its other parameters stay options of their own. The
-    command's name is the function's.
+    The command's first parameter gets the options that the user gave, by key, in their own types:
+    `{"target": 0.9, "epochs": 3}`. Its other parameters stay options of their own. The name of
+    the command is that of the function.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -87,12 +87,12 @@ def pack(
     ] = False,
     json: o.Json = False,
 ) -> None:
-    """Pack an ONNX file that somebody else made: zeros stored dense, or as sparse_initializer.
+    """Pack any ONNX file whose weights hold zeros, stored dense or as sparse_initializer.
 
-    What is not packed is left as it is, with a line that says why. Every packed weight is decoded
-    and compared, and the network is run beside its source where made-up inputs let it. A classifier
-    of images whose --mean and --std are given becomes a file that `verify` takes; without them the
-    file keeps a self-test of its outputs.
+    Weights that are not packed stay unchanged, and a line gives the reason. Every packed weight
+    is decoded and compared. If the network runs on generated inputs, its outputs are compared
+    too. With --mean and --std, an image classifier becomes a file that `verify` accepts. Without
+    them, the file carries a self-test of its outputs.
 
     Example:  fggp-deploy pack other.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
@@ -139,7 +139,8 @@ def show(made: PackedFile) -> None:
         )
     if not made.preprocessing:
         stdout.print(
-            "the file does not say how images are prepared; if it takes images, see --mean"
+            "the file does not record how images are prepared; "
+            "if it takes images, give --mean and --std"
         )
     show_notes(made.notes)
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, else a line per epoch."""
+"""Progress on stderr: a bar on a terminal, otherwise a line per epoch."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def prune(
     )
     planned = None
     if "target_latency" in given and earlier_run(out) is None:
-        options = replace(options, densities={})  # those of a --config are another target's
+        options = replace(options, densities={})  # those of a --config belong to another target
     if options.target_latency is not None and not options.densities:
         options, planned = _for_latency(options)
     if dry_run:
@@ -101,7 +101,7 @@ def _measured(result: RunResult, options: PruneConfig, plan: LatencyPlan | None)
 
 
 def _beginning(options: PruneConfig) -> str:
-    """What a new run starts from, and what it learns from."""
+    """The first line of a new run: its start, and its teacher."""
     has_dense = options.checkpoint or options.weights or options.model == PruneConfig.model
     weights = "random weights" if options.from_random else "trained weights"
     line = f"{options.method} to {max(options.targets):.2%}, starting from {weights}"
@@ -113,7 +113,7 @@ def _beginning(options: PruneConfig) -> str:
 
 
 def _for_latency(options: PruneConfig) -> tuple[PruneConfig, LatencyPlan]:
-    """The run with the layer densities that reach its target latency."""
+    """The run, with layer densities that meet its target latency."""
     if environment.world() > 1:
         raise ConfigError(
             "--target-latency measures in one process; run it with --dry-run first, and put the "
@@ -151,7 +151,7 @@ def show(result: RunResult, latency: LatencyCheck | None = None, *, json: bool) 
             f"{_of_ensemble(r)}"
             f"{r.checkpoint}, digest of weights and masks {r.digest[:16]}"
         )
-    stdout.print(f"made in {result.seconds:.0f} s")
+    stdout.print(f"finished in {result.seconds:.0f} s")
     if latency is not None:
         missed = "faster than asked" if latency.ms < latency.target_ms else "missed"
         outcome = "met" if latency.met else f"{missed}: {latency.why}"

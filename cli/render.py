@@ -22,7 +22,7 @@ from .encoding import has_unicode
 if TYPE_CHECKING:
     from fggp_deploy.report.page import Page
 
-# 80 columns, which rich assumes without a terminal, would fold many tables
+# rich assumes 80 columns without a terminal, in which many tables do not fit
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
 
 
@@ -32,7 +32,7 @@ _LEAST_NAME = 12  # characters of a name in one line of a table; a longer one is
 
 class _Stdout(SafeConsole):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # `| head` is no failure; see exit_codes
+        raise BrokenPipeError  # `| head` is not an error; see exit_codes
 
 
 stdout = _Stdout(highlight=False, soft_wrap=True, width=_width, emoji=False, markup=False)
@@ -53,8 +53,9 @@ def json_text(value: Any, *, ascii_only: bool = False) -> str:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table that fits the terminal; the first column is text, the others are figures.
 
-    Long cells are wrapped between words, names in the first column also within one. Without room
-    for its lines the table has none; without room for the figures, each row becomes a list.
+    Long cells are wrapped between words, names in the first column also within one. If there
+    is no room for its lines, the table has none; if there is no room for the figures, each row
+    becomes a list.
     """
     rows, n = [[_in_one_line(cell) for cell in row] for row in rows], len(columns)
     t = Table(title=title, title_justify="left")
@@ -125,7 +126,7 @@ def show_page(page: Page, written: Path | None) -> None:
 
 
 def show_notes(notes: Sequence[str]) -> None:
-    """Print the first notes, and how many there are beside them."""
+    """Print the first notes, and how many more there are."""
     for line in notes[:_MAX_NOTES]:
         stdout.print(f"note: {line}")
     if len(notes) > _MAX_NOTES:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is pruned, on which images, and what is suggested."""
+    """The sparsities, the images, and the limits of the suggestion."""
 
     sparsities: Annotated[
         list[str],
@@ -100,7 +100,7 @@ def sensitivity(
     search: Search,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The page to write. Default: sensitivity.html."),
+        typer.Option("--out", "-o", help="Page to write. Default: sensitivity.html beside it."),
     ] = None,
     json: o.Json = False,
 ) -> None:

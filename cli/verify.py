@@ -26,7 +26,7 @@ Reference = Annotated[
 Trusted = Annotated[
     Path | None,
     typer.Option(
-        help="A good ONNX file with which to find the layer that differs if the self-test fails. "
+        help="A good ONNX file, to find the layer that differs if the self-test fails. "
         "Default: a new export of the checkpoint beside the model (needs torch)."
     ),
 ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What accuracy is measured on, and what opening it needs."""
+    """The data set for accuracy, and what is needed to open it."""
 
     data: Annotated[
         str | None,

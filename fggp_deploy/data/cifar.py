@@ -44,7 +44,7 @@ def load(data_dir: Path | None = None) -> Dataset:
     """Load CIFAR-10 from `data_dir`, which holds `cifar-10-batches-py` (or is that folder).
 
     Train 49,000, val the last 1,000 training images, test 10,000, all uint8 32×32×3.
-    Raises DataError when a file is missing or damaged.
+    Raises DataError if a file is missing or damaged.
     """
     folder = located(data_dir, DOWNLOAD, _finder(FOLDER))
     train = [_batch(folder / f"data_batch_{i}", b"labels", 10) for i in range(1, 6)]

@@ -1,4 +1,4 @@
-"""Where a known data set lies, and fetching it through torchvision when it is nowhere."""
+"""Finds a named data set, and downloads it through torchvision if it is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from fggp_deploy.errors import DataError, MachineError, shortened
 
-_TIMEOUT_S = 30.0  # without a byte
+_TIMEOUT_S = 30.0  # seconds without any data
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Download:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Its usual name."""
         return {"FashionMNIST": "Fashion-MNIST"}.get(self.torchvision, self.torchvision)
 
     def by_hand(self, folder: Path) -> str:

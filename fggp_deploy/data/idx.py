@@ -29,7 +29,7 @@ def find(folder: Path, part: str, *, below: str) -> Path | None:
 def read(folder: Path, part: str, *, name: str) -> tuple[Bytes, Labels]:
     """Read `{part}-images-idx3-ubyte[.gz]` and its labels: uint8 [N, 28, 28, 1], int64 [N].
 
-    Raises DataError when one is missing or damaged; `name` is what the four files are called.
+    Raises DataError if one is missing or damaged; `name` is what the four files are called.
     """
     images = _idx(folder / f"{part}-images-idx3-ubyte", (28, 28), name)
     labels = _idx(folder / f"{part}-labels-idx1-ubyte", (), name)

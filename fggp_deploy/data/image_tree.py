@@ -1,4 +1,4 @@
-"""Finding the images below a folder: hidden files left out, loops of links refused."""
+"""Finds the images below a folder; ignores hidden files, and refuses loops of links."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PART_NAMES = {
     "test": ("test", "testing"),
 }
 _MAX_DEPTH = 32
-_Id = tuple[int, int]  # of a folder, whatever leads to it
+_Id = tuple[int, int]  # of a folder, independent of the path
 
 
 @dataclass(frozen=True)

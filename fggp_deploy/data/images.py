@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-MAX_PIXELS = 100_000_000  # beyond it an image is a mistake or a decompression bomb
+MAX_PIXELS = 100_000_000  # a larger image is a mistake or a decompression bomb
 _TAIL = 1024  # bytes at the end of a file in which its end mark must be
 _END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -109,7 +109,7 @@ def shrink(image: Image.Image, preprocessing: Preprocessing, *, name: str) -> Im
     The longer side becomes int(resize · long / short), as torchvision has it.
     """
     height, width = preprocessing.height, preprocessing.width
-    assert preprocessing.resize is not None  # the caller has seen it
+    assert preprocessing.resize is not None  # the caller has checked it
     scale = preprocessing.resize / min(height, width)
     height, width = round(height * scale), round(width * scale)
     w, h = image.size

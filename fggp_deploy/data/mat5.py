@@ -1,4 +1,4 @@
-"""Numeric arrays of a MATLAB level 5 .mat file, every length checked before it is believed.
+"""Numeric arrays of a MATLAB level 5 .mat file, with every length checked before it is used.
 
 SciPy's reader crashes on damaged files, so data that was downloaded does not go through it.
 Format: MathWorks, "MAT-File Format", level 5.
@@ -54,7 +54,7 @@ def _elements(raw: memoryview) -> Iterator[tuple[int, memoryview]]:
     while at + 8 <= len(raw):
         kind, n_bytes = struct.unpack_from("<II", raw, at)
         start = at + 8
-        if kind >> 16:  # up to four bytes stand in the tag itself
+        if kind >> 16:  # up to four bytes are in the tag itself
             kind, n_bytes, start = kind & 0xFFFF, kind >> 16, at + 4
             if n_bytes > 4:
                 raise ValueError(f"a small element of {n_bytes} bytes")

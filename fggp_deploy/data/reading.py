@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fggp_deploy.data.types import Source
 
 PARTS = ("train", "val", "test")
-IN_MEMORY_BYTES = 1 << 30  # framed images of a data set that are kept rather than decoded anew
+IN_MEMORY_BYTES = 1 << 30  # framed images up to this size are kept and not decoded again
 LOOKED_AT = 64  # training images that determine size and color
 DEFAULT_SIZE = 64  # pixels, of images of many sizes
 LARGEST_AS_IT_IS = 96  # pixels, of images that are all of one size

@@ -71,7 +71,7 @@ def hold_out(
     Of each class of at least five images, a tenth (rounded, at least one) goes to each part: those
     whose SHA-256 of seed and name come first, so the choice depends on neither order nor machine.
     `known` is a record to follow instead; images that it does not name are for training. Raises
-    DataError when a part would be empty or nothing that `known` names is there.
+    DataError if a part would be empty, or if no image that `known` names exists.
     """
     if known is None:
         chosen = _choose(names, labels, seed=seed, parts=parts)

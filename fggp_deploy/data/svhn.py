@@ -26,7 +26,7 @@ _MOST_BYTES = 400 << 20
 def load(data_dir: Path | None = None) -> Dataset:
     """Load SVHN: train 72,257, val the last 1,000 training images, test 26,032, 32×32×3.
 
-    Raises DataError when a file is missing or damaged.
+    Raises DataError if a file is missing or damaged.
     """
 
     def find(folder: Path) -> Path | None:

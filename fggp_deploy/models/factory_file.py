@@ -76,7 +76,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, trust_code: bool) ->
         if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
             given = {k: v for k, v in given.items() if k in takes}
         net = factory(**given)
-    except Exception as e:  # somebody else's code raises anything
+    except Exception as e:  # the user's code may raise anything
         raise ConfigError(f"--model {spec} fails: {raised(e)}") from e
     if not isinstance(net, nn.Module):
         raise ConfigError(f"--model {spec} must return an nn.Module, got {type(net).__name__}")

@@ -81,7 +81,7 @@ def check_runs(
     training = model.training
     try:
         logits = model.eval()(torch.zeros(2, *input_shape, device=device))
-    except Exception as e:  # whatever the network's own code raises
+    except Exception as e:  # the network's own code may raise anything
         raise ConfigError(
             f"{name} does not run on {images}, {'×'.join(map(str, input_shape))} ({raised(e)}); "
             f"give data of a size that it accepts"

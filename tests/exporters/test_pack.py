@@ -101,7 +101,7 @@ def test_a_file_without_preprocessing_in_every_command(program) -> None:
     saved(model, program.cwd)
     made = program("pack", "other.onnx", "-o", "p.onnx")
     assert made.code == 0, made.err
-    assert "does not say how images are prepared; if it takes images, see --mean" in made.out
+    assert "does not record how images are prepared; if it takes images, give --mean" in made.out
     assert "left dense: " in made.out
     props = {p.key: p.value for p in onnx.load(program.cwd / "p.onnx").metadata_props}
     assert props["author"] == "somebody"

@@ -510,7 +510,7 @@ def test_the_program_lists_the_methods(program):
     assert {o["name"]: o["default"] for o in rigl["options"]}["regrow"] == 0.5
     shown = program("methods").out
     assert all(f"\n{name}: " in f"\n{shown}" for name in methods.BUILT_IN)
-    assert "starts from random or sparse; one target a run; keeps the random generator" in shown
+    assert "starts from random or sparse; one target per run; state: the random generator" in shown
     one = program("methods", "granet", COLUMNS="160")
     assert "--method-set start_sparsity=" in one.out
     wrong = program("methods", "rigel")
