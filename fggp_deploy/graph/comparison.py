@@ -100,18 +100,43 @@ def output_error(got: Array, want: Array) -> float:
         return float("nan")
     if want.dtype.kind not in "fiub":
         return 0.0
-    differs = (got != want) & ~((got != got) & (want != want))  # only NaN is not itself
-    if not differs.any():
-        return 0.0
     if want.dtype.kind != "f":
-        return float(differs.mean())
-    gap = np.abs(got[differs].astype(np.float64) - want[differs])
-    return float(gap.max()) / scale(want)
+        return int(np.count_nonzero(got != want)) / max(1, want.size)
+    return largest_difference(got, want) / scale(want)
 
 
-def largest_difference(a: Array, b: Array) -> float:
-    """The largest absolute difference of two arrays of one shape."""
-    return float(np.abs(a - b).max())
+def differences(got: Array, want: Array) -> npt.NDArray[np.float64]:
+    """The absolute difference of each element of two arrays of one shape.
+
+    It is 0 for NaN and NaN, and for equal infinities. It is NaN if only one of two values is NaN.
+
+    >>> differences(np.array([1.0, np.nan, np.inf, np.nan]), np.array([3.0, np.nan, np.inf, 1.0]))
+    array([ 2.,  0.,  0., nan])
+    """
+    same = (got == want) | ((got != got) & (want != want))  # only NaN is not itself
+    found = np.zeros(want.shape)
+    np.subtract(got, want, out=found, where=~same, dtype=np.float64)
+    return np.abs(found, out=found)
+
+
+def largest_difference(got: Array, want: Array) -> float:
+    """The largest of `differences`; NaN if one is NaN."""
+    return float(differences(got, want).max(initial=0))
+
+
+def tolerance_ratios(
+    got: Array, want: Array, *, rtol: float, atol: float
+) -> npt.NDArray[np.float64]:
+    """Each element's difference over its own tolerance, atol + rtol · |want|.
+
+    An element passes if its ratio is at most 1. This is for values that a file records with their
+    tolerances, and for single values that are judged on their own. Without a tolerance, the ratio
+    of different values is infinite.
+    """
+    found = differences(got, want)
+    with np.errstate(divide="ignore"):
+        np.divide(found, atol + rtol * np.abs(want.astype(float)), out=found, where=found != 0)
+    return found
 
 
 def scale(want: Array) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, numpy_helper
@@ -14,8 +16,9 @@ from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import layer_operator
 from fggp_deploy.format.unpacking import layer_name
-from fggp_deploy.graph.comparison import RTOL, scale
+from fggp_deploy.graph.comparison import RTOL, agreement, differences, rtol_for, scale
 from fggp_deploy.graph.constants import initializers
+from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.shapes import inferred
 from fggp_deploy.graph.view import GraphView
 from fggp_deploy.measure.network import Floats, brief
@@ -74,8 +77,10 @@ def first_difference(
     if not nodes:
         raise ModelFileError(f"no layer has the same name in {against}; they cannot be compared")
     outputs = [n.output[0] for n in nodes]
-    found, expected = _values(suspect, outputs, x), _values(trusted, outputs, x)
-    return _first(suspect, nodes, found, expected, against, _other_tensors(suspect, trusted))
+    # One runtime runs both, so activations that are rounded to bytes need no wider tolerance.
+    expected = _Expected(trusted, outputs, x, against=against)
+    found = _values(suspect, outputs, x)
+    return _first(suspect, nodes, found, expected, _other_tensors(suspect, trusted))
 
 
 def first_difference_on_kernels(dense: ModelProto, x: Floats, *, threads: int) -> Mismatch | None:
@@ -85,61 +90,100 @@ def first_difference_on_kernels(dense: ModelProto, x: Floats, *, threads: int) -
     turn, and the part before the cut runs on the kernels.
     """
     nodes = [n for n in dense.graph.node if _weight(n)]
-    expected = _values(dense, [n.output[0] for n in nodes], x)
-
+    rtol = rtol_for(in_bytes=has_quantized_activations(dense))
+    outputs = [n.output[0] for n in nodes]
+    expected = _Expected(dense, outputs, x, against="stock onnxruntime", rtol=rtol)
     for node in nodes:
         found = {node.output[0]: _on_kernels(dense, node.output[0], x, threads)}
-        if mismatch := _first(dense, [node], found, expected, "stock onnxruntime", ()):
+        if mismatch := _first(dense, [node], found, expected, ()):
             return mismatch
     return None
+
+
+class _Expected:
+    """What stock ONNX Runtime computes for some values of the trusted network.
+
+    `against` names the network. `rtol` is the tolerance of `comparison.agreement`.
+    """
+
+    def __init__(
+        self,
+        trusted: ModelProto,
+        outputs: list[str],
+        x: Floats,
+        *,
+        against: str,
+        rtol: float = RTOL,
+    ) -> None:
+        self.against = against
+        self.rtol = rtol
+        self.values = _values(trusted, outputs, x)
+        self._optimized = cache(lambda: _values(trusted, outputs, x, optimize=True))
+
+    def excess(
+        self, name: str, y: Floats
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None:
+        """The differences from y, and which of them are too large; None if y agrees.
+
+        Values of another shape are passed over, as they are laid out in another way. So are
+        integers, of which `comparison.agreement` judges no single element.
+        """
+        want = self.values[name]
+        if y.shape != want.shape or {y.dtype.kind, want.dtype.kind} != {"f"}:
+            return None
+        # What is compared runs without graph optimizations. So the run with them shows how far
+        # stock ONNX Runtime is from itself.
+        found = agreement(
+            [y], [want], rtol=self.rtol, unoptimized=lambda: [self._optimized()[name]]
+        )
+        if found.passed:
+            return None
+        gap = differences(y, want)
+        return gap, ~(gap / scale(want) <= found.limit)  # NaN is too large
 
 
 def _first(
     graph: ModelProto,
     nodes: list[NodeProto],
     found: Values,
-    expected: Values,
-    against: str,
+    expected: _Expected,
     tensors: tuple[str, ...],
 ) -> Mismatch | None:
     for node in nodes:
         name = node.output[0]
-        y, trusted = found[name], expected[name]
-        if y.shape != trusted.shape or y.dtype != np.float32:
+        excess = expected.excess(name, found[name])
+        if excess is None:
             continue
-        gap = np.abs(y.astype(np.float64) - trusted)
-        largest = scale(trusted)
-        bad = ~(gap <= RTOL * largest)  # NaN is bad
-        if not bad.any():
-            continue
+        gap, bad = excess
+        sizes = np.nan_to_num(gap, nan=np.inf)
         channels: tuple[int, ...] = ()
-        if y.ndim >= 2:
-            others = tuple(i for i in range(y.ndim) if i != 1)
-            worst = np.nan_to_num(gap, nan=np.inf).max(axis=others)
-            order = np.argsort(-worst, kind="stable")
+        if gap.ndim >= 2:
+            others = tuple(i for i in range(gap.ndim) if i != 1)
+            order = np.argsort(-sizes.max(axis=others), kind="stable")
             differs = np.asarray(bad.any(axis=others))
             channels = tuple(int(c) for c in order if differs[c])
         return Mismatch(
-            against=against,
+            against=expected.against,
             layer=layer_of(GraphView(graph.graph), node),
             op=node.op_type,
             channels=channels[:MAX_CHANNELS],
             n_channels=len(channels),
-            max_abs=float(min(np.nan_to_num(gap, nan=np.inf).max(), np.finfo(np.float64).max)),
-            scale=largest,
+            max_abs=float(min(sizes.max(), np.finfo(np.float64).max)),
+            scale=scale(expected.values[name]),
             tensors=tensors,
         )
     return None
 
 
-def _values(model: ModelProto, outputs: list[str], x: Floats) -> Values:
+def _values(model: ModelProto, outputs: list[str], x: Floats, *, optimize: bool = False) -> Values:
     shown = ModelProto()
     shown.CopyFrom(model)
     have = {v.name for v in shown.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=o) for o in outputs if o not in have)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return dict(zip(outputs, _run(lambda: _open(shown, options), outputs, x), strict=True))
 
 

@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.graph.comparison import ROUNDED_RTOL, RTOL, agreement, scale
+from fggp_deploy.graph.comparison import (
+    ROUNDED_RTOL,
+    RTOL,
+    agreement,
+    largest_difference,
+    scale,
+    tolerance_ratios,
+)
 from fggp_deploy.graph.reading import reading
 from fggp_deploy.measure import evaluate, network
 from fggp_deploy.measure.network import Floats
@@ -49,7 +56,12 @@ class Difference:
 
 
 def difference(actual: Floats, expected: Floats, *, rtol: float, atol: float) -> Difference:
-    """Compare logits [N, classes]; ModelFileError if the shapes differ or one is not finite."""
+    """Compare logits [N, classes], each with its own tolerance, atol + rtol · |expected|.
+
+    `rtol` and `atol` are those that a file records for its self-test, or what `near` found. Raises
+    ModelFileError if the shapes differ or a logit is not finite. `comparison.agreement` accepts NaN
+    in the same place; here it is an error, since NaN logits predict no class in either network.
+    """
     if actual.shape != expected.shape:
         raise ModelFileError(
             f"the network gives logits of shape {actual.shape}, but {expected.shape} are "
@@ -57,16 +69,13 @@ def difference(actual: Floats, expected: Floats, *, rtol: float, atol: float) ->
         )
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         raise ModelFileError("logits to compare are NaN or infinite; export the model again")
-    gap = np.abs(actual.astype(np.float64) - expected)
-    size = np.abs(expected).astype(np.float64)
-    max_abs, largest = float(gap.max(initial=0)), float(size.max(initial=0))
-    with np.errstate(divide="ignore"):  # without a tolerance, any difference is infinitely bad
-        worst = np.divide(gap, atol + rtol * size, out=np.zeros_like(gap), where=gap > 0)
+    max_abs = largest_difference(actual, expected)
+    worst = tolerance_ratios(actual, expected, rtol=rtol, atol=atol)
     return Difference(
         n=len(actual),
         bit_equal=actual.tobytes() == expected.tobytes(),
         max_abs=max_abs,
-        max_rel=max_abs / largest if largest else max_abs,
+        max_rel=max_abs / scale(expected),
         max_ulp=int(np.abs(_position(actual) - _position(expected)).max(initial=0)),
         top1_changed=int((actual.argmax(1) != expected.argmax(1)).sum()),
         rtol=rtol,

@@ -11,8 +11,10 @@ from fggp_deploy.graph.comparison import (
     RTOL,
     Agreement,
     agreement,
+    differences,
     relative_error,
     rtol_for,
+    tolerance_ratios,
 )
 
 NAN, INF = np.nan, np.inf
@@ -44,6 +46,16 @@ def test_nan_and_infinity_agree_with_themselves_only(got: list[float], error: fl
     found = agreement([np.float32(got)], [want])
     np.testing.assert_equal(found.error, error)
     assert found.passed == (error == 0)
+
+
+def test_each_element_against_its_own_tolerance() -> None:
+    want = np.float32([4, 0, 0, -2, NAN, 1])
+    got = np.float32([4.5, 0, 0.2, -2, NAN, NAN])
+    np.testing.assert_allclose(differences(got, want), [0.5, 0, 0.2, 0, 0, NAN])
+    found = tolerance_ratios(got, want, rtol=0.1, atol=0.1)
+    np.testing.assert_allclose(found, [1, 0, 2, 0, 0, NAN], rtol=1e-6)
+    found = tolerance_ratios(got, want, rtol=0, atol=0)
+    np.testing.assert_equal(found, [INF, 0, INF, 0, 0, NAN])
 
 
 def test_no_more_is_demanded_than_stock_keeps_itself() -> None:
