@@ -27,7 +27,7 @@ lint: $(READY)  ## check formatting, style and types
 	$(BIN)/mypy
 
 # Run these on a machine that does nothing else.
-bench: $(READY)  ## speed of the kernels; ARGS=--quick for a short run
+bench: $(READY)  ## speed of the kernels, also on a busy machine; ARGS=--quick for a short run
 	$(BIN)/python benchmarks/bench_kernels.py $(ARGS)
 
 bench-bytes: $(READY)  ## speed with int8 activations; ARGS=--quick for a short run

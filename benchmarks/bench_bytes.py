@@ -26,7 +26,6 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -35,12 +34,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from bench_kernels import RESULTS, load, median_ms, ratio, words
 from networks import NETWORKS, set_densities, to_onnx
+from rivals import rivals
+from rows import RESULTS, load, median_ms, ratio, words
 
 from fggp_deploy import runtime
 from fggp_deploy.checkpoints.provenance import machine, package_versions
-from fggp_deploy.common.timing import TimedCall
 from fggp_deploy.format.packing import Packing
 from fggp_deploy.kernels import chosen_isa
 from fggp_deploy.measure.latency import N_SESSIONS, measure
@@ -51,24 +50,6 @@ from fggp_deploy.runtime.sessions import SessionConfig
 
 PLANNED_SECONDS = 6.0
 BIG = ("vgg19-32", "resnet50-32", "resnet50-224")
-
-
-def openvino_run(model: bytes, x: Any) -> Callable[[], TimedCall] | None:
-    """Opens a fresh OpenVINO request; None if OpenVINO is not installed."""
-    try:
-        import openvino
-    except ImportError:
-        return None
-    core = openvino.Core()
-    options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
-
-    def open_() -> TimedCall:
-        network = core.read_model(model)
-        network.reshape(list(x.shape))
-        request = core.compile_model(network, "CPU", options).create_infer_request()
-        return lambda: request.infer([x])
-
-    return open_
 
 
 def contenders(
@@ -87,10 +68,9 @@ def contenders(
         opened[name] = lambda path=path: partial(
             SessionConfig(1, SESSION_CONFIG).open(path).run, None, {"x": x}
         )
-    for name, path in {"openvino": dense_path, "openvino-int8": int8_path}.items():
-        found = openvino_run(path.read_bytes(), x)
-        if found is not None:
-            opened[name] = found
+    if openvino := rivals().get("openvino"):
+        opened["openvino"] = openvino(dense_path, x, 1)
+        opened["openvino-int8"] = openvino(int8_path, x, 1)
     for end, model in {"": sparse, "-1x4": to_onnx(net, batch="n", block=4)}.items():
         in_bytes, _ = quantize_activations(model, [{"x": x}])
         files = {
