@@ -25,6 +25,7 @@ from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
+from fggp_deploy.training.precision import settled
 from fggp_deploy.training.prepared import Prepared
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
@@ -52,7 +53,7 @@ def prune(
         if run.finished is not None:
             return run.finished
         observer = observer if ranks.leads else SILENT
-        prepared = prepare_pruning(config, run.resumed, ranks=ranks, progress=observer.on_data)
+        prepared = prepare_pruning(run.config, run.resumed, ranks=ranks, progress=observer.on_data)
         return run.complete(prepared, observer)
 
 
@@ -82,6 +83,9 @@ def prepare_pruning(
     model = ranks.synced(on_device(start.model, device))
     masks = initial_masks(
         model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
+    )
+    config = settled(
+        config, model, start.data.preprocessing.input_shape, device=device, ranks=ranks
     )
     check_reachable(masks, config.targets[0])  # Cubic's own error does not know the checkpoint
     if resumed is None and not config.from_random:

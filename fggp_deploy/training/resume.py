@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -17,10 +17,13 @@ from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.data import short_name
 from fggp_deploy.data.digest import description_digest, images_digest
 from fggp_deploy.errors import CheckpointError, ConfigError, FggpWarning, ResumeRefused
-from fggp_deploy.training.config import PruneConfig
+from fggp_deploy.training.config import PruneConfig, TrainConfig
+from fggp_deploy.training.settings import AUTO
 
 if TYPE_CHECKING:
     from fggp_deploy.training.session import Session
+
+C = TypeVar("C", bound=TrainConfig)
 
 # Options that may differ when a run resumes, because they do not change its result. Files are
 # compared by their content instead of their path.
@@ -63,12 +66,20 @@ def refuse_changes(earlier: EarlierRun, given: Mapping[str, Any]) -> None:
         f"{key} is {there!r} in that run, {here!r} now"
         for key, there, here in _pairs(_with_defaults(earlier.config), given)
         if key not in MOVABLE and _without_folders(key, there) != _without_folders(key, here)
+        if (key, here) != ("precision", AUTO)  # the earlier run has chosen one
     ]
     if differ:
         raise ResumeRefused(
             f"{earlier.folder} holds a run with other options: {'; '.join(differ)}; give its "
             f"options to resume it, or another --out for a new run"
         )
+
+
+def with_earlier_choices(config: C, earlier: EarlierRun) -> C:
+    """The options of a resumed run, with the precision that its first part chose for `auto`."""
+    if config.precision != AUTO:
+        return config
+    return replace(config, precision=earlier.config.get("precision", config.precision))
 
 
 def _without_folders(key: str, value: Any) -> Any:

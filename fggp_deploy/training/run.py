@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import torch
 
@@ -45,8 +45,11 @@ from fggp_deploy.training.resume import (
     Origin,
     earlier_run,
     refuse_changes,
+    with_earlier_choices,
 )
 from fggp_deploy.training.session import Session
+
+C = TypeVar("C", bound=TrainConfig)
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,20 @@ class Resumed:
     origin: Origin
 
 
-class Run:
+class Run(Generic[C]):
     """One run in one folder: `out`, or a new folder called after `name`.
 
     Used as a context manager, it holds the folder against other processes. If `out` holds a
     finished run, `finished` is its result. If it holds an interrupted one, `resumed` is the
     state to resume from; the result is the same bit for bit on the same CPU. `complete` then trains
-    a prepared session to its end. All ranks call; only the lead reads an earlier run and writes.
+    a prepared session to its end. `config` are the options, with what an earlier run has chosen for
+    `auto`. All ranks call; only the lead reads an earlier run and writes.
     """
 
     def __init__(
         self,
         out: Path | None,
-        config: TrainConfig,
+        config: C,
         *,
         name: str,
         result_name: str,
@@ -78,7 +82,8 @@ class Run:
     ) -> None:
         self.finished: RunResult | None = None
         self.resumed: Resumed | None = None
-        self._out, self._config, self._name = out, config, name
+        self.config = config
+        self._out, self._name = out, name
         self._result_name, self._ranks = result_name, ranks
         self._folder: Path | None = None
         self._stack = contextlib.ExitStack()
@@ -89,7 +94,8 @@ class Run:
         earlier = self._ranks.from_lead(lambda: earlier_run(self._out))
         if earlier is None:
             return self
-        refuse_changes(earlier, self._config.to_dict())
+        refuse_changes(earlier, self.config.to_dict())
+        self.config = with_earlier_choices(self.config, earlier)
         self._folder = earlier.folder
         self._hold(earlier.folder)
         with contextlib.ExitStack() as on_error:

@@ -202,6 +202,9 @@ class PrunableSettings(Settings):
     prune_first: bool = setting(False, "Prune the first convolution too.")
 
 
+AUTO = "auto"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutionSettings(Settings):
     """How a run is computed and saved."""
@@ -209,8 +212,12 @@ class ExecutionSettings(Settings):
     seed: int = setting(
         0, "The same seed gives the same result on the same CPU.", least=0, below=2**63
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N.")
-    precision: str = setting("fp32", "fp32 or bf16 (autocast).", choices=("fp32", "bf16"))
+    device: str = setting(AUTO, "auto, cpu, cuda or cuda:N.")
+    precision: str = setting(
+        "fp32",
+        "fp32, bf16 (autocast), or auto: bf16 if a training step is clearly faster with it here.",
+        choices=("fp32", "bf16", AUTO),
+    )
     compile: bool = setting(False, "Compile the network with torch.compile.")
     save_every: float = setting(
         10.0,

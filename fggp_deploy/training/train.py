@@ -21,6 +21,7 @@ from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
+from fggp_deploy.training.precision import settled
 from fggp_deploy.training.prepared import Prepared
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
@@ -46,7 +47,7 @@ def train(
         if run.finished is not None:
             return run.finished
         observer = observer if ranks.leads else SILENT
-        prepared = prepare_training(config, ranks=ranks, progress=observer.on_data)
+        prepared = prepare_training(run.config, ranks=ranks, progress=observer.on_data)
         return run.complete(prepared, observer)
 
 
@@ -74,6 +75,7 @@ def prepare_training(
         masks = initial_masks(
             model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
         )
+    config = settled(config, model, data.preprocessing.input_shape, device=device, ranks=ranks)
     sparsity = masks.sparsity if start else config.sparsity
     optimizer = make_optimizer(model, config)
     pruner = Pruner(

@@ -33,8 +33,8 @@ from fggp_deploy.errors import (
 )
 from fggp_deploy.exporters.options import ExportOptions
 from fggp_deploy.exporters.run import export_run
+from fggp_deploy.training import precision, savepoint
 from fggp_deploy.training import run as runs
-from fggp_deploy.training import savepoint
 from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.prune import prepare_pruning, prune
 from fggp_deploy.training.resume import Origin
@@ -122,6 +122,18 @@ def test_pruning_in_blocks_resumes_too(tmp_path, parent, monkeypatch):
     plain = config(parent, **SMALL)
     with pytest.raises(ResumeRefused, match=r"pattern is '1x4' in that run, None now"):
         prune(plain, observer=Quiet(), out=tmp_path / "cut")
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_chose(tmp_path, parent, monkeypatch):
+    options = config(parent, **SMALL, precision="auto")
+    monkeypatch.setattr(precision, "step_seconds", lambda *_, **__: (2.0, 1.0))
+    whole = prune(options, observer=Quiet(), out=tmp_path / "whole")
+    cut_run(monkeypatch, options, tmp_path / "cut", 7)
+    monkeypatch.setattr(precision, "step_seconds", lambda *_, **__: (1.0, 2.0))
+    result = prune(options, observer=Quiet(), out=tmp_path / "cut")
+    assert [r.digest for r in result.results] == [r.digest for r in whole.results]
+    for run in ("whole", "cut"):
+        assert yaml.safe_load((tmp_path / run / "config.yaml").read_text())["precision"] == "bf16"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
