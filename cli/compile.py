@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
 from .exit_codes import with_exit_codes
+
+if TYPE_CHECKING:
+    from fggp_deploy.runtime.compile_to_file import CompiledFile
 
 
 @with_exit_codes
@@ -51,7 +54,7 @@ def compile(
     from fggp_deploy.verification.report_files import set_aside_report
 
     from .progress import working
-    from .render import as_json, size, stdout
+    from .render import as_json
 
     path = packed(model)
     with working("compiling") as progress:
@@ -59,9 +62,17 @@ def compile(
             path, out, threads=threads, batch=batch, measure=measure, seconds=seconds,
             progress=progress,
         )  # fmt: skip
-    stale = set_aside_report(made.path)
+    old_report = set_aside_report(made.path)
     if json:
-        return as_json(made)
+        as_json(made)
+    else:
+        show(made, old_report)
+
+
+def show(made: CompiledFile, old_report: Path | None) -> None:
+    """Print what was compiled, how it was checked, and the new name of an earlier report."""
+    from .render import size, stdout
+
     gain = "not measured" if made.speedup is None else f"at least {made.speedup:.2f} times dense"
     stdout.print(
         f"{made.path}: {size(made.file_bytes)} ({made.source.name}: {size(made.source_bytes)})\n"
@@ -75,6 +86,5 @@ def compile(
         f"{on}: within {made.stock_error:.1e} of the source's largest output on stock "
         f"onnxruntime, {made.kernels_error:.1e} on the kernels"
     )
-    if stale is not None:
-        stdout.print(f"note: the report of the file that was here before is {stale.name} now")
-    return None
+    if old_report is not None:
+        stdout.print(f"note: the report of the file that was here before is {old_report.name} now")

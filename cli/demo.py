@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,10 @@ from fggp_deploy.training.config import DEFAULT_TARGET, PruneConfig
 
 from . import options as o
 from .exit_codes import with_exit_codes
+
+if TYPE_CHECKING:
+    from fggp_deploy.training.result import RunResult
+    from fggp_deploy.verification.report import Report
 
 
 @with_exit_codes
@@ -26,21 +31,36 @@ def demo(
 
     This is the same as the three commands in a row. It takes a minute or two on two idle cores.
     """
-    config = PruneConfig(target=target, epochs=epochs)
-    from fggp_deploy import data
-    from fggp_deploy.report.files import write_report
     from fggp_deploy.training.prune import prune
-    from fggp_deploy.verification.verify import verify
 
-    from .networks import OriginalNetwork
-    from .progress import stderr, watch, working
+    from .progress import stderr, watch
     from .render import as_json, stdout
     from .verify import show
 
+    config = PruneConfig(target=target, epochs=epochs)
     began = time.monotonic()
     stderr.print(f"1/3  prune to {target:.0%} while fine-tuning")
     with watch() as observer:
         run = prune(config, observer=observer, out=out)
+    report, written = _exported_and_verified(run, config)
+    if json:
+        as_json(report.to_dict())
+    else:
+        show(report, written)
+        stdout.print(f"{time.monotonic() - began:.0f} s; everything is in {run.folder}")
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _exported_and_verified(run: RunResult, config: PruneConfig) -> tuple[Report, Path]:
+    """The report on the run's network as an ONNX file, and the page that shows it."""
+    from fggp_deploy import data
+    from fggp_deploy.report.files import write_report
+    from fggp_deploy.verification.verify import verify
+
+    from .networks import OriginalNetwork
+    from .progress import stderr, working
+
     stderr.print("2/3  export to one ONNX file")
     with working("exporting"):
         from fggp_deploy.exporters.run import export_run
@@ -52,11 +72,4 @@ def demo(
             exported.path, data=data.load(config.data),
             original=OriginalNetwork(exported.path), progress=progress,
         )  # fmt: skip
-    written = write_report(report, run.folder)
-    if json:
-        as_json(report.to_dict())
-    else:
-        show(report, written)
-        stdout.print(f"{time.monotonic() - began:.0f} s; everything is in {run.folder}")
-    if not report.passed:
-        raise typer.Exit(1)
+    return report, write_report(report, run.folder)

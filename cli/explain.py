@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
 from .exit_codes import with_exit_codes
+
+if TYPE_CHECKING:
+    from fggp_deploy.analysis.explain import Explanation
 
 
 @with_exit_codes
@@ -36,13 +39,13 @@ def explain(
     Figures that are only estimated are marked as such.
     """
     from fggp_deploy.analysis.explain import explain as run
-    from fggp_deploy.analysis.explain_page import findings, numbered, page, reasons
+    from fggp_deploy.analysis.explain_page import findings, page
     from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.report.html import html
 
     from .progress import working
-    from .render import as_json, size, stdout, table
+    from .render import as_json
 
     if threads < 1 or not 0 <= seconds < 86_400:
         raise ConfigError(
@@ -59,17 +62,23 @@ def explain(
     if json:
         as_json({**asdict(found), "findings": findings(found)})
     else:
-        columns = ("weight", "read by", "zeros", "now", "packed", "why")
-        why = reasons(found)
-        rows = [
-            (
-                w.name, w.op, f"{w.sparsity:.2%}", size(w.stored_bytes), size(w.packed_bytes),
-                str(why.index(w.why) + 1),
-            )
-            for w in found.weights
-        ]  # fmt: skip
-        table(str(model), columns, rows)
-        for line in numbered(found):
-            stdout.print(line, markup=False)
-        for finding in findings(found):
-            stdout.print(finding, markup=False)
+        show(model, found)
+
+
+def show(model: Path, found: Explanation) -> None:
+    """Print the weights as a table, then the reasons and the findings."""
+    from fggp_deploy.analysis.explain_page import findings, numbered, reasons
+
+    from .render import size, stdout, table
+
+    why = reasons(found)
+    rows = [
+        (
+            w.name, w.op, f"{w.sparsity:.2%}", size(w.stored_bytes), size(w.packed_bytes),
+            str(why.index(w.why) + 1),
+        )
+        for w in found.weights
+    ]  # fmt: skip
+    table(str(model), ("weight", "read by", "zeros", "now", "packed", "why"), rows)
+    for line in (*numbered(found), *findings(found)):
+        stdout.print(line, markup=False)

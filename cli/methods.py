@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,33 +24,39 @@ def methods(
     With NAME, describe the options of one method, which --method-set KEY=VALUE sets. Other
     packages can add methods by an entry point in the group fggp_deploy.methods.
     """
-    from fggp_deploy.common.option_rules import rules_of
     from fggp_deploy.pruning.methods.listing import described, listing
-    from fggp_deploy.training.config import PruneConfig
 
-    from .render import as_json, stdout, table
+    from .render import as_json
 
     if name is not None:
         one = described(name)
-        if json:
-            return as_json(one.to_dict())
-        stdout.print(_entry(one).rpartition("\n")[0], markup=False, soft_wrap=True)
-        table(
-            "options",
-            ("option", "default", "meaning"),
-            [
-                (f"--method-set {k.name}=", str(k.default), f"{k.help} {_domain(k.schema)}".strip())
-                for k in one.options
-            ]
-            + [
-                (f"--{r}", str(getattr(PruneConfig, r)), rules_of(PruneConfig)[r].help)
-                for r in one.reads
-            ],
-        )
-        return None
+        return as_json(one.to_dict()) if json else show(one)
     rows = listing()
-    if json:
-        return as_json([r.to_dict() for r in rows])
+    return as_json([r.to_dict() for r in rows]) if json else _show_all(rows)
+
+
+def show(method: Description) -> None:
+    """Print a method and the options that it reads."""
+    from fggp_deploy.common.option_rules import rules_of
+    from fggp_deploy.training.config import PruneConfig
+
+    from .render import stdout, table
+
+    stdout.print(_entry(method).rpartition("\n")[0], markup=False, soft_wrap=True)
+    own = [
+        (f"--method-set {k.name}=", str(k.default), f"{k.help} {_domain(k.schema)}".strip())
+        for k in method.options
+    ]
+    shared = [
+        (f"--{r}", str(getattr(PruneConfig, r)), rules_of(PruneConfig)[r].help)
+        for r in method.reads
+    ]
+    table("options", ("option", "default", "meaning"), own + shared)
+
+
+def _show_all(rows: Sequence[Description]) -> None:
+    from .render import stdout
+
     for row in rows:
         stdout.print(_entry(row), markup=False, soft_wrap=True)
     stdout.print(
@@ -58,7 +64,6 @@ def methods(
         "another.\n`fggp-deploy methods NAME` shows the values that each option accepts.",
         markup=False,
     )
-    return None
 
 
 def _domain(schema: Mapping[str, Any]) -> str:

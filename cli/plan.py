@@ -15,13 +15,21 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
     """Make the plan of a run and print it."""
     from fggp_deploy.training.plan import plan
 
-    from .progress import duration, working
-    from .render import as_json, stdout, table
+    from .progress import working
+    from .render import as_json
 
     with working("timing a few steps") as progress:
         made = plan(config, progress=progress)
     if json:
         return as_json(asdict(made) | {"config": config.to_dict()})
+    _show_updates(made, config)
+    return _show_run(made)
+
+
+def _show_updates(made: PruningPlan, config: PruneConfig) -> None:
+    """Print every mask update, and the largest."""
+    from .render import stdout, table
+
     if n := len(made.updates):
         table(
             f"{n} mask update{'s' * (n > 1)} in {made.n_steps} steps "
@@ -43,10 +51,17 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
         )
     if made.remark is not None:
         stdout.print(f"warning: {made.remark}", markup=False)
+
+
+def _show_run(made: PruningPlan) -> None:
+    """Print the accuracy at the start, the steps of the targets, and the time."""
+    from .progress import duration
+    from .render import stdout
+
     if made.parent_val_accuracy is not None:
         stdout.print(f"dense model: val {made.parent_val_accuracy:.2%}")
     if not made.n_steps:
-        return None
+        return
     for target, step in zip(made.targets, made.target_steps, strict=True):
         stdout.print(f"keeps the network of target {target:g} at step {step}")
     each = f", {made.update_seconds * 1e3:.0f} ms per update" if made.updates else ""
@@ -54,7 +69,6 @@ def show_plan(config: PruneConfig, *, json: bool) -> None:
         f"about {duration(made.seconds)} of training on this machine ({made.images_per_second:.0f} "
         f"images/s{each}), validation not counted"
     )
-    return None
 
 
 def _row(u: Update) -> tuple[str, ...]:

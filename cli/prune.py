@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,24 +42,9 @@ def prune(
 
     Interrupted runs resume: run the same command with the same --out.
     """
-    from fggp_deploy.training.recipes import resolve
-    from fggp_deploy.training.resume import earlier_run
-
     if given.get("target_latency") is not None and "target" in given:
         raise ConfigError("--target-latency replaces --target; give one of them")
-    options = resolve(
-        PruneConfig,
-        recipe=given.pop("recipe", None),
-        file=config,
-        settings=set or (),
-        explicit=given,
-        out=out,
-    )
-    planned = None
-    if "target_latency" in given and earlier_run(out) is None:
-        options = replace(options, densities={})  # those of a --config belong to another target
-    if options.target_latency is not None and not options.densities:
-        options, planned = _for_latency(options)
+    options, planned = _resolved(given, config=config, settings=set or (), out=out)
     if dry_run:
         if environment.world() > 1:
             raise ConfigError("--dry-run is for one process; the plan is the same for several")
@@ -74,6 +61,28 @@ def prune(
     if options.target_latency is not None and environment.rank() == 0:
         latency = _measured(result, options, planned)
     return show(result, latency, json=json)
+
+
+def _resolved(
+    given: dict[str, Any], *, config: Path | None, settings: Sequence[str], out: Path | None
+) -> tuple[PruneConfig, LatencyPlan | None]:
+    """The configuration of the run, and its plan if it is a new run with a target latency."""
+    from fggp_deploy.training.recipes import resolve
+    from fggp_deploy.training.resume import earlier_run
+
+    options = resolve(
+        PruneConfig,
+        recipe=given.pop("recipe", None),
+        file=config,
+        settings=settings,
+        explicit=given,
+        out=out,
+    )
+    if "target_latency" in given and earlier_run(out) is None:
+        options = replace(options, densities={})  # those of a --config belong to another target
+    if options.target_latency is not None and not options.densities:
+        return _for_latency(options)
+    return options, None
 
 
 def _measured(result: RunResult, options: PruneConfig, plan: LatencyPlan | None) -> LatencyCheck:
