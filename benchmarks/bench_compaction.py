@@ -29,7 +29,7 @@ from fggp_deploy.common.timing import TimedCall
 from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import pack
-from fggp_deploy.measure.latency import at_setting
+from fggp_deploy.measure.latency import Sampling, at_setting
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.sessions import SessionConfig
 
@@ -71,7 +71,7 @@ def measure(path: Path, seconds: float, folder: Path) -> dict[str, Any]:
     for small_name, whole_name in PAIRS if about.n_removed else ():
         found = at_setting(
             {n: opener(n) for n in (whole_name, small_name)},
-            1, 1, reference=whole_name, seconds=seconds, seed=0,
+            1, 1, reference=whole_name, sampling=Sampling(seconds),
         )  # fmt: skip
         s = found.speedups[small_name]
         row[small_name] = dataclasses.asdict(s) | {
@@ -110,7 +110,7 @@ def widths(seconds: float) -> dict[str, Any]:
         return lambda threads, batch: partial(session().run, None, {"x": x})
 
     found = at_setting(
-        {str(n): opener(n) for n in WIDTHS}, 1, 1, reference="64", seconds=seconds, seed=0
+        {str(n): opener(n) for n in WIDTHS}, 1, 1, reference="64", sampling=Sampling(seconds)
     )
     ratios = {n: 1 / s.value for n, s in found.speedups.items()}
     for n, ratio in ratios.items():

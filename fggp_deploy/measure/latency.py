@@ -31,6 +31,18 @@ Opener = Callable[[int, int], TimedCall]  # (threads, batch): opens a session to
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How long latencies are measured: `seconds`, shared by `sessions` sessions of each contender.
+
+    `seed` decides the order of the contenders and draws the bootstrap's samples.
+    """
+
+    seconds: float
+    sessions: int = N_SESSIONS
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Timing:
     """One network's latency over `n` rounds in `sessions` sessions.
 
@@ -185,31 +197,23 @@ def at_setting(
     batch: int,
     *,
     reference: str | None,
-    seconds: float,
-    seed: int,
-    sessions: int = N_SESSIONS,
-    plan: str = "",
+    sampling: Sampling,
     progress: Progress = silent,
-    watch: Watch | None = None,
 ) -> Latency:
     """Time every contender at one setting and summarize it, as `measure` and `latency` do.
 
-    `progress` receives the setting and (session, sessions); `watch` records which rounds were
-    delayed.
+    `progress` receives the setting and (session, sessions).
     """
-    rng, watch = np.random.default_rng(seed), watch or Watch()
+    rng, watch = np.random.default_rng(sampling.seed), Watch()
     samples = measure(
         {name: partial(opener, threads, batch) for name, opener in openers.items()},
-        seconds=seconds,
-        sessions=sessions,
+        seconds=sampling.seconds,
+        sessions=sampling.sessions,
         rng=rng,
         progress=partial(progress, f"latency, {setting(threads, batch)}"),
         watch=watch,
     )
-    found = latency(
-        samples, reference=reference, threads=threads, batch=batch, rng=rng, watch=watch
-    )
-    return replace(found, plan=plan)
+    return latency(samples, reference=reference, threads=threads, batch=batch, rng=rng, watch=watch)
 
 
 def busy_notes(measured: Iterable[Latency]) -> list[str]:

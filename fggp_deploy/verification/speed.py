@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fggp_deploy.measure.latency import (
     N_SESSIONS,
     Latency,
     Opener,
+    Sampling,
     TimedCall,
     at_setting,
 )
@@ -47,14 +49,12 @@ def latencies(
     Each other setting gets a fifth of the time and fewer sessions. Raises ModelFileError for a
     batch that a network does not take.
     """
+    judged = Sampling(options.seconds, N_SESSIONS, options.seed)
+    other = Sampling(OTHER_SHARE * options.seconds, MIN_SESSIONS, options.seed)
     return tuple(
-        _at(
-            under_test, threads, batch, seed=options.seed, progress=progress,
-            seconds=OTHER_SHARE * options.seconds if i else options.seconds,
-            sessions=MIN_SESSIONS if i else N_SESSIONS,
-        )
+        _at(under_test, threads, batch, sampling=other if i else judged, progress=progress)
         for i, (threads, batch) in enumerate(options.settings)
-    )  # fmt: skip
+    )
 
 
 def layer_times(
@@ -106,12 +106,10 @@ def _at(
     threads: int,
     batch: int,
     *,
-    seconds: float,
-    sessions: int,
-    seed: int,
+    sampling: Sampling,
     progress: Progress,
 ) -> Latency:
-    x = _images(under_test, batch, np.random.default_rng(seed))
+    x = _images(under_test, batch, np.random.default_rng(sampling.seed))
     under_test.network.logits(x)  # a network that does not take this batch raises here
     contenders = _stock(under_test, x)
     dense = under_test.dense
@@ -134,17 +132,15 @@ def _at(
     if runtime.uses_kernels(planned.session):
         contenders[KERNELS] = on_kernels
     del planned
-    return at_setting(
+    found = at_setting(
         contenders,
         threads,
         batch,
         reference=REFERENCE if dense is not None else None,
-        seconds=seconds,
-        sessions=sessions,
-        seed=seed,
-        plan=plan,
+        sampling=sampling,
         progress=progress,
     )
+    return replace(found, plan=plan)
 
 
 def _stock(under_test: ModelUnderTest, x: Floats) -> dict[str, Opener]:

@@ -31,7 +31,7 @@ from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.graph.comparison import agreement, relative_error
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.measure.evaluate import proportion
-from fggp_deploy.measure.latency import Opener, at_setting, busy_notes
+from fggp_deploy.measure.latency import Opener, Sampling, at_setting, busy_notes
 from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
 from fggp_deploy.runtime.compiler import compile_model
@@ -142,9 +142,7 @@ def _setting(
         threads,
         batch,
         reference=DENSE,
-        seconds=options.seconds,
-        sessions=options.sessions,
-        seed=options.seed,
+        sampling=Sampling(options.seconds, options.sessions, options.seed),
         progress=progress,
     )
     cells = [
