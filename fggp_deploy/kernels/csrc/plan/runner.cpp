@@ -215,7 +215,7 @@ std::vector<int64_t> Runner::run_images(Planned& planned, const Batch& batch,
   for (size_t k = 0; k < shared; k++) ordinary[whole + k] &= slots[k].end();
   const std::chrono::duration<double> seconds = Clock::now() - start;
   if (available > 1)
-    choice.record(workers > 1, helped, seconds.count() / static_cast<double>(images.size()));
+    choice.record(workers > 1, helped, seconds.count(), images.size());
   for (Slot& s : slots) give_back(std::move(s.memory));
   std::vector<int64_t> others;
   for (size_t k = 0; k < images.size(); k++)
