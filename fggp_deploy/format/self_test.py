@@ -23,7 +23,7 @@ MAX_BATCH = 64  # inputs of a self-test that are run at once
 
 
 def fmix32(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """MurmurHash3's 32-bit finaliser, elementwise, modulo 2^32.
+    """MurmurHash3's 32-bit finalizer, elementwise, modulo 2^32.
 
     >>> hex(fmix32(np.array([1], np.uint32))[0])
     '0x514e28b7'

@@ -38,7 +38,7 @@ const FggpIsa& isa_at(int index) {
   return *all[index];
 }
 
-// Four integers an input: 1 if flat, channels, height, width.
+// Four integers per input: 1 if flat, channels, height, width.
 std::vector<ValueShape> shapes_of(const Program& p, const int64_t* dims) {
   std::vector<ValueShape> shapes;
   for (int i = 0; i < p.n_inputs; i++, dims += 4)
@@ -82,9 +82,9 @@ FGGP_EXPORT void* fggp_program_new(const int64_t* code, size_t n, const CTensor*
 
 FGGP_EXPORT void fggp_program_free(void* program) { delete static_cast<Program*>(program); }
 
-// `isa` -1 is the reference. Steps are cut into as many parts as `threads` threads may share, which
-// `lend` lends as in plan/threads.h; if it is null, all run on this one. Outputs must have the sizes
-// that fggp_program_shapes writes.
+// `isa` -1 is the reference. Steps are divided into parts for `threads` threads, which `lend` provides
+// as in plan/threads.h; if it is null, all parts run on this thread. Outputs must have the sizes that
+// fggp_program_shapes writes.
 FGGP_EXPORT int fggp_program_run(const void* program, int isa, int threads,
                                  void (*lend)(void*, size_t, void (*)(void*, size_t), void*),
                                  const int64_t* dims, int64_t n, const float* const* in, float* const* out,

@@ -1,7 +1,7 @@
 // The part of ONNX Runtime's C interface that this library uses, declared without its headers.
 //
 // No package on PyPI ships those headers, but the interface is append-only: OrtApi is a struct of
-// function pointers whose order never changes, so a function is known by its slot. Slots are those
+// function pointers whose order never changes, so a slot identifies a function. Slots are those
 // of onnxruntime_c_api.h; all exist since ORT 1.20 (API version 20), which RegisterCustomOps asks
 // for. OrtCustomOp is laid out as of version 16, the first whose creation and computation return
 // a status; ORT reads no field beyond the version that a library declares.

@@ -1,4 +1,4 @@
-// ONNX Runtime's calls with failures as exceptions, and tensors as our own types.
+// Calls ONNX Runtime's C interface: failures become exceptions, and tensors our own types.
 #pragma once
 #include <string>
 #include <utility>
@@ -10,7 +10,7 @@
 
 namespace fggp {
 
-// A status that ONNX Runtime gave us, to be handed back to it.
+// A status that ONNX Runtime returned, to be passed back to it.
 struct OrtFailure {
   ort::Status* status;
 };
@@ -28,7 +28,7 @@ class OrtAccess {
   void call(A... args) const {
     if (ort::Status* s = F::call(api_, args...)) throw OrtFailure{s};
   }
-  // Runs `f`, and gives what it threw as a status; null when it threw nothing.
+  // Runs `f`, and returns an exception of it as a status; null if there was none.
   template <class F>
   ort::Status* guarded(const char* name, const F& f) const noexcept {
     try {
@@ -46,7 +46,7 @@ class OrtAccess {
   }
 
   OrtTensor view(const ort::Value* value) const;
-  // False when input `index` is not a constant.
+  // False if input `index` is not a constant.
   bool constant(const ort::KernelInfo* info, size_t index, Tensor* out) const;
   std::vector<int64_t> ints(const ort::KernelInfo* info, const char* name,
                             std::vector<int64_t> otherwise) const;

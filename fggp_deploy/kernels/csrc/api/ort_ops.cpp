@@ -132,7 +132,7 @@ void Node::compute(ort::KernelContext* context) const {
   }
   std::vector<ValueShape> shapes;
   std::vector<const float*> inputs;
-  std::vector<int64_t> leading;  // dimensions that become images
+  std::vector<int64_t> leading;  // leading dimensions that count as images
   const bool on_rows = is_on_rows(runner->program());
   for (int i = 0; i < runner->program().n_inputs; i++) {
     const OrtTensor t = ort.input(context, static_cast<size_t>(i));

@@ -4,7 +4,7 @@
 
 namespace {
 
-// Without an instruction for it, as two sums of two products each in sixteen bits.
+// AVX2 has no instruction for this: two sums of two products each, in sixteen bits.
 struct Int8x4Lanes16 : Int8x4Avx2 {
   static Words dot(Words acc, Words x, Words w) {
     const Words low = _mm256_set1_epi16(255);

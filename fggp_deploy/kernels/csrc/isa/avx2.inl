@@ -1,4 +1,4 @@
-// What the files for AVX2 share: vectors, sixteen int8x4 without their dot product, and the sizes of
+// Shared by the files for AVX2: vectors, sixteen int8x4 without their dot product, and the sizes of
 // blocks. A vector of sixteen lanes is two registers here, so blocks are smaller than for AVX-512;
 // layouts and weights are the same.
 #include "isa/isa.h"

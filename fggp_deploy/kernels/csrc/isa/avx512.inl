@@ -1,4 +1,4 @@
-// What the files for AVX-512 share: vectors and the sizes of blocks.
+// Shared by the files for AVX-512: vectors and the sizes of blocks.
 #include "isa/isa.h"
 
 #include <immintrin.h>

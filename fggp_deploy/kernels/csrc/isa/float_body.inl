@@ -19,7 +19,7 @@ void conv_tile(const FggpConvTile* args) {
     const float* input = a.x + static_cast<size_t>(a.base[block]) * L;
     const float* weight = a.weight + static_cast<size_t>(first) * G;
     float* y = a.y + static_cast<ptrdiff_t>(block) * G * a.y_channel;
-    // The next groups' weights: they are streamed, and a short group ends before hardware notices.
+    // Prefetches the next groups' weights: a short group ends before the hardware detects the stream.
     V::prefetch(address_after(weight, static_cast<size_t>(n) * G * 2));
     V::prefetch(address_after(weight, static_cast<size_t>(n) * G * 2 + 16));
     V::prefetch(address_after(offset, static_cast<size_t>(n) * 2));
@@ -127,7 +127,7 @@ void pool(const FggpPool* p) {
     }
 }
 
-// What follows the taps of one output register: residual, activation, lanes that do not exist.
+// The end of one output register: residual, activation, zeros in the lanes that do not exist.
 template <class V>
 inline void depthwise_end(const FggpDepthwise& p, int i, int j, int part, typename V::Reg sum) {
   typename V::Reg acc[1] = {sum};

@@ -9,7 +9,7 @@ extern "C" unsigned long getauxval(unsigned long type);
 namespace {
 
 // The dot product of signed by signed bytes is more common than that of unsigned by signed. So 128 is
-// subtracted from each byte, and each sum begins with what that takes away from it.
+// subtracted from each byte, and each sum starts with a value that compensates for it.
 template <class V>
 struct Int8x4Lanes : V {
   using Words = uint32x4_t;

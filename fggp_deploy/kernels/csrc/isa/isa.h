@@ -41,7 +41,7 @@ typedef struct {
   ptrdiff_t mask_row;
   FggpActivation activation;
   // The rest is read only if x is int8x4; then there is one block of input channels.
-  const int32_t* start;  // per output channel: what its sum of products begins with
+  const int32_t* start;  // per output channel: the initial value of its sum of products
   const float* factor;   // per output channel: the scale of that sum
   uint32_t channel;      // the first output channel, a multiple of four if y or residual is int8x4
   float residual_scale;  // 0: the residual is floats
@@ -138,8 +138,8 @@ typedef struct {
   FggpConvFn run4;      // for 2x2 planes, four lanes; null: none
 } FggpConvVariant;
 
-// The kernels for int8x4. They have a table of their own because the instructions for them come with
-// other processors than those for floats.
+// The kernels for int8x4. They have a table of their own, because processors differ in whether they have
+// the instructions for them.
 typedef struct {
   const char* name;
   int (*supported)(void);
@@ -206,7 +206,7 @@ static inline float larger(float a, float b) {
   return a > b ? a : b;
 }
 
-// Those compiled into this library, best first; `supported()` asks the processor.
+// The instruction sets compiled into this library, best first; `supported()` checks the processor.
 const FggpIsa* const* fggp_isas(int* n);
 // The best one that this processor has.
 const FggpIsa& fggp_best_isa();

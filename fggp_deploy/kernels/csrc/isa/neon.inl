@@ -1,4 +1,4 @@
-// What the files for NEON share: vectors and the sizes of blocks.
+// Shared by the files for NEON: vectors and the sizes of blocks.
 #include "isa/isa.h"
 
 #include <arm_neon.h>

@@ -1,5 +1,5 @@
-// Compiled with the compiler's default flags, for any processor. Four floats a register, which
-// every compiler turns into whatever the baseline has.
+// Compiled with the compiler's default flags, for any processor. Four floats per register, which
+// compilers translate to the vector instructions of the target.
 #include "isa/isa.h"
 
 namespace {

@@ -29,7 +29,7 @@ double depthwise_work(const ConvShape& s, const ValueShape& out) {
 
 }  // namespace
 
-// Into how many parts a step of that much work is cut.
+// The number of parts into which a step of that much work is divided.
 int Execution::cut(double work) {
   work_ += work;
   return sharing_.parts(work);
@@ -143,8 +143,8 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
   const bool floats = !multiplies_int8(s);
   const int y = floats ? begin_floats(out) : new_own(out);
   // A part is a run of the plane's blocks, and shares the first and the last of them with other parts
-  // by output channels. So a part reads little that others read too, and most of it from its own cache,
-  // because its neighbours in the steps before were the same.
+  // by output channels. So parts share few reads, and a part finds most of its input in its own cache,
+  // because its neighbors in the previous steps were the same.
   const int parts = cut(conv_work(s, value(out).shape));
   std::vector<int> slices = conv->split(parts);
   const int n_slices = static_cast<int>(slices.size()) - 1;
@@ -172,7 +172,7 @@ bool Execution::can_fuse(const Step& s, const Step& next, int out) {
   return next.input == out && value(out).readers == 1 && value(out).places.size() == 1;
 }
 
-// Both, some channels at a time: the values between them never leave the nearest caches.
+// Runs both convolutions, some channels at a time, so that the values between them stay in the caches.
 void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step, int out) {
   int x, r, r2;
   const ConvPlan* conv = conv_of_step_[step] = make_conv(s, out, &x, &r);

@@ -57,7 +57,7 @@ Program Execution::fitted(const Program& program) {
   return p;
 }
 
-// Windows that are large against their plane have halos that are many times as large.
+// If a window is much larger than its plane, the halo is many times as large as the plane.
 void Execution::check_layouts() const {
   size_t largest = 0;
   for (const Value& v : values_) largest = std::max(largest, v.shape.size());
@@ -131,7 +131,7 @@ ConvShape Execution::window(const Step& s) {
   return identity;
 }
 
-// Whether an output element, a float, follows from the input's at the same place alone.
+// Whether each output element, a float, depends only on the input element at the same place.
 bool mixes_no_pixels(const Step& s) {
   const ConvShape& c = s.shape;
   if (s.scale != 0.0f) return false;

@@ -32,7 +32,7 @@ class Execution {
             const Sharing& sharing, Packings& packings);
   const std::vector<ValueShape>& outputs() const { return output_shapes_; }
   size_t workspace_floats() const { return arena_; }
-  // How many threads this many images are worth.
+  // The number of threads that pays for this many images.
   int workers(size_t images) const { return sharing_.workers(work_ * static_cast<double>(images)); }
   // Where an image's inputs and outputs lie, contiguous [C, H, W] or [C] each, and its memory.
   struct Image {
@@ -77,7 +77,7 @@ class Execution {
     bool written_as_int8x4() const { return scale != 0.0f && rounds < 0; }
     int readers = 0;  // steps, and one for each output
   };
-  // Runs the things [first, last) of an action.
+  // Runs the items [first, last) of an action.
   using Run = std::function<void(const Image&, int first, int last)>;
   struct Action {
     std::vector<int> borders;  // of its parts, which may run at once
@@ -124,7 +124,7 @@ class Execution {
   // actions.cpp: what each step does; `out` is the value that it makes.
   void plan_actions(const Program& program);
   int cut(double work);
-  // An action on `n` things, of so much work in all.
+  // An action on `n` items with this total work.
   void add_parts(int n, double work, Run run);
   void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
                          size_t y_plane);

@@ -52,7 +52,7 @@ struct Sharing {
   int threads = 1;
   double least_work = 20e3;
 
-  // How many threads this much work is worth.
+  // The number of threads that pays for this much work.
   int workers(double work) const { return shares(work, threads); }
   // Into how many parts to cut it. A thread gets more than one, so that others can help a late one.
   int parts(double work) const {

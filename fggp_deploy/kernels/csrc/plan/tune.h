@@ -1,4 +1,4 @@
-// Chooses the variant of each convolution by timing it in the layouts that its neighbours use.
+// Chooses the variant of each convolution by timing it in the layouts that its neighbors use.
 #pragma once
 #include "plan/execution.h"
 

@@ -1,4 +1,4 @@
-// What is correct: the operators of ONNX as plain loops over row-major arrays, in double.
+// The reference that defines correct results: ONNX operators as plain loops in double.
 #pragma once
 #include "program/program.h"
 

@@ -101,7 +101,7 @@ def confidence(logits: Tensor) -> float:
 def diversity(logits: Tensor) -> float:
     """H(mean_r p_r) − mean_r H(p_r) in nats: 0 if all rows choose alike. Our definition.
 
-    The generalised Jensen–Shannon divergence of the rows' softmax.
+    The generalized Jensen–Shannon divergence of the rows' softmax.
     """
     mean = logits.softmax(1).mean(0, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
     return max(0.0, float(entropy(mean.log()).squeeze() - entropy(logits).mean()))
