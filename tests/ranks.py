@@ -36,8 +36,8 @@ from fggp_deploy.pruning.methods.ablations import MeanGradient
 from fggp_deploy.pruning.methods.dpp import DPP
 from fggp_deploy.pruning.methods.granet import GraNet
 from fggp_deploy.pruning.methods.grasp import GraSP
-from fggp_deploy.pruning.methods.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.methods.lottery import Lottery, Rounds
+from fggp_deploy.pruning.methods.parts.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.methods.parts.one_shot import LayerwiseOneShot
 from fggp_deploy.pruning.methods.parts.regrowth import Dynamic, Exchanges
 from fggp_deploy.pruning.methods.parts.reinit import Reinit

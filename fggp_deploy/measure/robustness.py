@@ -17,10 +17,15 @@ from fggp_deploy.data.types import Images, Part, Preprocessing, Split
 from fggp_deploy.errors import UnknownName
 from fggp_deploy.measure import corruptions, evaluate
 from fggp_deploy.measure.network import Floats, Network
-from fggp_deploy.measure.statistics import Proportion, proportion
+from fggp_deploy.measure.statistics import (
+    Proportion,
+    bootstrap_points,
+    excess_interval,
+    mean_interval,
+    proportion,
+)
 
 EPSILONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-N_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,8 @@ def robustness(
             shifts.append(_shift(kind, severity, own, others, each))
         excess += of_kind
         n_severities = len(size.severities)
-        by_kind.append(Kind(kind, n_severities, *_mean_points(of_kind / n_severities)))
-    mean, low, high = _mean_points(excess / len(shifts))
+        by_kind.append(Kind(kind, n_severities, *bootstrap_points(of_kind / n_severities)))
+    mean, low, high = bootstrap_points(excess / len(shifts))
     return Robustness(
         extent=extent,
         n=len(images),
@@ -225,18 +230,6 @@ def noisy(x: Floats, epsilon: float, rng: np.random.Generator) -> Floats:
     return x + np.float32(2 * epsilon) * (u - np.float32(0.5))
 
 
-def excess_interval(
-    each: npt.NDArray[np.int64], rng: np.random.Generator | None = None
-) -> tuple[float, float]:
-    """95% bootstrap interval of the mean of per-image excess errors, each in −2..2."""
-    rng = np.random.default_rng(0) if rng is None else rng
-    values = np.arange(-2, 3)
-    shares = np.array([(each == v).mean() for v in values])
-    drawn = rng.multinomial(len(each), shares / shares.sum(), size=10_000)
-    low, high = np.percentile(drawn @ values / len(each), [2.5, 97.5])
-    return float(low), float(high)
-
-
 class _Noisy:
     """A preprocessing followed by noise; the same seed gives the same noise."""
 
@@ -255,15 +248,8 @@ class _Noisy:
 def _noise(epsilon: float, y: Floats, expected: Floats) -> NoiseLevel:
     same = int((y.argmax(1) == expected.argmax(1)).sum())
     gap = special.softmax(y, axis=1) - special.softmax(expected, axis=1)
-    mean, low, high = _mean_interval(np.linalg.norm(gap.astype(np.float64), axis=1))
+    mean, low, high = mean_interval(np.linalg.norm(gap.astype(np.float64), axis=1))
     return NoiseLevel(epsilon, proportion(same, len(y)), mean, low, high)
-
-
-def _mean_interval(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean and its 95% interval by the normal distribution; x of one entry has none."""
-    mean = float(x.mean())
-    half = 1.959964 * float(x.std(ddof=1)) / len(x) ** 0.5 if len(x) > 1 else 0.0
-    return mean, mean - half, mean + half
 
 
 def _corrupt(
@@ -291,11 +277,3 @@ def _shift(
 
 def _share(wrong: npt.NDArray[np.int64]) -> Proportion:
     return proportion(int(wrong.sum()), len(wrong))
-
-
-def _mean_points(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean of per-image values in percentage points, and its bootstrap 95% interval."""
-    rng = np.random.default_rng(0)
-    means = [x[rng.integers(len(x), size=len(x))].mean() for _ in range(N_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return 100 * float(x.mean()), 100 * float(low), 100 * float(high)

@@ -1,4 +1,4 @@
-"""Proportions and differences of paired proportions, with their intervals and tests."""
+"""Proportions, means and differences of paired proportions, with their intervals and tests."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 N_RESAMPLES = 10_000
+N_MEANS = 2_000  # resamples of a mean, which read every value each time
 ALPHA = 0.05  # significance level of p-values after Holm's correction
 
 
@@ -76,3 +78,30 @@ def bootstrap_difference(
     drawn = rng.multinomial(n, shares, size=N_RESAMPLES)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / n, [2.5, 97.5])
     return float(low), float(high)
+
+
+def excess_interval(
+    each: npt.NDArray[np.int64], rng: np.random.Generator | None = None
+) -> tuple[float, float]:
+    """95% bootstrap interval of the mean of per-image excess errors, each in −2..2."""
+    rng = np.random.default_rng(0) if rng is None else rng
+    values = np.arange(-2, 3)
+    shares = np.array([(each == v).mean() for v in values])
+    drawn = rng.multinomial(len(each), shares / shares.sum(), size=N_RESAMPLES)
+    low, high = np.percentile(drawn @ values / len(each), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_interval(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean and its 95% interval by the normal distribution; x of one entry has none."""
+    mean = float(x.mean())
+    half = 1.959964 * float(x.std(ddof=1)) / len(x) ** 0.5 if len(x) > 1 else 0.0
+    return mean, mean - half, mean + half
+
+
+def bootstrap_points(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of per-image values in percentage points, and its bootstrap 95% interval."""
+    rng = np.random.default_rng(0)
+    means = [x[rng.integers(len(x), size=len(x))].mean() for _ in range(N_MEANS)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return 100 * float(x.mean()), 100 * float(low), 100 * float(high)

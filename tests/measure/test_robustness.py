@@ -9,7 +9,8 @@ from scipy import ndimage, stats
 from fggp_deploy.data.types import Preprocessing, Split
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.measure import corruptions
-from fggp_deploy.measure.robustness import EPSILONS, EXTENTS, excess_interval, noisy, robustness
+from fggp_deploy.measure.robustness import EPSILONS, EXTENTS, noisy, robustness
+from fggp_deploy.measure.statistics import excess_interval
 
 PLAIN = Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3)
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from fggp_deploy import MaskSet, Pruner
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.pruning.methods.growing_regularization import GREG_1, GREG_2, GrowingReg, Growth
+from fggp_deploy.pruning.methods.greg import GREG_1, GREG_2
 from fggp_deploy.pruning.methods.parts.filters import Channels, channels
+from fggp_deploy.pruning.methods.parts.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.pruner import prunable_parameters
 
 PUSH = Growth(every=2, growth=0.25, ceiling=1.0)  # 8 iterations

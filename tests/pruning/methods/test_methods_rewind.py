@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fggp_deploy import Cubic, Magnitude, MaskSet, Pruner
 from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.pruning.methods.gradual import Gradual
-from fggp_deploy.pruning.methods.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.methods.lottery import Lottery, Rounds
+from fggp_deploy.pruning.methods.parts.growing_regularization import GrowingReg, Growth
 from fggp_deploy.pruning.methods.parts.reinit import Reinit, orthogonal, orthogonalize_
 
 
