@@ -131,5 +131,5 @@ def check_latency(
             why += f"; random masks of the same densities took {plan.planned_ms:.3g} ms"
             if abs(plan.planned_ms / target_ms - 1) > TOLERANCE:
                 why += f", the nearest of {ROUNDS} tries"
-        why += f"; --target-latency {target_ms * target_ms / ms:.3g} aims where this one missed"
+        why += f"; --target-latency {target_ms * target_ms / ms:.3g} corrects for this"
     return LatencyCheck(target_ms, ms, not why, why, file)

@@ -141,5 +141,5 @@ def _tell_assumed(images: ImageOptions, prepare: Preprocessing, n_classes: int, 
     if assumed:
         note(
             f"assumed: {', '.join(assumed)}; if the network was trained with others, the file "
-            f"answers wrongly until you give them"
+            f"gives wrong predictions until you give them"
         )

@@ -56,7 +56,7 @@ def command(*words: object) -> str:
 
 
 def quoted(*words: object) -> str:
-    """Words of a command line, quoted for the shell where they need it."""
+    """Words of a command line, quoted for the shell if they need it."""
     return shlex.join(map(str, words))
 
 
@@ -78,7 +78,7 @@ def shortened(text: object, limit: int = 120) -> str:
 
 def _likeness(name: str, known: str) -> tuple[float, int]:
     ratio = difflib.SequenceMatcher(None, known, name).ratio()
-    return ratio, len(commonprefix((name, known)))  # noqa: RUF071, names are no paths
+    return ratio, len(commonprefix((name, known)))  # noqa: RUF071, names are not paths
 
 
 class TargetBelowStart(ConfigError):

@@ -99,7 +99,7 @@ int run(int argc, char** argv) {
       static_cast<const ort::Session*>(session.get()), size_t{0});
   const ort::ShapeInfo* image = nullptr;
   check<ort::CastTypeInfoToTensorInfo>(static_cast<const ort::TypeInfo*>(type.get()), &image);
-  if (!image) throw std::runtime_error("the input is no tensor");
+  if (!image) throw std::runtime_error("the input is not a tensor");
   std::vector<int64_t> dims = dimensions(image);
   if (dims.empty()) throw std::runtime_error("the input has no dimensions");
   dims[0] = batch;

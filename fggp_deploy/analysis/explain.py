@@ -98,7 +98,7 @@ def explain(
     """Explain any ONNX file; with `seconds` 0 its speed is not measured.
 
     `shape` gives the dimensions of the first input after the first, if the model leaves them open.
-    Raises ModelFileError for a file that is no ONNX or breaks the packed format.
+    Raises ModelFileError for a file that is not ONNX or breaks the packed format.
     """
     content = read_bytes(path)
     with reading(path.name):

@@ -39,8 +39,9 @@ def page(found: Sensitivity) -> Page:
     spared = ", ".join(found.spared) or "none"
     lead = (
         f"Layers to keep dense, at most {found.budget:.0%} of the weights, by points saved per "
-        f"weight: {spared}. Pruning one of them alone to the largest sparsity loses more than "
-        f"{found.tolerance_points:g} points, beyond chance (exact McNemar, Holm's correction)."
+        f"weight: {spared}. A layer is suggested if pruning it alone to the largest sparsity loses "
+        f"more than {found.tolerance_points:g} points, beyond chance (exact McNemar, Holm's "
+        "correction)."
     )
     section = Section("Layers", [Table(caption, head, rows, chart)])
     return Page(f"Sensitivity of {found.model}", lead, None, [], [], [section])

@@ -28,7 +28,7 @@ def load_function(spec: str, *, trust_code: bool) -> Callable[..., Any]:
         raise ConfigError(f"{spec} would run code from {path}; give --trust-code if you trust it")
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"{path} does not exist or is no file; give FILE.py:FUNCTION")
+        raise ConfigError(f"{path} does not exist or is not a file; give FILE.py:FUNCTION")
     repair_on_import()  # the file, or its function, may import torchvision
     module_spec = importlib.util.spec_from_file_location(file.stem, file)
     assert module_spec is not None  # the suffix is .py

@@ -55,7 +55,7 @@ def located(data_dir: Path | None, download: Download, find: Callable[[Path], Pa
     if (found := find(folder)) is not None:
         return found
     if data_dir is not None:
-        what = "does not hold" if folder.is_dir() else "is no folder, so it does not hold"
+        what = "does not hold" if folder.is_dir() else "is not a folder, so it does not hold"
         raise DataError(f"{folder} {what} {download.name}; {download.by_hand(folder)}")
     _fetch(download, folder)
     if (found := find(folder)) is None:

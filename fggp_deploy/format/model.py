@@ -101,7 +101,7 @@ class SparseModel:
 
     @property
     def has_quantized_activations(self) -> bool:
-        """Whether activations are rounded to bytes."""
+        """Whether activations are quantized to int8."""
         return has_quantized_activations(self._content.graph)
 
     def file_bytes(self) -> int:

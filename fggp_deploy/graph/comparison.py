@@ -84,7 +84,7 @@ def agreement(
 def relative_error(got: Outputs, want: Outputs) -> float:
     """The largest error of an output; NaN if shapes differ, or if only one of two values is NaN.
 
-    Outputs that are no numbers, such as lists of dictionaries, are passed over.
+    Outputs that are not numbers, such as lists of dictionaries, are skipped.
     """
     errors = [output_error(g, w) for g, w in zip(got, want, strict=True)]
     return float(np.max(errors, initial=0.0))

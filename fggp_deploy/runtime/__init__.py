@@ -134,7 +134,7 @@ def uses_kernels(session: ort.InferenceSession) -> bool:
 
 
 def _why_no_kernels() -> str:
-    """Why there are no kernels here; empty if there are."""
+    """Why the kernels cannot be used on this machine; empty if they can."""
     if kernels.library_path() is None:
         return "the sparse kernels are not built; see `fggp-deploy doctor`"
     try:

@@ -200,7 +200,7 @@ class PruneConfig(TrainConfig):
     def refuse_unread(self, given: Collection[str]) -> None:
         """Raise ConfigError if an option that the user gave would change nothing.
 
-        This is no check of the values themselves: a recipe or an earlier run may hold such options.
+        It does not check the values themselves: a recipe or an earlier run may hold such options.
         """
         for name in ("rate", "updates"):
             if name in given and name not in self.method_info.reads:

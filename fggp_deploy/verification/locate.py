@@ -77,7 +77,7 @@ def first_difference(
     if not nodes:
         raise ModelFileError(f"no layer has the same name in {against}; they cannot be compared")
     outputs = [n.output[0] for n in nodes]
-    # One runtime runs both, so activations that are rounded to bytes need no wider tolerance.
+    # One runtime runs both, so int8 activations need no wider tolerance.
     expected = _Expected(trusted, outputs, x, against=against)
     found = _values(suspect, outputs, x)
     return _first(suspect, nodes, found, expected, _other_tensors(suspect, trusted))

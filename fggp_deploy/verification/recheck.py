@@ -24,8 +24,8 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
 
     `report` is a report.json or its folder. The verdicts are on the file's hash, each layer's hash,
     the masks, the preprocessing, the self-test on this machine, and whether the report itself
-    passed. Raises FileError for a file that is no report, ModelFileError for a model that cannot be
-    read.
+    passed. Raises FileError for a file that is not a report, ModelFileError for a model that cannot
+    be read.
     """
     if report.is_dir():
         report = find_report(report, model.name)

@@ -161,7 +161,7 @@ def test_targets_that_cannot_be_are_refused_with_what_can(machine):
     ("ms", "why"),
     [
         (4.3, ""),
-        (5.0, "+25% off the target; --target-latency 3.2 aims where this one missed"),
+        (5.0, "+25% off the target; --target-latency 3.2 corrects for this"),
     ],
 )
 def test_the_result_says_whether_it_met(monkeypatch, tmp_path, ms, why):

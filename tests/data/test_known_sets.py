@@ -150,7 +150,7 @@ def test_a_folder_that_was_given_is_only_read(name: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(download, "_fetch", None)  # it would raise TypeError
     with pytest.raises(DataError, match=f"{tmp_path} does not hold {name}; fetch "):
         data.load(name, tmp_path)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         data.load(name, tmp_path / "nowhere")
 
 

@@ -107,7 +107,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, code: str, says: str
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
-    with pytest.raises(ConfigError, match="does not exist or is no file"):
+    with pytest.raises(ConfigError, match="does not exist or is not a file"):
         data.load(f"{tmp_path}/none.py:make", reading=Reading(trust_code=True))
 
 

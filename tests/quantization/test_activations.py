@@ -1,4 +1,4 @@
-"""Activations as bytes: where they are rounded, what the rounded network is, and the kernels."""
+"""Int8 activations: where they are quantized, the quantized network, and the kernels."""
 
 from __future__ import annotations
 
@@ -273,8 +273,8 @@ def exact(seed: int) -> tuple[Program, np.ndarray]:
 
     c = [int(n) for n in rng.integers(1, 19, 3)]
     steps = [
-        conv(0, 3, c[0], scale=0.25, activation=RELU),  # 1: floats to bytes
-        conv(1, c[0], c[1], scale=0.5, k=1),  # 2: bytes to bytes
+        conv(0, 3, c[0], scale=0.25, activation=RELU),  # 1: float to int8
+        conv(1, c[0], c[1], scale=0.5, k=1),  # 2: int8 to int8
         conv(2, c[1], c[1], scale=0.125, residual=2),  # 3: with a residual of bytes
         conv(2, c[1], c[1]),  # 4: bytes to floats
         conv(
@@ -282,7 +282,7 @@ def exact(seed: int) -> tuple[Program, np.ndarray]:
         ),  # 5: with one of floats
         Step(MAX_POOL, 5, cout=c[1], cin=c[1], kernel=(3, 3), strides=(2, 2), pads=(1,) * 4),  # 6
         conv(6, c[1], c[2], scale=0.25, strides=(2, 2)),  # 7
-        Step(ADD, 7, cout=c[2], cin=c[2], residual=7, scale=2.0),  # 8: a sum, to bytes
+        Step(ADD, 7, cout=c[2], cin=c[2], residual=7, scale=2.0),  # 8: a sum, to int8
         conv(8, c[2], 5),  # 9
         Step(GLOBAL_AVERAGE, 7, cout=c[2], cin=c[2]),  # 10: of bytes
         Step(FLATTEN, 8, cout=c[2], cin=c[2]),  # 11
