@@ -154,6 +154,14 @@ class MeasurementOptions:
             "images) or full (minutes to hours)."
         ),
     ] = None
+    corruptions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Use published corrupted test images for --robustness, such as a folder "
+            "CIFAR-10-C; full then measures all of them, as papers do.",
+        ),
+    ] = None
     int8: Annotated[
         bool | None,
         typer.Option(
@@ -184,6 +192,7 @@ class MeasurementOptions:
             seconds=self.seconds,
             seed=self.seed,
             robustness=self.robustness,
+            corruptions=self.corruptions,
             int8=self.int8 is not False,
             check_preprocessing=self.preprocessing_check,
         )

@@ -1,27 +1,33 @@
 """Robustness to noise and corruptions, after Liebenwein et al., "Lost in Pruning", MLSys 2021.
 
 The paper also measures shifts that need other data sets (ImageNet-V2, ObjectNet, …). Common
-corruptions of the test images replace them here.
+corruptions of the test images replace them here: our own, or published ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
-from fggp_deploy.data.types import Images, Part, Preprocessing, Split
+from fggp_deploy.data.sampling import sample
+from fggp_deploy.data.types import Part, Preprocessing, Split
 from fggp_deploy.errors import UnknownName
 from fggp_deploy.measure import corruptions, evaluate
+from fggp_deploy.measure.corruption_sources import (
+    Corruptions,
+    GeneratedCorruptions,
+    PublishedCorruptions,
+)
 from fggp_deploy.measure.network import Floats, Network
+from fggp_deploy.measure.noise import NoiseLevel, Noisy, noise_level
 from fggp_deploy.measure.statistics import (
     Proportion,
     bootstrap_points,
     excess_interval,
-    mean_interval,
     proportion,
 )
 
@@ -32,16 +38,20 @@ EPSILONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 class Extent:
     """How much is measured: at most `n` test images over all classes, at these levels.
 
-    For large images the number is reduced to `pixels` in total, but not below `LEAST` images.
+    For large images the number is reduced to `pixels` in total, but not below `LEAST` images. Of
+    published corruptions, which papers measure whole, at most `n_published` images are taken.
     """
 
     n: int
+    n_published: int | None
     severities: tuple[int, ...]
     epsilons: tuple[float, ...]
     pixels: int | None = None
 
-    def n_images(self, height: int, width: int) -> int:
-        """The number of images of this size."""
+    def n_images(self, height: int, width: int, *, published: bool = False) -> int | None:
+        """The number of images of this size; None for all."""
+        if published:
+            return self.n_published
         if self.pixels is None:
             return self.n
         return min(self.n, max(LEAST, self.pixels // (height * width)))
@@ -49,24 +59,9 @@ class Extent:
 
 LEAST = 64
 EXTENTS = {
-    "quick": Extent(500, (3,), EPSILONS[::2], pixels=500 * 64 * 64),
-    "full": Extent(2_000, corruptions.SEVERITIES, EPSILONS),
+    "quick": Extent(500, 500, (3,), EPSILONS[::2], pixels=500 * 64 * 64),
+    "full": Extent(2_000, None, corruptions.SEVERITIES, EPSILONS),
 }
-
-
-@dataclass(frozen=True)
-class NoiseLevel:
-    """Both networks on x + 2ε(u − ½), x the normalized input and u uniform in [0, 1).
-
-    `agreement` is the share of equal predictions; `softmax_distance` is the mean of
-    ‖softmax − softmax of the dense model‖₂, with the 95% interval [distance_low, distance_high].
-    """
-
-    epsilon: float
-    agreement: Proportion
-    softmax_distance: float
-    distance_low: float
-    distance_high: float
 
 
 @dataclass(frozen=True)
@@ -102,6 +97,8 @@ class Kind:
 class Robustness:
     """The network compared with the dense model on `n` images under noise and corruptions.
 
+    `source` of the corrupted images is "generated" or the name of a published folder. `mean_error`
+    and `mean_reference_error` are the errors' means over all `shifts`, as papers state them.
     `excess_points` is the mean over all `shifts`. Its interval is a bootstrap over images, each
     with all its corrupted forms.
     """
@@ -117,6 +114,9 @@ class Robustness:
     excess_low: float
     excess_high: float
     left_out: tuple[str, ...]
+    source: str = "generated"
+    mean_error: float | None = None  # None in reports of earlier versions
+    mean_reference_error: float | None = None
 
 
 def robustness(
@@ -126,20 +126,26 @@ def robustness(
     preprocessing: Preprocessing,
     *,
     extent: str,
+    published: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Robustness:
     """Measure both networks on the same disturbed images; `extent` is "quick" or "full".
 
-    `progress(done, total)` counts images that went through a network. Raises UnknownName for
-    another extent, DataError for an empty split.
+    `published`: a folder of published corruptions of the whole `split`, in place of ours; see
+    PublishedCorruptions. `progress(done, total)` counts images that went through a network. Raises
+    UnknownName for another extent, DataError for an empty split or another split's corruptions.
     """
     if extent not in EXTENTS:
         raise UnknownName("robustness", extent, EXTENTS)
-    size = EXTENTS[extent]
-    part = split.sample(size.n_images(preprocessing.height, preprocessing.width), seed=seed)
-    images = Split(part.read(slice(None)), part.labels)
-    kinds = corruptions.kinds(images.images.shape[-1])
+    size, shape = EXTENTS[extent], preprocessing.image_shape
+    source: Corruptions = GeneratedCorruptions(shape[-1], seed)
+    if published is not None:
+        source = PublishedCorruptions.open(published, split.labels, shape)
+    n = size.n_images(*shape[:2], published=published is not None)
+    rows = sample(split.labels, len(split) if n is None else n, seed=seed)
+    images = Split(split.read(rows), split.labels[rows])
+    kinds = source.kinds
     n_passes = 2 * (len(size.epsilons) + 1 + len(kinds) * len(size.severities))
     pair = _Pair(model, reference, preprocessing, _Passes(n_passes, len(images), progress))
     noise = tuple(pair.noise(images, e, (seed, EPSILONS.index(e))) for e in size.epsilons)
@@ -149,8 +155,7 @@ def robustness(
     for kind in kinds:
         of_kind = np.zeros(len(images))
         for severity in size.severities:
-            rng = np.random.default_rng([seed, kinds.index(kind), severity])
-            corrupted = Split(_corrupt(images, kind, severity, rng), images.labels)
+            corrupted = Split(source.corrupted(images, rows, kind, severity), images.labels)
             own, others = pair.errors(corrupted)
             each = (own - clean) - (others - reference_clean)
             of_kind += each
@@ -170,7 +175,10 @@ def robustness(
         excess_points=mean,
         excess_low=low,
         excess_high=high,
-        left_out=corruptions.LEFT_OUT,
+        left_out=source.left_out,
+        source=source.name,
+        mean_error=_mean(s.model_error for s in shifts),
+        mean_reference_error=_mean(s.reference_error for s in shifts),
     )
 
 
@@ -214,53 +222,14 @@ class _Pair:
     def noise(self, images: Split, epsilon: float, seed: tuple[int, ...]) -> NoiseLevel:
         """Compare the two on the same noise."""
         y, expected = (
-            self.passes.logits(network, images, _Noisy(self.preprocessing, epsilon, seed))
+            self.passes.logits(network, images, Noisy(self.preprocessing, epsilon, seed))
             for network in (self.model, self.reference)
         )
-        return _noise(epsilon, y, expected)
+        return noise_level(epsilon, y, expected)
 
 
 def _wrong(y: Floats, images: Split) -> npt.NDArray[np.int64]:
     return (~evaluate.hits(y, images.labels, 1)).astype(np.int64)
-
-
-def noisy(x: Floats, epsilon: float, rng: np.random.Generator) -> Floats:
-    """x + 2ε(u − ½) with u uniform in [0, 1), float32 of the shape of x."""
-    u = rng.random(x.shape, dtype=np.float32)
-    return x + np.float32(2 * epsilon) * (u - np.float32(0.5))
-
-
-class _Noisy:
-    """A preprocessing followed by noise; the same seed gives the same noise."""
-
-    def __init__(self, own: Preprocessing, epsilon: float, seed: tuple[int, ...]) -> None:
-        self.own, self.epsilon = own, epsilon
-        self._rng = np.random.default_rng(seed)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.own.input_shape
-
-    def __call__(self, images: Images) -> Floats:
-        return noisy(self.own(images), self.epsilon, self._rng)
-
-
-def _noise(epsilon: float, y: Floats, expected: Floats) -> NoiseLevel:
-    same = int((y.argmax(1) == expected.argmax(1)).sum())
-    gap = special.softmax(y, axis=1) - special.softmax(expected, axis=1)
-    mean, low, high = mean_interval(np.linalg.norm(gap.astype(np.float64), axis=1))
-    return NoiseLevel(epsilon, proportion(same, len(y)), mean, low, high)
-
-
-def _corrupt(
-    split: Split, kind: str, severity: int, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    step = evaluate.MAX_BATCH
-    parts = [
-        corruptions.corrupt(split.images[i : i + step], kind, severity, rng)
-        for i in range(0, len(split), step)
-    ]
-    return np.concatenate(parts)
 
 
 def _shift(
@@ -273,6 +242,10 @@ def _shift(
     low, high = excess_interval(each)
     mean = 100 * float(each.mean())
     return Shift(kind, severity, _share(own), _share(others), mean, 100 * low, 100 * high)
+
+
+def _mean(errors: Iterable[Proportion]) -> float:
+    return float(np.mean([e.value for e in errors]))
 
 
 def _share(wrong: npt.NDArray[np.int64]) -> Proportion:

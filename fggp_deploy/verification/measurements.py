@@ -81,7 +81,13 @@ def measure(
     if options.check_preprocessing:
         inputs = input_check(under_test, seed=seed, progress=progress)
     if options.robustness is not None:
-        robustness = robustness_of(under_test, options.robustness, seed=seed, progress=progress)
+        robustness = robustness_of(
+            under_test,
+            options.robustness,
+            corruptions=options.corruptions,
+            seed=seed,
+            progress=progress,
+        )
     with watching_load() as load:
         latency, *others = speed.latencies(under_test, options, progress)
     layer_times = speed.layer_times(under_test, threads=threads, batch=batch, seed=seed)

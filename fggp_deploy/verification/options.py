@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from fggp_deploy.common.option_rules import check_counts
@@ -21,7 +22,8 @@ class VerifyOptions:
     Latency is measured at every pair of `threads` (None: the number of physical cores, and 1) and
     `batches`. The gates judge the first pair, which gets `seconds` of measurement; everything else
     is measured with its threads and batch too. `seed` draws the probe inputs, the samples of
-    images, and the order of the timed runs. `robustness` is None, "quick" or "full". `int8`: also
+    images, and the order of the timed runs. `robustness` is None, "quick" or "full"; `corruptions`
+    is a folder like CIFAR-10-C, whose images it then uses in place of generated ones. `int8`: also
     measure the dense int8 baseline. `check_preprocessing`: fail a file whose test images score
     better with different preprocessing.
 
@@ -33,6 +35,7 @@ class VerifyOptions:
     seconds: float = 10.0
     seed: int = 0
     robustness: str | None = None
+    corruptions: Path | None = None
     int8: bool = True
     check_preprocessing: bool = True
 
@@ -46,6 +49,8 @@ class VerifyOptions:
             raise ConfigError(f"seconds must be positive and finite, got {self.seconds}")
         if self.robustness is not None and self.robustness not in EXTENTS:
             raise UnknownName("robustness", self.robustness, EXTENTS)
+        if self.corruptions is not None and self.robustness is None:
+            raise ConfigError("--corruptions is for --robustness; add --robustness quick or full")
 
     @property
     def settings(self) -> list[tuple[int, int]]:
@@ -65,6 +70,7 @@ class VerifyOptions:
             "seconds": self.seconds,
             "seed": self.seed,
             "robustness": self.robustness,
+            "corruptions": None if self.corruptions is None else str(self.corruptions),
             "int8": self.int8,
             "check_preprocessing": self.check_preprocessing,
         }

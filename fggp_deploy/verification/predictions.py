@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.data.types import Labels
@@ -111,7 +112,12 @@ def input_check(under_test: ModelUnderTest, *, seed: int, progress: Progress) ->
 
 
 def robustness_of(
-    under_test: ModelUnderTest, extent: str, *, seed: int, progress: Progress
+    under_test: ModelUnderTest,
+    extent: str,
+    *,
+    corruptions: Path | None,
+    seed: int,
+    progress: Progress,
 ) -> Robustness | None:
     """Compare the model with its dense model on disturbed test images; None if one is missing."""
     if under_test.data is None or under_test.dense is None:
@@ -122,6 +128,7 @@ def robustness_of(
         under_test.data.test,
         under_test.metadata.preprocessing,
         extent=extent,
+        published=corruptions,
         seed=seed,
         progress=partial(progress, "robustness"),
     )

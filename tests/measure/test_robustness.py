@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
 from fggp_deploy.data.types import Preprocessing, Split
-from fggp_deploy.errors import ConfigError, UnknownName
+from fggp_deploy.errors import ConfigError, DataError, UnknownName
 from fggp_deploy.measure import corruptions
-from fggp_deploy.measure.robustness import EPSILONS, EXTENTS, noisy, robustness
+from fggp_deploy.measure.corruption_sources import BENCHMARK
+from fggp_deploy.measure.noise import noisy
+from fggp_deploy.measure.robustness import EPSILONS, EXTENTS, robustness
 from fggp_deploy.measure.statistics import excess_interval
 
 PLAIN = Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3)
@@ -159,6 +163,60 @@ def test_progress_counts_every_image_that_a_network_sees():
     robustness(net, net, split, PLAIN, extent="quick", progress=lambda *at: calls.append(at))
     n_passes = 2 * (4 + 1 + len(corruptions.kinds(3)))  # noise, as they are, corruptions
     assert calls == [(30 * i, 30 * n_passes) for i in range(1, n_passes + 1)]
+
+
+def published(folder: Path, n: int = 8) -> tuple[Path, Split]:
+    """A folder like CIFAR-10-C of `n` black images: severity s of a corruption has the value 40·s.
+
+    Fog alone leaves the images black.
+    """
+    split = Split(np.zeros((n, 16, 16, 3), np.uint8), np.arange(n, dtype=np.int64) % 2)
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.tile(split.labels, 5))
+    values = np.repeat(np.arange(40, 201, 40), n).astype(np.uint8)
+    for kind in BENCHMARK:
+        light = np.zeros_like(values) if kind == "fog" else values
+        images = np.broadcast_to(light[:, None, None, None], (5 * n, 16, 16, 3))
+        np.save(folder / f"{kind}.npy", images)
+    return folder, split
+
+
+def test_published_corruptions_by_hand(tmp_path):
+    folder, split = published(tmp_path / "CIFAR-10-C")
+    # says class 1 from severity 4 on (160/255 > 0.6): half of the images are of either class
+    model, dense = Brightness(0.6), Brightness(2.0)
+    found = robustness(model, dense, split, PLAIN, extent="full", published=folder)
+    assert (found.source, found.n, len(found.shifts)) == ("CIFAR-10-C", 8, 15 * 5)
+    assert [k.kind for k in found.kinds] == list(BENCHMARK)
+    assert found.mean_error == found.mean_reference_error == 0.5
+    ones = Split(split.images, np.zeros(8, np.int64))
+    np.save(folder / "labels.npy", np.zeros(40, np.int64))
+    found = robustness(model, dense, ones, PLAIN, extent="full", published=folder)
+    assert found.mean_error == pytest.approx(14 / 15 * 2 / 5)
+    assert found.mean_reference_error == 0
+    wrong = {(s.kind, s.severity) for s in found.shifts if s.model_error.k}
+    assert wrong == {(k, s) for k in BENCHMARK if k != "fog" for s in (4, 5)}
+    quick = robustness(model, dense, ones, PLAIN, extent="quick", published=folder)
+    assert {s.severity for s in quick.shifts} == {3}
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "snow.npy").unlink(), "snow.npy is missing; --corruptions needs a folder"),
+        (lambda f: (f / "snow.npy").write_bytes(b"PK"), "snow.npy is damaged"),
+        (lambda f: np.save(f / "snow.npy", np.zeros((40, 16, 16), np.uint8)), "has the shape"),
+        (lambda f: np.save(f / "snow.npy", np.zeros((40, 16, 16, 3))), "type float64"),
+        (lambda f: np.save(f / "labels.npy", np.zeros(40, np.int64)), "other labels than the test"),
+        (lambda f: np.save(f / "labels.npy", np.array([{}] * 40)), "labels.npy is damaged"),
+    ],
+)
+def test_published_corruptions_of_other_images_are_refused(tmp_path, damage, says):
+    folder, split = published(tmp_path / "c")
+    damage(folder)
+    net = Brightness(0.6)
+    with pytest.raises(DataError, match=says):
+        robustness(net, net, split, PLAIN, extent="quick", published=folder)
 
 
 def test_an_unknown_extent_names_those_there_are():

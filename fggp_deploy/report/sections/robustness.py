@@ -17,11 +17,16 @@ def robustness(r: Report) -> Section:
             "and a dense model."
         )
         return Section("Robustness", [text])
+    origin = (
+        "the code and the strengths are fggp-deploy's own"
+        if d.source == "generated"
+        else f"the images are the published ones of {d.source}"
+    )
     intro = (
         f"After Liebenwein et al., Lost in Pruning, 2021; {d.extent}: {d.n} test images over all "
         "classes. Common corruptions stand in for the paper's other shifts, which need other test "
-        "sets. The kinds are those of Hendrycks and Dietterich, 2019; the code and the strengths "
-        f"are fggp-deploy's own. Left out: {', '.join(d.left_out)}."
+        f"sets. The kinds are those of Hendrycks and Dietterich, 2019; {origin}. Left out: "
+        f"{', '.join(d.left_out)}."
     )
     clean = (
         f"Error without corruption: {words.share(d.model_error)}, dense model "
@@ -33,7 +38,13 @@ def robustness(r: Report) -> Section:
         f"images, n = {d.n}. It is positive if the pruned network suffers more than the dense "
         "model."
     )
-    return Section("Robustness", [intro, clean, mean, _kinds(d), _shifts(d), *_noise(d)])
+    errors = []
+    if d.mean_error is not None and d.mean_reference_error is not None:
+        errors.append(
+            f"Mean error over {len(d.shifts)} corruptions: {100 * d.mean_error:.2f}%, dense model "
+            f"{100 * d.mean_reference_error:.2f}%."
+        )
+    return Section("Robustness", [intro, clean, *errors, mean, _kinds(d), _shifts(d), *_noise(d)])
 
 
 def _kinds(d: Robustness) -> Table:
