@@ -38,7 +38,7 @@ def main() -> int:
     args = parser.parse_args()
     started, state = datetime.now(UTC), machine()
     packed = SparseModel.open(args.model)
-    content, shape = packed.runnable(), packed.metadata.preprocessing.input_shape
+    content, shape = packed.runnable(), packed.metadata.images.input_shape
     x = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
 
     def opened() -> TimedCall:

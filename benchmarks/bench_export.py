@@ -41,7 +41,7 @@ from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.functions import DOMAIN
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.format.self_test import LOGITS, SelfTest
 from fggp_deploy.measure.network import Network, load
 from fggp_deploy.pruning.allocation import ALLOCATIONS
 from fggp_deploy.pruning.pruner import prunable_parameters, weight_parameters
@@ -114,7 +114,7 @@ def measure(name: str, folder: Path, *, masks: str = "uniform", size: int = 0) -
     n_weights, n_removed = sparsify(model, shape, masks)
     preprocessing = Preprocessing(*shape[1:], (0.5,) * shape[0], (0.25,) * shape[0])
     with torch.no_grad():
-        test = SelfTest.record(lambda x: model(torch.from_numpy(x)).numpy(), shape, batch=2)
+        test = SelfTest.of_classifier(lambda x: model(torch.from_numpy(x)).numpy(), shape, batch=2)
     classes = tuple(map(str, range(test.logits.shape[1])))
     metadata = Metadata(preprocessing, classes, test, model=name)
     dense = to_onnx(model, metadata)
@@ -122,7 +122,7 @@ def measure(name: str, folder: Path, *, masks: str = "uniform", size: int = 0) -
     path = load_format("onnx").export(dense, metadata, folder / "model.onnx", note=notes.append)
     half = load_format("onnx").export(dense, metadata, folder / "half.onnx", values="fp16")
     coo = load_format("onnx-sparse").export(dense, metadata, folder / "sparse.onnx")
-    x = test.probe(shape)
+    x = test.images()
     stock = load("dense", dense.SerializeToString(), threads=1).logits(x)
     scale = float(np.abs(stock).max())
 
@@ -147,7 +147,7 @@ def measure(name: str, folder: Path, *, masks: str = "uniform", size: int = 0) -
         masks=masks,
         n_weights=n_weights,
         n_removed=n_removed,
-        self_test=test.passes(packed),
+        self_test=test.passes({LOGITS: packed}),
         self_test_rel=float(np.abs(packed - test.logits).max()) / scale,
         bit_equal=packed.tobytes() == stock.tobytes(),
         parity_rel=off(packed),

@@ -85,14 +85,15 @@ def measure(path: Path, sparsity: float, seconds: float) -> dict[str, Any]:
 
 def speed(source: Path, packed: Path, seconds: float) -> dict[str, Any]:
     """Median milliseconds on one thread: the masked file on stock ORT, and runtime.session."""
-    from fggp_deploy.format.outputs_test import KEY, OutputsTest
+    from fggp_deploy.format.model import SparseModel
 
     shape = SHAPES.get(source.name, ())
     if shape:
         feeds = random_feeds(onnx.load(source), 1, shape=shape)
     else:
-        props = {p.key: p.value for p in onnx.load(packed).metadata_props}
-        feeds = OutputsTest.from_dict(json.loads(props[KEY])).feeds()
+        test = SparseModel.open(packed).metadata.selftest
+        assert test is not None
+        feeds = test.feeds()
     fast = runtime.session(packed, threads=1, shape=shape)
     sessions = {"stock": SessionConfig(1).open(source), "runtime.session": fast}
     runs = {n: (lambda s=s: s.run(None, feeds)) for n, s in sessions.items()}

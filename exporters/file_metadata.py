@@ -13,8 +13,9 @@ from torch import nn
 from fggp_deploy.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from fggp_deploy.data import Preprocessing, short_name
 from fggp_deploy.errors import CheckpointError
+from fggp_deploy.format.generated_inputs import Floats
 from fggp_deploy.format.metadata import Metadata
-from fggp_deploy.format.self_test import Floats, SelfTest
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.models import without_folder
 from fggp_deploy.verification.certificate import weights
@@ -58,7 +59,7 @@ def record(model: nn.Module, preprocessing: Preprocessing) -> SelfTest:
         logits: Floats = model(torch.from_numpy(x)).numpy()
         return logits
 
-    return SelfTest.record(run, preprocessing.input_shape)
+    return SelfTest.of_classifier(run, preprocessing.input_shape)
 
 
 def counts_of(dense: ModelProto, recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import numpy as np
 from onnx import ModelProto
 
 from fggp_deploy.format.encodings.base import ValueType
+from fggp_deploy.format.generated_inputs import many_feeds
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.packing import Packing, flatten
-from fggp_deploy.format.self_test import SelfTest, probe
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import unpack
+from fggp_deploy.graph.comparison import noise
 from fggp_deploy.graph.qdq import remove_activation_quantization_
 from fggp_deploy.measure.network import Network, load
 from fggp_deploy.runtime.region_file import with_regions
@@ -49,24 +50,15 @@ def export(
     Raises MachineError if the path cannot be written, and for `regions` without the kernel library.
     """
     packing = Packing.of(dense, values=TYPES[values])
-    if values != "fp32" and metadata.selftest is not None:
-        unrounded = copy.deepcopy(dense)
+    if values != "fp32" and (exact_test := metadata.selftest) is not None:
+        unrounded, rounded = copy.deepcopy(dense), unpack(packing.model)
         in_bytes = remove_activation_quantization_(unrounded)
-        exact, rounded = (
-            load(name, model.SerializeToString(), threads=1)
-            for name, model in (
-                ("the network", unrounded),
-                ("the rounded network", unpack(packing.model)),
-            )
-        )
-        found = replace(_rounding(values, exact, rounded, metadata), activations=in_bytes)
+        found = _rounding(values, unrounded, rounded, exact_test)
+        found = replace(found, activations=in_bytes)
         note(found.sentence())
         warn(found)
-        metadata = replace(
-            metadata,
-            selftest=_self_test(rounded, metadata.selftest, metadata, in_bytes=in_bytes),
-            unrounded=metadata.selftest,
-        )
+        rounded_test = _self_test(rounded, exact_test, in_bytes=in_bytes)
+        metadata = replace(metadata, selftest=rounded_test, unrounded=exact_test)
     for name, why in packing.left_dense.items():
         note(f"left dense: {name}: {why}")
     for name, why in packing.left_fp32.items():
@@ -80,25 +72,29 @@ def export(
     return write(model, metadata, path)
 
 
-def _rounding(values: str, exact: Network, rounded: Network, metadata: Metadata) -> Rounding:
+def _rounding(values: str, exact: ModelProto, rounded: ModelProto, test: SelfTest) -> Rounding:
     """What rounding changes on inputs like those of the self-test, but on more of them."""
-    shape = metadata.preprocessing.input_shape
-    size = math.prod(shape)
-    inputs = ({"x": probe(0, (1, *shape), start=i * size)} for i in range(N_INPUTS))
+    inputs = test.inputs
+    if test.rows:  # one image at a time
+        inputs = tuple(replace(i, shape=(1, *i.shape[1:])) for i in inputs)
+    before, after = _opened("the network", exact), _opened("the rounded network", rounded)
     return rounding(
         values,
-        lambda feeds: [exact.logits(feeds["x"])],
-        lambda feeds: [rounded.logits(feeds["x"])],
-        inputs,
+        lambda feeds: list(before.outputs(feeds).values()),
+        lambda feeds: list(after.outputs(feeds).values()),
+        many_feeds(inputs, N_INPUTS),
     )
 
 
-def _self_test(network: Network, like: SelfTest, metadata: Metadata, *, in_bytes: bool) -> SelfTest:
-    """The same self-test with the logits of another network."""
-    return SelfTest.record(
-        network.logits,
-        metadata.preprocessing.input_shape,
-        seed=like.seed,
-        batch=len(like.logits),
-        in_bytes=in_bytes,
-    )
+def _self_test(network: ModelProto, like: SelfTest, *, in_bytes: bool) -> SelfTest:
+    """The same self-test with the outputs of another network."""
+    found = _opened("the rounded network", network).outputs(like.feeds())
+    if like.rows:
+        (logits,), (_, c, h, w) = found.values(), like.inputs[0].shape
+        return SelfTest.of_logits(like.seed, logits, (c, h, w), in_bytes=in_bytes)
+    plain = _opened("the rounded network", network, optimize=False).outputs(like.feeds())
+    return SelfTest.record(like.inputs, found, noise(found, plain))
+
+
+def _opened(name: str, network: ModelProto, *, optimize: bool = True) -> Network:
+    return load(name, network.SerializeToString(), threads=1, optimize=optimize)

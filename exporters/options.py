@@ -134,7 +134,7 @@ class PackOptions:
         if self.classes is not None and self.mean is None:
             raise ConfigError("--classes needs --mean and --std; give all three, or omit --classes")
         if self.shape is not None:
-            from fggp_deploy.format.outputs_test import MAX_ELEMENTS  # imports numpy
+            from fggp_deploy.format.generated_inputs import MAX_ELEMENTS  # imports numpy
 
             if not all(0 < n <= MAX_ELEMENTS for n in self.shape):
                 raise ConfigError(

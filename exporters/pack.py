@@ -14,13 +14,12 @@ from onnx import ModelProto, numpy_helper
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file, write_atomic
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.format import outputs_test
 from fggp_deploy.format.choice import rounded_to_int8
 from fggp_deploy.format.encodings.base import ValueType
 from fggp_deploy.format.functions import DOMAIN, MIN_OPSET
+from fggp_deploy.format.generated_inputs import Array, feeds
 from fggp_deploy.format.metadata import PREFIX
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.format.outputs_test import Array
 from fggp_deploy.format.packing import Packing
 from fggp_deploy.format.unpacking import split, unpack
 from fggp_deploy.graph.constants import initializers, unlist_initializers_
@@ -171,7 +170,7 @@ def _compacted(
             f"{source} cannot be run, so its compaction cannot be checked: {why}; give --shape, "
             "or omit --compact"
         )
-    return compacted(dense, outputs_test.feeds(0, inputs))
+    return compacted(dense, feeds(0, inputs))
 
 
 def _why_nothing(packing: Packing) -> str:

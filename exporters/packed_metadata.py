@@ -10,9 +10,8 @@ from onnx import ModelProto
 
 from fggp_deploy.data import Preprocessing
 from fggp_deploy.errors import ConfigError
-from fggp_deploy.format import outputs_test
 from fggp_deploy.format.metadata import PREFIX, Metadata
-from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.format.self_test import KEY, SelfTest
 
 from .options import PackOptions
 from .parity import Parity
@@ -72,10 +71,9 @@ def properties_of(
     if metadata is not None:
         assert parity.outputs is not None  # classifier_metadata has checked them
         (logits,) = parity.outputs.values()
-        shape = metadata.preprocessing.input_shape
-        test = SelfTest.record(lambda _: logits, shape, batch=len(logits))
+        test = SelfTest.of_logits(0, logits, metadata.images.input_shape)
         properties |= replace(metadata, selftest=test, provenance={"pack": provenance}).to_props()
     elif parity.test is not None:
-        properties[outputs_test.KEY] = json.dumps(parity.test.to_dict())
+        properties[KEY] = json.dumps(parity.test.to_dict())
     properties[PACKED] = json.dumps(provenance, sort_keys=True)
     return properties

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ from onnx import ModelProto
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format import outputs_test
-from fggp_deploy.format.outputs_test import Array, Input, OutputsTest
+from fggp_deploy.format.generated_inputs import Array, Input, feeds, many_feeds
+from fggp_deploy.format.model import SparseModel
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import unpack
-from fggp_deploy.graph.comparison import agreement, output_error
+from fggp_deploy.graph.comparison import agreement, noise
 from fggp_deploy.graph.opset import standard_opset
-from fggp_deploy.graph.reading import read_model
 from fggp_deploy.runtime.probing import answers_of, first_that_runs
 from fggp_deploy.runtime.sessions import SessionConfig
 
@@ -33,7 +34,7 @@ class Parity:
     """How source and packed model compare; without `test`, `why_not` says why they were not run."""
 
     inputs: tuple[Input, ...] = ()
-    test: OutputsTest | None = None
+    test: SelfTest | None = None
     outputs: Outputs | None = None
     why_not: str = ""
     bit_equal: bool | None = None
@@ -59,27 +60,26 @@ def compare_packed(source: Path, packed: ModelProto, options: PackOptions) -> Pa
     inputs, want, why = first_that_runs(given, options.shape)
     if want is None:
         return Parity(why_not=why)
-    feeds = outputs_test.feeds(0, inputs)
-    if not _equal(want, answers_of(given, feeds)):
+    generated = feeds(0, inputs)
+    if not _equal(want, answers_of(given, generated)):
         return Parity(inputs, why_not="its outputs for the same inputs differ each time")
     expected: Path | bytes = source
     changed = None
     if options.values != "fp32":  # the packed network is another one: compare it with itself
         expected = unpack(packed).SerializeToString()
         other = _ONE_THREAD.open(expected, name="the rounded network")
-        want = answers_of(other, feeds)
+        want = answers_of(other, generated)
         changed = _rounding(options.values, given, other, inputs)
-    unoptimized = _Unoptimized(expected, source.name, feeds)
+    unoptimized = _Unoptimized(expected, source.name, generated)
     try:
-        kept = _to_record(want, unoptimized)
-        test = OutputsTest.record(inputs, lambda _: kept)
+        test = SelfTest.record(inputs, want, noise(want, unoptimized.outputs))
     except ModelFileError as e:
         return Parity(inputs, why_not=f"no self-test can be made: {e}")
     if kernels.library_path() is not None:
         sessions["the kernels"] = _ONE_THREAD.open(serialized, name=name, on_kernels=True)
     errors, equal = {}, {}
     for where, session in sessions.items():
-        got = answers_of(session, feeds)
+        got = answers_of(session, generated)
         equal[where] = _equal(want, got)
         found = agreement(*_in_order(got, want), unoptimized=unoptimized)
         if not found.passed:
@@ -110,15 +110,15 @@ def check_converted(
     inputs, want, _ = first_that_runs(given, shape)
     if want is None:
         return
-    feeds = outputs_test.feeds(0, inputs)
-    if not _equal(want, answers_of(given, feeds)):
+    generated = feeds(0, inputs)
+    if not _equal(want, answers_of(given, generated)):
         return  # its outputs differ each time, which `compare_packed` reports
     new = standard_opset(converted)
     name = f"{source.name} in opset {new}"
     session = _ONE_THREAD.open(converted.SerializeToString(), name=name)
     found = agreement(
-        *_in_order(answers_of(session, feeds), want),
-        unoptimized=_Unoptimized(source, source.name, feeds),
+        *_in_order(answers_of(session, generated), want),
+        unoptimized=_Unoptimized(source, source.name, generated),
     )
     if not found.passed:
         raise ModelFileError(
@@ -133,15 +133,14 @@ def run_self_test(path: Path) -> dict[str, bool]:
 
     Raises ModelFileError for a file that has none.
     """
-    model = read_model(path)
-    stored = next((p.value for p in model.metadata_props if p.key == outputs_test.KEY), None)
-    if stored is None:
+    packed = SparseModel.open(path)
+    test = packed.metadata.selftest
+    if test is None:
         raise ModelFileError(f"{path} has no self-test of its outputs")
-    test = OutputsTest.parse(stored)
     passed = {}
     for where in ("stock", "kernels") if kernels.library_path() else ("stock",):
-        session = _ONE_THREAD.open(path, name=path.name, on_kernels=where == "kernels")
-        passed[where] = test.passes(answers_of(session, test.feeds()))
+        session = _ONE_THREAD.open(packed.runnable(), name=path.name, on_kernels=where == "kernels")
+        passed[where] = test.passes(test.outputs_of(partial(answers_of, session)))
     return passed
 
 
@@ -153,9 +152,14 @@ class _Unoptimized:
     name: str
     feeds: Mapping[str, Array]
 
-    def __call__(self) -> list[Array]:
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The outputs by name."""
         session = _ONE_THREAD.open(self.network, name=self.name, optimize=False)
-        return list(answers_of(session, self.feeds).values())
+        return answers_of(session, self.feeds)
+
+    def __call__(self) -> list[Array]:
+        return list(self.outputs.values())
 
 
 def _rounding(
@@ -168,24 +172,8 @@ def _rounding(
         values,
         lambda feeds: list(answers_of(exact, feeds).values()),
         lambda feeds: list(answers_of(rounded, feeds).values()),
-        outputs_test.many_feeds(inputs, N_INPUTS),
+        many_feeds(inputs, N_INPUTS),
     )
-
-
-def _to_record(want: Outputs, unoptimized: Callable[[], Sequence[Array]]) -> dict[str, Array]:
-    """The outputs that a self-test can expect from other machines.
-
-    Integers that stock ONNX Runtime itself computes differently without graph optimizations, such
-    as the order of nearly equal scores, are left out.
-    """
-    if all(y.dtype.kind == "f" for y in want.values()):
-        return dict(want)
-    again = unoptimized()
-    return {
-        name: y
-        for (name, y), other in zip(want.items(), again, strict=True)
-        if y.dtype.kind == "f" or output_error(other, y) == 0
-    }
 
 
 def _equal(a: Outputs, b: Outputs) -> bool:

@@ -1,45 +1,31 @@
-"""Exports the checkpoint of a run, or a network in memory, and checks the file."""
+"""Exports the checkpoint of a run, and checks the file."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import warnings
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-
-from onnx import ModelProto
-from torch import nn
-from torch.nn.parameter import is_lazy
 
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.checkpoints.run_folder import parent_of
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.common.progress import silent as unseen
-from fggp_deploy.data import Preprocessing
-from fggp_deploy.errors import ConfigError, FggpWarning
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.graph.comparison import largest_difference
 from fggp_deploy.measure.evaluation_data import images_of
-from fggp_deploy.models.probing import check_runs
-from fggp_deploy.pruning.prunable import NO_SHAPE
-from fggp_deploy.pruning.wrappers import unwrap_parts_, unwrapped
 from fggp_deploy.quantization.activations import quantize_on_images
-from fggp_deploy.verification.certificate import weights
 from fggp_deploy.verification.report_files import set_aside_report
 
-from . import STATE_DICT, Note, silent, state_dict
+from . import STATE_DICT, state_dict
 from .compaction import compacted, n_removable
 from .dense_model import refuse_to_replace, write_dense_model
-from .exported import Exported, self_test_inputs, write_checked
-from .file_metadata import counts_of, metadata_of, record, to_ship
+from .exported import Exported, write_checked
+from .file_metadata import counts_of, metadata_of, to_ship
 from .options import ExportOptions
 from .source import Source, folder_of, output_path, read_source
 from .torch_onnx import to_onnx
 
-_FEW_ZEROS = 0.001  # of the weights, below which a network counts as dense
 _DEFAULT = ExportOptions()
 
 
@@ -64,7 +50,8 @@ def export_run(
     before = metadata.sparsity
     dense, compaction = to_onnx(source.model, metadata), None
     if options.compact:
-        dense, compaction = compacted(dense, self_test_inputs(dense, metadata))
+        assert metadata.selftest is not None  # _metadata recorded it
+        dense, compaction = compacted(dense, metadata.selftest.feeds())
         metadata = dataclasses.replace(metadata, sparsity=counts_of(dense, before))
     elif n_dead := n_removable(dense):
         notes.append(
@@ -76,7 +63,7 @@ def export_run(
             metadata, checkpoint.parent, options.data, options.data_dir, parts=("train",),
             progress=progress,
         )  # fmt: skip
-        dense, lines = quantize_on_images(dense, images, metadata.preprocessing)
+        dense, lines = quantize_on_images(dense, images, metadata.images)
         notes += lines
     written, error = write_checked(dense, metadata, path, options=options, note=notes.append)
     if (old_report := set_aside_report(path)) is not None:
@@ -123,51 +110,3 @@ def _metadata(
         parent_sha256=sha256_file(reference) if reference else None,
         provenance={"export": to_ship(provenance), "prune": to_ship(source.info.provenance)},
     )
-
-
-def export_model(
-    model: nn.Module,
-    path: Path,
-    *,
-    preprocessing: Preprocessing,
-    classes: Sequence[str],
-    format: str = "onnx",
-    values: str = "fp32",
-    regions: bool = False,
-    note: Note = silent,
-) -> Path:
-    """Write any pruned network of your own, [N, C, H, W] images → [N, classes] logits.
-
-    It may be wrapped (torch.compile, DataParallel, DDP, AveragedModel), on any device, and in half
-    precision; the file computes in float32. The model itself is not changed. The file carries a
-    self-test, as those of a run do, and is checked against it. `note` is called with a line for
-    every weight that was left dense; a warning is given if the network has no zeros at all. Raises
-    as `export_run`, and ConfigError if the network does not turn images into logits.
-    """
-    options = ExportOptions(format=format, values=values, regions=regions)
-    network = _plain(model)
-    check_runs(network, type(network).__name__, preprocessing.input_shape, len(classes))
-    metadata = Metadata(preprocessing, tuple(classes), record(network, preprocessing))
-    dense = to_onnx(network, metadata)
-    _warn_if_dense(dense)
-    write_checked(dense, metadata, path, options=options, note=note)
-    return path
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """A copy of the network without wrappers, on the CPU, in float32 and eval mode."""
-    if lazy := [n for n, p in model.named_parameters() if is_lazy(p)]:
-        raise ConfigError(f"{lazy[0]} {NO_SHAPE}")
-    return unwrap_parts_(copy.deepcopy(unwrapped(model))).cpu().float().eval()
-
-
-def _warn_if_dense(dense: ModelProto) -> None:
-    layers = weights(dense).values()
-    if sum(int((w == 0).sum()) for w in layers) < _FEW_ZEROS * sum(w.size for w in layers):
-        warnings.warn(
-            "the network has almost no zeros, so its file is as large as a dense one; if it was "
-            "pruned, this is another copy of the weights, such as a moving average: pass it to "
-            "Pruner(also=[…]), or set its zeros with pruner.finish().apply_(model)",
-            FggpWarning,
-            stacklevel=3,
-        )

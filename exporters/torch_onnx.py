@@ -8,7 +8,9 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,20 +18,53 @@ import torch
 from onnx import GraphProto, ModelProto, numpy_helper
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
+from torch.export import Dim
+from torch.nn.modules.batchnorm import _NormBase
 
 from fggp_deploy.common.user_code import raised
 from fggp_deploy.errors import CheckpointError, ConfigError
 from fggp_deploy.format.metadata import Metadata
+from fggp_deploy.format.self_test import IMAGES, LOGITS
 from fggp_deploy.format.unpacking import layer_name
 from fggp_deploy.graph.constants import initializers
+from fggp_deploy.graph.macs import LAYERS
 
 OPSET = 18
 MAX_IR_VERSION = 10  # the newest opset that onnxruntime 1.20 loads
-INPUT, OUTPUT = "input", "logits"
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """How a network is traced: example inputs and names, one entry per input or output.
+
+    `dynamic` names the open axes of each input. `forward` makes a forward() of tensors, in the
+    order of `examples`, that returns a tuple of tensors; None if the network's own does that.
+    """
+
+    examples: tuple[torch.Tensor, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    dynamic: tuple[Mapping[int, str], ...]
+    forward: Callable[[Callable[..., Any]], Callable[..., tuple[torch.Tensor, ...]]] | None = None
+
+    def dynamic_in_words(self) -> str:
+        """The open axes, as `axis 0 of x`."""
+        pairs = zip(self.input_names, self.dynamic, strict=True)
+        axes = [f"axis {a} of {name}" for name, open_axes in pairs for a in open_axes]
+        return ", ".join(axes) or "the example inputs"
 
 
 def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
-    """Trace a network in eval mode: float32 [batch, C, H, W] `input` → [batch, classes] `logits`.
+    """Trace a classifier: float32 [batch, C, H, W] `input` → [batch, classes] `logits`.
+
+    Raises as `traced`.
+    """
+    example = torch.zeros(2, *metadata.images.input_shape)  # 1 would become a constant
+    return traced(model, Tracing((example,), (IMAGES,), (LOGITS,), ({0: "batch"},)))
+
+
+def traced(model: torch.nn.Module, how: Tracing) -> ModelProto:
+    """Trace a network in eval mode to a graph whose inputs and outputs have the names in `how`.
 
     Batch norms that follow a convolution are folded into it, and a zero weight stays exactly zero.
     Initializers have the torch parameters' names, also if a MatMul holds a linear layer's weight
@@ -38,30 +73,51 @@ def to_onnx(model: torch.nn.Module, metadata: Metadata) -> ModelProto:
     torch.onnx cannot export the network.
     """
     model = copy.deepcopy(model).cpu().float().eval()
+    masks = _masks(model)
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point() or name in masks:
+            continue
+        if not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"weight {name!r} holds NaN or inf; export a checkpoint from before it diverged"
             )
-    example = torch.zeros(2, *metadata.preprocessing.input_shape)  # 1 would become a constant
+    shapes: Any = tuple({a: Dim(n) for a, n in axes.items()} for axes in how.dynamic)
+    if how.forward is not None:
+        model.forward = how.forward(model.forward)
+        shapes = {"tensors": tuple(how.dynamic)}
     with _quiet(), torch.no_grad():
-        traced = _traced(model, example)
-        folded = rewrite(traced, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
+        exported = _exported(model, how, shapes)
+        folded = rewrite(exported, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
     _name_transposed(folded.graph, model)
     return tidy(folded)
 
 
-def _traced(model: torch.nn.Module, example: torch.Tensor) -> ModelProto:
+def _masks(model: torch.nn.Module) -> set[str]:
+    """Buffers of an attention mask: they hold minus infinity, but nothing else that is not finite.
+
+    Those of batch norms never do.
+    """
+    norms = {n for n, m in model.named_modules() if isinstance(m, _NormBase)}
+    return {
+        name
+        for name, b in model.named_buffers()
+        if b.is_floating_point()
+        and name.rpartition(".")[0] not in norms
+        and (torch.isfinite(b) | (b == -torch.inf)).all()
+    }
+
+
+def _exported(model: torch.nn.Module, how: Tracing, shapes: Any) -> ModelProto:
     """What torch.onnx.export makes of a network; raises ConfigError with the cause if it fails."""
     try:
         program = torch.onnx.export(
             model,
-            (example,),
+            how.examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=how.input_names,
+            output_names=how.output_names,
+            dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
         )
@@ -71,7 +127,7 @@ def _traced(model: torch.nn.Module, example: torch.Tensor) -> ModelProto:
             cause = cause.__cause__
         raise ConfigError(
             f"torch.onnx cannot export this network ({raised(cause)}); write its forward() so that "
-            f"torch.export.export(model, (images,)) traces it for any number of images"
+            f"torch.export.export(model, …) traces it with any size of {how.dynamic_in_words()}"
         ) from e
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
@@ -131,13 +187,15 @@ def tidy(model: ModelProto) -> ModelProto:
     for value in (*graph.input, *graph.output):
         del value.metadata_props[:]
     weights = set()
+    layers = (n for n in graph.node if n.op_type in LAYERS)
+    in_layers = {name for node in layers for name in node.input[1:]}
     for tensor in graph.initializer:
         del tensor.metadata_props[:]
         tensor.ClearField("doc_string")
         if tensor.data_type != onnx.TensorProto.FLOAT:
             continue
         w = numpy_helper.to_array(tensor)
-        if not np.isfinite(w).all():
+        if tensor.name in in_layers and not np.isfinite(w).all():
             raise CheckpointError(
                 f"weight {tensor.name!r} overflows when its batch norm is folded into it; "
                 "its running variance must be wrong"

@@ -35,7 +35,7 @@ _PUBLIC = {
     "MaskSet": "pruning.masks",
     "ExportOptions": "exporters.options",
     "export_run": "exporters.run",
-    "export_model": "exporters.run",
+    "export_model": "exporters.own_network",
     "verify": "verification.verify",
     "VerifyOptions": "verification.options",
     "Gates": "verification.gates",

@@ -88,7 +88,7 @@ def small_network() -> ModelProto:
 METADATA = Metadata(
     Preprocessing(8, 8, (0.5,) * 3, (0.25,) * 3),
     tuple(map(str, range(20))),
-    SelfTest(0, np.ones((2, 20), np.float32)),
+    SelfTest.of_logits(0, np.ones((2, 20), np.float32), (3, 8, 8)),
 )
 
 

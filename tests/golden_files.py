@@ -10,8 +10,10 @@ from onnx import ModelProto, helper, numpy_helper
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.exporters import csr
 from fggp_deploy.exporters import onnx as packed
+from fggp_deploy.format.generated_inputs import probe
 from fggp_deploy.format.metadata import Metadata
-from fggp_deploy.format.self_test import SelfTest, probe
+from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.graph.comparison import SELF_TEST_ATOL
 
 FOLDER = Path(__file__).parent / "golden"
 ONNX, CSR = FOLDER / "tiny.onnx", FOLDER / "tiny.csr"
@@ -62,7 +64,11 @@ def logits() -> np.ndarray:
 
 def metadata() -> Metadata:
     classes = tuple(f"class {i}" for i in range(100))
-    return Metadata(Preprocessing(4, 4, (0.5,), (0.25,)), classes, SelfTest(1, logits()))
+    return Metadata(
+        Preprocessing(4, 4, (0.5,), (0.25,)),
+        classes,
+        SelfTest.of_logits(1, logits(), (1, 4, 4), atol=SELF_TEST_ATOL),
+    )
 
 
 def main() -> None:

@@ -102,7 +102,10 @@ def metadata(size: int = 12, classes: int = 10) -> Metadata:
     preprocessing = Preprocessing(size, size, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     logits = np.linspace(-1, 1, 2 * classes, dtype=np.float32).reshape(2, classes)
     return Metadata(
-        preprocessing, tuple(f"c{i}" for i in range(classes)), SelfTest(7, logits), model="small"
+        preprocessing,
+        tuple(f"c{i}" for i in range(classes)),
+        SelfTest.of_logits(7, logits, (3, size, size), atol=1e-4),
+        model="small",
     )
 
 

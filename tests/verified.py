@@ -73,7 +73,7 @@ def dataset(side: int = SIDE, classes: int = CLASSES, n: int = N_TEST) -> Datase
 
 def metadata(dense: onnx.ModelProto, **others) -> Metadata:
     run = load("dense", dense.SerializeToString(), threads=1).logits
-    recorded = SelfTest.record(run, PREPROCESSING.input_shape)
+    recorded = SelfTest.of_classifier(run, PREPROCESSING.input_shape)
     names = tuple(f"c{i}" for i in range(CLASSES))
     return Metadata(PREPROCESSING, names, recorded, data="random", model="hand", **others)
 

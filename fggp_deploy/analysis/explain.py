@@ -17,7 +17,7 @@ from fggp_deploy.analysis.weights import Weight, weights_of
 from fggp_deploy.common.timing import Watch
 from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format import outputs_test
+from fggp_deploy.format import generated_inputs
 from fggp_deploy.format.functions import MIN_OPSET
 from fggp_deploy.format.packing import Packing, pack
 from fggp_deploy.format.unpacking import split, unpack
@@ -172,7 +172,7 @@ def _speed(name: str, content: bytes, threads: int, seconds: float, shape: Seque
     inputs, answers, why = first_that_runs(stock, shape)
     if answers is None:
         raise ModelFileError(why)
-    feeds = outputs_test.feeds(0, inputs)
+    feeds = generated_inputs.feeds(0, inputs)
 
     def opened() -> ort.InferenceSession:
         return runtime.session(content, threads=threads, shape=shape, config=SESSION_CONFIG)

@@ -13,8 +13,7 @@ from fggp_deploy.checkpoints.checkpoint import Checkpoint, is_ours
 from fggp_deploy.checkpoints.file_type import SUFFIXES, is_checkpoint
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.format.metadata import removed_before_compaction
-from fggp_deploy.format.model import Layer, SparseModel, foreign_layers
-from fggp_deploy.graph.reading import stored_bytes
+from fggp_deploy.format.model import Layer, SparseModel
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ def inspect_file(path: Path) -> Inspection:
 
 
 def _exported(path: Path) -> Inspection:
-    if path.is_file() and (found := foreign_layers(path)) is not None:
-        return Inspection([_row(x) for x in found], {"file_bytes": stored_bytes(path)})
     model = SparseModel.open(path)
     meta = model.metadata
+    if meta.preprocessing is None:
+        return Inspection([_row(x) for x in model.layers], {"file_bytes": model.file_bytes()})
     recorded = meta.sparsity.get("prunable")
     prunable = {n for n in recorded if isinstance(n, str)} if isinstance(recorded, list) else set()
     before = removed_before_compaction(meta.sparsity)

@@ -108,7 +108,7 @@ def sensitivity(
 
     def right() -> npt.NDArray[np.bool_]:
         network = load(packed.path.name, dense.SerializeToString(), threads=threads)
-        y: Floats = evaluate.logits(network, split, packed.metadata.preprocessing)
+        y: Floats = evaluate.logits(network, split, packed.metadata.images)
         return evaluate.hits(y, split.labels, 1)
 
     before = right()

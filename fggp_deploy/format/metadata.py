@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.format.self_test import SelfTest
+from fggp_deploy.format.self_test import KEY, OLD_KEY, SelfTest
 
 FORMAT_VERSION = 1
 PREFIX = "fggp."
-MAX_PROBE_ELEMENTS = 2**26  # of a self-test's inputs: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,11 @@ class Metadata:
     pruned checkpoint. `sparsity` holds counts (n_prunable, n_removed, n_all_weights) and the
     target, `provenance` the command, resolved configuration, seed, versions, hardware and seconds.
     `unrounded` is the self-test before values were rounded to float16 or int8, if they were.
+    `preprocessing` is None, and `classes` are empty, if the network is no classifier of images or
+    the file does not describe it as one.
     """
 
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     classes: tuple[str, ...]
     selftest: SelfTest | None = None
     unrounded: SelfTest | None = None
@@ -38,11 +38,30 @@ class Metadata:
     sparsity: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def images(self) -> Preprocessing:
+        """How its images are prepared; raises ModelFileError if the file does not say it."""
+        if self.preprocessing is None:
+            raise ModelFileError(
+                "the file does not say how its images are prepared; export it with its "
+                "preprocessing, or `pack` its source with --mean and --std"
+            )
+        return self.preprocessing
+
+    def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> Metadata:
+        """The same with the names of the graph's inputs and outputs in its self-tests."""
+        tests = {
+            key: test.named(inputs, outputs)
+            for key in ("selftest", "unrounded")
+            if (test := getattr(self, key)) is not None
+        }
+        return replace(self, **tests)
+
     def to_props(self) -> dict[str, str]:
         """Keys `fggp.*`, values JSON; equal metadata give equal strings."""
         values = {
             "format_version": FORMAT_VERSION,
-            "preprocessing": self.preprocessing.to_dict(),
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
             "classes": list(self.classes),
             "selftest": None if self.selftest is None else self.selftest.to_dict(),
             "parent_sha256": self.parent_sha256,
@@ -61,17 +80,14 @@ class Metadata:
 
     @classmethod
     def from_props(cls, props: Mapping[str, str]) -> Metadata:
-        """Read what `to_props` wrote; unknown `fggp.*` keys are ignored. Raises ModelFileError."""
-        if PREFIX + "packed" in props and PREFIX + "format_version" not in props:
-            raise ModelFileError(
-                "the file was packed without --mean and --std, so it does not say how its images "
-                "are prepared; `pack` its source with them, or use `explain`, `bench` or `compile`"
-            )
+        """Read what `to_props` wrote; unknown `fggp.*` keys are ignored. Raises ModelFileError.
+
+        A file without `fggp.format_version` describes nothing; it may have a self-test.
+        """
         if PREFIX + "format_version" not in props:
-            raise ModelFileError(
-                "this is an ONNX file that fggp-deploy did not make (it has no fggp.* metadata); "
-                "make one with `fggp-deploy export` or `pack`; `explain` and `bench` take any file"
-            )
+            found = next((props[k] for k in (KEY, OLD_KEY) if k in props), None)
+            test = None if found is None else SelfTest.from_dict(_json(KEY, found))
+            return cls(None, (), test)
         values = {k.removeprefix(PREFIX): _json(k, v) for k, v in props.items() if k[:5] == PREFIX}
         if values["format_version"] != FORMAT_VERSION:
             raise ModelFileError(
@@ -81,10 +97,12 @@ class Metadata:
         classes = values.get("classes")
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise ModelFileError("the metadata's classes must be a list of strings")
-        try:
-            preprocessing = Preprocessing.from_dict(values.get("preprocessing"))
-        except ConfigError as e:
-            raise ModelFileError(f"the metadata's {e}") from e
+        preprocessing = None
+        if values.get("preprocessing") is not None:
+            try:
+                preprocessing = Preprocessing.from_dict(values["preprocessing"])
+            except ConfigError as e:
+                raise ModelFileError(f"the metadata's {e}") from e
         return cls(
             preprocessing,
             tuple(classes),
@@ -119,18 +137,12 @@ def removed_before_compaction(sparsity: Mapping[str, Any]) -> float | None:
     return removed / total
 
 
-def _self_test(value: Any, preprocessing: Preprocessing, n_classes: int) -> SelfTest | None:
+def _self_test(value: Any, preprocessing: Preprocessing | None, n_classes: int) -> SelfTest | None:
     if value is None:
         return None
-    test = SelfTest.from_dict(value)
-    n, width = test.logits.shape
-    if width != n_classes:
+    test = SelfTest.from_dict(value, preprocessing.input_shape if preprocessing else None)
+    if test.rows and (width := test.outputs[0].shape[1]) != n_classes:
         raise ModelFileError(f"the self-test has {width} logits for {n_classes} classes")
-    if n * math.prod(preprocessing.input_shape) > MAX_PROBE_ELEMENTS:
-        raise ModelFileError(
-            f"the self-test has {n} inputs of {preprocessing.input_shape}, more than "
-            f"{MAX_PROBE_ELEMENTS:,} numbers"
-        )
     return test
 
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
+from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format import csr_folder
 from fggp_deploy.format.encodings.checks import MAX_ELEMENTS
-from fggp_deploy.format.metadata import PREFIX, Metadata
+from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import Unpacked, layer_name, split
 from fggp_deploy.graph.constants import required_inputs
 from fggp_deploy.graph.macs import total_macs
 from fggp_deploy.graph.qdq import has_quantized_activations
-from fggp_deploy.graph.reading import in_one_piece, reading
+from fggp_deploy.graph.reading import in_one_piece, reading, stored_bytes
 from fggp_deploy.graph.shapes import Shapes, infer_shapes
 from fggp_deploy.graph.view import GraphView
 from fggp_deploy.graph.weights import layer_weights
@@ -57,7 +58,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class SparseModel:
-    """A deployable model: an `.onnx` file (packed, flat or dense) or a `.csr` folder.
+    """A deployable model: an `.onnx` file (packed, flat, dense or foreign) or a `.csr` folder.
 
     `open` reports whatever is wrong with the file as one ModelFileError. Afterwards every index and
     length in it has been checked.
@@ -83,6 +84,7 @@ class SparseModel:
             with reading("the graph"):
                 shapes = _check_interface(content, metadata)
                 layers = _layers(content, shapes)
+                metadata = metadata.named(*_interface(content))
         except ModelFileError as e:
             raise ModelFileError(f"{path}: {e}") from e
         return cls(path, metadata, layers, content, serialized)
@@ -108,27 +110,7 @@ class SparseModel:
         """Size of the file, or of all files in the folder, in bytes."""
         if self.path.is_dir():
             return sum(p.stat().st_size for p in self.path.rglob("*") if p.is_file())
-        return self.path.stat().st_size
-
-
-def foreign_layers(path: Path) -> tuple[Layer, ...] | None:
-    """The layers of any ONNX file without `fggp.format_version`; None for a file that has it.
-
-    Raises ModelFileError as `SparseModel.open` does.
-    """
-    try:
-        serialized = _read_file(path)
-        with reading("it is truncated, corrupt or no ONNX file: it"):
-            model = ModelProto.FromString(serialized)
-        if any(p.key == f"{PREFIX}format_version" for p in model.metadata_props):
-            return None
-        if not model.graph.node:
-            raise ModelFileError("it is truncated, corrupt or not an ONNX file: it has no graph")
-        content = split(model)
-        with reading("the graph"):
-            return _layers(content, infer_shapes(content.graph))
-    except ModelFileError as e:
-        raise ModelFileError(f"{path}: {e}") from e
+        return stored_bytes(self.path)
 
 
 def _read_file(path: Path) -> bytes:
@@ -154,36 +136,53 @@ def _parse(serialized: bytes) -> tuple[Metadata, Unpacked]:
 
 
 def _check_interface(content: Unpacked, metadata: Metadata) -> Shapes:
-    """Shapes at batch 1; raises ModelFileError if graph and metadata contradict each other."""
-    graph = content.graph.graph
-    inputs = [v for v in required_inputs(graph) if v.name not in content.weights]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    """Shapes, of a classifier for one image.
+
+    Raises ModelFileError if graph and metadata contradict each other.
+    """
+    if metadata.preprocessing is None:
+        return infer_shapes(content.graph)
+    shapes = _shapes_for_one_image(content, metadata.preprocessing, len(metadata.classes))
+    for name, shape in shapes.items():
+        if None not in shape and math.prod(d or 0 for d in shape) > MAX_ELEMENTS:
+            raise ModelFileError(f"tensor {name!r} has shape {shape} for one image")
+    return shapes
+
+
+def _shapes_for_one_image(
+    content: Unpacked, preprocessing: Preprocessing, n_classes: int
+) -> Shapes:
+    names, outputs = _interface(content)
+    if len(names) != 1 or len(outputs) != 1:
         raise ModelFileError(
-            f"the network has {len(inputs)} inputs and {len(graph.output)} outputs, not one each"
-        )
-    (c, h, w), n_classes = metadata.preprocessing.input_shape, len(metadata.classes)
-    if _sides(inputs[0])[1:] != (c, h, w):
-        raise ModelFileError(
-            f"the network's input is {_sides(inputs[0])}, its metadata says {(c, h, w)}"
+            f"the network has {len(names)} inputs and {len(outputs)} outputs, not one each"
         )
     single = ModelProto()
     single.CopyFrom(content.graph)
     for value in single.graph.input:
-        if value.name == inputs[0].name:
+        if value.name == names[0]:
+            if _sides(value)[1:] != preprocessing.input_shape:
+                raise ModelFileError(
+                    f"the network's input is {_sides(value)}, its metadata says "
+                    f"{preprocessing.input_shape}"
+                )
             value.type.tensor_type.shape.dim[0].dim_value = 1
     del single.graph.value_info[:]  # they are for the symbolic batch
     sides = single.graph.output[0].type.tensor_type.shape.dim
     if len(sides) != 2 or sides[1].dim_value not in (0, n_classes):
         raise ModelFileError(
-            f"the network's output is {_sides(graph.output[0])}, "
+            f"the network's output is {_sides(single.graph.output[0])}, "
             f"its metadata has {n_classes} classes"
         )
     sides[0].Clear()
-    shapes = infer_shapes(single)
-    for name, shape in shapes.items():
-        if None not in shape and math.prod(d or 0 for d in shape) > MAX_ELEMENTS:
-            raise ModelFileError(f"tensor {name!r} has shape {shape} for one image")
-    return shapes
+    return infer_shapes(single)
+
+
+def _interface(content: Unpacked) -> tuple[list[str], list[str]]:
+    """The names of the inputs, without weights that are listed as inputs, and of the outputs."""
+    graph = content.graph.graph
+    inputs = [v.name for v in required_inputs(graph) if v.name not in content.weights]
+    return inputs, [v.name for v in graph.output]
 
 
 def _sides(value: ValueInfoProto) -> tuple[int | str, ...]:

@@ -1,9 +1,13 @@
-"""The self-test of a classifier: inputs from a seed, and the logits that they must give."""
+"""The self-test of a file: inputs from a seed, and the outputs that they must give.
+
+It is made with the file and holds for any network: several inputs and outputs of any shape and
+type. A classifier of images is one case, whose logits are recorded in full.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,66 +15,142 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.generated_inputs import MAX_ELEMENTS, Array, Floats, Input, feeds
 from fggp_deploy.graph.comparison import (
-    BYTES_RTOL,
-    SELF_TEST_ATOL,
+    SELF_TEST_INTEGER_SHARE,
     SELF_TEST_RTOL,
+    logits_atol,
+    recorded_atol,
     tolerance_ratios,
 )
 
-Floats = npt.NDArray[np.float32]
-MAX_BATCH = 64  # inputs of a self-test that are run at once
+KEY = "fggp.selftest"  # in a model's metadata
+OLD_KEY = "fggp.outputs_test"  # the same in older files of `pack`
+MAX_BATCH = 64  # images of a classifier's self-test that are run at once
+KEPT = 64  # values of an output
+IMAGES, LOGITS = "input", "logits"  # the names of a classifier's input and output
+
+Feeds = Mapping[str, Array]
+Run = Callable[[Feeds], Mapping[str, Array]]
 
 
-def fmix32(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """MurmurHash3's 32-bit finalizer, elementwise, modulo 2^32.
+@dataclass(frozen=True)
+class Output:
+    """Values [n] of an output at flat indices `at` of its `shape`, or all if `at` is None.
 
-    >>> hex(fmix32(np.array([1], np.uint32))[0])
-    '0x514e28b7'
+    Those of integer and boolean outputs are kept as floats. A float value agrees if it differs by
+    at most `atol` plus the test's rtol · |value|; a share of the integers may differ.
     """
-    x = x ^ (x >> np.uint32(16))
-    x = x * np.uint32(0x85EBCA6B)
-    x = x ^ (x >> np.uint32(13))
-    x = x * np.uint32(0xC2B2AE35)
-    return x ^ (x >> np.uint32(16))
 
+    name: str
+    shape: tuple[int, ...]
+    at: tuple[int, ...] | None
+    values: tuple[float, ...]
+    atol: float
 
-def probe(seed: int, shape: tuple[int, ...], *, start: int = 0) -> Floats:
-    """Float32 of `shape` in [−1, 1): element i is (fmix32(seed + i) >> 8) / 2^23 − 1, exactly.
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape)
+        n = size if self.at is None else len(self.at)
+        fits = n == len(self.values) and (n > 0) == (size > 0)
+        if self.at is not None:
+            fits &= n <= KEPT and all(isinstance(i, int) and 0 <= i < size for i in self.at)
+        if not fits:
+            raise ModelFileError(f"a self-test's output {self.name!r:.60} is damaged")
+        if not np.isfinite(self.values).all():
+            raise ModelFileError(f"a self-test's output {self.name!r:.60} holds NaN or inf")
+        if not 0 <= self.atol < math.inf:
+            raise ModelFileError(f"a self-test's tolerance is {self.atol}")
 
-    `start` is the i of the first element.
-    """
-    count = math.prod(shape)
-    i = np.arange(start + seed, start + seed + count, dtype=np.uint64).astype(np.uint32)
-    unit = (fmix32(i) >> np.uint32(8)).astype(np.float32) / np.float32(2**23)
-    return (unit - np.float32(1)).reshape(shape)
+    def of(self, y: Array) -> npt.NDArray[np.float64]:
+        """The values of `y`, an output of the same shape, that are recorded here."""
+        flat = y.reshape(-1)
+        return np.asarray(flat if self.at is None else flat[np.asarray(self.at)], np.float64)
+
+    def agrees(self, y: Array, rtol: float) -> bool:
+        """Whether every recorded value is within the tolerance; NaN never is."""
+        if y.shape != self.shape:
+            return False
+        if y.dtype.kind != "f":
+            n = int((self.of(y) != self.values).sum())
+            return n <= SELF_TEST_INTEGER_SHARE * len(self.values)
+        want = np.asarray(self.values)
+        return bool((tolerance_ratios(self.of(y), want, rtol=rtol, atol=self.atol) <= 1).all())
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The logits float32 [batch, classes] that the probe of `seed` gave when the file was made.
+    """The outputs for the inputs of `seed` when the file was made.
 
-    A machine passes if |got − logits| ≤ atol + rtol · |logits| for every logit. Raises
-    ModelFileError for anything that cannot be a self-test.
+    In a test of `rows`, every row of the only input is an input of its own, which gives the same
+    row of the only output. Raises ModelFileError for anything that cannot be a self-test.
     """
 
     seed: int
-    logits: Floats
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
     rtol: float = SELF_TEST_RTOL
-    atol: float = SELF_TEST_ATOL
+    rows: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ModelFileError(f"the self-test's seed must be in 0..2^32-1, got {self.seed}")
-        if self.logits.ndim != 2 or self.logits.dtype != np.float32 or not self.logits.size:
-            raise ModelFileError("the self-test's logits must be float32 [batch, classes]")
-        if not np.isfinite(self.logits).all():
-            raise ModelFileError("the self-test's logits hold NaN or inf")
-        if not (0 <= self.rtol < 1 and 0 <= self.atol < np.inf):
-            raise ModelFileError(f"the self-test's tolerances are {self.rtol} and {self.atol}")
+        if not 0 <= self.seed < 2**32 or not 0 <= self.rtol < 1:
+            raise ModelFileError(
+                f"the self-test's seed is {self.seed} and its rtol {self.rtol}; they must be in "
+                "0..2^32-1 and in [0, 1)"
+            )
+        if not self.outputs or sum(i.size for i in self.inputs) > MAX_ELEMENTS:
+            raise ModelFileError(
+                f"the self-test has no outputs, or inputs of more than {MAX_ELEMENTS:,} numbers"
+            )
 
     @classmethod
     def record(
+        cls, inputs: Sequence[Input], outputs: Mapping[str, Array], noise: Mapping[str, float]
+    ) -> SelfTest:
+        """Keep what a network gave for the inputs of seed 0, at most KEPT values of each output.
+
+        `noise` is how far stock ONNX Runtime is from itself; see `comparison.noise`. Integers and
+        shapes that have noise are left out, because no other machine can be expected to give them.
+        Raises ModelFileError if an output is not finite or none is left.
+        """
+        kept = []
+        for name, y in outputs.items():
+            own = noise.get(name, 0.0)
+            if math.isnan(own) or (y.dtype.kind != "f" and own):
+                continue
+            at = np.unique(np.linspace(0, y.size - 1, min(y.size, KEPT)).astype(np.int64))
+            values = tuple(float(f"{v:.9g}") for v in y.reshape(-1)[at].tolist())
+            atol = recorded_atol(y, own) if y.dtype.kind == "f" else 0.0
+            kept.append(Output(name, y.shape, tuple(at.tolist()), values, atol))
+        return cls(0, tuple(inputs), tuple(kept))
+
+    @classmethod
+    def of_logits(
+        cls,
+        seed: int,
+        logits: npt.NDArray[Any],
+        input_shape: tuple[int, int, int],
+        *,
+        rtol: float = SELF_TEST_RTOL,
+        atol: float | None = None,
+        in_bytes: bool = False,
+    ) -> SelfTest:
+        """The test of a classifier that gave float32 `logits` [batch, classes] for the probe.
+
+        `input_shape` is (C, H, W) of its images. `in_bytes`: activations are quantized to int8.
+        """
+        if logits.ndim != 2 or logits.dtype != np.float32 or not logits.size:
+            raise ModelFileError("the self-test's logits must be float32 [batch, classes]")
+        if not np.isfinite(logits).all():
+            raise ModelFileError("the self-test's logits hold NaN or inf")
+        if atol is None:
+            atol = logits_atol(logits, in_bytes=in_bytes)
+        values = tuple(logits.reshape(-1).tolist())
+        output = Output(LOGITS, logits.shape, None, values, atol)
+        images = Input(IMAGES, "float32", (len(logits), *input_shape))
+        return cls(seed, (images,), (output,), rtol, rows=True)
+
+    @classmethod
+    def of_classifier(
         cls,
         run: Callable[[Floats], npt.NDArray[Any]],
         input_shape: tuple[int, int, int],
@@ -79,60 +159,128 @@ class SelfTest:
         batch: int = 4,
         in_bytes: bool = False,
     ) -> SelfTest:
-        """Probe `run` (float32 [batch, C, H, W] → [batch, classes]) and keep its logits.
+        """Probe `run` (float32 [batch, C, H, W] → [batch, classes]) and keep its logits."""
+        images = Input(IMAGES, "float32", (batch, *input_shape))
+        logits = np.asarray(run(images.values(seed)), np.float32)
+        return cls.of_logits(seed, logits, input_shape, in_bytes=in_bytes)
 
-        A sum in another order differs by roundings of the largest terms, so the tolerance grows
-        with the largest logit. `in_bytes`: activations are quantized to int8.
-        """
-        logits = np.asarray(run(probe(seed, (batch, *input_shape))), np.float32)
-        largest = float(np.abs(logits).max(initial=0))
-        atol = BYTES_RTOL if in_bytes else cls.atol
-        return cls(seed, logits, atol=atol * max(1.0, largest if np.isfinite(largest) else 1))
+    @property
+    def logits(self) -> Floats:
+        """The recorded logits [batch, classes] of a classifier's test."""
+        (output,) = self.outputs
+        return np.asarray(output.values, np.float32).reshape(output.shape)
 
-    def probe(self, input_shape: tuple[int, int, int]) -> Floats:
-        """The inputs, float32 [batch, C, H, W], for an `input_shape` of (C, H, W)."""
-        return probe(self.seed, (len(self.logits), *input_shape))
+    def feeds(self) -> dict[str, Array]:
+        """The inputs, by name."""
+        return feeds(self.seed, self.inputs)
+
+    def images(self) -> Floats:
+        """The only input of a classifier's test, [batch, C, H, W]."""
+        (x,) = self.feeds().values()
+        return x
+
+    def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> SelfTest:
+        """A test of rows with the names that its graph has; any other test as it is."""
+        if not (self.rows and len(inputs) == len(outputs) == 1):
+            return self
+        (i,), (o,) = self.inputs, self.outputs
+        named = (replace(i, name=inputs[0]),), (replace(o, name=outputs[0]),)
+        return replace(self, inputs=named[0], outputs=named[1])
 
     def first_batch(self) -> SelfTest:
-        """The same test of its first inputs only, for what must run them all at once."""
-        return replace(self, logits=self.logits[:MAX_BATCH])
+        """A test of rows with its first MAX_BATCH rows only; any other test as it is."""
+        return next(iter(self._pieces()))
 
-    def logits_of(
-        self, run: Callable[[Floats], npt.NDArray[Any]], input_shape: tuple[int, int, int]
-    ) -> npt.NDArray[Any]:
-        """The logits of `run` (float32 [n, C, H, W] → [n, classes]) for all inputs.
+    def outputs_of(self, run: Run) -> dict[str, Array]:
+        """The outputs of `run` for all inputs.
 
-        `run` gets at most MAX_BATCH of them at a time, since the file decides how many there are.
+        Of a test of rows, `run` gets at most MAX_BATCH at a time, since the file decides how many
+        there are.
         """
-        size, n = math.prod(input_shape), len(self.logits)
-        return np.concatenate(
-            [
-                run(probe(self.seed, (min(MAX_BATCH, n - i), *input_shape), start=i * size))
-                for i in range(0, n, MAX_BATCH)
-            ]
-        )
+        found = [run(piece.feeds()) for piece in self._pieces()]
+        if len(found) == 1:
+            return dict(found[0])
+        return {name: np.concatenate([y[name] for y in found]) for name in found[0]}
 
-    def passes(self, got: npt.NDArray[Any]) -> bool:
-        """Whether `got` [batch, classes] lies within the tolerances; NaN never does."""
-        if got.shape != self.logits.shape:
-            return False
-        ratios = tolerance_ratios(got, self.logits, rtol=self.rtol, atol=self.atol)
-        return bool((ratios <= 1).all())
+    def passes(self, found: Mapping[str, Array]) -> bool:
+        """Whether every recorded value is within the tolerances."""
+        return all(o.name in found and o.agrees(found[o.name], self.rtol) for o in self.outputs)
+
+    def _pieces(self) -> list[SelfTest]:
+        (i, *_), (o, *_) = self.inputs or (None,), self.outputs
+        if not self.rows or i is None or i.shape[0] <= MAX_BATCH:
+            return [self]
+        n, size, width = i.shape[0], math.prod(i.shape[1:]), o.shape[1]
+        pieces = []
+        for k in range(0, n, MAX_BATCH):
+            m = min(MAX_BATCH, n - k)
+            values = o.values[k * width : (k + m) * width]
+            pieces.append(
+                replace(
+                    self,
+                    seed=(self.seed + k * size) % 2**32,
+                    inputs=(replace(i, shape=(m, *i.shape[1:])),),
+                    outputs=(replace(o, shape=(m, width), values=values),),
+                )
+            )
+        return pieces
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a float32 survives as the double of the same value."""
+        if self.rows:
+            return {
+                "seed": self.seed,
+                "logits": self.logits.tolist(),
+                "rtol": self.rtol,
+                "atol": self.outputs[0].atol,
+            }
         return {
             "seed": self.seed,
-            "logits": self.logits.tolist(),
+            "inputs": [
+                {"name": i.name, "dtype": i.dtype, "shape": i.shape}
+                | ({} if i.range is None else {"range": i.range})
+                for i in self.inputs
+            ],
+            "outputs": [
+                {"name": o.name, "shape": o.shape, "at": o.at, "values": o.values, "atol": o.atol}
+                for o in self.outputs
+            ],
             "rtol": self.rtol,
-            "atol": self.atol,
         }
 
     @classmethod
-    def from_dict(cls, d: Any) -> SelfTest:
-        """Read what `to_dict` wrote; raises ModelFileError on anything else."""
+    def from_dict(cls, d: Any, input_shape: tuple[int, int, int] | None = None) -> SelfTest:
+        """Read what `to_dict` wrote; raises ModelFileError on anything else.
+
+        `input_shape` is (C, H, W) of a classifier's images.
+        """
         try:
-            logits = np.asarray(d["logits"], np.float32)
-            return cls(int(d["seed"]), logits, float(d["rtol"]), float(d["atol"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as e:
-            raise ModelFileError(f"the self-test needs seed, logits, rtol and atol ({e})") from e
+            if input_shape is not None and "logits" in d:
+                return cls.of_logits(
+                    int(d["seed"]), np.asarray(d["logits"], np.float32), input_shape,
+                    rtol=float(d["rtol"]), atol=float(d["atol"]),
+                )  # fmt: skip
+            inputs = [_input(i) for i in d["inputs"]]
+            outputs = [_output(o, d.get("atol")) for o in d["outputs"]]
+            return cls(int(d["seed"]), tuple(inputs), tuple(outputs), float(d["rtol"]))
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
+            raise ModelFileError(f"the self-test is damaged ({type(e).__name__}: {e})") from e
+
+
+def _input(d: Any) -> Input:
+    given = d.get("range")
+    if given is not None:
+        low, high = given
+        given = (float(low), float(high))
+    return Input(str(d["name"]), str(d["dtype"]), tuple(d["shape"]), given)
+
+
+def _output(d: Any, atol: Any) -> Output:
+    """`atol` is the tolerance of all outputs, as older files have it."""
+    return Output(
+        str(d["name"]),
+        tuple(int(n) for n in d["shape"]),
+        None if d["at"] is None else tuple(d["at"]),
+        tuple(float(v) for v in d["values"]),
+        float(d.get("atol", atol)),
+    )

@@ -13,7 +13,7 @@ sigmoid that is nearly zero. So outputs that are all below `ATOL` always agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ ROUNDED_RTOL = 0.05
 INTEGER_SHARE = 0.01  # of an integer output's elements, such as a class for each pixel
 STOCK_FACTOR = 4
 EPSILONS = 4  # rounding steps by which an output of a short type, such as float16, may differ
-# A file's self-test is run with other versions of ONNX Runtime on other machines. These are for
-# |difference| ≤ atol·max(1, largest value) + rtol·|value|.
+# A file's self-test is run with other versions of ONNX Runtime on other machines. A value may
+# differ by SELF_TEST_RTOL of itself, plus what `recorded_atol` or `logits_atol` returns.
 SELF_TEST_RTOL = 1e-3
 SELF_TEST_ATOL = 1e-4
 SELF_TEST_INTEGER_SHARE = 0.05  # of at most 64 recorded values
@@ -142,6 +142,34 @@ def tolerance_ratios(
 def scale(want: Array) -> float:
     """The largest finite magnitude of a float output; 1 if all are zero."""
     return float(np.abs(want[np.isfinite(want)]).max(initial=0)) or 1.0
+
+
+def recorded_atol(want: Array, noise: float) -> float:
+    """The absolute tolerance of a self-test for a float output; `noise` is its entry in `noise`."""
+    share = max(SELF_TEST_ATOL, EPSILONS * float(np.finfo(want.dtype).eps))
+    return ATOL + share * scale(want) + STOCK_FACTOR * noise
+
+
+def logits_atol(logits: Array, *, in_bytes: bool) -> float:
+    """The absolute tolerance of a self-test for logits.
+
+    Logits below 1 count as 1, since probabilities follow from their differences.
+    """
+    largest = float(np.abs(logits).max(initial=0))
+    return (BYTES_RTOL if in_bytes else SELF_TEST_ATOL) * max(1.0, largest)
+
+
+def noise(stock: Mapping[str, Array], unoptimized: Mapping[str, Array]) -> dict[str, float]:
+    """How far stock ONNX Runtime without graph optimizations is from stock ONNX Runtime, by output.
+
+    It is the largest difference of a float output, the share of other elements that differ, and NaN
+    if the shapes differ.
+    """
+    found = {}
+    for name, y in stock.items():
+        error = output_error(unoptimized[name], y)
+        found[name] = error * scale(y) if y.dtype.kind == "f" else error
+    return found
 
 
 def _least_limit(want: Array, rtol: float) -> float:

@@ -65,7 +65,7 @@ def images_of(
     seed = (trained.get("config") or {}).get("split_seed", 0)
     split = folder / SPLIT
     reading = Reading(
-        preprocessing=meta.preprocessing,
+        preprocessing=meta.images,
         classes=meta.classes,
         trained_on=meta.data,
         parts=parts,

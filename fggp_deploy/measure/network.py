@@ -1,8 +1,8 @@
-"""A network on ONNX Runtime: float32 [N, C, H, W] in, finite logits [N, classes] out."""
+"""A network on ONNX Runtime: any inputs and outputs by name, or images in and logits out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from fggp_deploy import runtime
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.runtime.sessions import SessionConfig, brief, try_out
+from fggp_deploy.runtime.probing import answers_of
+from fggp_deploy.runtime.sessions import Array, SessionConfig, brief, try_out
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,7 +25,7 @@ SESSION_CONFIG = {"session.force_spinning_stop": "1"}
 
 @dataclass(frozen=True)
 class Network:
-    """An ONNX Runtime session with one image input and one output of logits.
+    """An ONNX Runtime session.
 
     Errors refer to it by `name`. `session` may be any object with the session's methods `run`,
     `get_inputs` and `get_outputs`.
@@ -33,17 +34,22 @@ class Network:
     name: str
     session: Any
 
-    def __post_init__(self) -> None:
+    def outputs(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs that are tensors of numbers, by name; raises ModelFileError."""
+        return answers_of(self.session, feeds, self.name)
+
+    def check_images(self) -> None:
+        """Raise ModelFileError unless it has one image input and one output."""
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ModelFileError(
                 f"{self.name} has {len(inputs)} inputs and {len(outputs)} outputs; "
-                "verify needs one image input and one output of logits"
+                "accuracy needs one image input and one output of logits"
             )
         if inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             raise ModelFileError(
                 f"{self.name} takes {inputs[0].type} {inputs[0].shape}; "
-                "verify needs float32 [batch, channels, height, width]"
+                "accuracy needs float32 [batch, channels, height, width]"
             )
 
     @property
@@ -53,6 +59,7 @@ class Network:
 
     def logits(self, x: Floats) -> Floats:
         """Logits [N, classes] of x [N, C, H, W]; ModelFileError if one is not finite."""
+        self.check_images()
         try:
             (y,) = self.session.run(None, {self.input_name: x})
         except Exception as e:  # onnxruntime's exceptions have no common base

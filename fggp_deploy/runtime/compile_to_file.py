@@ -21,10 +21,10 @@ from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.format.compiled import compiled_for, is_region
 from fggp_deploy.format.functions import MIN_OPSET, layer_operator
-from fggp_deploy.format.metadata import PREFIX, Metadata
-from fggp_deploy.format.outputs_test import KEY, OutputsTest
+from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
+from fggp_deploy.graph.constants import required_inputs
 from fggp_deploy.graph.opset import with_opset
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.reading import read_model, reading, stored_bytes
@@ -155,20 +155,12 @@ def _check(
 ) -> tuple[bool, tuple[float, float]]:
     """Whether there is a self-test, and the errors on stock onnxruntime and with the library."""
     props = {p.key: p.value for p in model.metadata_props}
-    test = None
-    if PREFIX + "format_version" in props:
-        meta = Metadata.from_props(props)
-        test = meta.selftest.first_batch() if meta.selftest is not None else None
-    outputs_test = None
-    if test is None and KEY in props:
-        outputs_test = OutputsTest.parse(props[KEY])
-    if outputs_test is not None:
-        feeds = outputs_test.feeds()
-    elif test is not None:
-        names = [v.name for v in dense.graph.input]
-        feeds = {names[0]: test.probe(meta.preprocessing.input_shape)}
-    else:
-        feeds = random_feeds(dense, batch)
+    names = [v.name for v in required_inputs(dense.graph)]
+    outputs = [v.name for v in dense.graph.output]
+    test = Metadata.from_props(props).named(names, outputs).selftest
+    if test is not None:
+        test = test.first_batch()
+    feeds = random_feeds(dense, batch) if test is None else test.feeds()
     want = run(options.open(source, name=source.name), feeds, source.name)
     rtol = rtol_for(in_bytes=has_quantized_activations(dense))
     got: list[list[Array]] = []
@@ -176,22 +168,18 @@ def _check(
     def unoptimized() -> list[Array]:
         return run(options.open(source, name=source.name, optimize=False), feeds, source.name)
 
-    outputs = [v.name for v in dense.graph.output]
     for where, on_kernels in (("on stock onnxruntime", False), ("on the kernels", True)):
         name = f"the compiled file {where}"
         got.append(run(options.open(written, name=name, on_kernels=on_kernels), feeds, name))
         found = agreement(got[-1], want, rtol=rtol, unoptimized=unoptimized)
         answers = dict(zip(outputs, got[-1], strict=True))
-        failed = (test is not None and not test.passes(got[-1][0])) or (
-            outputs_test is not None and not outputs_test.passes(answers)
-        )
-        if not found.passed or failed:
+        if not found.passed or (test is not None and not test.passes(answers)):
             raise ModelFileError(
                 f"{name} differs from {source} by {found.error:.1e} of the largest output; nothing "
                 "was written, report this"
             )
     first, second = (relative_error(y, want) for y in got)
-    return test is not None or outputs_test is not None, (first, second)
+    return test is not None, (first, second)
 
 
 def _n_layers(model: ModelProto) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format import outputs_test
-from fggp_deploy.format.outputs_test import Array, Input
+from fggp_deploy.format.generated_inputs import MAX_ELEMENTS, Array, Input, feeds
 from fggp_deploy.runtime.sessions import SessionConfig, brief, try_out
 
 # The sizes that are tried for open dimensions, until the network runs.
@@ -34,9 +32,9 @@ def first_that_runs(
     for side in SIDES:
         try:
             inputs = _inputs(session, shape, side)
-            if sum(math.prod(i.shape) for i in inputs) > outputs_test.MAX_ELEMENTS:
+            if sum(i.size for i in inputs) > MAX_ELEMENTS:
                 return (), None, "its inputs are too large"
-            return inputs, answers_of(session, outputs_test.feeds(0, inputs)), ""
+            return inputs, answers_of(session, feeds(0, inputs)), ""
         except ModelFileError as e:
             why = why or str(e)
         if all(isinstance(d, int) for i in session.get_inputs() for d in i.shape[1:]):
@@ -92,12 +90,14 @@ def _inputs(
     return tuple(found)
 
 
-def answers_of(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs that are tensors of numbers, by name."""
+def answers_of(
+    session: ort.InferenceSession, feeds: Mapping[str, Array], name: str = "it"
+) -> dict[str, Array]:
+    """The outputs that are tensors of numbers, by name; ModelFileError if it does not run."""
     names = [o.name for o in session.get_outputs()]
     try:
         answers = session.run(names, dict(feeds))
     except Exception as e:  # onnxruntime's exceptions have no common base
-        raise ModelFileError(f"it does not run on made-up inputs: {brief(e)}") from e
+        raise ModelFileError(f"{name} does not run on made-up inputs: {brief(e)}") from e
     found = {n: y for n, y in zip(names, answers, strict=True) if isinstance(y, np.ndarray)}
     return {n: y for n, y in found.items() if y.dtype.kind in "fiub"}

@@ -92,9 +92,9 @@ class ModelUnderTest:
 
     def probe_inputs(self, seed: int) -> Floats:
         """The self-test's first inputs, or normal noise from `seed` without one: [N, C, H, W]."""
-        shape = self.metadata.preprocessing.input_shape
+        shape = self.metadata.images.input_shape
         if self.metadata.selftest is not None:
-            return self.metadata.selftest.first_batch().probe(shape)
+            return self.metadata.selftest.first_batch().images()
         return np.random.default_rng(seed).standard_normal((N_PROBES, *shape), dtype=np.float32)
 
 
@@ -115,7 +115,7 @@ def load(
     threads, batch = options.judged_setting
     if data is not None:
         check_data(packed, data)
-    probe = np.zeros((1, *meta.preprocessing.input_shape), np.float32)
+    probe = np.zeros((1, *meta.images.input_shape), np.float32)
     networks.run_once_apart(name, packed.runnable(), probe)
     if reference is not None:
         networks.run_once_apart(reference.name, reference, probe)
@@ -127,7 +127,7 @@ def load(
     unrounded = find_unrounded(packed) if meta.unrounded is not None else None
     int8, no_int8 = None, "--no-int8"
     if options.int8:
-        int8, no_int8 = _int8_baseline(reference, data, meta.preprocessing, progress)
+        int8, no_int8 = _int8_baseline(reference, data, meta.images, progress)
     return ModelUnderTest(
         packed=packed,
         network=network,
@@ -180,7 +180,7 @@ def find_unrounded(packed: SparseModel) -> Path | None:
 def check_data(packed: SparseModel, data: Dataset) -> None:
     """Raise DataError if the data's classes or image size are not the model's."""
     meta, name = packed.metadata, packed.path.name
-    expected, found = meta.preprocessing.input_shape, data.preprocessing.input_shape
+    expected, found = meta.images.input_shape, data.preprocessing.input_shape
     if expected != found:
         raise DataError(
             f"{data.name} has images of (channels, height, width) {found}, {name} wants "

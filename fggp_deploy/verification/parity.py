@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.graph.comparison import (
     ROUNDED_RTOL,
     RTOL,
@@ -23,7 +24,7 @@ from fggp_deploy.graph.comparison import (
 )
 from fggp_deploy.graph.reading import reading
 from fggp_deploy.measure import evaluate, network
-from fggp_deploy.measure.network import Floats
+from fggp_deploy.measure.network import Floats, Network
 from fggp_deploy.verification.model_under_test import ModelUnderTest
 
 N_PARITY = 256  # test images on which the packed and the dense form are compared
@@ -106,9 +107,18 @@ def self_test(under_test: ModelUnderTest) -> Difference | None:
     test = under_test.metadata.selftest
     if test is None:
         return None
-    y = test.logits_of(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
-    expected = np.asarray(test.logits, np.float32)
-    return difference(y, expected, rtol=test.rtol, atol=test.atol)
+    return self_test_difference(test, under_test.network)
+
+
+def self_test_difference(test: SelfTest, network: Network) -> Difference:
+    """Compare a network with the logits of its self-test."""
+    (output,) = test.outputs
+    return difference(_logits(test, network), test.logits, rtol=test.rtol, atol=output.atol)
+
+
+def _logits(test: SelfTest, network: Network) -> Floats:
+    (y,) = test.outputs_of(network.outputs).values()
+    return y
 
 
 def rounding(under_test: ModelUnderTest) -> Difference | None:
@@ -119,8 +129,7 @@ def rounding(under_test: ModelUnderTest) -> Difference | None:
     test = under_test.metadata.unrounded
     if test is None:
         return None
-    y = test.logits_of(under_test.network.logits, under_test.metadata.preprocessing.input_shape)
-    return near(y, np.asarray(test.logits, np.float32), rtol=ROUNDED_RTOL)
+    return near(_logits(test, under_test.network), test.logits, rtol=ROUNDED_RTOL)
 
 
 def packed_against_dense(
@@ -139,7 +148,7 @@ def packed_against_dense(
     found = {"probe inputs": near(under_test.network.logits(x), dense.logits(x))}
     if under_test.data is not None:
         images = under_test.data.test.sample(N_PARITY, seed=seed)
-        preprocessing = under_test.metadata.preprocessing
+        preprocessing = under_test.metadata.images
         found["test images"] = near(
             evaluate.logits(under_test.network, images, preprocessing),
             evaluate.logits(dense, images, preprocessing),

@@ -104,7 +104,7 @@ def input_check(under_test: ModelUnderTest, *, seed: int, progress: Progress) ->
     return check_inputs(
         under_test.network,
         under_test.data.test,
-        under_test.metadata.preprocessing,
+        under_test.metadata.images,
         others,
         seed=seed,
         progress=partial(progress, "preprocessing"),
@@ -126,7 +126,7 @@ def robustness_of(
         under_test.network,
         under_test.dense.network,
         under_test.data.test,
-        under_test.metadata.preprocessing,
+        under_test.metadata.images,
         extent=extent,
         published=corruptions,
         seed=seed,
@@ -139,7 +139,7 @@ def _logits(
 ) -> Floats:
     if under_test.data is None:
         return network.logits(under_test.probe_inputs(seed))
-    preprocessing = under_test.metadata.preprocessing
+    preprocessing = under_test.metadata.images
     return evaluate.logits(network, under_test.data.test, preprocessing, partial(progress, stage))
 
 

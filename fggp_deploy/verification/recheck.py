@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ConfigError, FileError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.network import load, run_once_apart
 from fggp_deploy.verification import certificate
-from fggp_deploy.verification.parity import Difference, difference
+from fggp_deploy.verification.parity import Difference, self_test_difference
 from fggp_deploy.verification.report_files import find_report
 from fggp_deploy.verification.schema import read_report
 from fggp_deploy.verification.verdict import Verdict, agreement, equality
@@ -77,11 +75,9 @@ def _preprocessing(report: Path, recorded: dict[str, Any]) -> Preprocessing:
 
 
 def _self_test(packed: SparseModel, threads: int) -> Difference | None:
-    test, shape = packed.metadata.selftest, packed.metadata.preprocessing.input_shape
+    test = packed.metadata.selftest
     if test is None:
         return None
     name, content = packed.path.name, packed.runnable()
-    run_once_apart(name, content, np.zeros((1, *shape), np.float32))
-    network = load(name, content, threads=threads)
-    y = test.logits_of(network.logits, shape)
-    return difference(y, test.logits, rtol=test.rtol, atol=test.atol)
+    run_once_apart(name, content, test.first_batch().images())
+    return self_test_difference(test, load(name, content, threads=threads))

@@ -94,7 +94,7 @@ def processes(
             paths[INT8].write_bytes(under_test.int8.content)
         return measure_processes(
             paths,
-            input_shape=(batch, *packed.metadata.preprocessing.input_shape),
+            input_shape=(batch, *packed.metadata.images.input_shape),
             threads=threads,
             on_kernels=[KERNELS],
             progress=partial(progress, "load time and memory"),
@@ -158,5 +158,5 @@ def _stock(under_test: ModelUnderTest, x: Floats) -> dict[str, Opener]:
 
 
 def _images(under_test: ModelUnderTest, batch: int, rng: np.random.Generator) -> Floats:
-    shape = (batch, *under_test.metadata.preprocessing.input_shape)
+    shape = (batch, *under_test.metadata.images.input_shape)
     return rng.standard_normal(shape, dtype=np.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset
-from fggp_deploy.errors import ConfigError
+from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
@@ -46,6 +46,10 @@ def verify(
     gates, options = gates or Gates(), options or VerifyOptions()
     started, state = datetime.now(UTC), machine()
     packed = SparseModel.open(model)
+    try:
+        packed.metadata.images  # noqa: B018
+    except ModelFileError as e:
+        raise ModelFileError(f"{model}: {e}") from e
     reference = find_reference(packed, reference)
     _check_measurable(gates, options, data=data is not None, reference=reference is not None)
 

@@ -54,10 +54,10 @@ def test_logits_are_those_of_python(
     assert meta.selftest is not None
     library = kernels.library_path() if on_kernels else "none"
     got = logits(run_model, path, library, 1, len(meta.selftest.logits), meta.selftest.seed)
-    x = meta.selftest.probe(meta.preprocessing.input_shape)
+    x = meta.selftest.images()
     (want,) = SessionConfig(1).open(path, on_kernels=on_kernels).run(None, {"input": x})
     np.testing.assert_array_equal(got, want)
-    assert meta.selftest.passes(got)
+    assert meta.selftest.passes({"logits": got})
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ def test_logits_are_those_of_python(kind: str, tmp_path: Path) -> None:
     done = node(EXAMPLE, path, 1, len(meta.selftest.logits), meta.selftest.seed)
     assert done.returncode == 0, done.stderr
     got = np.array([line.split() for line in done.stdout.splitlines()], np.float32)
-    x = meta.selftest.probe(meta.preprocessing.input_shape)
+    x = meta.selftest.images()
     (want,) = SessionConfig(1).open(path, on_kernels=False).run(None, {"input": x})
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * abs(want).max())
-    assert meta.selftest.passes(got)
+    assert meta.selftest.passes({"logits": got})
     *tops, latency = done.stderr.splitlines()
     assert tops == [f"image {i}: class {top}" for i, top in enumerate(want.argmax(1))]
     assert latency.startswith("median of 200 runs: ")

@@ -41,7 +41,7 @@ def test_the_examples_of_the_api_page_run_in_order(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", API.read_text(), flags=re.DOTALL)
     for block in blocks:
         exec(compile(block, str(API), "exec"), names)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     assert "def drop(" in "".join(blocks)  # a criterion of the user's own
     assert names["masks"].n_removed == round(0.9 * (8 * 32 * 9 + 1280))
     assert (tmp_path / "own.onnx").is_file()

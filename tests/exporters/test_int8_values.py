@@ -19,8 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from fggp_deploy import kernels, runtime
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.exporters import load
+from fggp_deploy.exporters.own_network import export_model
 from fggp_deploy.exporters.rounding import Rounding, rounding
-from fggp_deploy.exporters.run import export_model
 from fggp_deploy.format.encodings import Rice, RiceInt8
 from fggp_deploy.format.functions import DOMAIN, function
 from fggp_deploy.format.model import SparseModel

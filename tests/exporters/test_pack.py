@@ -23,14 +23,14 @@ from fggp_deploy.analysis.explain import explain
 from fggp_deploy.errors import ConfigError, FggpError, ModelFileError
 from fggp_deploy.exporters.options import PackOptions
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.exporters.parity import _to_record, run_self_test
-from fggp_deploy.format import outputs_test
-from fggp_deploy.format.model import SparseModel, foreign_layers
-from fggp_deploy.format.outputs_test import Input, OutputsTest
+from fggp_deploy.exporters.parity import run_self_test
+from fggp_deploy.format.generated_inputs import Input
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import flatten
+from fggp_deploy.format.self_test import KEY, SelfTest
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph import opset
-from fggp_deploy.graph.comparison import Agreement
+from fggp_deploy.graph.comparison import Agreement, noise
 from fggp_deploy.quantization.dense_baseline import quantize
 from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import SessionConfig
@@ -57,8 +57,8 @@ def test_dense_zeros_are_packed(name: str, tmp_path: Path) -> None:
     assert made.error == 0
     assert not made.preprocessing
     assert set(run_self_test(made.path).values()) == {True}
-    with pytest.raises(ModelFileError, match="packed without --mean and --std"):
-        SparseModel.open(made.path)
+    with pytest.raises(ModelFileError, match="does not say how its images are prepared"):
+        _ = SparseModel.open(made.path).metadata.images
 
 
 def test_sparse_initializers_are_packed(tmp_path: Path) -> None:
@@ -308,9 +308,7 @@ def test_anchors_are_packed_and_are_no_weights(tmp_path: Path) -> None:
     assert made.n_packed == 2
     assert (made.n_weights, made.n_zeros) == (w.size, int((w == 0).sum()))
     for file in (path, made.path):  # the same count of the dense file and of the packed one
-        layers = foreign_layers(file)
-        assert layers is not None
-        weights = [x for x in layers if x.of_layer]
+        weights = [x for x in SparseModel.open(file).layers if x.of_layer]
         assert [(x.op, x.size, x.size - x.nnz) for x in weights] == [
             ("Conv", made.n_weights, made.n_zeros)
         ]
@@ -334,7 +332,7 @@ def test_integer_outputs_are_proved(tmp_path: Path) -> None:
     assert made.bit_equal
     assert set(run_self_test(made.path).values()) == {True}
     model = onnx.load(made.path)
-    (test,) = (p for p in model.metadata_props if p.key == outputs_test.KEY)
+    (test,) = (p for p in model.metadata_props if p.key == KEY)
     reported = json.loads(test.value)
     reported["outputs"][0]["values"] = [v + 1 for v in reported["outputs"][0]["values"]]
     test.value = json.dumps(reported)
@@ -344,8 +342,11 @@ def test_integer_outputs_are_proved(tmp_path: Path) -> None:
 
 def test_integers_that_stock_does_not_keep_are_not_recorded() -> None:
     want = {"order": np.array([3, 1]), "class": np.array([2]), "scores": np.float32([0.5])}
-    again = [np.array([1, 3]), np.array([2]), np.float32([0.4])]
-    assert list(_to_record(want, lambda: again)) == ["class", "scores"]
+    again = {"order": np.array([1, 3]), "class": np.array([2]), "scores": np.float32([0.4])}
+    test = SelfTest.record([], want, noise(want, again))
+    assert [o.name for o in test.outputs] == ["class", "scores"]
+    assert test.passes({"class": np.array([2]), "scores": np.float32([0.1])})  # 4 times as far
+    assert not test.passes({"class": np.array([2]), "scores": np.float32([0.09])})
 
 
 def test_nan_and_infinity_in_a_weight_are_packed_as_they_are(tmp_path: Path) -> None:
@@ -502,16 +503,16 @@ def test_compaction_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
 
 def a_test() -> dict[str, Any]:
     y = np.linspace(-3, 5, 1000, dtype=np.float32).reshape(10, 100)
-    made = OutputsTest.record([Input("x", "float32", (2, 3))], lambda _: {"y": y})
+    made = SelfTest.record([Input("x", "float32", (2, 3))], {"y": y}, {})
     assert made.passes({"y": y})
     assert not made.passes({"y": y + 1})
     assert not made.passes({"y": y.T})
     return json.loads(json.dumps(made.to_dict()))
 
 
-def test_the_outputs_test_comes_back() -> None:
+def test_the_self_test_comes_back() -> None:
     d = a_test()
-    again = OutputsTest.parse(json.dumps(d))
+    again = SelfTest.from_dict(d)
     assert json.loads(json.dumps(again.to_dict())) == d
     assert len(again.outputs[0].at) == 64
     assert again.feeds()["x"].shape == (2, 3)
@@ -519,16 +520,18 @@ def test_the_outputs_test_comes_back() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from(["seed", "inputs", "outputs", "rtol", "atol"]),
+    st.sampled_from(["seed", "inputs", "outputs", "rtol", "atol", "logits"]),
     st.recursive(
         st.none() | st.integers() | st.floats() | st.text(max_size=3),
         lambda inner: (
             st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["name", "shape", "at", "values", "dtype"]), inner)
+            | st.dictionaries(
+                st.sampled_from(["name", "shape", "at", "values", "dtype", "range"]), inner
+            )
         ),
         max_leaves=8,
     ),
 )
-def test_a_damaged_outputs_test_is_one_error(key: str, value: Any) -> None:
+def test_a_damaged_self_test_is_one_error(key: str, value: Any) -> None:
     with contextlib.suppress(ModelFileError):
-        OutputsTest.parse(json.dumps(a_test() | {key: value}))
+        SelfTest.from_dict(a_test() | {key: value})

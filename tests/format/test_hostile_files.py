@@ -334,18 +334,19 @@ def test_a_loop_without_end_is_ended(program, command):
 
 
 def test_the_rows_of_a_self_test_are_run_in_batches():
-    test = SelfTest(7, np.ones((2 * MAX_BATCH + 3, 2), np.float32))
-    whole, seen = test.probe((1, 2, 3)), []
+    test = SelfTest.of_logits(7, np.ones((2 * MAX_BATCH + 3, 2), np.float32), (1, 2, 3))
+    whole, seen = test.images(), []
 
-    def run(x: np.ndarray) -> np.ndarray:
+    def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (x,) = feeds.values()
         seen.append(x)
-        return x.reshape(len(x), -1)[:, :2]
+        return {"logits": x.reshape(len(x), -1)[:, :2]}
 
-    answers = test.logits_of(run, (1, 2, 3))
+    answers = test.outputs_of(run)["logits"]
     assert [len(x) for x in seen] == [MAX_BATCH, MAX_BATCH, 3]
     assert np.array_equal(np.concatenate(seen), whole)
     assert np.array_equal(answers, whole.reshape(len(whole), -1)[:, :2])
-    assert np.array_equal(test.first_batch().probe((1, 2, 3)), whole[:MAX_BATCH])
+    assert np.array_equal(test.first_batch().images(), whole[:MAX_BATCH])
 
 
 def test_a_program_number_past_64_bits():

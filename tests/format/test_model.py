@@ -19,9 +19,9 @@ from onnx import numpy_helper
 
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.errors import ModelFileError
+from fggp_deploy.format.generated_inputs import fmix32, probe
 from fggp_deploy.format.metadata import removed_before_compaction
 from fggp_deploy.format.model import Metadata, SelfTest, SparseModel
-from fggp_deploy.format.self_test import fmix32, probe
 
 
 def run(serialized: bytes, x: np.ndarray) -> np.ndarray:
@@ -42,10 +42,10 @@ def test_golden_file_is_read_and_passes_its_selftest(path):
     assert np.array_equal(weights["fc.weight"], golden.fc_weight())
     test = model.metadata.selftest
     assert test is not None
-    x = test.probe(model.metadata.preprocessing.input_shape)
-    assert test.passes(run(model.runnable(), x))
-    assert test.passes(run(model.dense().SerializeToString(), x))
-    assert not test.passes(run(model.runnable(), x) + 1)
+    x = test.images()
+    assert test.passes({"logits": run(model.runnable(), x)})
+    assert test.passes({"logits": run(model.dense().SerializeToString(), x)})
+    assert not test.passes({"logits": run(model.runnable(), x) + 1})
 
 
 def test_golden_layers():
@@ -101,16 +101,16 @@ def test_unrounded_is_written_only_where_there_is_one():
 
 
 def test_selftest_tolerates_roundings_of_the_largest_logit():
-    small = SelfTest.record(lambda x: np.float32([[0.5, -0.1]]), (1, 1, 1), batch=1)
-    large = SelfTest.record(lambda x: np.float32([[50, -0.1]]), (1, 1, 1), batch=1)
-    assert (small.atol, large.atol) == (1e-4, pytest.approx(5e-3))
-    assert large.passes(large.logits + np.float32(0.004))
-    assert not small.passes(small.logits + np.float32(0.004))
+    small = SelfTest.of_classifier(lambda x: np.float32([[0.5, -0.1]]), (1, 1, 1), batch=1)
+    large = SelfTest.of_classifier(lambda x: np.float32([[50, -0.1]]), (1, 1, 1), batch=1)
+    assert (small.outputs[0].atol, large.outputs[0].atol) == (1e-4, pytest.approx(5e-3))
+    assert large.passes({"logits": large.logits + np.float32(0.004)})
+    assert not small.passes({"logits": small.logits + np.float32(0.004)})
 
 
 def test_selftest_refuses_nan():
     with pytest.raises(ModelFileError):
-        SelfTest(0, np.full((1, 2), np.nan, np.float32))
+        SelfTest.of_logits(0, np.full((1, 2), np.nan, np.float32), (1, 2, 3))
 
 
 @pytest.mark.parametrize("keep", [0, 1, 10, 100, 1000, 2000, -1])
@@ -137,8 +137,10 @@ def test_missing_and_foreign(tmp_path):
         SparseModel.open(tmp_path / "none.onnx")
     path = tmp_path / "foreign.onnx"
     path.write_bytes(golden.dense().SerializeToString())
-    with pytest.raises(ModelFileError, match="did not make"):
-        SparseModel.open(path)
+    foreign = SparseModel.open(path).metadata
+    assert foreign.selftest is None
+    with pytest.raises(ModelFileError, match="does not say how its images are prepared"):
+        _ = foreign.images
     with pytest.raises(ModelFileError, match="manifest"):
         SparseModel.open(tmp_path)
 

@@ -22,7 +22,7 @@ from fggp_deploy.format.encodings import ENCODINGS
 from fggp_deploy.format.encodings.base import Operators, PackedEncoding
 from fggp_deploy.format.encodings.checks import Array, check_bits, check_values, checked_size
 from fggp_deploy.format.encodings.nodes import constant, shape_and_size
-from fggp_deploy.format.model import foreign_layers
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import flatten, pack
 from fggp_deploy.format.unpacking import split, unpack
 from fggp_deploy.kernels import program
@@ -148,8 +148,7 @@ def test_commands_and_sessions_take_it(tmp_path: Path):
     made = pack_file(tmp_path / "m.onnx")
     assert made.bit_equal
     assert made.n_packed == 4
-    layers = foreign_layers(made.path)
-    assert layers is not None
+    layers = SparseModel.open(made.path).layers
     assert sorted(x.encoding for x in layers) == ["gaps8", "one-value", "one-value", "one-value"]
     session = runtime.session(made.path, threads=1, measure=False, cache=False)
     want = run(network())

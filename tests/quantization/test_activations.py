@@ -367,7 +367,7 @@ def test_an_exported_run(demo_run, tmp_path) -> None:
     opened = SparseModel.open(path)
     assert opened.has_quantized_activations
     test = opened.metadata.selftest
-    assert test.atol == pytest.approx(BYTES_RTOL * max(1, np.abs(test.logits).max()))
+    assert test.outputs[0].atol == pytest.approx(BYTES_RTOL * max(1, np.abs(test.logits).max()))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.compiled import expand
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import pack
+from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.runtime import measured_planning, selection
 from fggp_deploy.runtime.compile_to_file import compile_file
@@ -103,14 +104,10 @@ def test_an_exported_file_keeps_its_metadata_and_its_size(tmp_path: Path, values
     dense = to_onnx(nets.sparse_small(), nets.metadata())
     (test,) = (nets.metadata().selftest,)
     assert test is not None
-    logits = (
-        SessionConfig(1)
-        .open(dense.SerializeToString())
-        .run(None, {"input": test.probe((3, 12, 12))})
-    )
-    meta = dataclasses.replace(
-        nets.metadata(), selftest=dataclasses.replace(test, logits=logits[0])
-    )
+    network = SessionConfig(1).open(dense.SerializeToString())
+    (logits,) = network.run(None, {"input": test.images()})
+    again = SelfTest.of_logits(test.seed, logits, (3, 12, 12))
+    meta = dataclasses.replace(nets.metadata(), selftest=again)
     path = load("onnx").export(dense, meta, tmp_path / "m.onnx", values=values)
     made = compile_file(path, tmp_path / "fast.onnx", measure=False)
     assert made.self_test

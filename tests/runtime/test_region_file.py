@@ -14,8 +14,8 @@ from onnx import ModelProto
 from fggp_deploy import kernels, runtime
 from fggp_deploy.errors import ConfigError
 from fggp_deploy.exporters.options import ExportOptions, PackOptions
+from fggp_deploy.exporters.own_network import export_model
 from fggp_deploy.exporters.pack import pack_file
-from fggp_deploy.exporters.run import export_model
 from fggp_deploy.format.compiled import compiled_for, is_compiled
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.packing import Packing, pack

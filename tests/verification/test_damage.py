@@ -54,7 +54,9 @@ def test_a_shifted_batch_norm(tmp_path, quick):
     meta = small_metadata()
     trusted = to_onnx(net, meta)
     run = load("trusted", trusted.SerializeToString(), threads=1).logits
-    meta = dataclasses.replace(meta, selftest=SelfTest.record(run, meta.preprocessing.input_shape))
+    meta = dataclasses.replace(
+        meta, selftest=SelfTest.of_classifier(run, meta.preprocessing.input_shape)
+    )
     net.bn2.bias.data[5] += 1
     path = packed_onnx.export(to_onnx(net, meta), meta, tmp_path / "model.onnx")
     found = quick(path, original=Original(onnx=trusted))

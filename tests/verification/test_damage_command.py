@@ -55,7 +55,7 @@ def delivered(program: Program) -> Program:
         net.fc.bias -= net(torch.from_numpy(meta.preprocessing(x))).mean(0)
     trusted = to_onnx(net, meta)
     run = load("trusted", trusted.SerializeToString(), threads=1).logits
-    meta = dataclasses.replace(meta, selftest=SelfTest.record(run, shape))
+    meta = dataclasses.replace(meta, selftest=SelfTest.of_classifier(run, shape))
     packed_onnx.export(trusted, meta, program.cwd / "model.onnx")
     onnx_dense.export(trusted, meta, program.cwd / "reference.onnx")
     onnx.save(trusted, program.cwd / "trusted.onnx")
