@@ -40,7 +40,7 @@ while read -r processor expected; do
   grep -q "^$expected agree on $programs programs" "$build/$processor.log" ||
     { echo "$processor should have compared: $expected" >&2; exit 1; }
 done <<'PROCESSORS'
-max neon portable
+max neon_i8mm neon portable
 neoverse-n1 neon portable
 cortex-a53 neon portable
 PROCESSORS

@@ -30,11 +30,12 @@ def package_versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """CPU name, cores, the instruction sets that matter here, and the operating system."""
     name, flags = _cpuinfo()
-    features = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp")
+    x86 = ["avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"]
+    arm = ["asimd", "asimddp", "i8mm"]
     return {
         "cpu": name or platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 1,
-        "features": [f for f in features if f in flags],
+        "features": [f for f in x86 + arm if f in flags],
         "os": f"{platform.system()} {platform.release()}",
     }
 

@@ -8,35 +8,14 @@ extern "C" unsigned long getauxval(unsigned long type);
 
 namespace {
 
-// The dot product of signed by signed bytes is more common than that of unsigned by signed. So 128 is
-// subtracted from each byte, and each sum starts with a value that compensates for it.
+// These processors multiply signed bytes by signed ones only. So 128 is subtracted from each byte, and
+// each sum starts with a value that compensates for it.
 template <class V>
-struct Int8x4Lanes : V {
-  using Words = uint32x4_t;
-  static Words load_words(const float* p) { return vreinterpretq_u32_f32(vld1q_f32(p)); }
-  static void store_words(float* p, Words v) { vst1q_f32(p, vreinterpretq_f32_u32(v)); }
-  static Words set1_word(int word) { return vdupq_n_u32(static_cast<uint32_t>(word)); }
-  static Words dot(Words acc, Words x, Words w) {
-    const int8x16_t shifted = vreinterpretq_s8_u32(veorq_u32(x, vdupq_n_u32(0x80808080u)));
-    return vreinterpretq_u32_s32(
-        vdotq_s32(vreinterpretq_s32_u32(acc), shifted, vreinterpretq_s8_u32(w)));
+struct Int8x4Lanes : Int8x4Neon<V> {
+  static int32x4_t dot(int32x4_t acc, int32x4_t x, int32x4_t w) {
+    const int32x4_t shifted = veorq_s32(x, vdupq_n_s32(static_cast<int>(0x80808080u)));
+    return vdotq_s32(acc, vreinterpretq_s8_s32(shifted), vreinterpretq_s8_s32(w));
   }
-  static Words add_words(Words a, Words b) { return vaddq_u32(a, b); }
-  static Words byte(Words v, int k) {
-    return vandq_u32(vshlq_u32(v, vdupq_n_s32(-8 * k)), set1_word(255));
-  }
-  static Words with_byte(Words v, Words b, int k) {
-    return vorrq_u32(v, vshlq_u32(b, vdupq_n_s32(8 * k)));
-  }
-  static Words round(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
-    // Unlike vmaxq, vmaxnmq returns the number if the other operand is NaN.
-    return vreinterpretq_u32_s32(vcvtnq_s32_f32(vminnmq_f32(vmaxnmq_f32(v, from), to)));
-  }
-  static typename V::Reg to_float(Words v) { return vcvtq_f32_s32(vreinterpretq_s32_u32(v)); }
-  static Words max_bytes(Words a, Words b) {
-    return vreinterpretq_u32_u8(vmaxq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b)));
-  }
-  static Words keep_words(Words v, uint32_t m) { return vandq_u32(v, lane_mask(m)); }
 };
 
 using Int8x4Lanes16 = Int8x4Lanes<Lanes16>;

@@ -10,6 +10,9 @@ const FggpIsa* const* fggp_isas(int* n) {
       &fggp_avx2,
 #endif
 #ifdef FGGP_ARM64
+#ifdef FGGP_NEON_I8MM
+      &fggp_neon_i8mm,
+#endif
       &fggp_neon,
 #endif
       &fggp_portable};

@@ -184,9 +184,9 @@ typedef struct {
   int dense_width;  // of a panel
 } FggpIsa;
 
-extern const FggpIsa fggp_avx512, fggp_avx_vnni, fggp_avx2, fggp_neon, fggp_portable;
-extern const FggpInt8x4 fggp_int8x4_vnni, fggp_int8x4_avx_vnni, fggp_int8x4_avx2, fggp_int8x4_neon,
-    fggp_int8x4_portable;
+extern const FggpIsa fggp_avx512, fggp_avx_vnni, fggp_avx2, fggp_neon_i8mm, fggp_neon, fggp_portable;
+extern const FggpInt8x4 fggp_int8x4_vnni, fggp_int8x4_avx_vnni, fggp_int8x4_avx2,
+    fggp_int8x4_neon_i8mm, fggp_int8x4_neon, fggp_int8x4_portable;
 
 }  // extern "C"
 

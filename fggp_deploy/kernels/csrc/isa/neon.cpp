@@ -126,11 +126,23 @@ const FggpConvVariant kConv[] = {FGGP_BLOCKS(FGGP_CONV, FGGP_CONV_ONE)};
 
 const FggpInt8x4* const kInt8x4[] = {&fggp_int8x4_neon, &fggp_int8x4_portable, nullptr};
 
+constexpr FggpIsa isa(const char* name, int (*is_supported)(), const FggpInt8x4* const* int8x4) {
+  return {name, is_supported, int8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>,
+          pool<Lanes4>, depthwise<Lanes16>, depthwise<Lanes4>, halo<Permutation16>, halo<Permutation4>,
+          pack, transpose, gather_by_element, shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>,
+          dot, dense<Lanes16, 6, 1>, 16};
+}
+
+#ifdef FGGP_NEON_I8MM
+const FggpInt8x4* const kWithI8mm[] = {&fggp_int8x4_neon_i8mm, nullptr};
+
+int supported_with_i8mm() { return fggp_int8x4_neon_i8mm.supported(); }
+#endif
+
 }  // namespace
 
-extern "C" const FggpIsa fggp_neon = {
-    "neon", supported, kInt8x4, kConv, sizeof(kConv) / sizeof(kConv[0]), pool<Lanes16>, pool<Lanes4>,
-    depthwise<Lanes16>, depthwise<Lanes4>, halo<Permutation16>, halo<Permutation4>, pack, transpose,
-    gather_by_element, shuffle, 16, sum<Lanes16>, sum<Lanes4>, finite<Lanes16>, dot,
-    dense<Lanes16, 6, 1>, 16,
-};
+extern "C" const FggpIsa fggp_neon = isa("neon", supported, kInt8x4);
+#ifdef FGGP_NEON_I8MM
+// The same for floats.
+extern "C" const FggpIsa fggp_neon_i8mm = isa("neon_i8mm", supported_with_i8mm, kWithI8mm);
+#endif

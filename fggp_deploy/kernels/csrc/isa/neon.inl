@@ -1,4 +1,4 @@
-// Shared by the files for NEON: vectors and the sizes of blocks.
+// Shared by the files for NEON: vectors, int8x4 without their dot product, and the sizes of blocks.
 #include "isa/isa.h"
 
 #include <arm_neon.h>
@@ -33,6 +33,33 @@ struct Lanes {
 
 using Lanes16 = Lanes<16>;
 using Lanes4 = Lanes<4>;
+
+// Words are signed like the sums of dot products: GCC copies an accumulator that changes its type.
+template <class V>
+struct Int8x4Neon : V {
+  using Words = int32x4_t;
+  static Words load_words(const float* p) { return vreinterpretq_s32_f32(vld1q_f32(p)); }
+  static void store_words(float* p, Words v) { vst1q_f32(p, vreinterpretq_f32_s32(v)); }
+  static Words set1_word(int word) { return vdupq_n_s32(word); }
+  static Words add_words(Words a, Words b) { return vaddq_s32(a, b); }
+  static Words byte(Words v, int k) {
+    return vandq_s32(vshlq_s32(v, vdupq_n_s32(-8 * k)), set1_word(255));
+  }
+  static Words with_byte(Words v, Words b, int k) {
+    return vorrq_s32(v, vshlq_s32(b, vdupq_n_s32(8 * k)));
+  }
+  static Words round(typename V::Reg v, typename V::Reg from, typename V::Reg to) {
+    // Unlike vmaxq, vmaxnmq returns the number if the other operand is NaN.
+    return vcvtnq_s32_f32(vminnmq_f32(vmaxnmq_f32(v, from), to));
+  }
+  static typename V::Reg to_float(Words v) { return vcvtq_f32_s32(v); }
+  static Words max_bytes(Words a, Words b) {
+    return vreinterpretq_s32_u8(vmaxq_u8(vreinterpretq_u8_s32(a), vreinterpretq_u8_s32(b)));
+  }
+  static Words keep_words(Words v, uint32_t m) {
+    return vandq_s32(v, vreinterpretq_s32_u32(lane_mask(m)));
+  }
+};
 
 }  // namespace
 
