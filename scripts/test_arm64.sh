@@ -54,7 +54,7 @@ if [ ! -x "$root/usr/bin/python3.11" ]; then
   mkdir -p "$apt/lists/partial" "$apt/archives/partial"
   touch "$apt/status"
   options=(-o Dir::State="$apt" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt"
-    -o APT::Architecture=arm64 -o APT::Architectures::=arm64)
+    -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Sandbox::User="$(id -un)")
   apt-get "${options[@]}" update
   apt-get "${options[@]}" install --yes --no-install-recommends --download-only python3.11 libstdc++6
   for package in "$apt"/archives/*.deb; do dpkg-deb --extract "$package" "$root"; done
