@@ -274,9 +274,10 @@ void run_stages_at_random() {
   }
 }
 
-// Some images of a program on 2, 3 and 7 threads, of which some are missing: the bits of one thread.
+// Some images of a program on 2, 3 and 7 threads, of which some are missing: the bits of one thread; and
+// those of each image alone.
 void share(const Example& c) {
-  const auto n = static_cast<size_t>(pick(1, 4));
+  const auto n = static_cast<size_t>(pick(1, 9));
   const Program program = parse_program(c.code, c.constants);
   const auto shapes = infer_shapes(program, {c.input});
   std::vector<float> x(n * c.input.size());
@@ -298,6 +299,19 @@ void share(const Example& c) {
     return out;
   };
   const auto want = run(1);
+  for (size_t i = 0; i < n; i++) {
+    std::vector<std::vector<float>> one;
+    std::vector<float*> to;
+    for (int o : program.outputs) one.emplace_back(shapes[static_cast<size_t>(o)].size());
+    for (auto& o : one) to.push_back(o.data());
+    const float* in = x.data() + i * c.input.size();
+    Runner(program, *isa, {1, 1}).run({c.input}, 1, &in, to.data(), Threads());
+    for (size_t k = 0; k < one.size(); k++)
+      if (std::memcmp(one[k].data(), want[k].data() + i * one[k].size(), one[k].size() * sizeof(float))) {
+        std::printf("%s: image %zu of %zu has other bits than alone\n", isa->name, i, n);
+        std::exit(1);
+      }
+  }
   for (const int n_threads : kThreads) {
     const auto got = run(n_threads);
     for (size_t k = 0; k < want.size(); k++)

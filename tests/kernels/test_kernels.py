@@ -259,7 +259,7 @@ def random_case(rng: np.random.Generator) -> Case:
         pads=pads,
         group=group,
         density=float(rng.choice([0.02, 0.1, 0.3, 1.0])),
-        batch=pick(1, 1, 2, 3),
+        batch=pick(1, 1, 2, 5),
         residual=bool(rng.integers(2)),
         activation=(NO_ACTIVATION, RELU, clamp(0.0, 6.0))[pick(0, 1, 2)],
         threads=pick(1, 3),
@@ -411,6 +411,38 @@ def test_many_steps(isa: str, size: int) -> None:
     x = rng.standard_normal((3, 12, size, size)).astype(np.float32)
     check(program, [x], isa)
     check(program, [with_specials(rng, x, n=1)], isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_a_batch_has_the_bits_of_its_images(isa: str, size: int) -> None:
+    """Groups of four share the lanes of planes up to 2x2; of nine images, one is left over."""
+    rng = np.random.default_rng(size)
+    square = {"cin": 12, "cout": 12, "kernel": (3, 3), "pads": (1,) * 4, "format": DENSE}
+    steps = [
+        Step(CONV, 0, **square, strides=(2, 2), activation=RELU),
+        Step(CONV, 1, **square, constant=2, residual=1, variant=(0, 2)),
+        Step(CONV, 2, **square | {"cin": 12, "group": 12}, constant=4),
+        Step(ADD, 3, residual=2, activation=clamp(-1.0, 1.0)),
+        Step(AVERAGE_POOL, 4, cout=12, cin=12, kernel=(3, 3), pads=(1,) * 4),
+        # A plane that grows, and may leave the lanes again
+        Step(CONV, 5, cout=8, cin=12, kernel=(1, 1), pads=(1,) * 4, constant=6, format=DENSE),
+        Step(MAX_POOL, 6, cout=8, cin=8, kernel=(2, 2), strides=(2, 2)),
+        Step(GLOBAL_AVERAGE, 6),
+        Step(FLATTEN, 8),
+        Step(GEMM, 9, cout=5, cin=8, constant=8, format=DENSE),
+    ]
+    constants = []
+    for shape in ((12, 12, 3, 3), (12, 12, 3, 3), (12, 1, 3, 3), (8, 12, 1, 1), (5, 8)):
+        constants += [weights(rng, shape, 0.3), rng.standard_normal(shape[0]).astype(np.float32)]
+    program = Program(encode(steps, n_inputs=1, outputs=[2, 5, 7, 10]), constants)
+    x = rng.standard_normal((9, 12, size, size)).astype(np.float32)
+    check(program, [x], isa)
+    x[5, 3, 0, 0] = np.inf
+    check(program, [x], isa, threads=2)
+    alone = [program.run([image[None]], isa=isa) for image in x]
+    for got, want in zip(program.run([x], isa=isa), zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(got, np.concatenate(want))
 
 
 @pytest.mark.parametrize("isa", ISAS)

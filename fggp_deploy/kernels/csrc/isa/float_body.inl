@@ -196,12 +196,12 @@ void depthwise(const FggpDepthwise* args) {
 }
 
 template <class V>
-float sum(const float* x, ptrdiff_t row, int rows, int cols) {
-  constexpr int R = V::kRegs, L = V::kRegs * V::kWidth;
+float sum(const float* x, ptrdiff_t row, ptrdiff_t col, int rows, int cols) {
+  constexpr int R = V::kRegs;
   typename V::Reg acc = V::zero();
   for (int i = 0; i < rows; i++)
     for (int j = 0; j < cols * R; j++)
-      acc = V::add(acc, V::load(x + i * row + (j / R) * L + j % R * V::kWidth));
+      acc = V::add(acc, V::load(x + i * row + (j / R) * col + j % R * V::kWidth));
   alignas(64) float lanes[V::kWidth];
   V::store(lanes, acc);
   float total = 0;
@@ -372,12 +372,13 @@ void dense(const FggpDense* args) {
     g, rows, cols, Lanes16::kRegs,                                          \
         {conv_tile<Lanes16, g, rows, cols, 1, unroll>,                      \
          conv_tile<Lanes16, g, rows, cols, (cols) == 1 ? 1 : 2, unroll>},   \
-        nullptr                                                             \
+        nullptr, nullptr                                                    \
   }
-// A block of one vector also has a four-lane form, for 2x2 planes.
+// A block of one vector also has forms for 2x2 planes: of one image in four lanes, and of four images,
+// which adds in the same order.
 #define FGGP_CONV_ONE(g, unroll, unroll4)                                                       \
   {                                                                                             \
     g, 1, 1, Lanes16::kRegs,                                                                    \
         {conv_tile<Lanes16, g, 1, 1, 1, unroll>, conv_tile<Lanes16, g, 1, 1, 1, unroll>},       \
-        conv_tile<Lanes4, g, 1, 1, 1, unroll4>                                                  \
+        conv_tile<Lanes4, g, 1, 1, 1, unroll4>, conv_tile<Lanes16, g, 1, 1, 1, unroll4>         \
   }

@@ -213,12 +213,13 @@ void to_floats(const float* x, size_t n, float scale, int zero_point, int channe
     g, rows, cols, Int8x4Lanes16::kRegs,                                       \
         {int8x4_tile<Int8x4Lanes16, g, rows, cols, 1, unroll>,                 \
          int8x4_tile<Int8x4Lanes16, g, rows, cols, (cols) == 1 ? 1 : 2, unroll>}, \
-        nullptr                                                                \
+        nullptr, nullptr                                                       \
   }
 #define FGGP_INT8X4_ONE(g, unroll, unroll4)                     \
   {                                                             \
     g, 1, 1, Int8x4Lanes16::kRegs,                              \
         {int8x4_tile<Int8x4Lanes16, g, 1, 1, 1, unroll>,        \
          int8x4_tile<Int8x4Lanes16, g, 1, 1, 1, unroll>},       \
-        int8x4_tile<Int8x4Lanes4, g, 1, 1, 1, unroll4>          \
+        int8x4_tile<Int8x4Lanes4, g, 1, 1, 1, unroll4>,         \
+        int8x4_tile<Int8x4Lanes16, g, 1, 1, 1, unroll>          \
   }

@@ -136,6 +136,7 @@ typedef struct {
   int registers;           // that hold one vector of sixteen lanes
   FggpConvFn run16[2];  // by column stride - 1; both the same if cols is 1
   FggpConvFn run4;      // for 2x2 planes, four lanes; null: none
+  FggpConvFn run4x4;    // the same for four images in sixteen lanes: in each lane the same bits
 } FggpConvVariant;
 
 // The kernels for int8x4. They have a table of their own, because processors differ in whether they have
@@ -173,9 +174,9 @@ typedef struct {
   void (*gather)(const int32_t* index, size_t n, const float* x, float* y);
   void (*shuffle)(const FggpShuffle*);  // null: none
   int shuffle_width;                    // floats of its vectors
-  // Sum of a tile's real lanes: rows x cols vectors, `row` floats apart.
-  float (*sum16)(const float* x, ptrdiff_t row, int rows, int cols);
-  float (*sum4)(const float* x, ptrdiff_t row, int rows, int cols);
+  // Sum of a tile's real lanes: rows x cols vectors, `row` and `col` floats apart.
+  float (*sum16)(const float* x, ptrdiff_t row, ptrdiff_t col, int rows, int cols);
+  float (*sum4)(const float* x, ptrdiff_t row, ptrdiff_t col, int rows, int cols);
   // Whether none of x is NaN or infinite.
   int (*finite)(const float* x, size_t n);
   // sum of weight[i] * x[column[i]], or of weight[i] * x[i] if column is null

@@ -29,16 +29,17 @@ double depthwise_work(const ConvShape& s, const ValueShape& out) {
 
 }  // namespace
 
-// The number of parts into which a step of that much work is divided.
-int Execution::cut(double work) {
-  work_ += work;
-  return sharing_.parts(work);
+// The number of parts into which an action is divided that has this much work for each of its images.
+int Execution::cut(int images, double work) {
+  work_ += work * images_;
+  return sharing_.parts(work * images);
 }
 
 void Execution::plan_actions(const Program& program) {
   for (int i = 0; i < program.n_inputs; i++) {
-    value(i).row_major = new_buffer(0);
+    value(i).row_major = new_buffer(0, 1);
     buffers_.back().input = i;
+    buffers_.back().step = value(i).shape.size();
   }
   conv_of_step_.assign(program.steps.size(), nullptr);
   for (size_t i = 0; i < program.steps.size(); i++) {
@@ -81,35 +82,45 @@ void Execution::plan_actions(const Program& program) {
   for (size_t k = 0; k < program.outputs.size(); k++) add_output(program.outputs[k], k);
 }
 
-void Execution::add_parts(int n, double work, Run run) {
-  actions_.push_back({even_split(n, cut(work)), std::move(run)});
+void Execution::add_parts(int images, int n, double work, Run run) {
+  add_action(images, even_split(n, cut(images, work)), std::move(run));
 }
 
-void Execution::add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
-                                  size_t y_plane) {
-  const double work = how.cost() * channels;
-  add_parts(channels, work,
-            [this, x, x_plane, y, y_plane, how = std::move(how)](const Image& c, int first,
-                                                                 int last) {
+void Execution::add_action(int images, std::vector<int> borders, Run run) {
+  actions_.push_back({images < images_, std::move(borders), std::move(run)});
+}
+
+Execution::Planes Execution::planes_of(const Layout& l, int buffer) {
+  return {buffer, l.plane(), l.images, static_cast<size_t>(l.tiles())};
+}
+
+// Only if x holds a group and y does not, each image begins at lanes of its own.
+void Execution::add_rearrangement(Rearrangement how, int channels, const Planes& x, const Planes& y) {
+  const double work = how.cost() * channels / y.images;
+  const size_t lanes = x.images > y.images ? x.lanes : 0;
+  add_parts(y.images, channels, work,
+            [this, x, y, lanes, how = std::move(how)](const Image& c, int first, int last) {
     const auto begin = static_cast<size_t>(first);
-    how.run(source(c, x) + begin * x_plane, x_plane, address(c, y) + begin * y_plane, y_plane,
-            last - first);
+    how.run(source(c, x.buffer) + c.index * lanes + begin * x.plane, x.plane,
+            address(c, y.buffer) + begin * y.plane, y.plane, last - first);
   });
 }
 
 // From row-major to tiles, a row of a tile at a time.
 void Execution::add_pack(const Layout& to, int x, int y) {
+  const size_t step = buffers_[static_cast<size_t>(x)].step;
   if (to.adjacent || to.plane() <= kSmallPlane) {
-    Rearrangement how(isa_, pack_index(to), to.row_major());
+    Rearrangement how(isa_, pack_index(to, step), to.row_major() + static_cast<size_t>(to.images - 1) * step);
     if (to.adjacent || how.cost() < pack_cost(isa_, to))
-      return add_rearrangement(std::move(how), to.channels, x, to.row_major(), y, to.plane());
+      return add_rearrangement(std::move(how), to.channels, {x, to.row_major()}, planes_of(to, y));
   }
   const int rows = to.tile_h + 2 * to.halo;
-  const double work = kCopyWork * static_cast<double>(to.size());
-  add_parts(to.channels * rows, work, [this, to, x, y, rows](const Image& c, int first, int last) {
+  const double work = kCopyWork * static_cast<double>(to.size()) / to.images;
+  add_parts(to.images, to.channels * rows, work,
+            [this, to, x, y, rows, step](const Image& c, int first, int last) {
     for (int i = first; i < last; i++) {
       const auto channel = static_cast<size_t>(i / rows);
-      pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * to.row_major(),
+      pack_row(isa_, to, i % rows - to.halo, source(c, x) + channel * to.row_major(), step,
                address(c, y) + channel * to.plane());
     }
   });
@@ -133,6 +144,9 @@ ConvPlan* Execution::make_conv(const Step& s, int out, int* x, int* r) {
   if (plan->residual.int8x4) plan->residual_scale = value(s.residual).scale;
   touch(*x);
   plan->pack(s.rows, *s.bias, s.variant, packings_);
+  const double vectors = static_cast<double>(s.rows->nonzeros()) * plan->out.tile_h * plan->out.tile_w;
+  conv_vectors_ += vectors;
+  if (plan->out.tiles() == 4) shareable_vectors_ += vectors;
   convs_.push_back(std::move(plan));
   return convs_.back().get();
 }
@@ -145,11 +159,11 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
   // A part is a run of the plane's blocks, and shares the first and the last of them with other parts
   // by output channels. So parts share few reads, and a part finds most of its input in its own cache,
   // because its neighbors in the previous steps were the same.
-  const int parts = cut(conv_work(s, value(out).shape));
+  const int parts = cut(conv->out.images, conv_work(s, value(out).shape));
   std::vector<int> slices = conv->split(parts);
   const int n_slices = static_cast<int>(slices.size()) - 1;
-  actions_.push_back({even_split(conv->blocks() * n_slices, parts),
-                      [this, conv, x, r, y, n_slices, slices = std::move(slices)](const Image& c, int first, int last) {
+  add_action(conv->out.images, even_split(conv->blocks() * n_slices, parts),
+             [this, conv, x, r, y, n_slices, slices = std::move(slices)](const Image& c, int first, int last) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
@@ -160,7 +174,7 @@ void Execution::add_conv(const Step& s, size_t step, int out) {
                       slices[static_cast<size_t>(end - block * n_slices)]);
       first = end;
     }
-  }});
+  });
   if (floats) end_floats(out, y);
 }
 
@@ -183,15 +197,16 @@ void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step,
   const auto chunk = static_cast<int>(std::max<size_t>(kChunk / plane, 1));
   const int run = (chunk + conv->group() - 1) / conv->group() * conv->group();
   const double work = conv_work(s, value(out).shape) + depthwise_work(next.shape, value(out + 1).shape);
-  std::vector<int> borders = conv->split(cut(work));
+  const int images = conv->out.images;
+  std::vector<int> borders = conv->split(cut(images, work));
   const size_t between = static_cast<size_t>(run) * plane;
-  const int scratch = new_buffer(between * (borders.size() - 1));
+  const int scratch = new_buffer(between * (borders.size() - 1), images);
   const int y = new_own(out + 1);
   const auto part_of = [borders](int first) {
     return static_cast<size_t>(std::lower_bound(borders.begin(), borders.end(), first) - borders.begin());
   };
-  actions_.push_back({std::move(borders), [this, conv, depthwise, x, r, r2, y, scratch, between, run,
-                                           part_of](const Image& c, int first, int last) {
+  add_action(images, std::move(borders), [this, conv, depthwise, x, r, r2, y, scratch, between, run,
+                                          part_of](const Image& c, int first, int last) {
     float* middle = address(c, scratch) + part_of(first) * between;
     for (int end; first < last; first = end) {
       end = std::min(first + run, last);
@@ -199,7 +214,7 @@ void Execution::add_conv_depthwise(const Step& s, const Step& next, size_t step,
       conv->run(source(c, x), r >= 0 ? source(c, r) : nullptr, middle, first, end, first);
       depthwise->run(middle, r2 >= 0 ? source(c, r2) : nullptr, address(c, y), first * m, end * m, first);
     }
-  }});
+  });
 }
 
 std::shared_ptr<DepthwisePlan> Execution::make_depthwise(const Step& s, const ConvShape& shape,
@@ -223,7 +238,7 @@ void Execution::add_depthwise(const Step& s, const ConvShape& shape, int out) {
   const auto plan = make_depthwise(s, shape, from, out, &r);
   touch(x);
   const int y = begin_floats(out);
-  add_parts(to.channels, depthwise_work(shape, value(out).shape),
+  add_parts(to.images, to.channels, depthwise_work(shape, value(out).shape),
             [this, plan, x, r, y](const Image& c, int first, int last) {
     plan->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
   });
@@ -234,13 +249,13 @@ void Execution::add_flat_sum(const Step& s, int out) {
   const int x = flat(s.input), r = s.residual >= 0 ? flat(s.residual) : -1;
   touch(x);
   const int y = new_row_major(out);
-  actions_.push_back({{0, 1}, [this, activation = s.activation, x, r, y,
-                               n = value(out).shape.size()](const Image& c, int, int) {
+  add_action(1, {0, 1}, [this, activation = s.activation, x, r, y,
+                         n = value(out).shape.size()](const Image& c, int, int) {
     const float* from = source(c, x);
     const float* add = r >= 0 ? source(c, r) : nullptr;
     float* to = address(c, y);
     for (size_t i = 0; i < n; i++) to[i] = activated(activation, add ? from[i] + add[i] : from[i]);
-  }});
+  });
 }
 
 void Execution::add_pool(const Step& s, int out) {
@@ -252,7 +267,7 @@ void Execution::add_pool(const Step& s, int out) {
   const int y = new_own(out);
   const double work = (static_cast<double>(s.shape.taps()) + kCopyWork) *
                       static_cast<double>(value(out).shape.size());
-  add_parts(to.planes(), work, [this, pool, x, y](const Image& c, int first, int last) {
+  add_parts(to.images, to.planes(), work, [this, pool, x, y](const Image& c, int first, int last) {
     pool->run(source(c, x), address(c, y), first, last);
   });
 }
@@ -261,15 +276,16 @@ void Execution::add_global_average(const Step& s, int out) {
   Layout l;
   const int x = find(s.input, value(s.input).places.front().layout.with_int8x4(false), &l);
   const int y = new_row_major(out);
-  const double work = static_cast<double>(l.size());
-  add_parts(l.channels, work, [this, l, x, y](const Image& c, int first, int last) {
-    const auto sum = l.lanes() == 16 ? isa_.sum16 : isa_.sum4;
+  const double work = static_cast<double>(l.size()) / l.images;
+  add_parts(1, l.channels, work, [this, l, x, y](const Image& c, int first, int last) {
+    const auto sum = l.tiles() == 16 ? isa_.sum16 : isa_.sum4;
     const ptrdiff_t row = static_cast<ptrdiff_t>(l.row_vectors()) * l.lanes();
     const float scale = 1.0f / (static_cast<float>(l.height) * static_cast<float>(l.width));
-    const float* from = source(c, x) + l.at(0, 0);
+    const size_t lane = l.images > 1 ? c.index * static_cast<size_t>(l.tiles()) : 0;
+    const float* from = source(c, x) + l.at(0, 0) + lane;
     float* to = address(c, y);
     for (int ch = first; ch < last; ch++)
-      to[ch] = scale * sum(from + static_cast<size_t>(ch) * l.plane(), row, l.tile_h, l.tile_w);
+      to[ch] = scale * sum(from + static_cast<size_t>(ch) * l.plane(), row, l.lanes(), l.tile_h, l.tile_w);
   });
 }
 
@@ -278,7 +294,7 @@ void Execution::add_gemm(const Step& s, int out) {
   touch(x);
   const int y = new_row_major(out);
   auto gemm = std::make_shared<GemmPlan>(isa_, s.rows, s.bias, s.activation);
-  add_parts(static_cast<int>(s.shape.cout), gemm->work(),
+  add_parts(1, static_cast<int>(s.shape.cout), gemm->work(),
             [this, gemm, x, r, y](const Image& c, int first, int last) {
     gemm->run(source(c, x), r >= 0 ? source(c, r) : nullptr, address(c, y), first, last);
   });
@@ -289,10 +305,9 @@ void Execution::add_output(int i, size_t index) {
   const int x = flat(i);
   const Buffer& b = buffers_[static_cast<size_t>(x)];
   if (b.output == static_cast<int>(index)) return;
-  const size_t bytes = value(i).shape.size() * sizeof(float);
-  actions_.push_back({{0, 1}, [this, x, index, bytes](const Image& c, int, int) {
-    std::memcpy(c.outputs[index], source(c, x), bytes);
-  }});
+  add_action(1, {0, 1}, [this, x, index, n = value(i).shape.size()](const Image& c, int, int) {
+    std::memcpy(c.outputs[index] + c.index * n, source(c, x), n * sizeof(float));
+  });
 }
 
 }  // namespace fggp

@@ -74,7 +74,7 @@ bool ConvPlan::fits(const FggpConvVariant& v) const {
   if (shape.cout / shape.group % v.group || out.tile_h % v.rows || out.tile_w % v.cols)
     return false;
   if (v.cols > 1 && shape.stride_w > 2) return false;
-  return out.lanes() == 16 || v.run4;
+  return out.tiles() == 16 || v.run4;
 }
 
 ConvPlan::Rows ConvPlan::multiplied() const {
@@ -201,7 +201,9 @@ void ConvPlan::compute(int position, const float* x, const float* r, float* y, i
   const FggpConvVariant& v = form(variant_.conv);
   const int across = out.tile_w / v.cols;
   const int i = position / across * v.rows, j = position % across * v.cols;
-  const FggpConvFn kernel = out.lanes() == 16 ? v.run16[shape.stride_w == 2] : v.run4;
+  const FggpConvFn kernel = out.tiles() == 16 ? v.run16[shape.stride_w == 2]
+                            : out.images == 4 ? v.run4x4
+                                              : v.run4;
   const ptrdiff_t lanes = out.lanes();
   FggpConvTile a{};
   a.x_row = in.row_vectors() * lanes * static_cast<ptrdiff_t>(shape.stride_h);
@@ -262,6 +264,7 @@ std::vector<int> ConvPlan::split(int n) const {
   return borders;
 }
 
+// The choice must not depend on the number of images, whose results are those of one image.
 std::vector<Variant> ConvPlan::ranked(size_t nonzeros) const {
   const ConvShape& s = shape;
   const int64_t cin = in.int8x4 ? in.planes() : s.cin;
@@ -281,12 +284,12 @@ std::vector<Variant> ConvPlan::ranked(size_t nonzeros) const {
       double missing = 1;
       for (int g = 0; g < v.group; g++) missing *= 1 - density;
       const double entries = cols * (1 - missing);
-      const double vectors = v.rows * v.cols * (out.lanes() == 16 ? registers : 1);
+      const double vectors = v.rows * v.cols * (out.tiles() == 16 ? registers : 1);
       // What the block reads of the input: from L1, L2 or beyond.
       const double touched = static_cast<double>(cin) / blocks *
                              static_cast<double>((v.rows - 1) * s.stride_h + s.kh) *
                              static_cast<double>((v.cols - 1) * s.stride_w + s.kw) *
-                             out.lanes() * 4;
+                             out.tiles() * 4;
       const double load =
           touched < 36e3 ? 0.5 : touched < 100e3 ? 0.7 : touched < 700e3 ? 0.95 : 2.5;
       const double weights = entries * static_cast<double>(s.cout) / v.group * (2 + 4 * v.group);

@@ -9,10 +9,23 @@
 namespace fggp {
 namespace {
 
-constexpr size_t kMaxArena = size_t{1} << 34;  // floats
 // Tiles with their halos may take kMaxWaste times the floats of the largest value, and kFreeFloats in
 // any case. Few networks take ten times as many.
 constexpr size_t kMaxWaste = 64, kFreeFloats = size_t{1} << 22;
+// A group of images is worth its moves between layouts if at least this share of the multiplied vectors
+// are those of planes that lie side by side; and values must be this small (in floats), since offsets
+// between images are 32-bit.
+constexpr double kLeastShared = 0.1;
+constexpr size_t kMaxGrouped = size_t{1} << 22;
+
+// From planes of one layout to planes of so many images; `step` is that of `from`.
+Rearrangement rearrangement(const FggpIsa& isa, std::vector<int32_t> index, const Layout& from, int images,
+                            size_t step) {
+  size_t source = from.plane();  // floats that may be read
+  if (images > from.images) source += static_cast<size_t>(images - 1) * step;
+  if (images < from.images) source -= static_cast<size_t>(from.images - 1) * step;
+  return {isa, std::move(index), source};
+}
 
 }  // namespace
 
@@ -23,8 +36,8 @@ Workspace::Workspace(size_t floats) : memory_(new float[floats + 16]) {
 
 Execution::Execution(const Program& program, const FggpIsa& isa,
                      const std::vector<ValueShape>& inputs, const Sharing& sharing,
-                     Packings& packings)
-    : isa_(isa), sharing_(sharing), packings_(packings), outputs_(program.outputs) {
+                     Packings& packings, int images)
+    : isa_(isa), sharing_(sharing), images_(images), packings_(packings), outputs_(program.outputs) {
   for (const ValueShape& shape : infer_shapes(program, inputs)) {
     values_.emplace_back();
     values_.back().shape = shape;
@@ -33,6 +46,7 @@ Execution::Execution(const Program& program, const FggpIsa& isa,
   const Program planned = fitted(program);
   plan_layouts(planned);
   check_layouts();
+  share_lanes();
   plan_actions(planned);
   place_buffers();
 }
@@ -68,6 +82,23 @@ void Execution::check_layouts() const {
                     std::to_string(v.shape.width) + " would take " +
                     std::to_string(p.layout.size() / v.shape.size()) +
                     " times its memory: a window or a stride is too large for it");
+}
+
+// Four tiles of each image of a group fill the sixteen lanes.
+void Execution::share_lanes() {
+  const auto share = [this](Layout& l) {
+    if (l.tiles() == 4) l.images = images_;
+  };
+  for (Value& v : values_) {
+    share(v.own);
+    for (Place& p : v.places) share(p.layout);
+  }
+}
+
+bool Execution::group_pays() const {
+  size_t largest = 0;
+  for (const Value& v : values_) largest = std::max(largest, v.shape.size());
+  return largest <= kMaxGrouped && shareable_vectors_ >= kLeastShared * conv_vectors_;
 }
 
 void Execution::need(int i, const Layout& wanted) {
@@ -196,44 +227,6 @@ void Execution::adopt_tiles(const Step& s, int made) {
   if (cost < v.shape.size()) v.own = wanted;
 }
 
-int Execution::new_buffer(size_t floats) {
-  Buffer b;
-  b.floats = (floats + 15) / 16 * 16;
-  b.first = b.last = actions_.size();
-  buffers_.push_back(b);
-  return static_cast<int>(buffers_.size()) - 1;
-}
-
-// A buffer for a whole value; that of an output is the caller's.
-int Execution::new_row_major(int i) {
-  const int buffer = new_buffer(value(i).shape.size());
-  const auto output = std::find(outputs_.begin(), outputs_.end(), i);
-  if (output != outputs_.end()) buffers_.back().output = static_cast<int>(output - outputs_.begin());
-  return value(i).row_major = buffer;
-}
-
-// A buffer for the output of a step, which also serves as the row-major one if the layouts agree.
-int Execution::new_own(int i) {
-  const Layout& l = value(i).places.front().layout;
-  const int buffer = l.is_row_major() ? new_row_major(i) : new_buffer(l.size());
-  return value(i).places.front().buffer = buffer;
-}
-
-int Execution::touch(int buffer) {
-  buffers_[static_cast<size_t>(buffer)].last = actions_.size();
-  return buffer;
-}
-
-float* Execution::address(const Image& c, int buffer) const {
-  const Buffer& b = buffers_[static_cast<size_t>(buffer)];
-  return b.output >= 0 ? c.outputs[b.output] : c.workspace + b.offset;
-}
-
-const float* Execution::source(const Image& c, int buffer) const {
-  const Buffer& b = buffers_[static_cast<size_t>(buffer)];
-  return b.input >= 0 ? c.inputs[b.input] : address(c, buffer);
-}
-
 // The buffer that holds a value in a layout with the wanted tiles, made now if it does not exist yet.
 int Execution::find(int i, const Layout& wanted, Layout* found) {
   Value& v = value(i);
@@ -257,11 +250,12 @@ int Execution::find(int i, const Layout& wanted, Layout* found) {
     }
     const int from = touch(v.in_layout ? v.places.front().buffer : v.row_major);
     if (!v.in_layout && p.layout.is_row_major()) return p.buffer = from;
-    p.buffer = new_buffer(p.layout.size());
-    if (v.in_layout)
-      add_rearrangement({isa_, relayout_index(own, p.layout), own.plane()}, p.layout.planes(), from,
-                        own.plane(), p.buffer, p.layout.plane());
-    else
+    p.buffer = new_buffer(p.layout.size(), p.layout.images);
+    if (v.in_layout) {
+      const size_t step = image_step(own, from);
+      add_rearrangement(rearrangement(isa_, relayout_index(own, p.layout, step), own, p.layout.images, step),
+                        p.layout.planes(), planes_of(own, from), planes_of(p.layout, p.buffer));
+    } else
       add_pack(p.layout, from, p.buffer);
     return touch(p.buffer);
   }
@@ -279,34 +273,9 @@ int Execution::flat(int i) {
     from.int8x4 = false;
   }
   const int y = new_row_major(i);
-  std::vector<int32_t> index = inverse_index(from);
-  const size_t plane = index.size();
-  add_rearrangement({isa_, std::move(index), from.plane()}, from.channels, x, from.plane(), y,
-                    plane);
+  add_rearrangement(rearrangement(isa_, inverse_index(from), from, 1, image_step(from, x)), from.channels,
+                    planes_of(from, x), {y, from.row_major()});
   return touch(y);
-}
-
-// First fit: a buffer gets the lowest offset that no buffer alive at the same time covers.
-void Execution::place_buffers() {
-  std::vector<Buffer*> placed;
-  for (Buffer& b : buffers_) {
-    if (b.input >= 0 || b.output >= 0) continue;
-    std::vector<std::pair<size_t, size_t>> taken;
-    for (const Buffer* p : placed)
-      if (p->first <= b.last && b.first <= p->last)
-        taken.emplace_back(p->offset, p->offset + p->floats);
-    std::sort(taken.begin(), taken.end());
-    size_t offset = 0;
-    for (const auto& [from, to] : taken)
-      if (offset + b.floats <= from)
-        break;
-      else
-        offset = std::max(offset, to);
-    b.offset = offset;
-    arena_ = std::max(arena_, offset + b.floats);
-    if (arena_ > kMaxArena) throw Error("the activations need too much memory");
-    placed.push_back(&b);
-  }
 }
 
 // The parts of an action on all images, in at most kMaxParts pieces.
@@ -331,7 +300,14 @@ class Execution::Actions : public Stages {
 };
 
 void Execution::run(const Image& image) const {
-  for (const Action& action : actions_) action.run_whole(image);
+  for (size_t action = 0; action < actions_.size();) {
+    const size_t end = end_of_each(action);
+    Image one = image;
+    for (; action < end && one.index < static_cast<size_t>(images_); one.index++)
+      for (size_t a = action; a < end; a++) actions_[a].run_whole(one);
+    if (end < actions_.size()) actions_[end].run_whole(image);
+    action = end + 1;
+  }
 }
 
 bool Execution::run(const std::vector<Image>& images, const Threads& threads) const {

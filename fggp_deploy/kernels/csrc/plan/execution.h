@@ -1,4 +1,8 @@
 // A program planned for one input size: layouts chosen, weights packed, buffers placed.
+//
+// It computes one image, or a group of four. Planes of four tiles then hold the whole group, and an action
+// on them computes all four images; other actions run once for each image. Layouts, blocks and the order of
+// all sums are those of one image, so the results have the same bits.
 #pragma once
 #include <functional>
 #include <memory>
@@ -26,23 +30,30 @@ class DepthwisePlan;
 
 class Execution {
  public:
-  // `packings` holds the weights that executions of the same program share. Throws an Error if the
-  // shapes do not fit the program.
+  static constexpr int kGroup = 4;
+  // `packings` holds the weights that executions of the same program share; `images` is 1 or kGroup.
+  // Throws an Error if the shapes do not fit the program.
   Execution(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
-            const Sharing& sharing, Packings& packings);
+            const Sharing& sharing, Packings& packings, int images = 1);
+  int images() const { return images_; }
+  // Whether an execution of a group takes less time per image than this one.
+  bool group_pays() const;
   const std::vector<ValueShape>& outputs() const { return output_shapes_; }
   size_t workspace_floats() const { return arena_; }
-  // The number of threads that pays for this many images.
+  // The number of threads that pays for this many images or groups.
   int workers(size_t images) const { return sharing_.workers(work_ * static_cast<double>(images)); }
-  // Where an image's inputs and outputs lie, contiguous [C, H, W] or [C] each, and its memory.
+  // Where the inputs and outputs of an image or a group lie, contiguous [C, H, W] or [C] for each image,
+  // and its memory.
   struct Image {
     const float* const* inputs;
     float* const* outputs;
     float* workspace;
+    size_t index = 0;  // within the group
   };
-  // One image on this thread, or some at once, whose steps the threads share. Safe to call from many
-  // threads at once. Returns whether another thread took part.
+  // One image or group on this thread. Safe to call from many threads at once.
   void run(const Image& image) const;
+  // Some images at once, but no groups, whose steps the threads share. Returns whether another thread
+  // than this one took part.
   bool run(const std::vector<Image>& images, const Threads& threads) const;
 
   // Median microseconds of each step over `repeats` runs on this thread, then those of writing the
@@ -56,6 +67,7 @@ class Execution {
  private:
   struct Buffer {
     size_t floats = 0, offset = 0;
+    size_t step = 0;  // between the images of a group; 0: one place for all
     size_t first = 0, last = 0;  // actions that write and read it
     int input = -1, output = -1;  // or: the program's input or output of that number
   };
@@ -80,6 +92,7 @@ class Execution {
   // Runs the items [first, last) of an action.
   using Run = std::function<void(const Image&, int first, int last)>;
   struct Action {
+    bool each;  // it runs once for each image of a group
     std::vector<int> borders;  // of its parts, which may run at once
     Run run;
     int parts() const { return static_cast<int>(borders.size()) - 1; }
@@ -92,8 +105,9 @@ class Execution {
   };
   class Actions;  // of some images, as the stages of a section
 
-  // execution.cpp: the layout and the buffer of each value.
+  // execution.cpp: the layout of each value, and the buffers that hold it.
   Program fitted(const Program& program);
+  void share_lanes();
   void check_layouts() const;
   void plan_layouts(const Program& program);
   ConvShape window(const Step& s);
@@ -102,14 +116,18 @@ class Execution {
   bool has_tiles(int value, const Layout& wanted);
   void need(int value, const Layout& wanted);
   Value& value(int i) { return values_[static_cast<size_t>(i)]; }
-  int new_buffer(size_t floats);
+  int find(int value, const Layout& wanted, Layout* found);
+  int flat(int value);
+  // buffers.cpp: their memory, and its reuse.
+  int new_buffer(size_t floats, int images);  // a place for all images of a group, or one for each
   int new_row_major(int value);
   int new_own(int value);
   int touch(int buffer);  // marks that the action being made uses it
-  int find(int value, const Layout& wanted, Layout* found);
-  int flat(int value);
   float* address(const Image& c, int buffer) const;
   const float* source(const Image& c, int buffer) const;
+  size_t image_step(const Layout& l, int buffer) const;
+  size_t end_of_each(size_t action) const;
+  void plan_copies(Buffer& b);
   void place_buffers();
   // int8x4.cpp: which steps read int8x4, and conversions between floats and int8x4.
   bool multiplies_int8(const Step& s);
@@ -123,11 +141,18 @@ class Execution {
   void end_floats(int out, int y);
   // actions.cpp: what each step does; `out` is the value that it makes.
   void plan_actions(const Program& program);
-  int cut(double work);
-  // An action on `n` items with this total work.
-  void add_parts(int n, double work, Run run);
-  void add_rearrangement(Rearrangement how, int channels, int x, size_t x_plane, int y,
-                         size_t y_plane);
+  int cut(int images, double work);
+  // An action that computes this many images at once: on `n` items, with this work for each image.
+  void add_parts(int images, int n, double work, Run run);
+  void add_action(int images, std::vector<int> borders, Run run);
+  struct Planes {  // of a value in a buffer
+    int buffer;
+    size_t plane;  // floats of each
+    int images = 1;
+    size_t lanes = 0;  // between the images, if there are several
+  };
+  static Planes planes_of(const Layout& l, int buffer);
+  void add_rearrangement(Rearrangement how, int channels, const Planes& x, const Planes& y);
   void add_pack(const Layout& to, int x, int y);
   ConvPlan* make_conv(const Step& s, int out, int* x, int* r);
   void add_conv(const Step& s, size_t step, int out);
@@ -144,6 +169,7 @@ class Execution {
 
   const FggpIsa& isa_;
   const Sharing sharing_;
+  const int images_;
   Packings& packings_;  // only used while planning
   std::vector<int> outputs_;
   std::vector<Value> values_;
@@ -154,7 +180,8 @@ class Execution {
   std::vector<const ConvPlan*> conv_of_step_;
   std::vector<ValueShape> output_shapes_;
   size_t arena_ = 0;
-  double work_ = 0;  // of one image, in multiply-adds
+  double work_ = 0;  // of an image or a group, in multiply-adds
+  double conv_vectors_ = 0, shareable_vectors_ = 0;  // vectors multiplied; those in planes of four tiles
 };
 
 }  // namespace fggp

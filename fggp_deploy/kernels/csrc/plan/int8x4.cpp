@@ -39,9 +39,9 @@ Layout Execution::residual_of(const Step& s, const Layout& out) {
 
 // A new buffer with the floats of int8x4, halos included.
 int Execution::to_floats(int x, const Layout& from, const Value& v) {
-  const int y = new_buffer(from.with_int8x4(false).size());
+  const int y = new_buffer(from.with_int8x4(false).size(), from.images);
   touch(x);
-  add_parts(from.planes(), kCopyWork * static_cast<double>(from.size()),
+  add_parts(from.images, from.planes(), kCopyWork * static_cast<double>(from.size()) / from.images,
             [this, x, y, from, scale = v.scale, zero_point = v.zero_point](const Image& c,
                                                                          int first, int last) {
     for (int q = first; q < last; q++)
@@ -56,9 +56,9 @@ int Execution::to_floats(int x, const Layout& from, const Value& v) {
 // A new buffer with the int8x4 of floats, halos included; zeros become the value's zero point.
 int Execution::to_int8x4(int x, const Layout& floats, const Value& v) {
   const Layout to = floats.with_int8x4(true);
-  const int y = new_buffer(to.size());
+  const int y = new_buffer(to.size(), to.images);
   touch(x);
-  add_parts(to.planes(), kCopyWork * static_cast<double>(floats.size()),
+  add_parts(to.images, to.planes(), kCopyWork * static_cast<double>(floats.size()) / to.images,
             [this, x, y, to, inverse_scale = 1.0f / v.scale, zero_point = v.zero_point](
                 const Image& c, int first, int last) {
     for (int q = first; q < last; q++)
@@ -79,7 +79,8 @@ Layout Execution::floats_of(int i) {
 
 // The buffer that a float kernel writes: the value's own, or one that `end_floats` quantizes.
 int Execution::begin_floats(int out) {
-  return value(out).scale == 0.0f ? new_own(out) : new_buffer(floats_of(out).size());
+  const Layout floats = floats_of(out);
+  return value(out).scale == 0.0f ? new_own(out) : new_buffer(floats.size(), floats.images);
 }
 
 void Execution::end_floats(int out, int x) {
@@ -89,7 +90,7 @@ void Execution::end_floats(int out, int x) {
   const Layout to = v.places.front().layout;
   touch(x);
   const int y = new_own(out);
-  add_parts(to.planes(), kCopyWork * static_cast<double>(written.size()),
+  add_parts(to.images, to.planes(), kCopyWork * static_cast<double>(written.size()) / to.images,
             [this, x, y, to, written, inverse_scale = 1.0f / v.scale, halo = Halo(to)](
                 const Image& c, int first, int last) {
     for (int q = first; q < last; q++)

@@ -32,7 +32,7 @@ size_t Layout::plane_vectors() const {
   const size_t n = static_cast<size_t>(tile_h + 2 * halo) * static_cast<size_t>(row_vectors());
   // An odd number of cache lines, so that the same position of many channels does not fall into
   // one set of the cache.
-  return lanes() == 16 && n > 4 && n % 2 == 0 && !is_row_major() ? n + 1 : n;
+  return tiles() == 16 && n > 4 && n % 2 == 0 && !is_row_major() ? n + 1 : n;
 }
 
 Layout choose_layout(int64_t channels, int64_t height, int64_t width) {
@@ -82,27 +82,28 @@ std::vector<uint16_t> lane_masks(const Layout& l) {
     for (int j = 0; j < l.tile_w; j++) {
       uint16_t m = 0;
       for (int k = 0; k < l.lanes(); k++)
-        if (k / l.grid_w * l.tile_h + i < l.height && k % l.grid_w * l.tile_w + j < l.width)
+        if (l.top_of(k) + i < l.height && l.left_of(k) + j < l.width)
           m = static_cast<uint16_t>(m | 1u << k);
       masks.push_back(m);
     }
   return masks;
 }
 
-void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, float* y) {
+void pack_row(const FggpIsa& isa, const Layout& l, int i, const float* x, size_t image_step, float* y) {
   FggpPack p;
   p.lanes = l.lanes();
   p.n = l.row_vectors();
   p.y = y + l.at(i, -l.halo);
   for (int k = 0; k < p.lanes; k++) {
     // The lane's row of the plane, and which of its positions lie inside.
-    const int row = k / l.grid_w * l.tile_h + i, column = k % l.grid_w * l.tile_w - l.halo;
+    const int row = l.top_of(k) + i, column = l.left_of(k) - l.halo;
+    const float* plane = x + static_cast<size_t>(k / l.tiles()) * image_step;
     const bool inside = row >= 0 && row < l.height;
     p.first[k] = inside ? std::clamp(-column, 0, p.n) : 0;
     p.last[k] = inside ? std::clamp(l.width - column, p.first[k], p.n) : 0;
     p.x[k] = p.last[k] > p.first[k]
-                 ? x + static_cast<size_t>(row) * static_cast<size_t>(l.width) + column + p.first[k]
-                 : x;
+                 ? plane + static_cast<size_t>(row) * static_cast<size_t>(l.width) + column + p.first[k]
+                 : plane;
   }
   isa.pack(&p);
 }
@@ -130,7 +131,7 @@ std::vector<int32_t> inverse_index(const Layout& l) {
   return index;
 }
 
-std::vector<int32_t> pack_index(const Layout& to) {
+std::vector<int32_t> pack_index(const Layout& to, size_t image_step) {
   std::vector<int32_t> index(to.plane(), -1);
   if (to.adjacent) {
     std::iota(index.begin(), index.begin() + static_cast<ptrdiff_t>(to.row_major()), 0);
@@ -139,18 +140,20 @@ std::vector<int32_t> pack_index(const Layout& to) {
   for (int i = -to.halo; i < to.tile_h + to.halo; i++)
     for (int j = -to.halo; j < to.tile_w + to.halo; j++)
       for (int k = 0; k < to.lanes(); k++) {
-        const int y = k / to.grid_w * to.tile_h + i, x = k % to.grid_w * to.tile_w + j;
+        const int y = to.top_of(k) + i, x = to.left_of(k) + j;
         if (y >= 0 && y < to.height && x >= 0 && x < to.width)
-          index[to.at(i, j) + static_cast<size_t>(k)] = y * to.width + x;
+          index[to.at(i, j) + static_cast<size_t>(k)] =
+              k / to.tiles() * static_cast<int>(image_step) + y * to.width + x;
       }
   return index;
 }
 
-std::vector<int32_t> relayout_index(const Layout& from, const Layout& to) {
+std::vector<int32_t> relayout_index(const Layout& from, const Layout& to, size_t image_step) {
   const std::vector<int32_t> source = inverse_index(from);
-  std::vector<int32_t> index = pack_index(to);
+  const auto plane = static_cast<int32_t>(source.size()), step = static_cast<int32_t>(image_step);
+  std::vector<int32_t> index = pack_index(to, source.size());
   for (int32_t& i : index)
-    if (i >= 0) i = source[static_cast<size_t>(i)];
+    if (i >= 0) i = i / plane * step + source[static_cast<size_t>(i % plane)];
   return index;
 }
 
@@ -164,9 +167,9 @@ Halo::Halo(const Layout& l) {
       from.push_back(static_cast<uint32_t>(l.at(i - dy * l.tile_h, j - dx * l.tile_w)));
       uint16_t m = 0;
       for (int k = 0; k < l.lanes(); k++) {
-        const int y = k / l.grid_w + dy, x = k % l.grid_w + dx;
+        const int y = k / l.grid_w % l.grid_h + dy, x = k % l.grid_w + dx;
         const bool inside = y >= 0 && y < l.grid_h && x >= 0 && x < l.grid_w;
-        lane.push_back(inside ? y * l.grid_w + x : 0);
+        lane.push_back(inside ? k + dy * l.grid_w + dx : 0);
         if (inside) m = static_cast<uint16_t>(m | 1u << k);
       }
       mask.push_back(m);

@@ -12,10 +12,8 @@ PoolPlan::PoolPlan(const FggpIsa& isa, const ConvShape& s, const Layout& in, con
         for (int64_t b = 0; b < s.kw; b++) {
           uint16_t m = 0;
           for (int k = 0; k < out.lanes(); k++) {
-            const int64_t y = (k / out.grid_w * out.tile_h + i) * s.stride_h +
-                              a * s.dilation_h - s.top;
-            const int64_t x = (k % out.grid_w * out.tile_w + j) * s.stride_w +
-                              b * s.dilation_w - s.left;
+            const int64_t y = (out.top_of(k) + i) * s.stride_h + a * s.dilation_h - s.top;
+            const int64_t x = (out.left_of(k) + j) * s.stride_w + b * s.dilation_w - s.left;
             const bool inside = y >= 0 && y < in.height && x >= 0 && x < in.width;
             if (inside) m = static_cast<uint16_t>(m | 1u << k);
             if (inside || count_padding) counted[static_cast<size_t>(k)]++;

@@ -52,16 +52,17 @@ std::vector<ValueShape> Runner::outputs(const std::vector<ValueShape>& inputs) c
 }
 
 std::shared_ptr<Runner::Planned> Runner::planned(const std::vector<ValueShape>& inputs,
-                                                 bool multiply_zeros) {
-  std::vector<int64_t> key{multiply_zeros};
+                                                 Kind kind) {
+  std::vector<int64_t> key{static_cast<int64_t>(kind)};
   for (const ValueShape& s : inputs)
     key.insert(key.end(), {s.flat, s.channels, s.height, s.width});
   const std::shared_ptr<Entry> entry = remembered(key);
   // Other sizes run meanwhile.
   const std::lock_guard<std::mutex> lock(entry->mutex);
   if (!entry->planned)
-    entry->planned = std::make_shared<Planned>(multiply_zeros ? zeros_program() : program_, isa_, inputs,
-                                               sharing_, packings_);
+    entry->planned = std::make_shared<Planned>(kind == Kind::kZeros ? zeros_program() : program_, isa_, inputs,
+                                               sharing_, packings_,
+                                               kind == Kind::kGroup ? Execution::kGroup : 1);
   return entry->planned;
 }
 
@@ -113,14 +114,35 @@ void Runner::run(const std::vector<ValueShape>& inputs, int64_t n, const float* 
 }
 
 void Runner::run_batch(const Batch& batch) {
-  std::vector<int64_t> images(static_cast<size_t>(batch.n));
-  std::iota(images.begin(), images.end(), 0);
-  images = run_images(*planned(batch.inputs, false), batch, images);
+  const std::shared_ptr<Planned> single = planned(batch.inputs, Kind::kSingle);
+  std::vector<int64_t> images = run_groups(*single, batch);
+  if (!images.empty()) images = run_images(*single, batch, images);
   // The kernels skip the zeros of a weight, but 0 x NaN is NaN.
-  if (!images.empty()) run_images(*planned(batch.inputs, true), batch, images);
+  if (!images.empty()) run_images(*planned(batch.inputs, Kind::kZeros), batch, images);
 }
 
-// An image that runs now. Everything is allocated before a thread of the caller's touches it, since
+// Runs as many groups as there are for all threads alike, and returns the images that remain: those of no
+// group, and all of a group in which some value is not finite.
+std::vector<int64_t> Runner::run_groups(Planned& single, const Batch& batch) {
+  const Execution& e = single.execution;
+  const bool several = batch.threads.run && single.choice.prefers_several();
+  const int64_t workers = several ? e.workers(static_cast<size_t>(batch.n)) : 1;
+  const int64_t n = batch.n / (Execution::kGroup * workers) * workers;
+  std::vector<int64_t> images;
+  if (n > 0 && !batch.rows && e.group_pays()) {
+    std::vector<int64_t> groups(static_cast<size_t>(n));
+    std::iota(groups.begin(), groups.end(), 0);
+    for (const int64_t group : run_images(*planned(batch.inputs, Kind::kGroup), batch, groups))
+      for (int64_t i = 0; i < Execution::kGroup; i++) images.push_back(group * Execution::kGroup + i);
+    for (int64_t i = n * Execution::kGroup; i < batch.n; i++) images.push_back(i);
+    return images;
+  }
+  images.resize(static_cast<size_t>(batch.n));
+  std::iota(images.begin(), images.end(), 0);
+  return images;
+}
+
+// An image or a group that runs now. Everything is allocated before a thread of the caller's touches it, since
 // nothing may throw there.
 struct Runner::Slot {
   const Execution& e;
@@ -151,7 +173,7 @@ struct Runner::Slot {
   // Returns whether the inputs are finite.
   bool begin(int64_t i) {
     image = i;
-    const auto index = static_cast<size_t>(image);
+    const auto n = static_cast<size_t>(e.images()), index = static_cast<size_t>(image) * n;
     float* plane = memory->workspace.data();
     bool finite = true;
     for (size_t k = 0; k < from.size(); k++) {
@@ -161,7 +183,7 @@ struct Runner::Slot {
       else
         from[k] = batch.in[k] + index * s.size();
       plane += s.size();
-      finite = finite && isa.finite(from[k], s.size());
+      finite = finite && isa.finite(from[k], n * s.size());
     }
     for (size_t k = 0; !batch.rows && k < to.size(); k++)
       to[k] = batch.out[k] + index * e.outputs()[k].size();
@@ -174,13 +196,14 @@ struct Runner::Slot {
     for (size_t k = 0; k < to.size(); k++) {
       const ValueShape& s = e.outputs()[k];
       if (batch.rows) batch.rows->to_rows(isa, to[k], s.channels, image, batch.out[k]);
-      finite = finite && isa.finite(to[k], s.size());
+      finite = finite && isa.finite(to[k], static_cast<size_t>(e.images()) * s.size());
     }
     return finite;
   }
 };
 
-// Returns the images that have an input or an output that is not finite.
+// `images` are those of groups if the execution computes groups. Returns those that have an input or an
+// output that is not finite.
 std::vector<int64_t> Runner::run_images(Planned& planned, const Batch& batch,
                                         const std::vector<int64_t>& images) {
   const Execution& e = planned.execution;
@@ -190,7 +213,7 @@ std::vector<int64_t> Runner::run_images(Planned& planned, const Batch& batch,
   const auto available = static_cast<size_t>(batch.threads.run ? e.workers(images.size()) : 1);
   const size_t workers = available > 1 && choice.several() ? available : 1;
   const auto start = Clock::now();
-  const size_t shared = workers > 1 ? images.size() % workers : 0;
+  const size_t shared = workers > 1 && e.images() == 1 ? images.size() % workers : 0;
   const size_t whole = images.size() - shared;
   const size_t n_slots = std::max(whole ? workers : 0, shared);
   std::vector<Slot> slots;

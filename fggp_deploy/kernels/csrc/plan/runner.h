@@ -23,7 +23,7 @@ class Runner {
            float* const* out, const Threads& threads);
   // How one image runs; planned at the first call for a size and remembered for the latest few.
   std::shared_ptr<const Execution> execution(const std::vector<ValueShape>& inputs) {
-    const std::shared_ptr<Planned> p = planned(inputs, false);
+    const std::shared_ptr<Planned> p = planned(inputs, Kind::kSingle);
     return {p, &p->execution};
   }
 
@@ -45,20 +45,22 @@ class Runner {
     const Execution execution;
     ThreadChoice choice;
     Planned(const Program& program, const FggpIsa& isa, const std::vector<ValueShape>& inputs,
-            const Sharing& sharing, Packings& packings)
-        : execution(program, isa, inputs, sharing, packings) {}
+            const Sharing& sharing, Packings& packings, int images)
+        : execution(program, isa, inputs, sharing, packings, images) {}
   };
+  enum class Kind { kSingle, kGroup, kZeros };  // one image, some, or one with all zeros multiplied
   struct Entry {  // of one input size
     std::vector<int64_t> key;
     std::mutex mutex;  // held while planning
     std::shared_ptr<Planned> planned;
   };
   struct Slot;
-  std::shared_ptr<Planned> planned(const std::vector<ValueShape>& inputs, bool multiply_zeros);
+  std::shared_ptr<Planned> planned(const std::vector<ValueShape>& inputs, Kind kind);
   std::shared_ptr<Entry> remembered(const std::vector<int64_t>& key);
   const Program& zeros_program();
   std::vector<int64_t> run_images(Planned& planned, const Batch& batch,
                                   const std::vector<int64_t>& images);
+  std::vector<int64_t> run_groups(Planned& single, const Batch& batch);
   void run_batch(const Batch& batch);
   void run_rows(const Batch& batch);
   void run_planes(const Batch& rows, const RowPlanes& planes);

@@ -37,6 +37,11 @@ bool ThreadChoice::several() {
   return trying_ != preferred_;
 }
 
+bool ThreadChoice::prefers_several() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return preferred_;
+}
+
 void ThreadChoice::record(bool several, bool helped, double seconds, size_t images) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool warm = last_ == several;

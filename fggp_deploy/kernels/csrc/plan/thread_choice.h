@@ -17,6 +17,8 @@ class ThreadChoice {
  public:
   // Whether the next run should use several threads.
   bool several();
+  // Whether that is so except in trials.
+  bool prefers_several();
   // A run of so many images took this long. `helped`: another thread came to run parts of it. The first
   // run after a change of the way is not counted: caches are cold.
   void record(bool several, bool helped, double seconds, size_t images);
