@@ -55,6 +55,8 @@ def compile_model(data: bytes, request: CompileRequest) -> CompiledModel:
         if left:
             regions = build_programs(dense, shapes, without=left)
         regions, _ = fitting(dense, shapes, regions, lambda _: known, left)
+        # Layers without zeros gain nothing by themselves, such as a depthwise layer between others.
+        regions = [r for r in regions if _share_of_zeros([r]) >= MIN_ZEROS]
         if not regions:
             return CompiledModel.standard(NO_LAYER_FITS)
         text = f"{describe(regions)}, by the cost model, not measured"

@@ -8,7 +8,7 @@ import nets
 import numpy as np
 import onnx
 import pytest
-from graphs import NETS, agree, plain_run, residual_net
+from graphs import NETS, Builder, agree, plain_run, residual_net
 from onnx import ModelProto
 
 from fggp_deploy import kernels, runtime
@@ -87,6 +87,18 @@ def test_few_zeros_are_no_reason_for_regions() -> None:
     model, why = with_regions(packed)
     assert model is packed
     assert "zeros" in why
+
+
+def test_a_region_without_zeros_stays_with_onnxruntime() -> None:
+    """The kernels would gain nothing on the depthwise layer, and change the layout twice."""
+    b = Builder()
+    x = b.op("Softplus", b.conv("x", 12, 3))
+    x = b.op("Softplus", b.conv(x, 12, 12, group=12, density=1.0))
+    packed = pack(b.model(b.conv(x, 12, 12)))
+    model, what = with_regions(packed)
+    assert what.startswith("2 layers in 2 regions")
+    assert [n.op_type for n in model.graph.node].count("Conv") == 1
+    agree(plain_run(model, X), plain_run(packed, X))
 
 
 @pytest.mark.parametrize("values", ["fp32", "fp16", "int8"])
