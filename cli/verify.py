@@ -76,6 +76,9 @@ def verify(
     if check is not None:
         recheck(path, check, threads=(measurement.counts() or (1,))[0], json=json)
         return
+    if not _has_images(path):
+        verify_any(path, reference, images, limits, measurement, json=json)
+        return
     report = _measured(path, reference, images, limits, measurement, trusted)
     written = write_report(report, out or path.parent)
     if json:
@@ -83,6 +86,64 @@ def verify(
     else:
         show(report, written)
     if not report.passed:
+        raise typer.Exit(1)
+
+
+def _has_images(path: Path) -> bool:
+    """Whether a file is an image classifier that says how its images are prepared."""
+    from fggp_deploy.format.model import SparseModel
+
+    return SparseModel.open(path).metadata.preprocessing is not None
+
+
+def verify_any(
+    path: Path,
+    reference: Path | None,
+    images: DataOptions,
+    limits: GateOptions,
+    measurement: MeasurementOptions,
+    *,
+    json: bool,
+) -> None:
+    """Verify a network that is no image classifier, without data; exit code 1 if it fails."""
+    from fggp_deploy.errors import ConfigError
+    from fggp_deploy.verification.any_network import verify_outputs
+
+    from .progress import working
+    from .render import as_json, size, stdout, table
+
+    if images.data:
+        raise ConfigError(
+            f"{path} does not say how its images are prepared, so --data cannot be measured; "
+            "export it with its preprocessing and classes, or leave --data out"
+        )
+    with working("verifying") as progress:
+        found = verify_outputs(
+            path, reference=reference, limits=limits.gates(), options=measurement.options(),
+            progress=progress,
+        )  # fmt: skip
+    if json:
+        as_json(found.to_dict())
+    else:
+        rows = [
+            (name, f"{t.median_ms:.3f} ms", size(c.peak_rss_bytes) if c else "–")
+            for name, t in found.latency.timings.items()
+            for c in (found.processes.get(name),)
+        ]
+        table(f"{path}: {size(found.size.file_bytes)}", ("", "median latency", "peak memory"), rows)
+        for change in found.changes:
+            top1 = "" if change.top1 is None else f", top-1 agrees for {change.top1:.1%}"
+            stdout.print(
+                f"{change.name} against the dense model: within {change.error:.1e} of the largest, "
+                f"cosine {change.cosine:.6f}{top1}",
+                markup=False,
+            )
+        stdout.print(f"inputs: {', '.join(found.inputs)}; {found.latency.plan}", markup=False)
+        for note in found.notes:
+            stdout.print(f"note: {note}", markup=False)
+        show_verdicts(found.verdicts)
+        stdout.print("PASSED" if found.passed else "FAILED")
+    if not found.passed:
         raise typer.Exit(1)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,6 +24,7 @@ import psutil
 import fggp_deploy
 from fggp_deploy.errors import FggpError, MachineError, ModelFileError
 from fggp_deploy.measure.network import load, open_by_runtime
+from fggp_deploy.runtime.sessions import Array
 
 TIMEOUT_SECONDS = 600
 
@@ -52,7 +54,8 @@ class Cost:
 def measure_processes(
     models: Mapping[str, Path],
     *,
-    input_shape: tuple[int, ...],
+    input_shape: tuple[int, ...] | None = None,
+    inputs: Path | None = None,
     threads: int,
     on_kernels: Collection[str] = (),
     rounds: int = 3,
@@ -61,17 +64,32 @@ def measure_processes(
     """Measure each ONNX file `rounds` times, in turn: name → Cost.
 
     Those named in `on_kernels` are opened by `runtime.session`. They should have been planned
-    before, because planning takes more time and memory. `input_shape` is [N, C, H, W] of the run.
-    `progress(done, total)` counts processes. Raises ModelFileError for a file that does not load
+    before, because planning takes more time and memory. `input_shape` is [N, C, H, W] of the run;
+    without it, `inputs` is a file that `save_inputs` wrote. `progress(done, total)` counts
+    processes. Raises ModelFileError for a file that does not load
     and MachineError if no process can be started.
     """
     found: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    fed = ["--inputs", str(inputs)]
+    if input_shape is not None:
+        fed = ["--shape", ",".join(map(str, input_shape))]
     for i in range(rounds):
         for j, (name, path) in enumerate(models.items()):
             extra = ["--kernels"] if name in on_kernels else []
-            found[name].append(_child(name, path, input_shape, threads, extra))
+            found[name].append(_child(name, path, [*fed, *extra], threads))
             progress(i * len(models) + j + 1, rounds * len(models))
     return {name: summary(runs) for name, runs in found.items()}
+
+
+def save_inputs(path: Path, inputs: Mapping[str, Array]) -> None:
+    """Write inputs by name for `measure_processes` to an npz file."""
+    arrays: dict[str, Any] = {f"input_{i}": x for i, x in enumerate(inputs.values())}
+    np.savez(path, names=np.array(list(inputs)), **arrays)
+
+
+def _load_inputs(path: Path) -> dict[str, Array]:
+    with np.load(path) as saved:
+        return {str(name): saved[f"input_{i}"] for i, name in enumerate(saved["names"])}
 
 
 def summary(runs: list[dict[str, float]]) -> Cost:
@@ -109,14 +127,12 @@ def peak_rss_bytes() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
 
 
-def _child(
-    name: str, path: Path, shape: tuple[int, ...], threads: int, extra: list[str]
-) -> dict[str, float]:
+def _child(name: str, path: Path, extra: list[str], threads: int) -> dict[str, float]:
     root = str(Path(fggp_deploy.__file__).parents[1])
     old = os.environ.get("PYTHONPATH")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, old] if old else [root])}
     command = [sys.executable, "-P", "-m", __spec__.name, str(path)]
-    command += ["--threads", str(threads), "--shape", ",".join(map(str, shape)), *extra]
+    command += ["--threads", str(threads), *extra]
     try:
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
@@ -136,10 +152,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=main.__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--shape", required=True, help="N,C,H,W of the one run")
+    parser.add_argument("--shape", help="N,C,H,W of the images of the one run")
+    parser.add_argument("--inputs", type=Path, help="file of the inputs")
     parser.add_argument("--kernels", action="store_true", help="open by runtime.session")
     args = parser.parse_args(arguments)
-    x = np.zeros([int(n) for n in args.shape.split(",")], np.float32)
+    shape = [int(n) for n in args.shape.split(",")] if args.shape else [1]
+    x = np.zeros(shape, np.float32)
+    feeds = None if args.inputs is None else _load_inputs(args.inputs)
     base = peak_rss_bytes()
     start = time.perf_counter()
     try:
@@ -151,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
             network = load(args.model.name, args.model, threads=args.threads)
         load_ms = 1000 * (time.perf_counter() - start)
         begun = time.perf_counter()
-        network.logits(x)
+        network.logits(x) if feeds is None else network.outputs(feeds)
         first_run_ms = 1000 * (time.perf_counter() - begun)
     except FggpError as e:
         print(e, file=sys.stderr)

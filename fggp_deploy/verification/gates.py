@@ -140,7 +140,7 @@ def verdicts(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
 
 DATA, DENSE_MODEL, ROBUSTNESS = "data", "dense model", "robustness"
 _CURES = {
-    DATA: "labeled data; give --data",
+    DATA: "labeled data and a metric for them; give --data for an image classifier",
     ROBUSTNESS: "--robustness quick or full",
     DENSE_MODEL: "the dense model and there is no reference.onnx beside the model; give "
     "--reference",

@@ -82,7 +82,7 @@ from fggp_deploy.checkpoints.run_folder import held
         (["verify"], "run `fggp-deploy export` or give a path"),
         (["verify", "none.onnx"], "none.onnx"),
         (["verify", "garbage.onnx"], "garbage.onnx"),
-        (["verify", "foreign.onnx"], "does not say how its images are prepared"),
+        (["verify", "foreign.onnx", "--data", "mnist"], "does not say how its images are prepared"),
         (["bench"], "run `fggp-deploy export` or give a path"),
         (["bench", "none.onnx"], "none.onnx"),
         (["bench", "garbage.onnx"], "garbage.onnx is not valid ONNX"),
