@@ -27,7 +27,7 @@ from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime.plan import CompiledModel, CompileRequest, Plan
 from fggp_deploy.runtime.sessions import SessionConfig, with_data
 
-__all__ = ["TUNING_SECONDS", "compiled_file", "explain", "session", "uses_kernels"]
+__all__ = ["TUNING_SECONDS", "compiled_file", "explain", "has_kernels", "session", "uses_kernels"]
 
 TUNING_SECONDS = 0.5  # that the first session for a model spends on choosing kernel variants
 _plans: WeakKeyDictionary[ort.InferenceSession, Plan] = WeakKeyDictionary()
@@ -131,6 +131,11 @@ def explain(session: ort.InferenceSession) -> str:
 def uses_kernels(session: ort.InferenceSession) -> bool:
     """Whether a session that `session` opened runs regions and not the dense model."""
     return session in _plans and _plans[session].sparse
+
+
+def has_kernels() -> bool:
+    """Whether the library of the sparse kernels loads on this machine."""
+    return not _why_no_kernels()
 
 
 def _why_no_kernels() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fggp_deploy import kernels, runtime
+from fggp_deploy import runtime
 from fggp_deploy.common.files import scratch_folder, sha256_file
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ModelFileError
@@ -175,7 +175,7 @@ def _checks(packed: SparseModel, content: bytes, inputs: Feeds, found: Feeds) ->
 
     dense = packed.dense().SerializeToString()
     verdicts.append(agree(_run(dense, inputs, f"the dense form of {name}"), "packed against dense"))
-    if kernels.library_path() is not None:
+    if runtime.has_kernels():
         on_kernels = open_compiled(f"{name} on the kernels", content, threads=1)
         verdicts.append(agree(on_kernels.outputs(inputs), "operators on the kernels against stock"))
         fresh = _in_regions(content, inputs, threads=1, measure=False, cache=False)
