@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from fggp_deploy.common.files import FULL
-from fggp_deploy.common.plugins import offered, package_of
+from fggp_deploy.common.plugins import method_entry_points, package_of
 from fggp_deploy.common.printable import printable
 from fggp_deploy.distributed import environment
 from fggp_deploy.errors import FggpError, MachineError, Stopped, shortened
@@ -80,7 +80,7 @@ def _unexpected(e: Exception) -> tuple[int, str]:
 
 def _at_fault(e: Exception) -> str:
     """Whose code raised the error: ours, unless a method of another package was running."""
-    others = {point.module.split(".")[0]: point for point in offered().values()}
+    others = {point.module.split(".")[0]: point for point in method_entry_points().values()}
     for frame, line in reversed([*traceback.walk_tb(e.__traceback__)]):
         point = others.get(frame.f_globals.get("__name__", "").split(".")[0])
         if point is not None:

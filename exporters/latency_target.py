@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fggp_deploy.analysis.bench.cost_table import (
     CostTable,
-    by_cost,
     cost_table,
+    fit_densities,
     network_ms,
     with_densities,
 )
@@ -67,8 +67,9 @@ class LatencyCheck:
 def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> LatencyPlan:
     """Choose densities by measured costs, and correct them by timing the whole network.
 
-    `by_cost` maximizes Σ log density within a budget. The budget is the target minus the costs that
-    do not depend on masks. It is then corrected by the error of the network with random masks.
+    `fit_densities` maximizes Σ log density within a budget. The budget is the target minus the
+    costs that do not depend on masks. It is then corrected by the error of the network with
+    random masks.
     Raises ConfigError for a target that the network meets dense, or does not meet at the lowest
     densities, and what `prepare_pruning` and `cost_table` raise.
     """
@@ -95,7 +96,7 @@ def plan_latency(config: PruneConfig, *, progress: Progress = silent) -> Latency
     for done in range(ROUNDS):
         progress("timing the network with random masks", done, ROUNDS)
         try:
-            densities = by_cost(table.layers, table.densities, budget)
+            densities = fit_densities(table.layers, table.densities, budget)
         except ConfigError:  # the costs add up to more than the network takes
             densities = lowest
         ms = network_ms(with_densities(dense, densities).SerializeToString())

@@ -19,7 +19,7 @@ from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.comparison import agreement, noise
 from fggp_deploy.graph.opset import standard_opset
-from fggp_deploy.runtime.probing import answers_of, first_that_runs
+from fggp_deploy.runtime.probing import first_that_runs, outputs_of
 from fggp_deploy.runtime.sessions import SessionConfig
 
 from .options import PackOptions
@@ -61,14 +61,14 @@ def compare_packed(source: Path, packed: ModelProto, options: PackOptions) -> Pa
     if want is None:
         return Parity(why_not=why)
     generated = feeds(0, inputs)
-    if not _equal(want, answers_of(given, generated)):
+    if not _equal(want, outputs_of(given, generated)):
         return Parity(inputs, why_not="its outputs for the same inputs differ each time")
     expected: Path | bytes = source
     changed = None
     if options.values != "fp32":  # the packed network is another one: compare it with itself
         expected = unpack(packed).SerializeToString()
         other = _ONE_THREAD.open(expected, name="the rounded network")
-        want = answers_of(other, generated)
+        want = outputs_of(other, generated)
         changed = _rounding(options.values, given, other, inputs)
     unoptimized = _Unoptimized(expected, source.name, generated)
     try:
@@ -79,7 +79,7 @@ def compare_packed(source: Path, packed: ModelProto, options: PackOptions) -> Pa
         sessions["the kernels"] = _ONE_THREAD.open(serialized, name=name, on_kernels=True)
     errors, equal = {}, {}
     for where, session in sessions.items():
-        got = answers_of(session, generated)
+        got = outputs_of(session, generated)
         equal[where] = _equal(want, got)
         found = agreement(*_in_order(got, want), unoptimized=unoptimized)
         if not found.passed:
@@ -111,13 +111,13 @@ def check_converted(
     if want is None:
         return
     generated = feeds(0, inputs)
-    if not _equal(want, answers_of(given, generated)):
+    if not _equal(want, outputs_of(given, generated)):
         return  # its outputs differ each time, which `compare_packed` reports
     new = standard_opset(converted)
     name = f"{source.name} in opset {new}"
     session = _ONE_THREAD.open(converted.SerializeToString(), name=name)
     found = agreement(
-        *_in_order(answers_of(session, generated), want),
+        *_in_order(outputs_of(session, generated), want),
         unoptimized=_Unoptimized(source, source.name, generated),
     )
     if not found.passed:
@@ -140,7 +140,7 @@ def run_self_test(path: Path) -> dict[str, bool]:
     passed = {}
     for where in ("stock", "kernels") if kernels.library_path() else ("stock",):
         session = _ONE_THREAD.open(packed.runnable(), name=path.name, on_kernels=where == "kernels")
-        passed[where] = test.passes(test.outputs_of(partial(answers_of, session)))
+        passed[where] = test.passes(test.outputs_of(partial(outputs_of, session)))
     return passed
 
 
@@ -156,7 +156,7 @@ class _Unoptimized:
     def outputs(self) -> Outputs:
         """The outputs by name."""
         session = _ONE_THREAD.open(self.network, name=self.name, optimize=False)
-        return answers_of(session, self.feeds)
+        return outputs_of(session, self.feeds)
 
     def __call__(self) -> list[Array]:
         return list(self.outputs.values())
@@ -170,8 +170,8 @@ def _rounding(
 ) -> Rounding:
     return rounding(
         values,
-        lambda feeds: list(answers_of(exact, feeds).values()),
-        lambda feeds: list(answers_of(rounded, feeds).values()),
+        lambda feeds: list(outputs_of(exact, feeds).values()),
+        lambda feeds: list(outputs_of(rounded, feeds).values()),
         many_feeds(inputs, N_INPUTS),
     )
 

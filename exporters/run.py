@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fggp_deploy.checkpoints.provenance import Provenance
-from fggp_deploy.checkpoints.run_folder import parent_of
+from fggp_deploy.checkpoints.run_folder import dense_model_of
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress
 from fggp_deploy.common.progress import silent as unseen
@@ -89,7 +89,7 @@ def export_run(
 
 def _write_reference(source: Source, path: Path, options: ExportOptions) -> Path | None:
     """The run's dense model beside `path`; None if the run has none."""
-    dense_model = parent_of(source.path)
+    dense_model = dense_model_of(source.path)
     if path.parent != folder_of(source.path):
         refuse_to_replace(path.parent, dense_model)
     return write_dense_model(

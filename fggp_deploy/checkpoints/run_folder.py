@@ -15,7 +15,7 @@ from fggp_deploy.errors import ConfigError, command
 RUNS = Path("runs")
 PRUNED = "pruned.safetensors"
 DENSE = "dense.safetensors"
-PARENT = "parent.safetensors"  # the dense model
+DENSE_MODEL = "parent.safetensors"  # the name that runs have always had
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"  # written last, so it marks a finished run
 RESUME = "resume"  # the savepoints of an unfinished run
@@ -111,9 +111,9 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == RESUME else checkpoint.parent
 
 
-def parent_of(checkpoint: Path) -> Path:
+def dense_model_of(checkpoint: Path) -> Path:
     """The path of the dense model beside a run's checkpoint or savepoint; it may not exist."""
-    return run_of(checkpoint) / PARENT
+    return run_of(checkpoint) / DENSE_MODEL
 
 
 def newest(file: str, runs: Path = RUNS) -> Path:

@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 GROUP = "fggp_deploy.methods"
 
 
-def offered() -> dict[str, EntryPoint]:
+def method_entry_points() -> dict[str, EntryPoint]:
     """The entry points by method name; looked up once, until sys.path changes."""
     return dict(_on(tuple(sys.path)))
 

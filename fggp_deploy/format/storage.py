@@ -146,11 +146,11 @@ def _decide_float(w: Array, form: Form, values: ValueType, why_fp32: str) -> Dec
     if best is not None and sizes[best] + NODE_BYTES < w.nbytes:
         stored, n_bytes = StoredWeight.of(w, best, form, values), sizes[best]
     why_dense = "" if stored else f"{_zeros(w)} zeros, dense is no larger"
-    rival = _smallest({e: n for e, n in sizes.items() if e.must_save_its_definition})
-    saved = 0 if rival is None else n_bytes - NODE_BYTES - sizes[rival]
+    other = _smallest({e: n for e, n in sizes.items() if e.must_save_its_definition})
+    saved = 0 if other is None else n_bytes - NODE_BYTES - sizes[other]
     alternative = None
-    if rival is not None and saved > 0:
-        alternative = StoredWeight.of(w, rival, form, values)
+    if other is not None and saved > 0:
+        alternative = StoredWeight.of(w, other, form, values)
     return Decision(stored, why_dense, why_fp32, alternative, max(0, saved))
 
 

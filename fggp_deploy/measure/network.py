@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fggp_deploy import runtime
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.runtime.probing import answers_of
+from fggp_deploy.runtime.probing import outputs_of
 from fggp_deploy.runtime.sessions import Array, SessionConfig, brief, try_out
 
 Floats = npt.NDArray[np.float32]
@@ -36,7 +36,7 @@ class Network:
 
     def outputs(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs that are tensors of numbers, by name; raises ModelFileError."""
-        return answers_of(self.session, feeds, self.name)
+        return outputs_of(self.session, feeds, self.name)
 
     def check_images(self) -> None:
         """Raise ModelFileError unless it has one image input and one output."""

@@ -34,7 +34,7 @@ def first_that_runs(
             inputs = _inputs(session, shape, side)
             if sum(i.size for i in inputs) > MAX_ELEMENTS:
                 return (), None, "its inputs are too large"
-            return inputs, answers_of(session, feeds(0, inputs)), ""
+            return inputs, outputs_of(session, feeds(0, inputs)), ""
         except ModelFileError as e:
             why = why or str(e)
         if all(isinstance(d, int) for i in session.get_inputs() for d in i.shape[1:]):
@@ -90,7 +90,7 @@ def _inputs(
     return tuple(found)
 
 
-def answers_of(
+def outputs_of(
     session: ort.InferenceSession, feeds: Mapping[str, Array], name: str = "it"
 ) -> dict[str, Array]:
     """The outputs that are tensors of numbers, by name; ModelFileError if it does not run."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fggp_deploy.checkpoints.checkpoint import CheckpointInfo
-from fggp_deploy.checkpoints.run_folder import PARENT
+from fggp_deploy.checkpoints.run_folder import DENSE_MODEL
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.models import recorded
 from fggp_deploy.models.checkpointing import to_checkpoint
@@ -56,8 +56,8 @@ class Prepared:
             self.session.data.held_out.save_beside(folder)
         if self.dense is None:
             return self.origin
-        self._save_dense(self.dense, folder / PARENT)
-        return replace(self.origin, parent_sha256=sha256_file(folder / PARENT))
+        self._save_dense(self.dense, folder / DENSE_MODEL)
+        return replace(self.origin, parent_sha256=sha256_file(folder / DENSE_MODEL))
 
     def _save_dense(self, dense: Start, path: Path) -> None:
         """Keep the dense model in the run's folder, so that the folder is complete in itself."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fggp_deploy import models
-from fggp_deploy.checkpoints.run_folder import PARENT, PRUNED, checkpoint_in, parent_of
+from fggp_deploy.checkpoints.run_folder import DENSE_MODEL, PRUNED, checkpoint_in, dense_model_of
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.data.types import Dataset
@@ -202,7 +202,7 @@ def _load(config: PruneConfig, progress: Progress | None) -> tuple[Start, Start 
             "choose new masks; give --start trained to keep its zeros, or a dense --checkpoint "
             "to learn from"
         )
-    kept = parent_of(start.checkpoint)
+    kept = dense_model_of(start.checkpoint)
     if kept.parent != start.checkpoint.parent and kept.is_file():
         dense = load_start(config, kept, progress=progress)
     else:
@@ -214,7 +214,7 @@ def _load_again(
     config: PruneConfig, folder: Path, progress: Progress | None
 ) -> tuple[Start, Start | None]:
     """The same for a resumed run: its folder holds the dense model, its savepoint the rest."""
-    path = folder / PARENT
+    path = folder / DENSE_MODEL
     if not path.is_file() and config.from_random:
         return _random(config, load_data(config, progress=progress)), None
     if not path.is_file():

@@ -15,7 +15,7 @@ import torch
 
 from fggp_deploy.checkpoints.checkpoint import Checkpoint
 from fggp_deploy.checkpoints.run_folder import (
-    PARENT,
+    DENSE_MODEL,
     RESUME,
     held,
     new_folder,
@@ -193,7 +193,7 @@ def _resume(resumed: Resumed, prepared: Prepared) -> tuple[Path, Origin, str | N
         ) from e
     if prepared.dense is None:
         return folder, origin, prepared.start_sha256
-    info = Checkpoint.open(folder / PARENT).info
+    info = Checkpoint.open(folder / DENSE_MODEL).info
     return folder, origin, info.reference_sha256 if info else None
 
 

@@ -10,7 +10,12 @@ from graphs import residual_net
 from loops import make, sgd, steps
 
 from fggp_deploy import Cubic, Pruner, kernels
-from fggp_deploy.analysis.bench.cost_table import CostTable, by_cost, cost_table, with_densities
+from fggp_deploy.analysis.bench.cost_table import (
+    CostTable,
+    cost_table,
+    fit_densities,
+    with_densities,
+)
 from fggp_deploy.errors import ConfigError, MachineError
 from fggp_deploy.exporters import latency_target
 from fggp_deploy.pruning.allocation import Given
@@ -28,30 +33,30 @@ def line(per_density: float) -> tuple[float, float]:
 
 
 def test_layers_get_equal_time_where_costs_are_proportional():
-    found = by_cost({"a": line(2), "b": line(8)}, ENDS, budget=1.0)  # half a ms each
+    found = fit_densities({"a": line(2), "b": line(8)}, ENDS, budget=1.0)  # half a ms each
     assert found == {"a": pytest.approx(0.25, rel=0.02), "b": pytest.approx(0.0625, rel=0.02)}
 
 
 def test_what_a_dense_layer_does_not_use_goes_to_the_others():
-    found = by_cost({"a": line(0.2), "b": line(8)}, ENDS, budget=1.0)
+    found = fit_densities({"a": line(0.2), "b": line(8)}, ENDS, budget=1.0)
     assert found == {"a": 1.0, "b": pytest.approx(0.1, rel=0.02)}
 
 
 def test_free_layers_and_rich_budgets_stay_dense():
-    assert by_cost({"a": (0.0, 0.0), "b": line(1)}, ENDS, budget=9.0) == {"a": 1.0, "b": 1.0}
+    assert fit_densities({"a": (0.0, 0.0), "b": line(1)}, ENDS, budget=9.0) == {"a": 1.0, "b": 1.0}
 
 
 def test_a_kink_is_kept_below():
     # from 10% on the layer costs 5 whatever the density: the next step up buys all of it
     curve = (0.1, 1.0, 5.0, 5.0)
     densities = (0.01, 0.1, 0.11, 1.0)
-    assert by_cost({"a": curve}, densities, budget=2.0)["a"] == pytest.approx(0.1, rel=0.05)
-    assert by_cost({"a": curve}, densities, budget=5.0)["a"] == 1.0
+    assert fit_densities({"a": curve}, densities, budget=2.0)["a"] == pytest.approx(0.1, rel=0.05)
+    assert fit_densities({"a": curve}, densities, budget=5.0)["a"] == 1.0
 
 
 def test_a_budget_below_the_lowest_densities_is_refused():
     with pytest.raises(ConfigError, match=r"cost 0\.03, which is more than the budget of 0\.02"):
-        by_cost({"a": line(1), "b": line(2)}, ENDS, budget=0.02)
+        fit_densities({"a": line(1), "b": line(2)}, ENDS, budget=0.02)
 
 
 def test_given_by_hand():

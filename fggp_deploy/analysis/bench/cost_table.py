@@ -134,7 +134,7 @@ def _random(
     return flat.reshape(w.shape)
 
 
-def by_cost(
+def fit_densities(
     costs: Mapping[str, Sequence[float]], densities: Sequence[float], budget: float
 ) -> dict[str, float]:
     """The density of each layer that makes Σ log density largest while Σ cost is within `budget`.

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from fggp_deploy.common.plugins import offered, package_of
+from fggp_deploy.common.plugins import method_entry_points, package_of
 from fggp_deploy.errors import ConfigError, FggpWarning, UnknownName
 from fggp_deploy.pruning.methods.fggp import FGGP
 from fggp_deploy.pruning.methods.method import Batch, Method, MethodInfo, Task
@@ -52,7 +52,7 @@ BUILT_IN = {
 
 def names() -> list[str]:
     """Every registered name, built-in methods first."""
-    return [*BUILT_IN, *sorted(set(offered()) - set(BUILT_IN))]
+    return [*BUILT_IN, *sorted(set(method_entry_points()) - set(BUILT_IN))]
 
 
 def info(name: str) -> MethodInfo:
@@ -62,7 +62,7 @@ def info(name: str) -> MethodInfo:
     Raises UnknownName, and ConfigError if another package's method is broken.
     """
     if name in BUILT_IN:
-        if name in (others := offered()):
+        if name in (others := method_entry_points()):
             warnings.warn(
                 f"method {name!r} of {package_of(others[name])} is ignored, because a built-in "
                 "method has that name",
@@ -73,7 +73,7 @@ def info(name: str) -> MethodInfo:
         found: Any = getattr(import_module(f"fggp_deploy.pruning.methods.{module}"), attribute)
         assert isinstance(found, MethodInfo)
         return found
-    others = offered()
+    others = method_entry_points()
     if name not in others:
         raise UnknownName("method", name, names())
     point = others[name]
