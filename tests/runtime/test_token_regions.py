@@ -11,6 +11,7 @@ from graphs import Builder, agree, open_model, plain_run
 from onnx import ModelProto
 
 from fggp_deploy import kernels
+from fggp_deploy.format.packing import Packing
 from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.plan import CompileRequest
@@ -135,9 +136,13 @@ def test_planes_and_tokens_are_different_regions() -> None:
     agree(fast.run(None, {"x": x}), plain_run(net, x))
 
 
-def test_layers_are_priced_by_all_tokens() -> None:
-    content = model(mlp, ["N", 50, WIDTH]).SerializeToString()
+@pytest.mark.parametrize("packed", [False, True])
+def test_layers_are_priced_by_all_tokens(packed: bool) -> None:
+    net = model(mlp, ["N", 50, WIDTH])
+    weights = [node.input[1] for node in net.graph.node if node.op_type == "MatMul"]
+    content = (Packing.of(net).model if packed else net).SerializeToString()
     found = price_layers(content, CompileRequest(SessionConfig(1), batch=2, tuning_seconds=0))
     macs = 50 * WIDTH * 96
     assert [(c.macs, c.elements) for c in found] == [(macs, 50 * 96), (macs, 50 * WIDTH)]
     assert all(c.dense_us is not None for c in found)
+    assert [c.name for c in found] == weights
