@@ -129,7 +129,7 @@ def explain(session: ort.InferenceSession) -> str:
 
 
 def uses_kernels(session: ort.InferenceSession) -> bool:
-    """Whether a session that `session` opened runs regions and not the dense model."""
+    """Whether a session that `session` opened runs regions and not the dense form."""
     return session in _plans and _plans[session].sparse
 
 

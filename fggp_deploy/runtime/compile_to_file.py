@@ -40,7 +40,7 @@ class CompiledFile:
     """What `compile_file` wrote, and what it was made for.
 
     `layers` with weights run in `regions`; the weights in `left` stay with onnxruntime. `speedup`
-    over the dense model is the lower end of its interval, None if nothing was measured.
+    over its dense form is the lower end of its interval, None if nothing was measured.
     `stock_error` and `kernels_error` are the largest differences of any output from the source's on
     stock onnxruntime, relative to the largest output. `self_test` says whether the inputs were
     those of the file's self-test, which then passed on both; a file without one is run on noise.

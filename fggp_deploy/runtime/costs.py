@@ -32,7 +32,7 @@ class LayerCost:
 
     `name` is the weight's, or the value that the layer makes; `shape` is the weight's, [] without;
     `density` is the share of non-zeros; `macs` counts the dense multiply-accumulates of all rows.
-    `dense_us` is ONNX Runtime's time in the dense network, and `kernels_us` the library's in its
+    `dense_us` is ONNX Runtime's time in the dense form, and `kernels_us` the library's in its
     region, with its changes of layout. `variant` is the kernel's block: output channels x rows x
     columns of vectors / blocks of input channels. `on_kernels` False: the plan leaves the layer to
     ONNX Runtime.

@@ -1,4 +1,4 @@
-"""Reading a model for the planner: dense, in standard operators, simplified."""
+"""The dense form of a model, which the planner and the dense int8 baseline start from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fggp_deploy.runtime.sessions import SessionConfig
 
 
 def read_dense(data: bytes) -> ModelProto:
-    """The dense model in standard operators after ONNX Runtime's basic optimizations.
+    """The dense form of a model in standard operators, after ONNX Runtime's basic optimizations.
 
     Constants and batch norms are folded then, and nodes named by their outputs. Raises
     ModelFileError, and MachineError if ONNX Runtime cannot write that model to a temporary file.

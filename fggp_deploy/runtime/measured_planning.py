@@ -57,7 +57,7 @@ class MeasuredPlanner:
         return self.sizes
 
     def run(self) -> CompiledModel:
-        """The fastest of the dense model, all regions, and the regions that pay by the prices."""
+        """The fastest of the dense form, all regions, and the regions that pay by the prices."""
         if not self.regions:
             return CompiledModel.standard(NO_LAYER_FITS)
         self.tune()
