@@ -11,7 +11,7 @@ from onnx import ModelProto
 from fggp_deploy.compaction import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.packing import pack
-from fggp_deploy.graph.comparison import agreement
+from fggp_deploy.graph.comparison import parity_of
 from fggp_deploy.runtime.sessions import Array, SessionConfig, run
 
 
@@ -65,7 +65,7 @@ def compacted(dense: ModelProto, feeds: Mapping[str, Any]) -> tuple[ModelProto, 
         return run(session, feeds, "the network")
 
     name = "the network without its dead channels"
-    found = agreement(
+    found = parity_of(
         run(SessionConfig(1).open(small, name=name), feeds, name),
         outputs_of_whole(),
         unoptimized=lambda: outputs_of_whole(optimize=False),

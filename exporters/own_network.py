@@ -18,7 +18,7 @@ from fggp_deploy.format.generated_inputs import Array, feeds
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import SelfTest
-from fggp_deploy.graph.comparison import agreement, noise
+from fggp_deploy.graph.comparison import noise, parity_of
 from fggp_deploy.measure.network import load as load_network
 from fggp_deploy.models.probing import check_runs
 from fggp_deploy.pruning.prunable import NO_SHAPE
@@ -133,7 +133,7 @@ def _check_examples(signature: Signature, written: SparseModel) -> None:
     want = signature.outputs(given)
     network = load_network(written.path.name, written.runnable(), threads=1)
     got = network.outputs(given)
-    found = agreement(
+    found = parity_of(
         [got[n] for n in want],
         list(want.values()),
         unoptimized=lambda: list(_run(written.dense(), given, optimize=False).values()),

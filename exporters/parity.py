@@ -17,7 +17,7 @@ from fggp_deploy.format.generated_inputs import Array, Input, feeds, many_feeds
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.format.unpacking import unpack
-from fggp_deploy.graph.comparison import agreement, noise
+from fggp_deploy.graph.comparison import noise, parity_of
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.runtime.probing import first_that_runs, outputs_of
 from fggp_deploy.runtime.sessions import SessionConfig
@@ -81,7 +81,7 @@ def compare_packed(source: Path, packed: ModelProto, options: PackOptions) -> Pa
     for where, session in sessions.items():
         got = outputs_of(session, generated)
         equal[where] = _equal(want, got)
-        found = agreement(*_in_order(got, want), unoptimized=unoptimized)
+        found = parity_of(*_in_order(got, want), unoptimized=unoptimized)
         if not found.passed:
             raise ModelFileError(
                 f"{source} gives other outputs when packed, {found.error:.1e} of the largest on "
@@ -116,7 +116,7 @@ def check_converted(
     new = standard_opset(converted)
     name = f"{source.name} in opset {new}"
     session = _ONE_THREAD.open(converted.SerializeToString(), name=name)
-    found = agreement(
+    found = parity_of(
         *_in_order(outputs_of(session, generated), want),
         unoptimized=_Unoptimized(source, source.name, generated),
     )

@@ -1,4 +1,4 @@
-"""Whether two runs of one network agree. Every tolerance of the package is defined here.
+"""Parity: whether two runs of one network agree. Every tolerance of the package is defined here.
 
 The error of a float output is its largest difference over the largest expected value: sums in
 another order differ by roundings of large values, whichever value is compared. The error of an
@@ -42,7 +42,7 @@ Outputs = Sequence[Array]
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Parity:
     """The error of the output that is worst for its limit, and that limit."""
 
     error: float
@@ -59,13 +59,13 @@ def rtol_for(*, in_bytes: bool) -> float:
     return BYTES_RTOL if in_bytes else RTOL
 
 
-def agreement(
+def parity_of(
     got: Outputs,
     want: Outputs,
     *,
     rtol: float = RTOL,
     unoptimized: Callable[[], Outputs] | None = None,
-) -> Agreement:
+) -> Parity:
     """Compare the outputs of two runs on the same inputs.
 
     `want` are the outputs of stock ONNX Runtime. `unoptimized` returns those of the same network
@@ -186,7 +186,7 @@ def _wider(limit: float, unoptimized: Array, want: Array) -> float:
     return limit + STOCK_FACTOR * own
 
 
-def _worst(errors: Sequence[float], limits: Sequence[float]) -> Agreement:
-    every = [Agreement(e, limit) for e, limit in zip(errors, limits, strict=True)]
+def _worst(errors: Sequence[float], limits: Sequence[float]) -> Parity:
+    every = [Parity(e, limit) for e, limit in zip(errors, limits, strict=True)]
     failed = [a for a in every if not a.passed]
-    return max(failed or every, key=lambda a: a.error, default=Agreement(0.0, RTOL))
+    return max(failed or every, key=lambda a: a.error, default=Parity(0.0, RTOL))

@@ -23,7 +23,7 @@ from fggp_deploy.format.compiled import compiled_for, is_region
 from fggp_deploy.format.functions import MIN_OPSET, layer_operator
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.unpacking import unpack
-from fggp_deploy.graph.comparison import agreement, relative_error, rtol_for
+from fggp_deploy.graph.comparison import parity_of, relative_error, rtol_for
 from fggp_deploy.graph.constants import required_inputs
 from fggp_deploy.graph.opset import with_opset
 from fggp_deploy.graph.qdq import has_quantized_activations
@@ -171,7 +171,7 @@ def _check(
     for where, on_kernels in (("on stock onnxruntime", False), ("on the kernels", True)):
         name = f"the compiled file {where}"
         got.append(run(options.open(written, name=name, on_kernels=on_kernels), feeds, name))
-        found = agreement(got[-1], want, rtol=rtol, unoptimized=unoptimized)
+        found = parity_of(got[-1], want, rtol=rtol, unoptimized=unoptimized)
         answers = dict(zip(outputs, got[-1], strict=True))
         if not found.passed or (test is not None and not test.passes(answers)):
             raise ModelFileError(

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from fggp_deploy import kernels
 from fggp_deploy.common.timing import TimedCall
 from fggp_deploy.errors import KernelsDisagree
-from fggp_deploy.graph.comparison import agreement, rtol_for
+from fggp_deploy.graph.comparison import parity_of, rtol_for
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.runtime import selection
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
@@ -139,7 +139,7 @@ class MeasuredPlanner:
             session = options.open(model, on_kernels=True)
             got = run(session, self.feeds, "the model")
             rtol = rtol_for(in_bytes=has_quantized_activations(self.dense))
-            found = agreement(got, want, rtol=rtol, unoptimized=unoptimized)
+            found = parity_of(got, want, rtol=rtol, unoptimized=unoptimized)
             if not found.passed:
                 raise KernelsDisagree(
                     "the sparse kernels disagree with ONNX Runtime: their outputs "

@@ -15,7 +15,7 @@ def judge(measured: Measurements, limits: Gates) -> tuple[Verdict, ...]:
 
 
 def _checks(measured: Measurements) -> list[Verdict]:
-    found = [verdict.agreement(name, d) for name, d in measured.checks.items()]
+    found = [verdict.parity(name, d) for name, d in measured.checks.items()]
     certificate = measured.certificate
     if certificate.revived is not None:
         found.append(verdict.nothing_revived(certificate.revived))

@@ -16,7 +16,7 @@ from fggp_deploy import runtime
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.functions import layer_operator
 from fggp_deploy.format.unpacking import layer_name
-from fggp_deploy.graph.comparison import RTOL, agreement, differences, rtol_for, scale
+from fggp_deploy.graph.comparison import RTOL, differences, parity_of, rtol_for, scale
 from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.shapes import inferred
@@ -103,7 +103,7 @@ def first_difference_on_kernels(dense: ModelProto, x: Floats, *, threads: int) -
 class _Expected:
     """What stock ONNX Runtime computes for some values of the trusted network.
 
-    `against` names the network. `rtol` is the tolerance of `comparison.agreement`.
+    `against` names the network. `rtol` is the tolerance of `comparison.parity_of`.
     """
 
     def __init__(
@@ -126,14 +126,14 @@ class _Expected:
         """The differences from y, and which of them are too large; None if y agrees.
 
         Values of another shape are passed over, as they are laid out in another way. So are
-        integers, of which `comparison.agreement` judges no single element.
+        integers, of which `comparison.parity_of` judges no single element.
         """
         want = self.values[name]
         if y.shape != want.shape or {y.dtype.kind, want.dtype.kind} != {"f"}:
             return None
         # What is compared runs without graph optimizations. So the run with them shows how far
         # stock ONNX Runtime is from itself.
-        found = agreement(
+        found = parity_of(
             [y], [want], rtol=self.rtol, unoptimized=lambda: [self._optimized()[name]]
         )
         if found.passed:

@@ -17,8 +17,8 @@ from fggp_deploy.format.self_test import SelfTest
 from fggp_deploy.graph.comparison import (
     ROUNDED_RTOL,
     RTOL,
-    agreement,
     largest_difference,
+    parity_of,
     scale,
     tolerance_ratios,
 )
@@ -60,7 +60,7 @@ def difference(actual: Floats, expected: Floats, *, rtol: float, atol: float) ->
     """Compare logits [N, classes], each with its own tolerance, atol + rtol · |expected|.
 
     `rtol` and `atol` are those that a file records for its self-test, or what `near` found. Raises
-    ModelFileError if the shapes differ or a logit is not finite. `comparison.agreement` accepts NaN
+    ModelFileError if the shapes differ or a logit is not finite. `comparison.parity_of` accepts NaN
     in the same place; here it is an error, since NaN logits predict no class in either network.
     """
     if actual.shape != expected.shape:
@@ -92,13 +92,13 @@ def near(
     rtol: float = RTOL,
     unoptimized: Callable[[], Floats] | None = None,
 ) -> Difference:
-    """Compare the logits of two runs of one network; see `comparison.agreement`.
+    """Compare the logits of two runs of one network; see `comparison.parity_of`.
 
     `expected` are those of stock ONNX Runtime; `unoptimized` returns its logits without graph
     optimizations.
     """
     run = None if unoptimized is None else lambda: [unoptimized()]
-    found = agreement([actual], [expected], rtol=rtol, unoptimized=run)
+    found = parity_of([actual], [expected], rtol=rtol, unoptimized=run)
     return difference(actual, expected, rtol=0.0, atol=found.limit * scale(expected))
 
 

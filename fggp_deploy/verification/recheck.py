@@ -14,7 +14,7 @@ from fggp_deploy.verification import certificate
 from fggp_deploy.verification.parity import Difference, self_test_difference
 from fggp_deploy.verification.report_files import find_report
 from fggp_deploy.verification.schema import read_report
-from fggp_deploy.verification.verdict import Verdict, agreement, equality
+from fggp_deploy.verification.verdict import Verdict, equality, parity
 
 
 def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ...]:
@@ -46,7 +46,7 @@ def recheck(model: Path, report: Path, *, threads: int = 1) -> tuple[Verdict, ..
         ),
     ]
     if (found := _self_test(packed, threads)) is not None:
-        verdicts.append(agreement("self-test here", found))
+        verdicts.append(parity("self-test here", found))
     failed = [v["name"] for v in content["verdicts"] if not v["passed"]]
     how = "verdicts in the report" if not failed else f"the report says that {failed[0]} failed"
     verdicts.append(Verdict("report", 0, len(failed), "failed gates", not failed, how))

@@ -20,7 +20,7 @@ class Verdict:
     how: str
 
 
-def agreement(name: str, found: Difference) -> Verdict:
+def parity(name: str, found: Difference) -> Verdict:
     """The verdict on a self-test or a parity check; no option relaxes it."""
     relative = f"{found.rtol:g}·|logit| + " if found.rtol else ""
     how = f"largest ratio of a difference to its tolerance, {relative}{found.atol:.3g}"

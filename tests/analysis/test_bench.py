@@ -25,7 +25,7 @@ from fggp_deploy.data.types import Dataset, Preprocessing, Split
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.format.metadata import Metadata
 from fggp_deploy.format.packing import pack
-from fggp_deploy.graph.comparison import Agreement
+from fggp_deploy.graph.comparison import Parity
 from fggp_deploy.measure.latency import Speedup
 from fggp_deploy.report.words import ratio
 from fggp_deploy.runtime import selection
@@ -190,7 +190,7 @@ def test_without_its_data_inputs_are_random(tmp_path: Path) -> None:
 
 @needs_library
 def test_wrong_answers_are_an_error(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+    monkeypatch.setattr(benchmark, "parity_of", lambda *_, **__: Parity(2e-4, 1e-4))
     with pytest.raises(ModelFileError, match=r"packed and dense outputs differ by 2\.0e-04"):
         bench(packed, int8=False)
 

@@ -30,7 +30,7 @@ from fggp_deploy.format.packing import flatten
 from fggp_deploy.format.self_test import KEY, SelfTest
 from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph import opset
-from fggp_deploy.graph.comparison import Agreement, noise
+from fggp_deploy.graph.comparison import Parity, noise
 from fggp_deploy.quantization.dense_baseline import quantize
 from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import SessionConfig
@@ -404,7 +404,7 @@ def test_half_weights_name_the_cure(tmp_path: Path) -> None:
 def test_a_wrong_answer_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fggp_deploy.exporters import parity
 
-    monkeypatch.setattr(parity, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+    monkeypatch.setattr(parity, "parity_of", lambda *_, **__: Parity(2e-4, 1e-4))
     with pytest.raises(ModelFileError, match="gives other outputs when packed"):
         pack_file(saved(residual_net(), tmp_path))
     assert not list(tmp_path.glob("*packed*"))

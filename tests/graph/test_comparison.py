@@ -9,9 +9,9 @@ from fggp_deploy.graph.comparison import (
     ATOL,
     BYTES_RTOL,
     RTOL,
-    Agreement,
-    agreement,
+    Parity,
     differences,
+    parity_of,
     relative_error,
     rtol_for,
     tolerance_ratios,
@@ -43,7 +43,7 @@ def test_the_error_is_relative_to_the_largest_value_of_its_output() -> None:
 )
 def test_nan_and_infinity_agree_with_themselves_only(got: list[float], error: float) -> None:
     want = np.float32([NAN, INF, -INF, 4.0])
-    found = agreement([np.float32(got)], [want])
+    found = parity_of([np.float32(got)], [want])
     np.testing.assert_equal(found.error, error)
     assert found.passed == (error == 0)
 
@@ -67,27 +67,27 @@ def test_no_more_is_demanded_than_stock_keeps_itself() -> None:
         calls.append(1)
         return unoptimized
 
-    assert agreement([np.float32([8, 4])], want, unoptimized=stock).passed
+    assert parity_of([np.float32([8, 4])], want, unoptimized=stock).passed
     assert not calls  # equal outputs need no second run
-    assert not agreement([np.float32([8, 5])], want).passed
-    found = agreement([np.float32([8, 5])], want, unoptimized=stock)
-    assert found == Agreement(1 / 8, pytest.approx(0.5 + RTOL + ATOL / 8))
-    assert agreement([np.float32([12, 4])], want, unoptimized=stock).passed
-    assert not agreement([np.float32([12.1, 4])], want, unoptimized=stock).passed
+    assert not parity_of([np.float32([8, 5])], want).passed
+    found = parity_of([np.float32([8, 5])], want, unoptimized=stock)
+    assert found == Parity(1 / 8, pytest.approx(0.5 + RTOL + ATOL / 8))
+    assert parity_of([np.float32([12, 4])], want, unoptimized=stock).passed
+    assert not parity_of([np.float32([12.1, 4])], want, unoptimized=stock).passed
 
 
 def test_values_near_zero_may_differ_by_some_roundings_of_one() -> None:
     want = [np.float32([4e-7])]
-    assert agreement([np.float32([1e-6])], want).passed
-    assert not agreement([np.float32([2e-6])], want).passed
-    assert agreement([np.float32([1e-6])], [np.float32([0])]).passed
+    assert parity_of([np.float32([1e-6])], want).passed
+    assert not parity_of([np.float32([2e-6])], want).passed
+    assert parity_of([np.float32([1e-6])], [np.float32([0])]).passed
 
 
 def test_each_output_has_its_own_limit() -> None:
     want = [np.float32([1]), np.float32([1])]
     noisy = [np.float32([1.1]), np.float32([1])]
-    assert agreement([np.float32([1.3]), want[1]], want, unoptimized=lambda: noisy).passed
-    found = agreement([np.float32([1.3]), np.float32([1.01])], want, unoptimized=lambda: noisy)
+    assert parity_of([np.float32([1.3]), want[1]], want, unoptimized=lambda: noisy).passed
+    found = parity_of([np.float32([1.3]), np.float32([1.01])], want, unoptimized=lambda: noisy)
     assert not found.passed
     assert found.error == pytest.approx(0.01, rel=1e-4)
 
@@ -95,9 +95,9 @@ def test_each_output_has_its_own_limit() -> None:
 def test_a_shape_that_stock_does_not_keep_is_not_demanded() -> None:
     want = [np.zeros((3, 4), np.float32)]
     got, other = [np.zeros((2, 4), np.float32)], [np.zeros((5, 4), np.float32)]
-    assert not agreement(got, want).passed
-    assert not agreement(got, want, unoptimized=lambda: want).passed
-    assert agreement(want, want, unoptimized=lambda: other).passed
+    assert not parity_of(got, want).passed
+    assert not parity_of(got, want, unoptimized=lambda: want).passed
+    assert parity_of(want, want, unoptimized=lambda: other).passed
 
 
 @pytest.mark.parametrize(("n_flipped", "passed"), [(1, True), (2, False)])
@@ -105,13 +105,13 @@ def test_few_classes_of_a_map_may_flip(n_flipped: int, passed: bool) -> None:
     want = np.zeros(100, np.int64)
     got = want.copy()
     got[:n_flipped] = 7
-    assert agreement([got], [want]).passed == passed
-    assert not agreement([got[:1]], [want[:1]]).passed  # the only class is another one
+    assert parity_of([got], [want]).passed == passed
+    assert not parity_of([got[:1]], [want[:1]]).passed  # the only class is another one
 
 
 def test_limits_by_type() -> None:
     assert (rtol_for(in_bytes=False), rtol_for(in_bytes=True)) == (RTOL, BYTES_RTOL)
     want = np.float16([1])
-    assert agreement([want + np.float16(0.003)], [want]).passed  # three roundings of float16
-    assert not agreement([want + np.float16(0.006)], [want]).passed
-    assert agreement([np.float32([1.05])], [np.float32([1])], rtol=BYTES_RTOL).passed
+    assert parity_of([want + np.float16(0.003)], [want]).passed  # three roundings of float16
+    assert not parity_of([want + np.float16(0.006)], [want]).passed
+    assert parity_of([np.float32([1.05])], [np.float32([1])], rtol=BYTES_RTOL).passed

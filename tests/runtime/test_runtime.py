@@ -19,7 +19,7 @@ from fggp_deploy import kernels, runtime
 from fggp_deploy.common.timing import Watch
 from fggp_deploy.errors import ConfigError, FggpWarning, ModelFileError
 from fggp_deploy.format.packing import pack
-from fggp_deploy.graph.comparison import Agreement
+from fggp_deploy.graph.comparison import Parity
 from fggp_deploy.runtime import cache as disk
 from fggp_deploy.runtime import measured_planning, selection
 from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
@@ -321,7 +321,7 @@ def test_wrong_outputs_are_never_chosen_nor_cached(
 ) -> None:
     model = residual_net().SerializeToString()
     with monkeypatch.context() as patch:
-        patch.setattr(measured_planning, "agreement", lambda *_, **__: Agreement(2e-4, 1e-4))
+        patch.setattr(measured_planning, "parity_of", lambda *_, **__: Parity(2e-4, 1e-4))
         for _ in range(2):
             with pytest.warns(FggpWarning, match=r"differ by 2\.0e-04 .*; you get a standard"):
                 session = runtime.session(model, threads=1)

@@ -9,7 +9,7 @@ import pytest
 from graphs import Builder, plain_run
 from onnx import ModelProto, helper, numpy_helper
 
-from fggp_deploy.graph.comparison import agreement
+from fggp_deploy.graph.comparison import parity_of
 from fggp_deploy.verification import locate
 from fggp_deploy.verification.locate import first_difference
 
@@ -34,7 +34,7 @@ def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> ModelProto
 
 
 def first_that_disagrees(suspect: ModelProto, trusted: ModelProto) -> str | None:
-    """The weight of the first layer whose outputs `agreement` refuses."""
+    """The weight of the first layer whose outputs `parity_of` refuses."""
     values = []
     for model in (suspect, trusted):
         shown = ModelProto()
@@ -43,7 +43,7 @@ def first_that_disagrees(suspect: ModelProto, trusted: ModelProto) -> str | None
         shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in LAYERS)
         values.append(plain_run(shown, X))
     pairs = zip(LAYERS.values(), *values, strict=True)
-    return next((layer for layer, y, want in pairs if not agreement([y], [want]).passed), None)
+    return next((layer for layer, y, want in pairs if not parity_of([y], [want]).passed), None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.verification.parity import difference, near
-from fggp_deploy.verification.verdict import agreement
+from fggp_deploy.verification.verdict import parity as parity_verdict
 
 
 def test_difference_by_hand():
@@ -16,7 +16,7 @@ def test_difference_by_hand():
     d = difference(actual, expected, rtol=0.1, atol=0.1)
     assert (d.n, d.bit_equal, d.max_abs, d.max_rel, d.top1_changed) == (2, False, 0.5, 0.125, 0)
     assert d.worst == pytest.approx(0.5 / (0.1 + 0.1 * 4))
-    assert agreement("parity", d).passed == (d.worst <= 1)
+    assert parity_verdict("parity", d).passed == (d.worst <= 1)
 
 
 def test_equal_bits_pass_without_tolerance_and_others_fail():
@@ -43,7 +43,7 @@ def test_ulps_are_counted_across_zero():
 def test_top1_changes_are_counted():
     d = near(np.float32([[1, 2], [1, 0]]), np.float32([[2, 1], [1, 0]]))
     assert d.top1_changed == 1
-    assert not agreement("self-test", d).passed
+    assert not parity_verdict("self-test", d).passed
 
 
 @pytest.mark.parametrize("bad", [np.float32([[1, 2, 3]]), np.float32([[np.nan, 1]])])

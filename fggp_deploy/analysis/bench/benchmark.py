@@ -28,7 +28,7 @@ from fggp_deploy.checkpoints.provenance import Provenance
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ConfigError, ModelFileError
-from fggp_deploy.graph.comparison import agreement, relative_error
+from fggp_deploy.graph.comparison import parity_of, relative_error
 from fggp_deploy.graph.reading import read_bytes
 from fggp_deploy.measure.evaluate import proportion
 from fggp_deploy.measure.latency import Opener, Sampling, at_setting, busy_notes
@@ -164,7 +164,7 @@ def _check_agreement(
     for name in (PACKED, KERNELS):
         if name not in outputs:
             continue
-        found = agreement(outputs[name], outputs[DENSE], rtol=model.rtol, unoptimized=unoptimized)
+        found = parity_of(outputs[name], outputs[DENSE], rtol=model.rtol, unoptimized=unoptimized)
         if not found.passed:
             raise ModelFileError(
                 f"{name} and dense outputs differ by {found.error:.1e} of the largest, more than "
