@@ -107,18 +107,11 @@ class GateOptions:
 
     def gates(self) -> Gates:
         """The gates of the policy, if there is one, and of the options."""
-        from fggp_deploy.verification.gates import Gates
+        from fggp_deploy.verification.gates import GATES, Gates
         from fggp_deploy.verification.policy import overridden, read_policy
 
-        given = Gates(
-            max_drop_points=self.max_drop,
-            min_speedup=self.min_speedup,
-            max_bytes=self.max_bytes,
-            max_latency_ms=self.max_latency_ms,
-            max_excess_points=self.max_excess_error,
-            min_agreement=self.min_agreement,
-            strict=self.strict,
-        )
+        limits = {gate.name: getattr(self, gate.option) for gate in GATES}
+        given = Gates(**limits, strict=self.strict)
         return given if self.policy is None else overridden(read_policy(self.policy), given)
 
 

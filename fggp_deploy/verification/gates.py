@@ -1,6 +1,7 @@
 """The gates: limits that decide whether a file may ship.
 
-To add one: a field in `Gates`, and a row in `GATES` that says how it is judged.
+To add one: a field in `Gates`, a row in `GATES` that says how it is judged, and its option in
+`cli/verify_options.py`. Policy files and the report read the rest from `GATES`.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ class Gates:
             if limit is not None and not gate.range.holds(limit):
                 raise ConfigError(f"{gate.name} must be {gate.range.words}, got {limit}")
 
-    def require(self, *, data: bool, reference: bool, robustness: bool = False) -> None:
+    def require(self, *, data: bool, dense_model: bool, robustness: bool = False) -> None:
         """Raise ConfigError if a limit needs something that is not available or not measured."""
-        available = {DATA: data, DENSE_MODEL: reference, ROBUSTNESS: robustness}
+        available = {DATA: data, DENSE_MODEL: dense_model, ROBUSTNESS: robustness}
         for need, cure in _CURES.items():
             for gate in GATES:
                 chosen = getattr(self, gate.name) is not None
@@ -85,13 +86,17 @@ class Range:
 class Gate:
     """How one limit is judged.
 
-    `on` names the gate in messages and `figure` what is judged. `estimates` are the candidates for
-    its value, of which the worst is judged; empty if the figure was not measured. `upper`: the
-    value must not exceed the limit; otherwise it must not fall below. `exact`: the value has no
-    interval. `of_speed`: the gate fails on a machine that is too busy.
+    `name` is its field in `Gates`, `option` its name on the command line and in a policy, and
+    `topic` the subject whose figures the report marks if it fails. `on` names the gate in messages
+    and `figure` what is judged. `estimates` are the candidates for its value, of which the worst is
+    judged; empty if the figure was not measured. `upper`: the value must not exceed the limit;
+    otherwise it must not fall below. `exact`: the value has no interval. A gate on speed fails on a
+    machine that is too busy.
     """
 
     name: str
+    option: str
+    topic: str
     on: str
     figure: str
     unit: str
@@ -100,7 +105,6 @@ class Gate:
     estimates: Callable[[Figures], Sequence[Estimate]]
     needs: frozenset[str] = frozenset()
     exact: bool = False
-    of_speed: bool = False
 
     def judge(self, limit: float, figures: Figures, *, strict: bool) -> Verdict | None:
         """The verdict on `limit`, or None if the figure was not measured."""
@@ -109,7 +113,7 @@ class Gate:
             return None
         value = max(values) if self.upper else min(values)
         passed = value <= limit if self.upper else value >= limit
-        if self.of_speed and figures.too_busy:
+        if self.topic == SPEED and figures.too_busy:
             return Verdict(self.name, limit, value, self.unit, False, figures.too_busy)
         return Verdict(self.name, limit, value, self.unit, passed, self._how(strict=strict))
 
@@ -126,7 +130,7 @@ def verdicts(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
     """The verdicts of the limits that are set; ConfigError if one needs what was not measured."""
     gates.require(
         data=bool(figures.paired),
-        reference=bool(figures.paired) or figures.speedup is not None,
+        dense_model=bool(figures.paired) or figures.speedup is not None,
         robustness=figures.robustness is not None,
     )
     limits = ((gate, getattr(gates, gate.name)) for gate in GATES)
@@ -138,7 +142,13 @@ def verdicts(gates: Gates, figures: Figures) -> tuple[Verdict, ...]:
     return tuple(v for v in judged if v is not None)
 
 
+def names_on(topic: str) -> tuple[str, ...]:
+    """The names of the gates on a topic."""
+    return tuple(gate.name for gate in GATES if gate.topic == topic)
+
+
 DATA, DENSE_MODEL, ROBUSTNESS = "data", "dense model", "robustness"
+ACCURACY, SIZE, SPEED = "accuracy", "size", "speed"  # topics; ROBUSTNESS is one too
 _CURES = {
     DATA: "labeled data and a metric for them; give --data for an image classifier",
     ROBUSTNESS: "--robustness quick or full",
@@ -151,31 +161,37 @@ _POSITIVE = Range(lambda x: math.isfinite(x) and x > 0, "positive and finite")
 
 GATES = (
     Gate(
-        "max_drop_points", "lost accuracy", "top-1 drop", "points", True, _POINTS,
+        "max_drop_points", "max_drop", ACCURACY,
+        "lost accuracy", "top-1 drop", "points", True, _POINTS,
         lambda f: [(p.drop_points, p.drop_high) for p in f.paired],
         frozenset({DATA, DENSE_MODEL}),
     ),
     Gate(
-        "min_agreement", "agreement", "share", "", False, _SHARE,
+        "min_agreement", "min_agreement", ACCURACY,
+        "agreement", "share", "", False, _SHARE,
         lambda f: [(p.agreement.value, p.agreement.low) for p in f.paired],
         frozenset({DATA, DENSE_MODEL}),
     ),
     Gate(
-        "max_excess_points", "excess error", "mean excess error", "points", True, _POINTS,
+        "max_excess_points", "max_excess_error", ROBUSTNESS,
+        "excess error", "mean excess error", "points", True, _POINTS,
         lambda f: [(f.robustness.excess_points, f.robustness.excess_high)] if f.robustness else [],
         frozenset({DATA, DENSE_MODEL, ROBUSTNESS}),
     ),
     Gate(
-        "min_speedup", "speed-up", "ratio of medians", "×", False, _POSITIVE,
+        "min_speedup", "min_speedup", SPEED,
+        "speed-up", "ratio of medians", "×", False, _POSITIVE,
         lambda f: [(f.speedup.value, f.speedup.low)] if f.speedup else [],
-        frozenset({DENSE_MODEL}), of_speed=True,
+        frozenset({DENSE_MODEL}),
     ),
     Gate(
-        "max_bytes", "size", "size of the file", "bytes", True, _POSITIVE,
+        "max_bytes", "max_bytes", SIZE,
+        "size", "size of the file", "bytes", True, _POSITIVE,
         lambda f: [(f.file_bytes, f.file_bytes)], exact=True,
     ),
     Gate(
-        "max_latency_ms", "latency", "median latency", "ms", True, _POSITIVE,
-        lambda f: [(f.timing.median_ms, f.timing.median_high_ms)], of_speed=True,
+        "max_latency_ms", "max_latency_ms", SPEED,
+        "latency", "median latency", "ms", True, _POSITIVE,
+        lambda f: [(f.timing.median_ms, f.timing.median_high_ms)],
     ),
 )  # fmt: skip

@@ -8,21 +8,16 @@ from typing import Any
 
 from fggp_deploy.common.yaml_files import read_yaml
 from fggp_deploy.errors import ConfigError, UnknownName
-from fggp_deploy.verification.gates import Gates
+from fggp_deploy.verification.gates import GATES, Gates
 
 # The names in the file are those of the options.
-_FIELDS = {
-    "max_drop": "max_drop_points",
-    "max_excess_error": "max_excess_points",
-    **{n: n for n in ("min_speedup", "max_bytes", "max_latency_ms", "min_agreement", "strict")},
-}
+_FIELDS = {gate.option: gate.name for gate in GATES} | {"strict": "strict"}
 
 
 def read_policy(path: Path) -> Gates:
     """Read gates from YAML; raises ConfigError for an invalid policy, UnknownName for a wrong key.
 
-    The file has `version: 1` and any of max_drop, min_speedup, max_bytes, max_latency_ms,
-    max_excess_error, min_agreement, strict.
+    The file has `version: 1`, and `strict` and any of the gates by the names of their options.
     """
     content = read_yaml(path, what=f"the policy {path}")
     if not isinstance(content, dict) or content.pop("version", None) != 1:

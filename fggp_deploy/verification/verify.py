@@ -69,6 +69,6 @@ def verify(
 
 
 def _check_measurable(gates: Gates, options: VerifyOptions, *, data: bool, reference: bool) -> None:
-    gates.require(data=data, reference=reference, robustness=options.robustness is not None)
+    gates.require(data=data, dense_model=reference, robustness=options.robustness is not None)
     if options.robustness is not None and not (data and reference):
         raise ConfigError("robustness is measured on data against the dense model; both are needed")

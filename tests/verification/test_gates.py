@@ -85,7 +85,7 @@ def test_no_limits_no_verdicts():
 
 
 @pytest.mark.parametrize(
-    ("limits", "data", "reference", "match"),
+    ("limits", "data", "dense_model", "match"),
     [
         ({"max_drop_points": 1}, False, True, "--data"),
         ({"max_drop_points": 1}, True, False, "--reference"),
@@ -95,9 +95,9 @@ def test_no_limits_no_verdicts():
         ({"max_excess_points": 1}, True, True, "--robustness"),
     ],
 )
-def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, reference, match):
+def test_a_gate_that_cannot_be_judged_names_the_cure(limits, data, dense_model, match):
     with pytest.raises(ConfigError, match=match):
-        Gates(**limits).require(data=data, reference=reference)
+        Gates(**limits).require(data=data, dense_model=dense_model)
     with pytest.raises(ConfigError):
         verdicts(Gates(**limits), Figures([], speedup=None, timing=TIMING, file_bytes=1))
 

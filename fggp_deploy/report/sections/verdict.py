@@ -8,6 +8,7 @@ from fggp_deploy.measure.evaluate import Accuracy, Paired, Scores
 from fggp_deploy.measure.latency import setting
 from fggp_deploy.report import words
 from fggp_deploy.report.page import Glance, Section, Table
+from fggp_deploy.verification import gates
 from fggp_deploy.verification.report import Report
 
 
@@ -57,7 +58,7 @@ def _failed(r: Report, *names: str) -> tuple[str, ...]:
 def _accuracy(r: Report) -> list[Glance]:
     rows = []
     if (a := r.accuracy) is not None:
-        on, judged = f"{a.data} {a.split}, n = {a.n:,}", ("max_drop_points", "min_agreement")
+        on, judged = f"{a.data} {a.split}, n = {a.n:,}", gates.names_on(gates.ACCURACY)
         failed = _failed(r, *judged, "preprocessing")
         rows.append(replace(_top1(f"top-1, {on}", a, a.model, a.paired), failed=failed))
         if a.kernels is not None:
@@ -83,7 +84,8 @@ def _size(r: Report) -> list[Glance]:
     s = r.size
     smaller = f"{s.reference_bytes / s.file_bytes:.1f}× smaller" if s.reference_bytes else "–"
     dense = words.size(s.reference_bytes) if s.reference_bytes else "–"
-    return [Glance("file", dense, words.size(s.file_bytes), smaller, _failed(r, "max_bytes"))]
+    failed = _failed(r, *gates.names_on(gates.SIZE))
+    return [Glance("file", dense, words.size(s.file_bytes), smaller, failed)]
 
 
 def _latency(r: Report) -> list[Glance]:
@@ -103,7 +105,7 @@ def _latency(r: Report) -> list[Glance]:
         if r.latency.too_busy:
             faster += ", but the machine was too busy to measure it"
         dense = f"{times['reference'].median_ms:.3f} ms" if "reference" in times else "–"
-        failed = _failed(r, "min_speedup", "max_latency_ms") if name == judged else ()
+        failed = _failed(r, *gates.names_on(gates.SPEED)) if name == judged else ()
         rows.append(Glance(what, dense, f"{times[name].median_ms:.3f} ms", faster, failed))
     return rows
 
@@ -117,7 +119,7 @@ def _corruptions(r: Report) -> list[Glance]:
             "0 points",
             f"{d.excess_points:+.2f} points [{d.excess_low:+.2f}, {d.excess_high:+.2f}]",
             "–",
-            _failed(r, "max_excess_points"),
+            _failed(r, *gates.names_on(gates.ROBUSTNESS)),
         )
     ]
 

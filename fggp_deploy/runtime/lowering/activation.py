@@ -1,6 +1,7 @@
 """Activations.
 
-To add one: a kind in csrc/isa/activation.h and in kernels/program.py, and a case here.
+To add one: a kind in kernels/program.py, what csrc/isa/activation.h lists, and a case here. An
+activation that is exported as several nodes also needs a match of them in `lowering/fusion.py`.
 """
 
 from __future__ import annotations
