@@ -21,7 +21,7 @@ from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.generated_inputs import Array, feeds
 from fggp_deploy.format.model import SparseModel
-from fggp_deploy.graph.comparison import Agreement, agreement, output_error, rtol_for
+from fggp_deploy.graph.comparison import Parity, output_error, parity_of, rtol_for
 from fggp_deploy.measure.latency import Latency, Opener, Sampling, at_setting
 from fggp_deploy.measure.network import SESSION_CONFIG, Network, load, open_compiled
 from fggp_deploy.measure.process import Cost, measure_processes, save_inputs
@@ -96,7 +96,7 @@ def verify_outputs(
     limits, options = limits or Gates(), options or VerifyOptions()
     packed = SparseModel.open(model)
     reference = find_reference(packed, reference)
-    limits.require(data=False, reference=reference is not None)
+    limits.require(data=False, dense_model=reference is not None)
     content, threads = packed.runnable(), options.judged_setting[0]
     progress("parity", 0, 1)
     inputs, notes = _inputs(packed, content)
@@ -165,7 +165,7 @@ def _checks(packed: SparseModel, content: bytes, inputs: Feeds, found: Feeds) ->
     def agree(got: Feeds, what: str) -> Verdict:
         return _agreed(
             what,
-            agreement(
+            parity_of(
                 [got[n] for n in found],
                 list(found.values()),
                 rtol=rtol,
@@ -185,7 +185,7 @@ def _checks(packed: SparseModel, content: bytes, inputs: Feeds, found: Feeds) ->
     return verdicts
 
 
-def _agreed(name: str, found: Agreement) -> Verdict:
+def _agreed(name: str, found: Parity) -> Verdict:
     value, limit = (min(x, sys.float_info.max) for x in (found.error, found.limit))
     value = value if value == value else sys.float_info.max  # NaN: shapes differ
     how = "largest difference over the largest value of its output"
