@@ -35,7 +35,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from networks import NETWORKS, set_densities, to_onnx
-from rivals import rivals
+from rivals import rivals, versions
 from rows import RESULTS, load, median_ms, ratio, words
 
 from fggp_deploy import runtime
@@ -131,7 +131,7 @@ def main() -> int:
     report: dict[str, Any] = {
         "hardware": machine(),
         "isa": chosen_isa(),
-        "versions": package_versions(),
+        "versions": package_versions() | versions(),
         "commands": [" ".join(["python", "benchmarks/bench_bytes.py", *sys.argv[1:]])],
         "rows": [],
     }

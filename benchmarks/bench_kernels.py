@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 from packed_files import RIVALS_TOLERANCE, TOLERANCE, Files
-from rivals import Opener, rivals
+from rivals import Opener, rivals, versions
 from rows import RESULTS, Row, load, median_ms, ratio, say, words
 from thread_scaling import BLOCK_MS, draw, markdown, thread_scaling
 
@@ -193,7 +193,7 @@ def new_report(arguments: list[str], options: argparse.Namespace) -> Row:
     report: Row = {
         "hardware": machine(),
         "isa": chosen_isa(),
-        "versions": package_versions(),
+        "versions": package_versions() | versions(),
         "commands": [" ".join(["python", "benchmarks/bench_kernels.py", *arguments])],
         "load_average_before": load(),
     }

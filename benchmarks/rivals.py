@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,12 @@ def rivals() -> dict[str, Callable[[Path, Any, int], Opener]]:
         else:
             print(f"{module} is not installed, so it is left out (pip install {module})")
     return found
+
+
+def versions() -> dict[str, str]:
+    """The version of each rival that is installed."""
+    modules = [module for module, _ in _RIVALS.values()]
+    return {m: metadata.version(m) for m in modules if find_spec(m) is not None}
 
 
 @contextlib.contextmanager

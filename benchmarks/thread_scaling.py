@@ -23,6 +23,8 @@ from fggp_deploy.common.cores import usable_cores
 from fggp_deploy.measure.latency import Milliseconds, measure, setting
 
 BLOCK_MS = 40.0
+# A new session of the kernels finds out in its first runs how many threads are faster.
+RUNS_BEFORE = 30
 MACHINES = ("free", "busy")
 _COLORS = ("#0b62c4", "#c4570b", "#2a8a3e", "#8a2a7b", "#6b6b00", "#444444")
 
@@ -74,6 +76,8 @@ def _runs_in_a_block(run: Callable[[], Any], block_ms: float) -> int:
 def _in_blocks(open_: Opener, n: int) -> tuple[Opener, int]:
     def opened() -> Callable[[], Any]:
         run = open_()
+        for _ in range(RUNS_BEFORE):
+            run()
 
         def block() -> None:
             for _ in range(n):
