@@ -15,9 +15,9 @@ import fggp_deploy
 from .bench import bench
 from .compare import compare
 from .compile import compile
+from .console_characters import tolerate_any_character
 from .demo import demo
 from .doctor import doctor
-from .encoding import tolerate_any_character
 from .explain import explain
 from .export import export
 from .inspect import inspect

@@ -17,7 +17,7 @@ from rich.text import Text
 from fggp_deploy.common.printable import printable
 
 from .console import SafeConsole
-from .encoding import has_unicode
+from .console_characters import has_unicode
 
 if TYPE_CHECKING:
     from fggp_deploy.report.page import Page

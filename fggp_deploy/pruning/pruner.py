@@ -154,7 +154,7 @@ class Pruner:
         if begin:
             self.method.start(self.state)
         if self.state.masks is not start:
-            self._changed("at the start")
+            self._check_masks_same_on_ranks("at the start")
 
     def _on_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         """Record whether the step happened: a GradScaler calls a fused optimizer also to skip.
@@ -183,9 +183,9 @@ class Pruner:
         self.method.after_backward(self.state, self.step + 1)
         if self.state.masks is not before:
             self.changed_at = self.step + 1
-            self._changed(f"after the update at step {self.step + 1}")
+            self._check_masks_same_on_ranks(f"after the update at step {self.step + 1}")
 
-    def _changed(self, when: str) -> None:
+    def _check_masks_same_on_ranks(self, when: str) -> None:
         Ranks.current().check_same(
             self.state.masks.digest,
             f"the masks differ between the processes {when}; all processes must hold the same "

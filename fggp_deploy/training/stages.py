@@ -45,15 +45,15 @@ def stages(targets: Sequence[float], n_steps: int, *, prunes: bool) -> tuple[Sta
     )
 
 
-def pruning_schedule(parts: Sequence[Stage], *, start: float, updates: int) -> Schedule:
+def pruning_schedule(stages: Sequence[Stage], *, start: float, updates: int) -> Schedule:
     """Cubic in each stage, from the sparsity that the stage before reached; `start` is the first.
 
     A stage whose target is reached already changes nothing. Without steps the schedule is constant.
     """
-    if parts[-1].end == 0:
-        return Constant(parts[-1].target)
+    if stages[-1].end == 0:
+        return Constant(stages[-1].target)
     cubics: list[Cubic] = []
-    for stage in parts:
+    for stage in stages:
         cubics.append(
             Cubic(
                 stage.target, steps=stage.end, start=start, updates=updates,
@@ -64,9 +64,9 @@ def pruning_schedule(parts: Sequence[Stage], *, start: float, updates: int) -> S
     return cubics[0] if len(cubics) == 1 else Chain(tuple(cubics))
 
 
-def stage_at(parts: Sequence[Stage], step: int) -> Stage:
+def stage_at(stages: Sequence[Stage], step: int) -> Stage:
     """The stage to which step t = 1…T belongs."""
-    return next(s for s in parts if step <= s.end)
+    return next(s for s in stages if step <= s.end)
 
 
 def learning_rate(

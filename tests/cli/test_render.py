@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fggp_deploy.cli import encoding, render
+from fggp_deploy.cli import console_characters, render
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny.onnx"
 COLUMNS = ("weight", "shape", "sparsity", "kept", "MACs", "bytes", "stored as")
@@ -59,8 +59,8 @@ def test_columns_counts_without_a_terminal_too(program):
     [("3×3 → 1−½ …", "3x3 -> 1-1/2 ..."), ("Szegő café", "Szego cafe"), ("☃", "\\u2603")],
 )
 def test_the_nearest_characters_stand_for_those_that_are_missing(text, shown):
-    encoding.tolerate_any_character()
-    assert text.encode("ascii", encoding.HANDLER) == shown.encode()
+    console_characters.tolerate_any_character()
+    assert text.encode("ascii", console_characters.HANDLER) == shown.encode()
 
 
 COMMANDS = [

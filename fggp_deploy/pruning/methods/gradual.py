@@ -88,7 +88,7 @@ class Gradual:
         self._pending = False
         self._remarked = False
         self._warned_unused = False
-        self._due = False
+        self._reinit_due = False
 
     def start(self, state: PruningState) -> None:
         """Apply the initial masks; raises LayerCollapse if the target leaves too few weights."""
@@ -130,14 +130,14 @@ class Gradual:
             left += n - int(gone.count_nonzero())
         if left < n_drop:
             state.set_masks(MaskSet.unflatten(alive, state.masks), when=f"step {step}")
-            self._due = self.reinitializes(step)
+            self._reinit_due = self.reinitializes(step)
 
     def after_step(self, state: PruningState, step: int) -> None:
         """Keep removed weights at zero; after the last update, reinitialize the kept ones."""
         state.zero_removed_()
         self.reinit.after_step(state, step)
-        if self._due:
-            self._due = False
+        if self._reinit_due:
+            self._reinit_due = False
             self.reinit.apply_(state)
 
     def finish(self, state: PruningState) -> MaskSet:
