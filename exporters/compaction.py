@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from fggp_deploy.compaction import compact
+from fggp_deploy.compaction.dead_channels import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.packing import pack
 from fggp_deploy.graph.comparison import parity_of

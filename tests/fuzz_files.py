@@ -29,7 +29,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels
-from fggp_deploy.compaction import compact
+from fggp_deploy.compaction.dead_channels import compact
 from fggp_deploy.data.types import Preprocessing
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters import csr, onnx, onnx_sparse

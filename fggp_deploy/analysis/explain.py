@@ -15,7 +15,7 @@ from onnx import ModelProto
 from fggp_deploy import runtime
 from fggp_deploy.analysis.weights import Weight, weights_of
 from fggp_deploy.common.timing import Watch
-from fggp_deploy.compaction import compact
+from fggp_deploy.compaction.dead_channels import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format import generated_inputs
 from fggp_deploy.format.functions import MIN_OPSET

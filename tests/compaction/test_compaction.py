@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
 from fggp_deploy import models
-from fggp_deploy.compaction import compact
+from fggp_deploy.compaction.dead_channels import compact
 from fggp_deploy.exporters.compaction import compacted
 from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.runtime.sessions import SessionConfig
