@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.format.compiled import compiled_for, is_compiled
-from fggp_deploy.format.unpacking import reading, split
+from fggp_deploy.format.unpacking import split
 from fggp_deploy.graph.nodes import subgraphs
+from fggp_deploy.graph.reading import reading
 from fggp_deploy.graph.shapes import fix_open_sides_
 from fggp_deploy.runtime.costs import LayerCost
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.feeds import random_feeds
-from fggp_deploy.runtime.lowering.shaped_graph import is_known, sizes
 from fggp_deploy.runtime.measured_planning import MeasuredPlanner
+from fggp_deploy.runtime.named_shapes import value_shapes
 from fggp_deploy.runtime.plan import CompiledModel, CompileRequest, Plan
-from fggp_deploy.runtime.reasons import NO_LAYER_FITS, why_no_layer
-from fggp_deploy.runtime.region_programs import (
-    RegionProgram,
-    build_programs,
-    describe,
-    fitting,
-    outgrown_layers,
-)
-from fggp_deploy.runtime.rewriting import rewrite
+from fggp_deploy.runtime.reasons import why_no_layer
+from fggp_deploy.runtime.regions.programs import MIN_ZEROS, build_programs, share_of_zeros
 from fggp_deploy.runtime.sessions import SessionConfig, run, try_out
-from fggp_deploy.runtime.shapes import value_shapes
-
-# Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
-MIN_ZEROS = 0.4
+from fggp_deploy.runtime.unmeasured_planning import plan_unmeasured
 
 
 def compile_model(data: bytes, request: CompileRequest) -> CompiledModel:
@@ -44,24 +34,13 @@ def compile_model(data: bytes, request: CompileRequest) -> CompiledModel:
     regions = build_programs(dense, shapes)
     if not regions:
         return CompiledModel.standard(why_no_layer(dense, shapes))
-    zeros = _share_of_zeros(regions)
+    zeros = share_of_zeros(regions)
     if zeros < MIN_ZEROS:
         return CompiledModel.standard(
             f"only {zeros:.0%} of its weights are zeros; the kernels can pay from {MIN_ZEROS:.0%}"
         )
     if not request.measure:
-        known = {name: sizes(dims) for name, dims in shapes.items() if is_known(dims[1:])}
-        left = outgrown_layers(regions, known)
-        if left:
-            regions = build_programs(dense, shapes, without=left)
-        regions, _ = fitting(dense, shapes, regions, lambda _: known, left)
-        # Layers without zeros gain nothing by themselves, such as a depthwise layer between others.
-        regions = [r for r in regions if _share_of_zeros([r]) >= MIN_ZEROS]
-        if not regions:
-            return CompiledModel.standard(NO_LAYER_FITS)
-        text = f"{describe(regions)}, by the cost model, not measured"
-        model = rewrite(dense, regions, threads=request.threads)
-        return CompiledModel(Plan(True, text), model.SerializeToString())
+        return plan_unmeasured(dense, shapes, regions, request)
     try:
         feeds = random_feeds(dense, request.batch)
         if any(True for node in dense.graph.node for _ in subgraphs(node)):  # a Loop may never end
@@ -102,11 +81,3 @@ def price_layers(data: bytes, request: CompileRequest) -> list[LayerCost]:
     planner = MeasuredPlanner(dense, shapes, regions, feeds, request)
     planner.tune()
     return planner.price()[0]
-
-
-def _share_of_zeros(regions: list[RegionProgram]) -> float:
-    """Zeros among the weights, without those of one input channel, which stay dense everywhere."""
-    every = [x.learned for r in regions for x in r.region.layers if x.learned is not None]
-    weights = [w for w in every if w.shape[1] > 1]
-    n_all = sum(w.size for w in weights)
-    return 1 - sum(map(np.count_nonzero, weights)) / n_all if n_all else 0.0

@@ -15,7 +15,7 @@ import numpy as np
 
 from fggp_deploy.common.files import scratch_error, scratch_folder
 from fggp_deploy.kernels import program as p
-from fggp_deploy.runtime.region_programs import RegionProgram
+from fggp_deploy.runtime.regions.programs import RegionProgram
 from fggp_deploy.runtime.sessions import SessionConfig, run
 
 DENSE_RUNS, KERNEL_RUNS = 5, 11

@@ -18,18 +18,18 @@ from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.runtime import selection
 from fggp_deploy.runtime.costs import LayerCost, dense_costs, layer_costs, leave_to_ort
 from fggp_deploy.runtime.lowering.shaped_graph import Shapes
+from fggp_deploy.runtime.named_shapes import measured_sizes
 from fggp_deploy.runtime.plan import CompiledModel, CompileRequest, Plan
 from fggp_deploy.runtime.reasons import NO_LAYER_FITS
-from fggp_deploy.runtime.region_programs import (
+from fggp_deploy.runtime.regions.programs import (
     RegionProgram,
     Sizes,
     build_programs,
     describe,
     fitting,
 )
-from fggp_deploy.runtime.rewriting import rewrite
+from fggp_deploy.runtime.regions.rewriting import rewrite
 from fggp_deploy.runtime.sessions import Array, run
-from fggp_deploy.runtime.shapes import measured_sizes
 
 WHOLE, CUT = "whole", "cut"  # contenders: all layers that the kernels can compute, or fewer of them
 
@@ -156,9 +156,9 @@ class MeasuredPlanner:
 def _values_of(regions: list[RegionProgram]) -> list[str]:
     """The values whose sizes decide what regions cost."""
     found: dict[str, None] = {}
-    for region in regions:
-        found |= dict.fromkeys(region.region.inputs)
-        for layer in region.region.layers:
+    for region in (built.region for built in regions):
+        found |= dict.fromkeys(region.inputs)
+        for layer in region.layers:
             found |= dict.fromkeys((layer.nodes[0].output[0], layer.output))
     return list(found)
 

@@ -21,7 +21,8 @@ from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.qdq import has_quantized_activations
 from fggp_deploy.graph.shapes import inferred
 from fggp_deploy.graph.view import GraphView
-from fggp_deploy.measure.network import Floats, brief
+from fggp_deploy.measure.network import Floats
+from fggp_deploy.runtime.sessions import brief
 
 MAX_CHANNELS = 8  # that a mismatch names
 

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from fggp_deploy import kernels, runtime
 from fggp_deploy.analysis.explain import explain
-from fggp_deploy.compaction import compact
+from fggp_deploy.compaction.dead_channels import compact
 from fggp_deploy.errors import ModelFileError
 from fggp_deploy.exporters.pack import pack_file
 from fggp_deploy.format.functions import DOMAIN
@@ -22,8 +22,8 @@ from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.graph.constants import constant_initializers, overridable, unlist_initializers_
 from fggp_deploy.graph.shapes import infer_shapes
 from fggp_deploy.runtime.compile_to_file import compile_file
+from fggp_deploy.runtime.named_shapes import value_shapes
 from fggp_deploy.runtime.sessions import SessionConfig
-from fggp_deploy.runtime.shapes import value_shapes
 
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 

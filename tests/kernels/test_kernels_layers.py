@@ -12,8 +12,8 @@ from onnx import ModelProto, TensorProto, helper
 
 from fggp_deploy import kernels
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.runtime.region_programs import build_programs
-from fggp_deploy.runtime.rewriting import rewrite
+from fggp_deploy.runtime.regions.programs import build_programs
+from fggp_deploy.runtime.regions.rewriting import rewrite
 from fggp_deploy.runtime.sessions import SessionConfig
 
 if kernels.library_path() is None:

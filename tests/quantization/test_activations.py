@@ -46,7 +46,7 @@ from fggp_deploy.quantization.activations import (
     quantize_activations,
 )
 from fggp_deploy.runtime.dense import read_dense
-from fggp_deploy.runtime.region_programs import build_programs
+from fggp_deploy.runtime.regions.programs import build_programs
 
 X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")

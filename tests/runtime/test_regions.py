@@ -14,13 +14,14 @@ from graphs import Builder, open_model, residual_net
 from onnx import ModelProto, TensorProto, helper
 
 from fggp_deploy import kernels, runtime
-from fggp_deploy.runtime import costs, region_programs, selection
+from fggp_deploy.runtime import costs, selection
 from fggp_deploy.runtime.compiler import price_layers
+from fggp_deploy.runtime.named_shapes import value_shapes
 from fggp_deploy.runtime.plan import CompileRequest
-from fggp_deploy.runtime.region_programs import build_programs
+from fggp_deploy.runtime.regions import programs
+from fggp_deploy.runtime.regions.programs import build_programs
 from fggp_deploy.runtime.selection import Selection
 from fggp_deploy.runtime.sessions import SessionConfig
-from fggp_deploy.runtime.shapes import value_shapes
 
 pytestmark = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 
@@ -198,7 +199,7 @@ def test_the_largest_of_too_many_regions_stay(monkeypatch: pytest.MonkeyPatch) -
         y = b.op("Sigmoid", layers[-1])
     model = open_model(b, {"x": ["N", 3, 8, 8]}, y)
     assert len(build_programs(model)) == 4
-    monkeypatch.setattr(region_programs, "MAX_REGIONS", 2)
+    monkeypatch.setattr(programs, "MAX_REGIONS", 2)
     assert [r.region.layers[0].output for r in build_programs(model)] == layers[1:3]
     assert "2 regions, the maximum" in same_as_stock(model, {"x": numbers(2, 3, 8, 8)})
 
@@ -206,7 +207,7 @@ def test_the_largest_of_too_many_regions_stay(monkeypatch: pytest.MonkeyPatch) -
 def test_the_library_has_as_many_regions_as_the_planner() -> None:
     source = Path(__file__).parents[2] / "fggp_deploy/kernels/csrc/api/ort_ops.cpp"
     (found,) = re.findall(r"kRegions = (\d+);", source.read_text())
-    assert int(found) == region_programs.MAX_REGIONS
+    assert int(found) == programs.MAX_REGIONS
 
 
 # what they cost

@@ -25,8 +25,8 @@ from fggp_deploy.runtime import measured_planning, selection
 from fggp_deploy.runtime.costs import LayerCost, leave_to_ort
 from fggp_deploy.runtime.feeds import random_feeds
 from fggp_deploy.runtime.plan import CompiledModel, Plan
-from fggp_deploy.runtime.region_programs import build_programs
-from fggp_deploy.runtime.rewriting import rewrite
+from fggp_deploy.runtime.regions.programs import build_programs
+from fggp_deploy.runtime.regions.rewriting import rewrite
 from fggp_deploy.runtime.selection import DENSE, Selection, choose
 from fggp_deploy.runtime.sessions import SessionConfig
 

@@ -15,8 +15,8 @@ from fggp_deploy.format.packing import Packing
 from fggp_deploy.runtime.compiler import price_layers
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.plan import CompileRequest
-from fggp_deploy.runtime.region_programs import build_programs
-from fggp_deploy.runtime.rewriting import rewrite
+from fggp_deploy.runtime.regions.programs import build_programs
+from fggp_deploy.runtime.regions.rewriting import rewrite
 from fggp_deploy.runtime.sessions import SessionConfig
 
 if kernels.library_path() is None:

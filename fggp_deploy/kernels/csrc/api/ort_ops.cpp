@@ -11,7 +11,7 @@
 namespace fggp {
 namespace {
 
-// MAX_REGIONS in runtime/region_programs.py is the same. Each costs every new session about 50 us.
+// MAX_REGIONS in runtime/regions/programs.py is the same. Each costs every new session about 50 us.
 constexpr int kRegions = 256;
 
 const FggpIsa& chosen_isa() {

@@ -15,7 +15,7 @@ from fggp_deploy.graph.nodes import names_inside, names_read_inside
 from fggp_deploy.graph.opset import standard_opset
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import LoweredLayer
-from fggp_deploy.runtime.region_programs import RegionProgram
+from fggp_deploy.runtime.regions.programs import RegionProgram
 
 
 def rewrite(model: ModelProto, built: list[RegionProgram], *, threads: int) -> ModelProto:
@@ -67,7 +67,7 @@ def _constant_names(b: RegionProgram, taken: set[str]) -> list[str]:
             continue
         own = layer.learned is not None and layer.nodes[0].input[1]
         name = own or f"{b.name}.{layer.output}"
-        ends = _part_ends(b.steps[steps][0])
+        ends = _suffixes(b.steps[steps][0])
         while not taken.isdisjoint(found := _parts(name, ends)):
             name += "_"
         taken |= set(found)
@@ -75,8 +75,8 @@ def _constant_names(b: RegionProgram, taken: set[str]) -> list[str]:
     return names
 
 
-def _part_ends(step: p.Step) -> tuple[str, ...]:
-    """The ends of the names of a weight's constants, by how a program has it."""
+def _suffixes(step: p.Step) -> tuple[str, ...]:
+    """Suffixes of the constants of a weight: .values and so on; one empty suffix if it is dense."""
     encoding = of_kernel_format(step.format)
     return ("",) if encoding is None else tuple(f".{part}" for part in encoding.parts)
 
@@ -172,7 +172,7 @@ def _function(b: RegionProgram, model: ModelProto) -> FunctionProto:
 
 def _weighted(layer: LoweredLayer, step: p.Step, names: list[str]) -> list[NodeProto]:
     first, encoding = step.constant, of_kernel_format(step.format)
-    inputs = [layer.inputs[0], *names[first : first + len(_part_ends(step)) + 1]]
+    inputs = [layer.inputs[0], *names[first : first + len(_suffixes(step)) + 1]]
     outputs = [layer.nodes[layer.n_weighted - 1].output[0]]
     assert layer.weight is not None
     window: dict[str, Any] = {

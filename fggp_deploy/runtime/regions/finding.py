@@ -2,7 +2,7 @@
 
 The layers of a region are connected by values, so all have the same batch. They are all on rows, or
 none is. A region is convex: no path leaves it and returns, because a layer behind another node that
-reads a region belongs to a later stage.
+reads a region belongs to a later level.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.lowering.matching import match_layers
 from fggp_deploy.runtime.lowering.shaped_graph import ShapedGraph, Shapes
 
-_Link = tuple[str, bool]  # a value as layers on rows, or others, read it
+_Link = tuple[str, bool]  # (value, whether its reader works on rows)
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Level:
     """Where a value is made; `on_rows` is that of its layer, None if no layer makes it."""
 
     number: int
@@ -53,22 +53,22 @@ def find_regions(
     """
     g = ShapedGraph(graph, shapes)
     layers, owner = match_layers(g, without)
-    stage: dict[str, _Stage] = {}  # of each value
-    stages: dict[int, list[LoweredLayer]] = defaultdict(list)
+    level: dict[str, _Level] = {}  # of each value
+    levels: dict[int, list[LoweredLayer]] = defaultdict(list)
     done: set[int] = set()
     for node in graph.node:
         index = owner.get(node.output[0])
         if index is None:
             reads = (*node.input, *names_inside(node))
-            at = _stage_behind(reads, stage, on_rows=None)
-            stage.update(dict.fromkeys(node.output, _Stage(at, None)))
+            at = _level_behind(reads, level, on_rows=None)
+            level.update(dict.fromkeys(node.output, _Level(at, None)))
         elif node.output[0] == layers[index].output and index not in done:
             done.add(index)
             layer = layers[index]
-            at = _stage_behind(layer.inputs, stage, on_rows=layer.on_rows)
-            stage[layer.output] = _Stage(at, layer.on_rows)
-            stages[at].append(layer)
-    regions = [Region(part) for _, together in sorted(stages.items()) for part in _parts(together)]
+            at = _level_behind(layer.inputs, level, on_rows=layer.on_rows)
+            level[layer.output] = _Level(at, layer.on_rows)
+            levels[at].append(layer)
+    regions = [Region(part) for _, together in sorted(levels.items()) for part in _parts(together)]
     for region in regions:
         _find_borders(region, g)
     return [r for r in regions if any(x.learned is not None for x in r.layers)]
@@ -93,14 +93,14 @@ def _parts(layers: Sequence[LoweredLayer]) -> list[list[LoweredLayer]]:
     return list(parts.values())
 
 
-def _stage_behind(
-    names: Iterable[str], stage: Mapping[str, _Stage], *, on_rows: bool | None
+def _level_behind(
+    names: Iterable[str], level: Mapping[str, _Level], *, on_rows: bool | None
 ) -> int:
-    """The stage of a node that reads these values: that of layers with which it may share a region.
+    """The level of a node that reads these values: that of layers with which it may share a region.
 
     `on_rows` is None for a node that no region can hold.
     """
-    known = [stage[n] for n in names if n in stage]
+    known = [level[n] for n in names if n in level]
     return max((s.number + (s.on_rows not in (None, on_rows)) for s in known), default=0)
 
 

@@ -18,13 +18,14 @@ from fggp_deploy.format.choice import choose_for_kernels
 from fggp_deploy.kernels import program as p
 from fggp_deploy.runtime.lowering.layer import LoweredLayer
 from fggp_deploy.runtime.lowering.shaped_graph import Shapes, sizes
-from fggp_deploy.runtime.region_finding import Region, find_regions
-from fggp_deploy.runtime.shapes import value_shapes
+from fggp_deploy.runtime.named_shapes import value_shapes
+from fggp_deploy.runtime.regions.finding import Region, find_regions
 
 Array = npt.NDArray[Any]
 Sizes = Mapping[str, list[int]]  # sizes by value, of the run that is planned for
 MAX_REGIONS = 256  # as kRegions in csrc/api/ort_ops.cpp
-WIDE_WINDOW = 49  # 7x7
+# Below this share of zeros a layer's kernel has no chance against ONNX Runtime's dense one.
+MIN_ZEROS = 0.4
 
 
 @dataclass
@@ -159,25 +160,10 @@ def unfit_layers(regions: Iterable[RegionProgram], sizes: Sizes, isa: str) -> se
         return built.runs_on(isa)
 
     unfit: set[str] = set()
-    for region in regions:
-        if not region.runs_on(isa):
-            unfit |= _refused(region.region, takes)
+    for built in regions:
+        if not built.runs_on(isa):
+            unfit |= _refused(built.region, takes)
     return unfit
-
-
-def outgrown_layers(regions: Iterable[RegionProgram], sizes: Sizes) -> set[str]:
-    """Outputs of convolutions whose window is wide and larger than the plane that they make.
-
-    This replaces measuring: on AVX-512 at 90% zeros, a 7x7 window on a 7x7 plane took 10 times as
-    long as ONNX Runtime's dense one, a 31x31 window on a 40x40 plane 40 times.
-    """
-    outgrown: set[str] = set()
-    for layer in (x for r in regions for x in r.region.layers if x.learned is not None):
-        window = math.prod(layer.steps[0].kernel)
-        made = math.prod(sizes.get(layer.nodes[0].output[0], [0])[2:])
-        if window >= WIDE_WINDOW and 0 < made < window:
-            outgrown.add(layer.output)
-    return outgrown
 
 
 def describe(regions: list[RegionProgram]) -> str:
@@ -187,6 +173,14 @@ def describe(regions: list[RegionProgram]) -> str:
     if len(regions) == MAX_REGIONS:
         text += ", the maximum; smaller ones stay with onnxruntime"
     return text
+
+
+def share_of_zeros(regions: list[RegionProgram]) -> float:
+    """Zeros among the weights, without those of one input channel, which stay dense everywhere."""
+    every = [x.learned for r in regions for x in r.region.layers if x.learned is not None]
+    weights = [w for w in every if w.shape[1] > 1]
+    n_all = sum(w.size for w in weights)
+    return 1 - sum(map(np.count_nonzero, weights)) / n_all if n_all else 0.0
 
 
 def _largest(regions: list[Region], shapes: Shapes) -> list[Region]:
