@@ -8,7 +8,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-bytes bench-masks bench-format bench-training clean
+.PHONY: help demo test lint bench bench-arm bench-bytes bench-masks bench-format bench-training clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | \
@@ -29,6 +29,12 @@ lint: $(READY)  ## check formatting, style and types
 # Run these on a machine that does nothing else.
 bench: $(READY)  ## speed of the kernels, also on a busy machine; ARGS=--quick for a short run
 	$(BIN)/python benchmarks/bench_kernels.py $(ARGS)
+
+bench-arm: $(READY)  ## a short benchmark to report from an Arm machine
+	@echo "== report"
+	@$(BIN)/fggp-deploy doctor
+	@$(BIN)/python benchmarks/bench_kernels.py --quick --sections speed
+	@$(BIN)/python benchmarks/bench_bytes.py --quick
 
 bench-bytes: $(READY)  ## speed with int8 activations; ARGS=--quick for a short run
 	$(BIN)/python benchmarks/bench_bytes.py $(ARGS)
