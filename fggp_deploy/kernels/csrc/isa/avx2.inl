@@ -29,6 +29,7 @@ struct Lanes16 {
   static Reg keep(Reg v, uint32_t m) { return _mm256_and_ps(v, lane_mask(m)); }
   static Reg select(Reg a, Reg b, uint32_t m) { return _mm256_blendv_ps(b, a, lane_mask(m)); }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static constexpr bool kByLane = false;
 };
 
 struct Lanes4 {
@@ -50,6 +51,7 @@ struct Lanes4 {
     return _mm_blendv_ps(b, a, _mm256_castps256_ps128(lane_mask(m)));
   }
   static void prefetch(const void* p) { Lanes16::prefetch(p); }
+  static constexpr bool kByLane = false;
 };
 
 }  // namespace

@@ -24,6 +24,7 @@ struct Lanes16 {
     return _mm512_mask_blend_ps(static_cast<__mmask16>(m), b, a);
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static constexpr bool kByLane = false;
 };
 
 struct Lanes4 {
@@ -43,6 +44,7 @@ struct Lanes4 {
     return _mm_mask_blend_ps(static_cast<__mmask8>(m & 15), b, a);
   }
   static void prefetch(const void* p) { Lanes16::prefetch(p); }
+  static constexpr bool kByLane = false;
 };
 
 }  // namespace

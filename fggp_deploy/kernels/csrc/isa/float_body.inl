@@ -3,7 +3,8 @@
 // used, so the linker can never merge a wide-instruction copy of an inline function into the rest.
 //
 // A `Lanes` type holds one vector, a float per lane, in kRegs registers of kWidth floats. Its max(a, b)
-// and min(a, b) return b if either is NaN, as x86 does; on Arm they return NaN.
+// and min(a, b) return b if either is NaN, as x86 does; on Arm they return NaN. If kByLane is set, it has
+// multiply_by_lane (neon.inl), which this file uses if llvm-mca finds it faster.
 
 namespace {
 
@@ -36,6 +37,7 @@ void conv_tile(const FggpConvTile* args) {
         for (int t = 0; t < T; t++) acc[u][g][t] = V::zero();
     }
     int i = 0;
+    if constexpr (V::kByLane && T == 1 && G < 4) i = V::template multiply_by_lane<V>(offset, weight, input, n, acc);
     for (; i + U <= n; i += U) {
 #pragma GCC unroll 8
       for (int u = 0; u < U; u++) {

@@ -60,6 +60,7 @@ void int8x4_tile(const FggpConvTile* args) {
         for (int t = 0; t < T; t++) acc[u][g][t] = V::set1_word(0);
     }
     int i = 0;
+    if constexpr (V::kByLane && T == R && G < 4) i = V::template multiply_by_lane<V>(offset, weight, input, n, acc);
     for (; i + U <= n; i += U) {
 #pragma GCC unroll 8
       for (int u = 0; u < U; u++) {

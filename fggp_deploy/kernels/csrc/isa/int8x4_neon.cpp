@@ -12,9 +12,19 @@ namespace {
 // each sum starts with a value that compensates for it.
 template <class V>
 struct Int8x4Lanes : Int8x4Neon<V> {
+  static int8x16_t shifted(int32x4_t x) {
+    return vreinterpretq_s8_s32(veorq_s32(x, vdupq_n_s32(static_cast<int>(0x80808080u))));
+  }
   static int32x4_t dot(int32x4_t acc, int32x4_t x, int32x4_t w) {
-    const int32x4_t shifted = veorq_s32(x, vdupq_n_s32(static_cast<int>(0x80808080u)));
-    return vdotq_s32(acc, vreinterpretq_s8_s32(shifted), vreinterpretq_s8_s32(w));
+    return vdotq_s32(acc, shifted(x), vreinterpretq_s8_s32(w));
+  }
+  static int32x4_t multiply_lane(int32x4_t acc, int32x4_t x, int32x4_t w, int lane) {
+    switch (lane) {
+      case 0: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 0);
+      case 1: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 1);
+      case 2: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 2);
+      default: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 3);
+    }
   }
 };
 

@@ -29,6 +29,48 @@ struct Lanes {
   }
   static Reg select(Reg a, Reg b, uint32_t m) { return vbslq_f32(lane_mask(m), a, b); }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
+  static constexpr bool kByLane = true;
+  static Reg load_lanes(const float* p) { return load(p); }
+  static Reg multiply_lane(Reg acc, Reg x, Reg w, int lane) {
+    switch (lane) {
+      case 0: return vfmaq_laneq_f32(acc, x, w, 0);
+      case 1: return vfmaq_laneq_f32(acc, x, w, 1);
+      case 2: return vfmaq_laneq_f32(acc, x, w, 2);
+      default: return vfmaq_laneq_f32(acc, x, w, 3);
+    }
+  }
+
+  // Multiplies the entries of a block of one vector, four or more at a time: one load reads four offsets,
+  // another four weights, and each multiplication takes its weight from a lane. Returns how many of the
+  // n entries are done. V is this type, or one derived from it that multiplies int8x4.
+  template <class V, class Value, int U, int G, int R>
+  [[gnu::always_inline]] static int multiply_by_lane(const uint16_t* offset, const float* weight,
+                                                     const float* input, int n,
+                                                     Value (&acc)[U][G][R]) {
+    constexpr int E = U < 4 ? 4 : U;  // entries at a time
+    int i = 0;
+    for (; i + E <= n; i += E) {
+      uint64_t offsets[E / 4];
+      __builtin_memcpy(offsets, offset + i, sizeof offsets);
+      Value w[E * G / 4];
+#pragma GCC unroll 8
+      for (int k = 0; k < E * G / 4; k++) w[k] = V::load_lanes(weight + i * G + k * 4);
+#pragma GCC unroll 8
+      for (int e = 0; e < E; e++) {
+        const float* x = input + (offsets[e / 4] >> e % 4 * 16 & 0xffff) * N;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+          const Value in = V::load_lanes(x + r * kWidth);
+#pragma GCC unroll 4
+          for (int g = 0; g < G; g++) {
+            const int k = e * G + g;
+            acc[e % U][g][r] = V::multiply_lane(acc[e % U][g][r], in, w[k / 4], k % 4);
+          }
+        }
+      }
+    }
+    return i;
+  }
 };
 
 using Lanes16 = Lanes<16>;
@@ -39,6 +81,7 @@ template <class V>
 struct Int8x4Neon : V {
   using Words = int32x4_t;
   static Words load_words(const float* p) { return vreinterpretq_s32_f32(vld1q_f32(p)); }
+  static Words load_lanes(const float* p) { return load_words(p); }
   static void store_words(float* p, Words v) { vst1q_f32(p, vreinterpretq_f32_s32(v)); }
   static Words set1_word(int word) { return vdupq_n_s32(word); }
   static Words add_words(Words a, Words b) { return vaddq_s32(a, b); }

@@ -46,6 +46,7 @@ struct Lanes {
     return each([&](int i) { return m >> i & 1 ? a.v[i] : b.v[i]; });
   }
   static void prefetch(const void*) {}
+  static constexpr bool kByLane = false;
 };
 
 using Lanes16 = Lanes<16>;
