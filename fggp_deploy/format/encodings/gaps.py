@@ -1,4 +1,7 @@
-"""The encodings `gaps8` and `gaps16`: values, and the distance of each from the previous."""
+"""The encodings `gaps8` and `gaps16`: values, and the distance of each from the previous.
+
+The kernels decode them in `kernels/csrc/program/weights.cpp`.
+"""
 
 from __future__ import annotations
 
