@@ -58,9 +58,9 @@ class Step:
     stored in `format`; the bias follows it.
 
     A Conv or an Add with a `scale` quantizes its output to uint8, with zero point 0. A Round does
-    only that, and its `constant` is the zero point. `pads` is top, left, bottom, right; `variant`
-    is the compiled block shape and the number of blocks of input channels; a shape of -1 leaves the
-    choice to the cost model.
+    only that, with its own `zero_point`. `pads` is top, left, bottom, right; `variant` is the
+    compiled block shape and the number of blocks of input channels; a shape of -1 leaves the choice
+    to the cost model.
     """
 
     op: int
@@ -79,12 +79,14 @@ class Step:
     count_padding: bool = False
     variant: tuple[int, int] = (-1, 1)
     scale: float = 0.0
+    zero_point: int = 0
 
     def ints(self) -> list[int]:
         """The step as the library reads it: the list of `visit_fields` in csrc/program/step.h."""
         activation = self.activation
+        constant = self.zero_point if self.op == ROUND else self.constant  # they share an integer
         return [
-            *(self.op, self.input, self.residual, self.constant, self.format),
+            *(self.op, self.input, self.residual, constant, self.format),
             *(activation.kind, _bits(activation.a), _bits(activation.b)),
             *(self.cout, self.cin, self.group, *self.kernel, *self.strides, *self.dilations),
             *(*self.pads, int(self.count_padding), *self.variant, _bits(self.scale)),

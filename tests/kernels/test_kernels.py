@@ -535,7 +535,7 @@ def test_special_values_in_a_window(isa: str) -> None:
 def test_quantized_special_values(isa: str, zero_point: int) -> None:
     """NaN and minus infinity become the lowest byte, infinity the highest, as in QuantizeLinear."""
     steps = [
-        Step(ROUND, 0, scale=0.5, constant=zero_point),
+        Step(ROUND, 0, scale=0.5, zero_point=zero_point),
         Step(CONV, 1, cout=5, cin=5, format=RICE),
     ]
     diagonal = Rice.encode(np.eye(5, dtype=np.float32).reshape(5, 5, 1, 1))

@@ -286,9 +286,9 @@ def exact(seed: int) -> tuple[Program, np.ndarray]:
         conv(8, c[2], 5),  # 9
         Step(GLOBAL_AVERAGE, 7, cout=c[2], cin=c[2]),  # 10: of bytes
         Step(FLATTEN, 8, cout=c[2], cin=c[2]),  # 11
-        Step(ROUND, 0, cout=3, cin=3, scale=0.0625, constant=9),  # 12: cut below −9/16
+        Step(ROUND, 0, cout=3, cin=3, scale=0.0625, zero_point=9),  # 12: cut below −9/16
         conv(12, 3, c[0], scale=0.5, strides=(2, 2)),  # 13
-        Step(ROUND, 13, cout=c[0], cin=c[0], scale=1.0, constant=100),  # 14: of bytes
+        Step(ROUND, 13, cout=c[0], cin=c[0], scale=1.0, zero_point=100),  # 14: of bytes
         conv(14, c[0], c[1], k=1, residual=14 if c[0] == c[1] else -1),  # 15: in other tiles
         Step(MAX_POOL, 14, cout=c[0], cin=c[0], kernel=(2, 2), pads=(0, 0, 1, 1)),  # 16
     ]
@@ -341,7 +341,7 @@ def test_a_hostile_scale(scale: float) -> None:
         "only a Conv, an Add and a Round have a scale": {"op": MAX_POOL, "scale": 1.0},
         "only a Conv, an Add and a Round have": {"op": FLATTEN, "scale": 1.0},
         "a Round needs a scale": {"op": ROUND, "scale": 0.0},
-        "and a zero point of at most 255": {"op": ROUND, "scale": 1.0, "constant": 256},
+        "and a zero point of at most 255": {"op": ROUND, "scale": 1.0, "zero_point": 256},
         "only a Conv, an Add and a Gemm have a residual": {
             "op": ROUND,
             "scale": 1.0,

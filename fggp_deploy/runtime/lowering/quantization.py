@@ -62,7 +62,7 @@ def round_(node: NodeProto, g: ShapedGraph) -> LoweredLayer | None:
     readers = g.readers(back.output[0])
     if not any(r.op_type == "Conv" and attributes(r).get("group", 1) == 1 for r in readers):
         return None
-    step = Step(ROUND, scale=found.scale, constant=found.zero_point)
+    step = Step(ROUND, scale=found.scale, zero_point=found.zero_point)
     return LoweredLayer([node, back], [node.input[0]], back.output[0], [step])
 
 
