@@ -77,7 +77,7 @@ def verify(
         recheck(path, check, threads=(measurement.counts() or (1,))[0], json=json)
         return
     if not _has_images(path):
-        verify_any(path, reference, images, limits, measurement, json=json)
+        verify_any(path, reference, images, limits, measurement, out=out, json=json)
         return
     report = _measured(path, reference, images, limits, measurement, trusted)
     written = write_report(report, out or path.parent)
@@ -103,9 +103,13 @@ def verify_any(
     limits: GateOptions,
     measurement: MeasurementOptions,
     *,
+    out: Path | None,
     json: bool,
 ) -> None:
     """Verify a network that is no image classifier, without data; exit code 1 if it fails."""
+    from json import dumps
+
+    from fggp_deploy.common.files import write_atomic
     from fggp_deploy.errors import ConfigError
     from fggp_deploy.verification.any_network import verify_outputs
 
@@ -122,6 +126,10 @@ def verify_any(
             path, reference=reference, limits=limits.gates(), options=measurement.options(),
             progress=progress,
         )  # fmt: skip
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        written = out / f"{path.name}.outputs.json"
+        write_atomic(written, dumps(found.to_dict(), indent=2) + "\n")
     if json:
         as_json(found.to_dict())
     else:
@@ -142,6 +150,8 @@ def verify_any(
         for note in found.notes:
             stdout.print(f"note: {note}", markup=False)
         show_verdicts(found.verdicts)
+        if out is not None:
+            stdout.print(f"written to {written}", markup=False)
         stdout.print("PASSED" if found.passed else "FAILED")
     if not found.passed:
         raise typer.Exit(1)

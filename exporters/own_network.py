@@ -37,7 +37,7 @@ _FEW_ZEROS = 0.001  # of the weights, below which a network counts as dense
 
 def export_model(
     model: nn.Module,
-    path: Path,
+    path: Path | str,
     *,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
@@ -66,6 +66,7 @@ def export_model(
     that was left dense; a warning is given if the network has no zeros at all. Raises as
     `export_run`, and ConfigError for a network or a description of it that cannot be exported.
     """
+    path = Path(path)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"export_model takes a torch.nn.Module, got {type(model).__name__}")
     options = ExportOptions(format=format, values=values, regions=regions)

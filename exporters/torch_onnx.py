@@ -30,7 +30,7 @@ from fggp_deploy.graph.constants import initializers
 from fggp_deploy.graph.macs import LAYERS
 
 OPSET = 18
-MAX_IR_VERSION = 10  # the newest opset that onnxruntime 1.20 loads
+MAX_IR_VERSION = 10  # the newest IR version that onnxruntime 1.20 loads
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,15 @@ def _exported(model: torch.nn.Module, how: Tracing, shapes: Any) -> ModelProto:
         cause = e
         while isinstance(cause.__cause__, Exception):
             cause = cause.__cause__
+        several = sum(map(len, how.dynamic)) > 1
         raise ConfigError(
             f"torch.onnx cannot export this network ({raised(cause)}); write its forward() so that "
             f"torch.export.export(model, …) traces it with any size of {how.dynamic_in_words()}"
+            + (
+                "; if two of these sizes are always equal, give them one name in `dynamic`"
+                if several
+                else ""
+            )
         ) from e
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")

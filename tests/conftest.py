@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 
-# Several workers share few cores, perhaps beside other jobs: a thread a process, and threads that
-# wait sleep. Programs that tests start inherit it.
+# Several workers share few cores, perhaps beside other jobs: one thread per process, and waiting
+# threads sleep instead of spinning. Programs that tests start inherit it.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import contextlib

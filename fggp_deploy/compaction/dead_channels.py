@@ -53,9 +53,9 @@ class Compaction:
 def compact(model: ModelProto, *, align: int = ALIGN) -> Compaction:
     """The model without the channels that no output depends on, equal but for rounding.
 
-    Of a value's dead channels so many stay that their number is a multiple of `align`, or what it
-    was: ONNX Runtime's fast convolutions on a CPU take no others, and 63 channels in place of 64
-    took it 1.4 times as long (benchmarks/bench_compaction.py). 1 removes all.
+    Enough dead channels stay that a value's number of channels is a multiple of `align`, or is
+    unchanged. ONNX Runtime's fast convolutions on a CPU take no others: with 63 channels instead of
+    64, one took 1.4 times as long (benchmarks/bench_compaction.py). `align=1` removes all.
 
     Requires standard operators; anything that is not known is left alone, with all channels that it
     reads and makes. Raises ModelFileError for a graph that contradicts itself.

@@ -53,7 +53,7 @@ class Step:
     """One layer of a program.
 
     Values are numbered: the inputs of the program first, then the output of each step. `input` is
-    the value that a step reads; `residual` is the value that a Conv or an Add adds before the
+    the value that a step reads; `residual` is the value that a Conv, Gemm or Add adds before the
     activation, -1 for none. `constant` is the number of the first constant of a weight, which is
     stored in `format`; the bias follows it.
 

@@ -123,7 +123,11 @@ def verify_outputs(
         sha256=sha256_file(model),
         inputs=tuple(f"{n} {'×'.join(map(str, x.shape))}".strip() for n, x in inputs.items()),
         verdicts=(*verdicts, *gates.verdicts(limits, figures)),
-        notes=(*notes, "Accuracy was not measured: it needs data and a metric for this network."),
+        notes=(
+            *notes,
+            "Latency was measured on these inputs; --batch is for image classifiers.",
+            "Accuracy was not measured: it needs data and a metric for this network.",
+        ),
         changes=changes,
         size=sizes,
         latency=latency,

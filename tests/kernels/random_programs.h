@@ -36,7 +36,7 @@ void add_bytes(Example& c, std::vector<uint8_t> bytes, Type type) {
   c.constants.push_back({c.bytes.back().data(), c.bytes.back().size(), type});
 }
 
-// The constants of a weight with int8 values, `sparse` apart on average twice.
+// The constants of a weight with int8 values, 1 to `sparse` places apart.
 void add_rice(Example& c, int64_t size, int64_t cout, int64_t sparse, float scale) {
   const int k = static_cast<int>(pick(1, 5));
   std::vector<uint8_t> values, high;

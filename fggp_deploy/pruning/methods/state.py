@@ -76,7 +76,7 @@ class PruningState:
             warnings.warn(
                 f"{when}: these layers are at their floors: {named}; other layers lose more "
                 f"instead. Layers this sparse may limit accuracy: see --min-layer-density, "
-                f"--keep-dense, or allocation=erk",
+                f"--keep-dense, or --method-set allocation=erk",
                 FggpWarning,
                 stacklevel=4,
             )

@@ -164,7 +164,7 @@ def _layers(r: Report) -> Table:
     caption = (
         "Time per layer on stock ONNX Runtime, by its own profiler: each layer with the nodes that "
         f"follow it, {len(shown)} of {len(r.layer_times)}, median and middle 90% of the runs. "
-        "The profiler itself takes time, so the sum exceeds the latency."
+        "The profiler changes the times, so they do not add up to the latency."
     )
     return Table(caption, ["layer", "operators", "runs", "ms", "share"], rows, chart)
 

@@ -21,9 +21,13 @@ def title(r: Report) -> str:
 def lead(r: Report) -> str:
     """The sentence under the title, and the first layer that differs, if one does."""
     n, failed = len(r.verdicts), sum(not v.passed for v in r.verdicts)
+    limits = any(v.name in {gate.name for gate in gates.GATES} for v in r.verdicts)
+    passed = (
+        f"all {n} checks and gates passed." if limits else f"all {n} checks passed; no gate is set."
+    )
     of = "all convolution and linear weights"
     text = words.removed(r.sparsity, r.sparsity_before_compaction, of) + "; "
-    text += f"all {n} checks and gates passed." if not failed else f"{failed} of {n} checks failed."
+    text += passed if not failed else f"{failed} of {n} checks failed."
     return f"{text} {r.mismatch}." if r.mismatch is not None else text
 
 

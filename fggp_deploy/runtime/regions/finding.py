@@ -1,8 +1,8 @@
 """Finding regions: connected layers that run as one kernel program, in the kernels' own layout.
 
 The layers of a region are connected by values, so all have the same batch. They are all on rows, or
-none is. A region is convex: no path leaves it and returns, because a layer behind another node that
-reads a region belongs to a later level.
+none is. A region is convex: no path leaves it and returns, because a layer that depends on a region
+through an outside node gets a later level.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ using KernelContextGetOutput =
     Function<91, Status*(KernelContext*, size_t, const int64_t* dims, size_t n, Value** out)>;
 using ReleaseStatus = Function<93, void(Status*)>;
 using ReleaseTensorTypeAndShapeInfo = Function<99, void(ShapeInfo*)>;
-// With a null array: only the size.
 using AddSessionConfigEntry = Function<130, Status*(Options*, const char* key, const char* value)>;
+// With a null array: only the size.
 using KernelInfoGetAttributeInt64s =
     Function<163, Status*(const KernelInfo*, const char*, int64_t* out, size_t* size)>;
 using HasSessionConfigEntry = Function<237, Status*(const Options*, const char* key, int* out)>;

@@ -1,7 +1,8 @@
 // The activation that ends a layer, written once for all kernels. To add one, add a kind, move
 // kFggpLastActivation (programs with a later kind are refused), and add a case to `activate`. If the case
 // needs more than `set1`, `min` and `max`, add that function to the vector type of each instruction set and
-// to OneLane in program/scalar_activation.h.
+// to OneLane in program/scalar_activation.h. In Python: its kind in kernels/program.py, and the operators
+// that become it in runtime/lowering/activation.py.
 //
 // This header is compiled with the flags of each instruction set, so everything in it is static and
 // no standard header is used (float_body.inl explains why).

@@ -17,7 +17,7 @@ struct Taps {
   }
 };
 
-// The smallest ranges that the padding can lose: they hold every tap that meets the input.
+// The smallest ranges that hold every tap that meets the input, cut only while padding stays non-negative.
 Taps live_taps(const ConvShape& s, int64_t in_h, int64_t in_w);
 // The convolution with only these taps; its output is the same.
 ConvShape with_taps(ConvShape s, const Taps& taps);

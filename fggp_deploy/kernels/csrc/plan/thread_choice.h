@@ -17,7 +17,7 @@ class ThreadChoice {
  public:
   // Whether the next run should use several threads.
   bool several();
-  // Whether that is so except in trials.
+  // Whether runs outside of trials use several threads.
   bool prefers_several();
   // A run of so many images took this long. `helped`: another thread came to run parts of it. The first
   // run after a change of the way is not counted: caches are cold.
