@@ -118,8 +118,8 @@ def verify_any(
 
     if images.data:
         raise ConfigError(
-            f"{path} does not say how its images are prepared, so --data cannot be measured; "
-            "export it with its preprocessing and classes, or leave --data out"
+            f"{path} does not say how its images are prepared, so --data cannot be measured; give "
+            "`pack` its --mean and --std, or leave --data out"
         )
     with working("verifying") as progress:
         found = verify_outputs(

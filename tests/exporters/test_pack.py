@@ -109,9 +109,13 @@ def test_a_file_without_preprocessing_in_every_command(program) -> None:
     assert shown.code == 0, shown.err
     assert {r["encoding"] for r in shown.json["layers"]} >= {"gaps8", "dense"}
     assert program("pack", "p.onnx", "--check").code == 0
-    refused = program("verify", "p.onnx")
+    refused = program("verify", "p.onnx", "--data", "fashion-mnist-12k")
     assert refused.code == 2
     assert "--mean and --std" in refused.err
+    checked = program("verify", "p.onnx", "--seconds", "0.2", "--threads", "1")
+    assert checked.code == 0, checked.err
+    assert "Accuracy was not measured" in checked.out
+    assert "PASSED" in checked.out
 
 
 def test_it_compiles_and_keeps_its_self_test(tmp_path: Path) -> None:
