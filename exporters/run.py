@@ -45,6 +45,7 @@ def export_run(
     path = output_path(checkpoint, options)
     source = read_source(checkpoint, options)
     notes = list(source.notes)
+    progress("converting to ONNX", 0, 1)
     reference = _write_reference(source, path, options) if source.is_run else None
     metadata = _metadata(source, reference, options, began)
     before = metadata.sparsity
@@ -65,6 +66,7 @@ def export_run(
         )  # fmt: skip
         dense, lines = quantize_on_images(dense, images, metadata.images)
         notes += lines
+    progress("packing and checking", 0, 1)
     written, error = write_checked(dense, metadata, path, options=options, note=notes.append)
     if (old_report := set_aside_report(path)) is not None:
         notes.insert(0, f"the report of the file that was here before is now {old_report.name}")

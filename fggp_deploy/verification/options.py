@@ -51,6 +51,8 @@ class VerifyOptions:
             raise UnknownName("robustness", self.robustness, EXTENTS)
         if self.corruptions is not None and self.robustness is None:
             raise ConfigError("--corruptions is for --robustness; add --robustness quick or full")
+        if self.corruptions is not None and not self.corruptions.is_dir():
+            raise ConfigError(f"--corruptions {self.corruptions} is no folder; give CIFAR-10-C's")
 
     @property
     def settings(self) -> list[tuple[int, int]]:

@@ -13,8 +13,8 @@ from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.machine import machine
 from fggp_deploy.measure.network import SESSION_CONFIG
+from fggp_deploy.verification.checks import judge
 from fggp_deploy.verification.gates import Gates
-from fggp_deploy.verification.judging import judge
 from fggp_deploy.verification.measurements import measure
 from fggp_deploy.verification.model_under_test import find_reference, load
 from fggp_deploy.verification.notes import notes

@@ -1,4 +1,4 @@
-"""Step three, judge: the verdicts on what was measured."""
+"""Step three, judge: the checks that every file must pass, then the limits of gates.py."""
 
 from __future__ import annotations
 
