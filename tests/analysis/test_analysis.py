@@ -37,6 +37,8 @@ from fggp_deploy.report.html import html
 from fggp_deploy.verification.options import VerifyOptions
 from fggp_deploy.verification.verify import verify
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 @pytest.fixture(scope="module")
 def verified(tmp_path_factory) -> Path:

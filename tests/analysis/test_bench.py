@@ -31,6 +31,8 @@ from fggp_deploy.report.words import ratio
 from fggp_deploy.runtime import selection
 from fggp_deploy.runtime.selection import Selection
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 BRIEF: dict[str, Any] = {"seconds": 0.001, "sessions": 6}
 

@@ -22,6 +22,8 @@ from fggp_deploy.common import timing
 from fggp_deploy.graph.weights import layer_weights
 from fggp_deploy.runtime.reasons import why_no_layer
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 BRIEF = 0.001  # seconds
 FLOAT, HALF, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 

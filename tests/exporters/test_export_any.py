@@ -24,6 +24,8 @@ from fggp_deploy.format.generated_inputs import Input, feeds
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import KEY, SelfTest
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 class Own(nn.Module):
     """A network whose forward() is a function of a few sparse layers and its inputs."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bench_export as bench
 import pytest
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 SMALL = [
     ("resnet20", "erk", 16),
     ("torchvision:squeezenet1_1", "uniform", 64),  # branches, no batch norm, no linear layer

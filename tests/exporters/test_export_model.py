@@ -23,6 +23,8 @@ from fggp_deploy.pruning.masks import random_masks
 from fggp_deploy.pruning.pruner import weight_parameters
 from fggp_deploy.pruning.schedules import OneShot
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 ABOUT: dict[str, Any] = {
     "preprocessing": Preprocessing(8, 8, (0.0,) * 3, (1.0,) * 3),
     "classes": [str(i) for i in range(10)],

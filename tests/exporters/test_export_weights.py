@@ -17,6 +17,8 @@ from fggp_deploy.exporters.run import export_run
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.measure.network import load
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 OWN = """
 from torch import nn
 def make():

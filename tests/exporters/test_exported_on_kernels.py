@@ -14,6 +14,8 @@ from fggp_deploy import kernels, runtime
 from fggp_deploy.exporters import load
 from fggp_deploy.exporters.torch_onnx import to_onnx
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 if kernels.library_path() is None:
     pytest.skip("no kernel library", allow_module_level=True)
 

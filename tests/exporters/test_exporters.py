@@ -20,6 +20,8 @@ from fggp_deploy.exporters.torch_onnx import to_onnx
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.verification.report_files import set_aside_report
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 WAYS = {
     "onnx": ("onnx", {}),
     "flat": ("onnx", {"flat": True}),

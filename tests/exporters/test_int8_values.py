@@ -28,6 +28,8 @@ from fggp_deploy.format.unpacking import unpack
 from fggp_deploy.kernels.program import CONV, RICE, Program, Step, encode
 from fggp_deploy.training.rounding import rounded_weights
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 X = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
 
 

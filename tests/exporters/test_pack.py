@@ -35,6 +35,8 @@ from fggp_deploy.quantization.dense_baseline import quantize
 from fggp_deploy.runtime.compile_to_file import compile_file
 from fggp_deploy.runtime.sessions import SessionConfig
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 MEAN = (0.5, 0.4, 0.3)
 
 

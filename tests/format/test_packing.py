@@ -15,6 +15,8 @@ from fggp_deploy.format.functions import DOMAIN
 from fggp_deploy.format.packing import flatten, pack
 from fggp_deploy.format.unpacking import unpack
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 X = helper.make_tensor_value_info("input", 1, ["batch", 8, 12, 12])
 Y = helper.make_tensor_value_info("logits", 1, ["a", "b"])
 

@@ -14,6 +14,8 @@ from fggp_deploy.format.functions import DOMAIN
 from fggp_deploy.format.packing import REPLACEABLE, Packing, flatten, pack
 from fggp_deploy.format.unpacking import unpack
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 BATCH = 3
 
 

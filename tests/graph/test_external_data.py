@@ -17,6 +17,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.graph.reading import read_model, stored_bytes
 from fggp_deploy.runtime.sessions import SessionConfig
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 def network(n: int = 300) -> ModelProto:
     """Two linear layers that share a bias; the weights are 90% zeros."""

@@ -48,6 +48,8 @@ from fggp_deploy.quantization.activations import (
 from fggp_deploy.runtime.dense import read_dense
 from fggp_deploy.runtime.regions.programs import build_programs
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 ISAS = kernels.isas() if kernels.library_path() is not None else []

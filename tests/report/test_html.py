@@ -29,6 +29,8 @@ from fggp_deploy.verification.options import VerifyOptions
 from fggp_deploy.verification.schema import SCHEMA_FILE, schema
 from fggp_deploy.verification.verify import verify
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 ROOT = Path(__file__).parents[2]
 HOSTILE = "</title><script>alert(1)</script>\"' onload=x $\\frac{ --> \u202e&amp;\x00"
 VOID = {"meta", "link", "br"}

@@ -30,6 +30,8 @@ from fggp_deploy.runtime.regions.rewriting import rewrite
 from fggp_deploy.runtime.selection import DENSE, Selection, choose
 from fggp_deploy.runtime.sessions import SessionConfig
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 needs_library = pytest.mark.skipif(kernels.library_path() is None, reason="no kernel library")
 
 

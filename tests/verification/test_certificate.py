@@ -19,6 +19,8 @@ from fggp_deploy.report.sections.provenance import _in_blocks
 from fggp_deploy.verification import certificate
 from fggp_deploy.verification.recheck import recheck
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 NAMES = ["a.weight", "b.weight", "fc.weight"]
 
 

@@ -27,6 +27,8 @@ from fggp_deploy.report.markdown import markdown
 from fggp_deploy.verification import locate
 from fggp_deploy.verification.preprocessing_check import REVERSED, check_inputs
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 def failed(found) -> list[str]:
     return [v.name for v in found.verdicts if not v.passed]

@@ -13,6 +13,8 @@ from fggp_deploy.graph.comparison import parity_of
 from fggp_deploy.verification import locate
 from fggp_deploy.verification.locate import first_difference
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 LAYERS = {"v0": "t0", "v1": "t0", "v2": "t2", "v3": "t2"}  # output → weight of its layer
 X = np.random.default_rng(1).standard_normal((1, 3, 4, 4)).astype(np.float32)
 

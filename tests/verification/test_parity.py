@@ -9,6 +9,8 @@ from fggp_deploy.errors import ModelFileError
 from fggp_deploy.verification.parity import difference, near
 from fggp_deploy.verification.verdict import parity as parity_verdict
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 def test_difference_by_hand():
     expected = np.float32([[1, 2], [4, 0]])

@@ -42,6 +42,8 @@ from fggp_deploy.verification.report_files import find_report
 from fggp_deploy.verification.schema import SCHEMA_VERSION
 from fggp_deploy.verification.verify import verify
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 def test_a_report_without_accuracy_takes_no_other_ones_place(folder, quick):
     measured = quick(folder / "model.onnx", data=dataset())

@@ -19,6 +19,8 @@ from fggp_deploy.measure.network import Network, load
 from fggp_deploy.runtime import selection
 from fggp_deploy.runtime.selection import Selection
 
+pytestmark = pytest.mark.usefixtures("shapes_in_process")
+
 
 @pytest.fixture
 def on_kernels(tmp_path, monkeypatch, quick):
