@@ -19,12 +19,7 @@ struct Int8x4Lanes : Int8x4Neon<V> {
     return vdotq_s32(acc, shifted(x), vreinterpretq_s8_s32(w));
   }
   static int32x4_t multiply_lane(int32x4_t acc, int32x4_t x, int32x4_t w, int lane) {
-    switch (lane) {
-      case 0: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 0);
-      case 1: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 1);
-      case 2: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 2);
-      default: return vdotq_laneq_s32(acc, shifted(x), vreinterpretq_s8_s32(w), 3);
-    }
+    FGGP_BY_LANE(vdotq_laneq_s32, acc, shifted(x), vreinterpretq_s8_s32(w), lane);
   }
 };
 

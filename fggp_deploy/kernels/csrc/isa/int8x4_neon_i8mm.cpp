@@ -16,12 +16,7 @@ struct Int8x4Lanes : Int8x4Neon<V> {
     return vusdotq_s32(acc, vreinterpretq_u8_s32(x), vreinterpretq_s8_s32(w));
   }
   static int32x4_t multiply_lane(int32x4_t acc, int32x4_t x, int32x4_t w, int lane) {
-    switch (lane) {
-      case 0: return vusdotq_laneq_s32(acc, vreinterpretq_u8_s32(x), vreinterpretq_s8_s32(w), 0);
-      case 1: return vusdotq_laneq_s32(acc, vreinterpretq_u8_s32(x), vreinterpretq_s8_s32(w), 1);
-      case 2: return vusdotq_laneq_s32(acc, vreinterpretq_u8_s32(x), vreinterpretq_s8_s32(w), 2);
-      default: return vusdotq_laneq_s32(acc, vreinterpretq_u8_s32(x), vreinterpretq_s8_s32(w), 3);
-    }
+    FGGP_BY_LANE(vusdotq_laneq_s32, acc, vreinterpretq_u8_s32(x), vreinterpretq_s8_s32(w), lane);
   }
 };
 

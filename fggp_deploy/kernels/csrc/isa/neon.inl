@@ -3,6 +3,15 @@
 
 #include <arm_neon.h>
 
+// Returns what an intrinsic makes of one of four lanes, whose number it takes as a constant only.
+#define FGGP_BY_LANE(intrinsic, acc, x, w, lane)    \
+  switch (lane) {                                   \
+    case 0: return intrinsic(acc, x, w, 0);         \
+    case 1: return intrinsic(acc, x, w, 1);         \
+    case 2: return intrinsic(acc, x, w, 2);         \
+    default: return intrinsic(acc, x, w, 3);        \
+  }
+
 namespace {
 
 // All ones in the lanes whose bit is set.
@@ -32,12 +41,7 @@ struct Lanes {
   static constexpr bool kByLane = true;
   static Reg load_lanes(const float* p) { return load(p); }
   static Reg multiply_lane(Reg acc, Reg x, Reg w, int lane) {
-    switch (lane) {
-      case 0: return vfmaq_laneq_f32(acc, x, w, 0);
-      case 1: return vfmaq_laneq_f32(acc, x, w, 1);
-      case 2: return vfmaq_laneq_f32(acc, x, w, 2);
-      default: return vfmaq_laneq_f32(acc, x, w, 3);
-    }
+    FGGP_BY_LANE(vfmaq_laneq_f32, acc, x, w, lane);
   }
 
   // Multiplies the entries of a block of one vector, four or more at a time: one load reads four offsets,
