@@ -203,6 +203,10 @@ def half_sparse(tmp_path_factory, cifar: Path) -> Path:
     return made_once(tmp_path_factory, "half", make) / "half" / "dense.safetensors"
 
 
+# Options of `verify` for one setting that is timed for a moment.
+QUICK = ["--threads", 1, "--batch", 1, "--no-int8", "--seconds", 0.2]
+
+
 def tiny(cifar: Path) -> list[object]:
     """Options of a run that takes a second or two."""
     return ["--model", "resnet20", "--data", "cifar10", "--data-dir", cifar, "--epochs", 1,

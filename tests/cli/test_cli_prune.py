@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import torch
-from conftest import tiny
+from conftest import QUICK, tiny
 
 from fggp_deploy import models
 from fggp_deploy.checkpoints.checkpoint import Checkpoint
@@ -63,13 +63,7 @@ def test_a_run_without_a_parent_exports_without_a_reference(program, half_sparse
         "verify",
         "half.onnx",
         "--no-data",
-        "--threads",
-        "1",
-        "--batch",
-        "1",
-        "--no-int8",
-        "--seconds",
-        "0.2",
+        *QUICK,
     )
     assert checked.code == 0, checked.err
     assert "No dense model" in checked.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import pytest
+from conftest import QUICK
 
 from fggp_deploy.common.files import sha256_file
 from fggp_deploy.format.model import SparseModel
@@ -16,13 +17,7 @@ def test_other_formats_export_and_verify(demo_run, format: str):
     checked = demo_run(
         "verify",
         made.json["path"],
-        "--threads",
-        "1",
-        "--batch",
-        "1",
-        "--no-int8",
-        "--seconds",
-        "0.5",
+        *QUICK,
         "--json",
         "--out",
         "r",
@@ -43,9 +38,7 @@ def test_rounded_values_say_what_they_change(demo_run, values, share):
     assert path.stat().st_size < share * path.with_name("model.onnx").stat().st_size
     assert 0 < made.json["rounding_error"] < 0.03 * made.json["largest_logit"]
 
-    checked = demo_run(
-        "verify", path, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.5", "--json"
-    )
+    checked = demo_run("verify", path, *QUICK, "--json")
     assert checked.code == 0, checked.err
     assert checked.json["rounding"]["max_abs"] == pytest.approx(
         made.json["rounding_error"], rel=0.5
@@ -85,13 +78,7 @@ def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
     failed = demo_run(
         "verify",
         model,
-        "--threads",
-        "1",
-        "--batch",
-        "1",
-        "--no-int8",
-        "--seconds",
-        "0.2",
+        *QUICK,
         "--no-data",
         "--policy",
         "policy.yaml",
@@ -101,7 +88,7 @@ def test_a_delivered_file_is_checked_and_compared_and_explained(demo_run):
     assert failed.code == 1
     assert "FAIL  max_bytes" in failed.out
     loose = demo_run(
-        "verify", model, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2",
+        "verify", model, *QUICK,
         "--no-data", "--policy", "policy.yaml", "--out", "v", "--max-bytes", 10**9,
     )  # fmt: skip
     assert loose.code == 0, loose.err
@@ -162,7 +149,7 @@ def test_compaction_is_told_and_verifies(demo_run):
     assert reported["n_removed"] == sum(a - b for a, b in reported["channels"].values()) > 0
     assert reported["macs"][1] < reported["macs"][0]
     checked = demo_run(
-        "verify", path, "--threads", "1", "--batch", "1", "--no-int8", "--seconds", "0.2", "--json",
+        "verify", path, *QUICK, "--json",
         "--out", "rc",
     )  # fmt: skip
     assert checked.code == 0, checked.err

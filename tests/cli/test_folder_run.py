@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from conftest import QUICK
 from PIL import Image
 
 from fggp_deploy import data
@@ -87,9 +88,7 @@ def test_the_three_commands(program, shirts: Path):
     assert made.code == 0, made.err
     exported = program("export", "run")
     assert exported.code == 0, exported.err
-    checked = program(
-        "verify", "run", "--threads", "1", "--batch", "1", "--no-int8", "--seconds", 0.2, "--json"
-    )
+    checked = program("verify", "run", *QUICK, "--json")
     assert checked.code == 0, checked.err
     report = checked.json["accuracy"]
     assert (report["data"], report["n"]) == ("folder:shirts", made.json["n_test"])

@@ -15,7 +15,7 @@ import onnx
 import pytest
 import safetensors.numpy
 import torch
-from conftest import started, tiny
+from conftest import QUICK, started, tiny
 from PIL import Image
 
 from fggp_deploy import models
@@ -191,13 +191,7 @@ def test_ctrl_c_keeps_a_state_that_prune_can_start_from(program, cifar, half_spa
         "again",
         "--data-dir",
         cifar,
-        "--threads",
-        "1",
-        "--batch",
-        "1",
-        "--no-int8",
-        "--seconds",
-        "0.2",
+        *QUICK,
     )
     assert "The dense model is itself 49." in checked.out
 
