@@ -15,7 +15,7 @@ from fggp_deploy.common.option_rules import Rule, option, rules_of
 from fggp_deploy.training.config import PruneConfig, TrainConfig
 
 NUMBERS = "N,N"  # how --help shows options that `numbers` and `integers` read
-_DECIMAL_COMMAS = re.compile(r"0,\d+(,0,\d+)*")  # 0,9 for 0.9, which is no real list
+_DECIMAL_COMMAS = re.compile(r"0,\d+(,0,\d+)*")  # such as 0,9 for 0.9: not a list
 
 
 def _option(name: str, rule: Rule) -> Any:

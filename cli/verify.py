@@ -15,6 +15,7 @@ from .groups import with_groups
 from .verify_options import DataOptions, GateOptions, MeasurementOptions
 
 if TYPE_CHECKING:
+    from fggp_deploy.format.model import SparseModel
     from fggp_deploy.verification.report import Report
     from fggp_deploy.verification.verdict import Verdict
 
@@ -68,6 +69,7 @@ def verify(
     fails. The results are in report.html, for people, and in report.json, for machines.
     """
     from fggp_deploy.checkpoints.run_folder import packed
+    from fggp_deploy.format.model import SparseModel
     from fggp_deploy.report.files import write_report
 
     from .render import as_json
@@ -76,10 +78,11 @@ def verify(
     if check is not None:
         recheck(path, check, threads=(measurement.counts() or (1,))[0], json=json)
         return
-    if not _has_images(path):
-        verify_any(path, reference, images, limits, measurement, out=out, json=json)
+    opened = SparseModel.open(path)
+    if opened.metadata.preprocessing is None:
+        verify_any(opened, reference, images, limits, measurement, out=out, json=json)
         return
-    report = _measured(path, reference, images, limits, measurement, trusted)
+    report = _measured(opened, reference, images, limits, measurement, trusted)
     written = write_report(report, out or path.parent)
     if json:
         as_json(report.to_dict())
@@ -89,15 +92,8 @@ def verify(
         raise typer.Exit(1)
 
 
-def _has_images(path: Path) -> bool:
-    """Whether a file is an image classifier that says how its images are prepared."""
-    from fggp_deploy.format.model import SparseModel
-
-    return SparseModel.open(path).metadata.preprocessing is not None
-
-
 def verify_any(
-    path: Path,
+    model: SparseModel,
     reference: Path | None,
     images: DataOptions,
     limits: GateOptions,
@@ -106,7 +102,7 @@ def verify_any(
     out: Path | None,
     json: bool,
 ) -> None:
-    """Verify a network that is no image classifier, without data; exit code 1 if it fails."""
+    """Verify a network that is not an image classifier, without data; exit code 1 if it fails."""
     from json import dumps
 
     from fggp_deploy.common.files import write_atomic
@@ -116,6 +112,7 @@ def verify_any(
     from .progress import working
     from .render import as_json, size, stdout, table
 
+    path = model.path
     if images.data:
         raise ConfigError(
             f"{path} does not say how its images are prepared, so --data cannot be measured; give "
@@ -123,7 +120,7 @@ def verify_any(
         )
     with working("verifying") as progress:
         found = verify_outputs(
-            path, reference=reference, limits=limits.gates(), options=measurement.options(),
+            model, reference=reference, limits=limits.gates(), options=measurement.options(),
             progress=progress,
         )  # fmt: skip
     if out is not None:
@@ -158,7 +155,7 @@ def verify_any(
 
 
 def _measured(
-    model: Path,
+    model: SparseModel,
     reference: Path | None,
     images: DataOptions,
     limits: GateOptions,
@@ -172,14 +169,15 @@ def _measured(
     from .progress import working
 
     gates, options = limits.gates(), measurement.options()
+    path = model.path
     original = OriginalNetwork(
-        model, trusted=trusted, network=images.network, trust_code=images.trust_code
+        path, trusted=trusted, network=images.network, trust_code=images.trust_code
     )
     with working("verifying") as progress:
         return run(
             model,
             reference=reference,
-            data=images.load(model, training_images=measurement.int8 is True, progress=progress),
+            data=images.load(path, training_images=measurement.int8 is True, progress=progress),
             gates=gates,
             options=options,
             original=original,

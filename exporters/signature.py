@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from fggp_deploy.errors import ConfigError, UnknownName
 from fggp_deploy.format.generated_inputs import MAX_ELEMENTS, Array, Input
 from fggp_deploy.graph.comparison import RTOL, output_error
 
+from .containers import filled_with, leaves
 from .torch_onnx import Tracing
 
 Dynamic = Mapping[str, Mapping[int, str] | Sequence[int]]
@@ -114,40 +114,6 @@ def _bound(network: nn.Module, example_inputs: Any) -> inspect.BoundArguments:
         ) from e
 
 
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Everything in tuples, lists, dictionaries and dataclasses, with a name for each."""
-    if isinstance(value, Mapping):
-        children = list(value.items())
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        children = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-    elif isinstance(value, tuple | list):
-        children = list(enumerate(value))
-    else:
-        yield name, value
-        return
-    for key, child in children:
-        yield from _leaves(child, f"{name}_{key}" if name else str(key))
-
-
-def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """`value` with other tensors in place of its own, in the order of `_leaves`."""
-    if isinstance(value, Tensor):
-        return next(tensors)
-    if isinstance(value, dict):
-        filled = copy.copy(value)
-        for key, child in value.items():
-            filled[key] = _filled(child, tensors)
-        return filled
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [f.name for f in dataclasses.fields(value)]
-        filled = {f: _filled(getattr(value, f), tensors) for f in fields}
-        return dataclasses.replace(value, **filled)
-    if isinstance(value, tuple | list):
-        items = [_filled(child, tensors) for child in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
-
-
 def _tensors(arguments: inspect.BoundArguments) -> dict[str, Tensor]:
     """The tensors of the arguments by name; all else, such as flags, is a constant of the file."""
     given = dict(arguments.arguments)
@@ -156,7 +122,7 @@ def _tensors(arguments: inspect.BoundArguments) -> dict[str, Tensor]:
             given |= given.pop(name, {})
     if len(given) == 1 and isinstance(only := next(iter(given.values())), Mapping):
         given = dict(only)
-    found = dict(_leaves(given, ""))
+    found = dict(leaves(given, ""))
     if arrays := [n for n, x in found.items() if isinstance(x, np.ndarray)]:
         raise ConfigError(f"the example input {arrays[0]!r} is a NumPy array; give a torch tensor")
     return {n: x for n, x in found.items() if isinstance(x, Tensor)}
@@ -259,7 +225,7 @@ def _call(
     arguments: inspect.BoundArguments, tensors: Iterator[Tensor]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     filled = inspect.BoundArguments(
-        arguments.signature, _filled(dict(arguments.arguments), tensors)
+        arguments.signature, filled_with(dict(arguments.arguments), tensors)
     )
     return filled.args, filled.kwargs
 
@@ -279,17 +245,17 @@ def _run(network: nn.Module, arguments: inspect.BoundArguments, tensors: Any) ->
 def _outputs(found: Any, network: str = "the network") -> dict[str, Tensor]:
     """The tensors in what a network returned, without those that are None, by name."""
     own_names = isinstance(found, Mapping) or dataclasses.is_dataclass(found)
-    leaves = {n: y for n, y in _leaves(found, "" if own_names else OUTPUT) if y is not None}
-    for name, y in leaves.items():
+    tensors = {n: y for n, y in leaves(found, "" if own_names else OUTPUT) if y is not None}
+    for name, y in tensors.items():
         if not isinstance(y, Tensor) or y.is_complex():
             kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise ConfigError(
                 f"{network} returns {kind} in {name!r}; a file can only return tensors of "
                 "numbers, in tuples, lists and dictionaries"
             )
-    if not leaves:
+    if not tensors:
         raise ConfigError(f"{network} returns no tensor")
-    return leaves
+    return tensors
 
 
 def _check_stable(first: Mapping[str, Array], second: Mapping[str, Array]) -> None:

@@ -23,7 +23,7 @@ class Metadata:
     pruned checkpoint. `sparsity` holds counts (n_prunable, n_removed, n_all_weights) and the
     target, `provenance` the command, resolved configuration, seed, versions, hardware and seconds.
     `unrounded` is the self-test before values were rounded to float16 or int8, if they were.
-    `preprocessing` is None, and `classes` are empty, if the network is no classifier of images or
+    `preprocessing` is None, and `classes` are empty, if the network is not an image classifier or
     the file does not describe it as one.
     """
 

@@ -21,7 +21,7 @@ _ROUNDS = 3
 _MAX_IMAGES, _MAX_PIXELS = 32, 1 << 17  # of the measured batch
 
 
-def settled(
+def with_measured_precision(
     config: C,
     model: nn.Module,
     input_shape: tuple[int, int, int],

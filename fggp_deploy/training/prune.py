@@ -25,7 +25,7 @@ from fggp_deploy.training.config import PruneConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
-from fggp_deploy.training.precision import settled
+from fggp_deploy.training.precision import with_measured_precision
 from fggp_deploy.training.prepared import Prepared
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
@@ -84,7 +84,7 @@ def prepare_pruning(
     masks = initial_masks(
         model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
     )
-    config = settled(
+    config = with_measured_precision(
         config, model, start.data.preprocessing.input_shape, device=device, ranks=ranks
     )
     check_reachable(masks, config.targets[0])  # Cubic's own error does not know the checkpoint

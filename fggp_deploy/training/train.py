@@ -21,7 +21,7 @@ from fggp_deploy.training.config import TrainConfig
 from fggp_deploy.training.device import pick_device
 from fggp_deploy.training.loop import make_optimizer
 from fggp_deploy.training.observer import SILENT, Observer
-from fggp_deploy.training.precision import settled
+from fggp_deploy.training.precision import with_measured_precision
 from fggp_deploy.training.prepared import Prepared
 from fggp_deploy.training.result import RunResult
 from fggp_deploy.training.resume import Origin
@@ -75,7 +75,9 @@ def prepare_training(
         masks = initial_masks(
             model, start.masks, prune_first=config.prune_first, keep_dense=config.keep_dense
         )
-    config = settled(config, model, data.preprocessing.input_shape, device=device, ranks=ranks)
+    config = with_measured_precision(
+        config, model, data.preprocessing.input_shape, device=device, ranks=ranks
+    )
     sparsity = masks.sparsity if start else config.sparsity
     optimizer = make_optimizer(model, config)
     pruner = Pruner(

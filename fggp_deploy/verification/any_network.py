@@ -1,4 +1,4 @@
-"""The verification of a network that is no image classifier: everything that needs no data.
+"""The verification of a network that is not an image classifier: everything that needs no data.
 
 The inputs are those of the file's self-test, or generated from the shapes that the graph declares.
 """
@@ -19,7 +19,7 @@ from fggp_deploy import runtime
 from fggp_deploy.common.files import scratch_folder, sha256_file
 from fggp_deploy.common.progress import Progress, silent
 from fggp_deploy.errors import ModelFileError
-from fggp_deploy.format.generated_inputs import Array, feeds
+from fggp_deploy.format.generated_inputs import Array, Input, feeds
 from fggp_deploy.format.model import SparseModel
 from fggp_deploy.graph.comparison import Parity, output_error, parity_of, rtol_for
 from fggp_deploy.measure.latency import Latency, Opener, Sampling, at_setting
@@ -44,7 +44,7 @@ class OutputChange:
 
     `error` is the largest difference over the largest value, and `cosine` the cosine of the angle
     between the two as vectors. `top1` is the share of rows with the same largest column, None if
-    the output is no table of scores [N, classes].
+    the output is not a table of scores [N, classes].
     """
 
     name: str
@@ -81,7 +81,7 @@ class OutputsReport:
 
 
 def verify_outputs(
-    model: Path,
+    packed: SparseModel,
     *,
     reference: Path | None = None,
     limits: Gates | None = None,
@@ -94,7 +94,7 @@ def verify_outputs(
     not run or do not belong together.
     """
     limits, options = limits or Gates(), options or VerifyOptions()
-    packed = SparseModel.open(model)
+    model = packed.path
     reference = find_reference(packed, reference)
     limits.require(data=False, dense_model=reference is not None)
     content, threads = packed.runnable(), options.judged_setting[0]
@@ -121,7 +121,7 @@ def verify_outputs(
     return OutputsReport(
         name=model.name,
         sha256=sha256_file(model),
-        inputs=tuple(f"{n} {'×'.join(map(str, x.shape))}".strip() for n, x in inputs.items()),
+        inputs=tuple(str(Input(n, str(x.dtype), x.shape)) for n, x in inputs.items()),
         verdicts=(*verdicts, *gates.verdicts(limits, figures)),
         notes=(
             *notes,

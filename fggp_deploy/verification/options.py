@@ -52,7 +52,9 @@ class VerifyOptions:
         if self.corruptions is not None and self.robustness is None:
             raise ConfigError("--corruptions is for --robustness; add --robustness quick or full")
         if self.corruptions is not None and not self.corruptions.is_dir():
-            raise ConfigError(f"--corruptions {self.corruptions} is no folder; give CIFAR-10-C's")
+            raise ConfigError(
+                f"--corruptions {self.corruptions} is not a folder; give one like CIFAR-10-C"
+            )
 
     @property
     def settings(self) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ from fggp_deploy.verification.report import Report, report
 
 
 def verify(
-    model: Path,
+    model: Path | SparseModel,
     *,
     reference: Path | None = None,
     data: Dataset | None = None,
@@ -35,6 +35,7 @@ def verify(
 ) -> Report:
     """Verify a packed .onnx file or .csr folder on the CPU, on stock ONNX Runtime and the kernels.
 
+    `model` is the file or, if it is open already, what `SparseModel.open` returned.
     `reference` is the dense model's ONNX, by default reference.onnx beside the model. `data` has
     the test split on which accuracy is measured. `original` supplies the network that the file was
     made from, for the comparison with torch and to find the layer that differs.
@@ -45,11 +46,11 @@ def verify(
     """
     gates, options = gates or Gates(), options or VerifyOptions()
     started, state = datetime.now(UTC), machine()
-    packed = SparseModel.open(model)
+    packed = model if isinstance(model, SparseModel) else SparseModel.open(model)
     try:
         packed.metadata.images  # noqa: B018
     except ModelFileError as e:
-        raise ModelFileError(f"{model}: {e}") from e
+        raise ModelFileError(f"{packed.path}: {e}") from e
     reference = find_reference(packed, reference)
     _check_measurable(gates, options, data=data is not None, reference=reference is not None)
 
@@ -58,7 +59,7 @@ def verify(
     verdicts = judge(measured, gates)
     recorded = options.to_dict() | asdict(gates) | {"session_config": SESSION_CONFIG}
     return report(
-        model,
+        packed.path,
         under_test,
         measured,
         verdicts=verdicts,

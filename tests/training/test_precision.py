@@ -26,7 +26,9 @@ CPU = torch.device("cpu")
 def test_bf16_is_chosen_if_it_is_clearly_faster(monkeypatch, asked, fp32, bf16, chosen):
     monkeypatch.setattr(precision, "step_seconds", lambda *_, **__: (fp32, bf16))
     given = PruneConfig(precision=asked)
-    found = precision.settled(given, nn.Identity(), (1, 4, 4), device=CPU, ranks=ALONE)
+    found = precision.with_measured_precision(
+        given, nn.Identity(), (1, 4, 4), device=CPU, ranks=ALONE
+    )
     assert found == PruneConfig(precision=chosen)
 
 

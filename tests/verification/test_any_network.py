@@ -1,4 +1,4 @@
-"""Verification without data of networks that are no image classifiers."""
+"""Verification without data of networks that are not image classifiers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fggp_deploy.cli.main import app
 from fggp_deploy.errors import ConfigError, ModelFileError
 from fggp_deploy.exporters.pack import pack_file
+from fggp_deploy.format.model import SparseModel
 from fggp_deploy.format.self_test import KEY
 from fggp_deploy.verification.any_network import verify_outputs
 from fggp_deploy.verification.gates import Gates
@@ -49,7 +50,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_a_file_is_verified_against_its_dense_model(files: tuple[Path, Path]) -> None:
     path, source = files
-    found = verify_outputs(path, reference=source, limits=Gates(max_bytes=10**6), options=QUICK)
+    found = verify_outputs(
+        SparseModel.open(path), reference=source, limits=Gates(max_bytes=10**6), options=QUICK
+    )
     assert found.passed
     assert [v.name for v in found.verdicts][:2] == ["self-test", "packed against dense"]
     assert [v.name for v in found.verdicts][-1] == "max_bytes"
@@ -78,8 +81,8 @@ def test_a_wrong_output_fails(files: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_what_needs_data_says_so(files: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match="lost accuracy needs labeled data and a metric"):
-        verify_outputs(files[0], limits=Gates(max_drop_points=1), options=QUICK)
+        verify_outputs(SparseModel.open(files[0]), limits=Gates(max_drop_points=1), options=QUICK)
     found = CliRunner().invoke(app, ["verify", str(files[0]), "--data", "cifar10"])
     assert found.exit_code == 2
     with pytest.raises(ModelFileError, match="is not a file"):
-        verify_outputs(files[0], reference=files[0] / "none", options=QUICK)
+        verify_outputs(SparseModel.open(files[0]), reference=files[0] / "none", options=QUICK)
